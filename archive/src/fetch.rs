@@ -1,0 +1,547 @@
+//! Frames by id, wherever they lie.
+//!
+//! Every frame is checked against its id before anybody sees it. Frames asked
+//! for together are read together: neighbours in a pack become one range, so
+//! that a manifest or a restore costs requests by the megabyte, not by the
+//! frame. If such a range cannot be read, its frames are tried one by one:
+//! what a damaged store still has is still given.
+//!
+//! Manifest pages are kept in a small cache, since lookups pass through the
+//! same ones again and again. Data frames are kept as they are stored, and only
+//! where that is asked for: many small files share one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::frame::{self, FrameError};
+use crate::ids::{FrameId, PackId};
+use crate::seam::{FrameKind, FrameLocation, PackEntry, PackSource, SeamError};
+
+/// Most frames in one call of [`PackSource::locate`].
+const LOCATE_BATCH: usize = 4096;
+/// Longest range read at once.
+const SPAN_BYTES: u64 = 8 << 20;
+/// Most copies of a frame that are tried.
+const MAX_COPIES: usize = 8;
+/// Bytes nobody asked for that are worth a request saved.
+const GAP_BYTES: u64 = 64 << 10;
+
+/// A frame that could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FetchError {
+    #[error("frame {frame} is in no pack of the repository")]
+    Missing { frame: FrameId },
+    #[error("frame {frame} in pack {pack} is damaged")]
+    Damaged { frame: FrameId, pack: PackId, source: Box<FrameError> },
+    #[error("frame {frame} in pack {pack} could not be read")]
+    Read { frame: FrameId, pack: PackId, source: Arc<SeamError> },
+    #[error("frames could not be looked up")]
+    Locate { source: Arc<SeamError> },
+}
+
+impl FetchError {
+    /// Whether the frame is gone or damaged, rather than out of reach for now.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::Damaged { .. } => true,
+            Self::Read { source, .. } => {
+                matches!(source.code, "not-found" | "corrupt" | "store-corrupt" | "damaged")
+            }
+            Self::Locate { .. } => false,
+        }
+    }
+
+    /// The frame this is about, where it is about one.
+    pub fn frame(&self) -> Option<FrameId> {
+        match self {
+            Self::Missing { frame } | Self::Damaged { frame, .. } | Self::Read { frame, .. } => Some(*frame),
+            Self::Locate { .. } => None,
+        }
+    }
+}
+
+type Give<'a, E> = &'a mut dyn FnMut(&FrameId, Result<Bytes, FetchError>) -> Result<(), E>;
+
+/// Reads frames through a [`PackSource`]. Usable from several threads.
+pub struct FrameFetcher {
+    source: Arc<dyn PackSource>,
+    cache: Mutex<Recent<Bytes>>,
+    /// Data frames as stored.
+    kept: Mutex<Recent<(PackEntry, Bytes)>>,
+}
+
+impl FrameFetcher {
+    /// Keeps up to `cache_bytes` of raw pages.
+    pub fn new(source: Arc<dyn PackSource>, cache_bytes: usize) -> Self {
+        Self { source, cache: Mutex::new(Recent::new(cache_bytes)), kept: Mutex::new(Recent::new(0)) }
+    }
+
+    /// Also keeps up to `bytes` of the data frames that [`Self::try_shared`]
+    /// reads, as they are stored.
+    #[must_use]
+    pub fn keeping(self, bytes: usize) -> Self {
+        Self { kept: Mutex::new(Recent::new(bytes)), ..self }
+    }
+
+    /// The raw bytes of one frame.
+    ///
+    /// # Errors
+    /// If it is not there, damaged, or the other side fails.
+    pub fn get(&self, id: FrameId) -> Result<Bytes, FetchError> {
+        let mut got = None;
+        self.get_many(&[id], &mut |_, raw| {
+            got = Some(raw);
+            Ok::<(), FetchError>(())
+        })?;
+        got.ok_or(FetchError::Missing { frame: id })
+    }
+
+    /// Gives each of the frames with its place in `ids`, in the order of the
+    /// store and not that of the ids. Holds at most one range of 8 MiB and one
+    /// frame at a time.
+    ///
+    /// # Errors
+    /// At the first frame that cannot be had, or with what `each` returned.
+    pub fn get_many<E: From<FetchError>>(
+        &self,
+        ids: &[FrameId],
+        each: &mut dyn FnMut(usize, Bytes) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.try_many(ids, &mut |place, outcome| each(place, outcome?))
+    }
+
+    /// [`Self::try_many`] for frames that others will ask for again.
+    ///
+    /// # Errors
+    /// With what `each` returned.
+    pub fn try_shared<E: From<FetchError>>(
+        &self,
+        ids: &[FrameId],
+        each: &mut dyn FnMut(usize, Result<Bytes, FetchError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.many(ids, true, each)
+    }
+
+    /// [`Self::get_many`], but a frame that cannot be had does not end it.
+    ///
+    /// # Errors
+    /// With what `each` returned.
+    pub fn try_many<E: From<FetchError>>(
+        &self,
+        ids: &[FrameId],
+        each: &mut dyn FnMut(usize, Result<Bytes, FetchError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.many(ids, false, each)
+    }
+
+    fn many<E: From<FetchError>>(
+        &self,
+        ids: &[FrameId],
+        keep: bool,
+        each: &mut dyn FnMut(usize, Result<Bytes, FetchError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (batch, first) in ids.chunks(LOCATE_BATCH).zip((0..).step_by(LOCATE_BATCH)) {
+            let mut places: BTreeMap<FrameId, Vec<usize>> = BTreeMap::new();
+            for (n, id) in batch.iter().enumerate() {
+                match self.cache().get(id).or_else(|| self.decode_kept(id)) {
+                    Some(raw) => each(first + n, Ok(raw))?,
+                    None => places.entry(*id).or_default().push(first + n),
+                }
+            }
+            let mut give = |id: &FrameId, outcome: Result<Bytes, FetchError>| -> Result<(), E> {
+                places[id].iter().try_for_each(|&place| each(place, outcome.clone()))
+            };
+            let wanted: Vec<FrameId> = places.keys().copied().collect();
+            let mut found = Vec::with_capacity(wanted.len());
+            for (id, location) in wanted.iter().zip(self.locate(&wanted)?) {
+                match location {
+                    Some(location) => found.push(location),
+                    None => give(id, Err(FetchError::Missing { frame: *id }))?,
+                }
+            }
+            found.sort_by_key(|location| (location.pack, location.entry.offset));
+            for span in spans(&found) {
+                self.read_span(span, keep, &mut give)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One of the kept frames. It was whole when it was kept.
+    fn decode_kept(&self, id: &FrameId) -> Option<Bytes> {
+        let (entry, stored) = self.kept().get(id)?;
+        frame::decode(&stored, &entry).ok()
+    }
+
+    /// As many of the first of `ids` as have `budget` raw bytes together, at
+    /// least one, for whoever will want them soon. Frames that cannot be had
+    /// are left out: asking for them by [`Self::get`] says why.
+    pub fn ahead(&self, ids: &[FrameId], budget: usize) -> HashMap<FrameId, Bytes> {
+        let mut got = HashMap::new();
+        let mut left = budget;
+        let mut asked = Vec::new();
+        for id in &ids[..ids.len().min(LOCATE_BATCH)] {
+            match self.cache().get(id) {
+                Some(raw) => {
+                    left = left.saturating_sub(raw.len());
+                    got.insert(*id, raw);
+                }
+                None => asked.push(*id),
+            }
+        }
+        let Ok(locations) = self.locate(&asked) else { return got };
+        let mut wanted = Vec::new();
+        for location in locations.into_iter().flatten() {
+            let raw_len = location.entry.raw_len as usize;
+            if raw_len > left && !wanted.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(raw_len);
+            wanted.push(location);
+        }
+        wanted.sort_by_key(|location| (location.pack, location.entry.offset));
+        wanted.dedup_by_key(|location| location.entry.id);
+        for span in spans(&wanted) {
+            let _: Result<(), FetchError> = self.read_span(span, false, &mut |id, outcome| {
+                if let Ok(raw) = outcome {
+                    got.insert(*id, raw);
+                }
+                Ok(())
+            });
+        }
+        got
+    }
+
+    fn locate(&self, ids: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, FetchError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |source: SeamError| FetchError::Locate { source: Arc::new(source) };
+        let mut locations = self.source.locate(ids).map_err(failed)?;
+        if locations.len() != ids.len() {
+            let message = format!("{} answers to {} questions", locations.len(), ids.len());
+            return Err(failed(SeamError::new("protocol", message)));
+        }
+        // An answer about another frame is no answer.
+        for (id, location) in ids.iter().zip(&mut locations) {
+            if location.as_ref().is_some_and(|location| location.entry.id != *id) {
+                *location = None;
+            }
+        }
+        Ok(locations)
+    }
+
+    fn read_span<E>(&self, span: &[FrameLocation], keep: bool, give: Give<'_, E>) -> Result<(), E> {
+        let start = span[0].entry.offset;
+        match self.read(span) {
+            Ok(bytes) => span.iter().try_for_each(|location| {
+                let at = (location.entry.offset - start) as usize;
+                let outcome = self.decode(location, &bytes[at..]);
+                if keep && outcome.is_ok() {
+                    self.keep(&location.entry, &bytes[at..]);
+                }
+                give(&location.entry.id, outcome.or_else(|error| self.elsewhere(location, error)))
+            }),
+            Err(_) if span.len() > 1 => span.iter().try_for_each(|location| {
+                let outcome = self.read_one(location);
+                give(&location.entry.id, outcome.or_else(|error| self.elsewhere(location, error)))
+            }),
+            Err(error) => give(&span[0].entry.id, self.elsewhere(&span[0], error)),
+        }
+    }
+
+    fn read_one(&self, location: &FrameLocation) -> Result<Bytes, FetchError> {
+        let bytes = self.read(std::slice::from_ref(location))?;
+        self.decode(location, &bytes)
+    }
+
+    /// Another copy of a frame that was lost where it was looked for first.
+    fn elsewhere(&self, location: &FrameLocation, error: FetchError) -> Result<Bytes, FetchError> {
+        let mut tried = vec![location.pack];
+        while error.is_loss() && tried.len() < MAX_COPIES {
+            let other = match self.source.elsewhere(&location.entry.id, &tried) {
+                Ok(Some(other)) if other.entry.id == location.entry.id => other,
+                _ => break,
+            };
+            if let Ok(raw) = self.read_one(&other) {
+                return Ok(raw);
+            }
+            tried.push(other.pack);
+        }
+        Err(error)
+    }
+
+    /// The bytes from the first of these frames to the end of the last.
+    fn read(&self, span: &[FrameLocation]) -> Result<Bytes, FetchError> {
+        let first = &span[0];
+        let range = first.entry.offset..span.iter().map(end).max().unwrap_or_default();
+        let failed =
+            |source| FetchError::Read { frame: first.entry.id, pack: first.pack, source: Arc::new(source) };
+        let wanted = range.end - range.start;
+        let bytes = self.source.read(&first.pack, range).map_err(failed)?;
+        if bytes.len() as u64 != wanted {
+            let message = format!("{} bytes came where {wanted} were asked for", bytes.len());
+            return Err(failed(SeamError::new("corrupt", message)));
+        }
+        Ok(bytes)
+    }
+
+    fn decode(&self, location: &FrameLocation, from: &[u8]) -> Result<Bytes, FetchError> {
+        let FrameLocation { pack, entry } = location;
+        let raw = frame::decode(&from[..entry.stored_len as usize], entry).map_err(|source| {
+            FetchError::Damaged { frame: entry.id, pack: *pack, source: Box::new(source) }
+        })?;
+        if entry.kind == FrameKind::Page {
+            self.cache().insert(entry.id, raw.len(), raw.clone());
+        }
+        Ok(raw)
+    }
+
+    fn keep(&self, entry: &PackEntry, from: &[u8]) {
+        if entry.kind == FrameKind::Data && self.kept().room > 0 {
+            // A copy: a slice would hold the whole range.
+            let stored = Bytes::copy_from_slice(&from[..entry.stored_len as usize]);
+            self.kept().insert(entry.id, stored.len(), (entry.clone(), stored));
+        }
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Recent<Bytes>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Recent<(PackEntry, Bytes)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn end(location: &FrameLocation) -> u64 {
+    location.entry.offset + u64::from(location.entry.stored_len)
+}
+
+/// Cuts sorted locations into ranges worth one request each.
+fn spans(sorted: &[FrameLocation]) -> impl Iterator<Item = &[FrameLocation]> {
+    let mut rest = sorted;
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let mut until = end(first);
+        let mut count = 1;
+        for next in &rest[1..] {
+            let near = next.pack == first.pack && next.entry.offset <= until.saturating_add(GAP_BYTES);
+            let reach = until.max(end(next));
+            if !near || reach - first.entry.offset > SPAN_BYTES {
+                break;
+            }
+            until = reach;
+            count += 1;
+        }
+        let (span, after) = rest.split_at(count);
+        rest = after;
+        Some(span)
+    })
+}
+
+/// Frames in so many bytes; the least recently used go first.
+struct Recent<V> {
+    room: usize,
+    held: usize,
+    tick: u64,
+    /// Each with its age and its bytes.
+    frames: HashMap<FrameId, (u64, usize, V)>,
+    by_age: BTreeMap<u64, FrameId>,
+}
+
+impl<V: Clone> Recent<V> {
+    fn new(room: usize) -> Self {
+        Self { room, held: 0, tick: 0, frames: HashMap::new(), by_age: BTreeMap::new() }
+    }
+
+    fn get(&mut self, id: &FrameId) -> Option<V> {
+        let (age, _, value) = self.frames.get_mut(id)?;
+        self.by_age.remove(age);
+        self.tick += 1;
+        *age = self.tick;
+        self.by_age.insert(self.tick, *id);
+        Some(value.clone())
+    }
+
+    fn insert(&mut self, id: FrameId, bytes: usize, value: V) {
+        if bytes > self.room || self.frames.contains_key(&id) {
+            return;
+        }
+        self.tick += 1;
+        self.held += bytes;
+        self.by_age.insert(self.tick, id);
+        self.frames.insert(id, (self.tick, bytes, value));
+        while self.held > self.room {
+            let Some((_, oldest)) = self.by_age.pop_first() else { break };
+            if let Some((_, bytes, _)) = self.frames.remove(&oldest) {
+                self.held -= bytes;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::frame::{EncodedFrame, encode};
+    use crate::ids::AllocationId;
+    use crate::pack::PackBuilder;
+    use crate::seam::SealedPack;
+
+    /// Packs in memory.
+    #[derive(Default)]
+    pub(crate) struct MemorySource {
+        pub(crate) packs: HashMap<PackId, Bytes>,
+        pub(crate) index: HashMap<FrameId, FrameLocation>,
+        pub(crate) reads: AtomicUsize,
+    }
+
+    impl MemorySource {
+        pub(crate) fn add(&mut self, pack: SealedPack) -> PackId {
+            let id = PackId { sha256: pack.sha256, allocation: AllocationId::generate() };
+            for entry in pack.table {
+                self.index.insert(entry.id, FrameLocation { pack: id, entry });
+            }
+            self.packs.insert(id, pack.bytes);
+            id
+        }
+    }
+
+    impl PackSource for MemorySource {
+        fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+            assert!(frames.len() <= LOCATE_BATCH);
+            Ok(frames.iter().map(|frame| self.index.get(frame).cloned()).collect())
+        }
+
+        fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            let bytes = self.packs.get(pack).ok_or_else(|| SeamError::new("not-found", "no such pack"))?;
+            if range.end > bytes.len() as u64 {
+                return Err(SeamError::new("corrupt", "the pack ends before"));
+            }
+            Ok(bytes.slice(range.start as usize..range.end as usize))
+        }
+    }
+
+    fn frames(kind: FrameKind, count: usize) -> Vec<EncodedFrame> {
+        (0..count).map(|n| encode(kind, format!("content {n}").as_bytes(), 3)).collect()
+    }
+
+    fn source_of(frames: &[EncodedFrame]) -> MemorySource {
+        let mut source = MemorySource::default();
+        for part in frames.chunks(frames.len().div_ceil(2)) {
+            let mut builder = PackBuilder::new();
+            part.iter().cloned().for_each(|frame| builder.push(frame));
+            source.add(builder.finish());
+        }
+        source
+    }
+
+    #[test]
+    fn neighbours_are_read_at_once_and_each_gets_its_own() {
+        let frames = frames(FrameKind::Data, 5000);
+        let source = Arc::new(source_of(&frames));
+        let fetcher = FrameFetcher::new(source.clone(), 0);
+        let mut ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
+        ids.push(ids[0]);
+        let mut got = vec![Bytes::new(); ids.len()];
+        fetcher
+            .get_many(&ids, &mut |place, raw| {
+                got[place] = raw;
+                Ok::<(), FetchError>(())
+            })
+            .unwrap();
+        for (n, raw) in got[..5000].iter().enumerate() {
+            assert_eq!(raw, format!("content {n}").as_bytes());
+        }
+        assert_eq!(got[5000], got[0]);
+        assert!(source.reads.load(Ordering::Relaxed) <= 6, "{source:?}", source = source.reads);
+    }
+
+    #[test]
+    fn pages_are_cached_within_the_bound_and_data_never() {
+        let pages = frames(FrameKind::Page, 100);
+        let source = Arc::new(source_of(&pages));
+        let fetcher = FrameFetcher::new(source.clone(), 200);
+        for frame in &pages {
+            fetcher.get(frame.id).unwrap();
+        }
+        assert_eq!(source.reads.load(Ordering::Relaxed), 100);
+        assert!(fetcher.cache().held <= 200 && fetcher.cache().held > 150);
+        fetcher.get(pages[99].id).unwrap();
+        assert_eq!(source.reads.load(Ordering::Relaxed), 100);
+        fetcher.get(pages[0].id).unwrap();
+        assert_eq!(source.reads.load(Ordering::Relaxed), 101);
+    }
+
+    #[test]
+    fn shared_frames_are_kept_as_stored_within_the_bound() {
+        let frames = frames(FrameKind::Data, 100);
+        let source = Arc::new(source_of(&frames));
+        let stored: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
+        let fetcher = FrameFetcher::new(source.clone(), 0).keeping(stored / 2);
+        let ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
+        let read = |ids: &[FrameId]| {
+            let mut got = vec![Bytes::new(); ids.len()];
+            let each = &mut |place: usize, raw: Result<Bytes, FetchError>| -> Result<(), FetchError> {
+                got[place] = raw?;
+                Ok(())
+            };
+            fetcher.try_shared(ids, each).unwrap();
+            (got, source.reads.load(Ordering::Relaxed))
+        };
+        let (first, reads) = read(&ids);
+        assert!(fetcher.kept().held <= stored / 2 && fetcher.kept().held > stored / 3);
+        // What was read last is there, and is the same.
+        let kept: Vec<FrameId> =
+            ids.iter().copied().filter(|id| fetcher.kept().frames.contains_key(id)).collect();
+        let (again, reads_again) = read(&kept);
+        assert_eq!(reads_again, reads);
+        for (id, raw) in kept.iter().zip(&again) {
+            let place = ids.iter().position(|other| other == id).unwrap();
+            assert_eq!(raw, &first[place]);
+        }
+        // Others do not push them out.
+        let before = fetcher.kept().frames.len();
+        fetcher.get(ids[0]).unwrap();
+        assert_eq!(fetcher.kept().frames.len(), before);
+    }
+
+    #[test]
+    fn loss_of_one_frame_is_named_and_costs_no_other() {
+        let frames = frames(FrameKind::Data, 20);
+        let mut source = source_of(&frames);
+        let bad = source.index[&frames[3].id].clone();
+        let mut bytes = source.packs[&bad.pack].to_vec();
+        bytes[end(&bad) as usize - 1] ^= 1;
+        // The first pack is damaged in frame 3 and cut off within frame 9, its last.
+        bytes.truncate(end(&source.index[&frames[9].id]) as usize - 1);
+        source.packs.insert(bad.pack, bytes.into());
+        source.index.remove(&frames[15].id);
+        let fetcher = FrameFetcher::new(Arc::new(source), 0);
+        let ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
+        let mut lost = Vec::new();
+        fetcher
+            .try_many(&ids, &mut |place, outcome| {
+                match outcome {
+                    Ok(raw) => assert_eq!(raw, format!("content {place}").as_bytes()),
+                    Err(error) => {
+                        assert!(error.is_loss());
+                        assert_eq!(error.frame(), Some(ids[place]));
+                        lost.push((place, std::mem::discriminant(&error)));
+                    }
+                }
+                Ok::<(), FetchError>(())
+            })
+            .unwrap();
+        lost.sort_by_key(|(place, _)| *place);
+        assert_eq!(lost.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [3, 9, 15]);
+        assert!(lost[0].1 != lost[1].1 && lost[1].1 != lost[2].1);
+    }
+}

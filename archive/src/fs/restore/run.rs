@@ -1,0 +1,441 @@
+//! One restore from start to end, and all of it but the content of files.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use super::dirs::Dirs;
+use super::file::{create, data_len, data_of, last_name, work};
+use super::request::{RestoreError, RestoreReport, RestoreRequest};
+use super::select::Selection;
+use super::shared::{LargeFile, NewFile, Shared, StopOnPanic, Task, io, lock, refused};
+use crate::entry::{Entry, EntryKind};
+use crate::fetch::FrameFetcher;
+use crate::fs::names::Names;
+use crate::fs::{metadata, open};
+use crate::manifest::{ManifestReader, check_path};
+
+/// Files up to this much data are made several at once.
+const TOGETHER: usize = 1 << 20;
+/// Data in one task, bytes: as much as the memory allows between these. A file
+/// that is the same as an earlier one lies in that one's frame, which may be in
+/// any pack; the more files ask together, the more of them share a request.
+const LEAST_TASK_BYTES: usize = 4 << 20;
+const MOST_TASK_BYTES: usize = 16 << 20;
+const TASK_FILES: usize = 4096;
+/// Extents in one piece of a large file.
+const PIECE_EXTENTS: usize = 512;
+/// What one worker holds besides a task's data: a range as stored, a frame.
+const READING_BYTES: usize = 14 << 20;
+const PAGE_CACHE: usize = 4 << 20;
+/// Frames of small files kept as they are stored: a copy of a file is anywhere
+/// in the tree, its content in the frame of the first.
+const MOST_KEPT: usize = 64 << 20;
+/// Links made at once, when everything before them is there.
+const LINKS: usize = 1024;
+
+/// Restores a tree. Blocks until it is complete and written to disk.
+///
+/// # Errors
+/// At the first thing that cannot be restored, but for what the options allow
+/// to be left out. The target is then incomplete.
+pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
+    let RestoreRequest { root, target, options, source, progress, cancel } = request;
+    rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXISTS)
+        .map_err(|error| RestoreError::NoProc { source: error.into() })?;
+    let target = open::reopen_directory(target.as_fd()).map_err(unusable)?;
+    let was_empty = Names::read(target.as_fd()).map_err(unusable)?.is_empty();
+    if !was_empty && !options.into_nonempty {
+        return Err(RestoreError::NotEmpty);
+    }
+    // Half for what small files share, the rest for the workers.
+    let kept = (options.memory_bytes / 2).min(MOST_KEPT);
+    let memory_bytes = options.memory_bytes - kept;
+    let fetcher = FrameFetcher::new(source, PAGE_CACHE).keeping(kept);
+    let workers = workers(options.workers, memory_bytes);
+    let shared = Shared::new(&options, &fetcher, &progress, &cancel, workers + 1);
+    let default_acl = metadata::take_default_acl(target.as_fd());
+    let outcome = std::thread::scope(|scope| {
+        (0..workers).for_each(|_| drop(scope.spawn(|| work(&shared))));
+        let guard = StopOnPanic(&shared);
+        let run = Run {
+            shared: &shared,
+            target: &target,
+            selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths),
+            dirs: Dirs::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            task_bytes: task_bytes(workers, memory_bytes),
+            number: 0,
+            links: Vec::new(),
+            link_batch: 0,
+            copies: HashMap::new(),
+        };
+        let outcome = run.run(&cancel, was_empty);
+        match &outcome {
+            Ok(()) => shared.tasks.close(),
+            Err(_) => shared.stop(),
+        }
+        drop(guard);
+        outcome
+    });
+    // Put back even after a failure; what was restored whole has its own by now.
+    if let Some(acl) = default_acl.filter(|_| outcome.is_err() || !was_empty) {
+        metadata::put_default_acl(target.as_fd(), &acl).map_err(unusable)?;
+    }
+    outcome?;
+    rustix::fs::syncfs(&target).map_err(unusable)?;
+    let left_out = std::mem::take(&mut *lock(&shared.left_out));
+    let warnings = std::mem::take(&mut *lock(&shared.warnings)).listed;
+    Ok(RestoreReport {
+        entries: progress.entries(),
+        files: progress.files(),
+        bytes: progress.bytes(),
+        left_out: left_out.listed,
+        left_out_total: left_out.total,
+        warnings,
+    })
+}
+
+fn workers(asked: usize, memory_bytes: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = if asked == 0 { processors } else { asked };
+    wanted.min(memory_bytes.saturating_sub(PAGE_CACHE) / (READING_BYTES + LEAST_TASK_BYTES)).max(1)
+}
+
+/// How much data one task may have, with so many workers in so much memory.
+fn task_bytes(workers: usize, memory_bytes: usize) -> usize {
+    let each = memory_bytes.saturating_sub(PAGE_CACHE) / workers;
+    each.saturating_sub(READING_BYTES).clamp(LEAST_TASK_BYTES, MOST_TASK_BYTES)
+}
+
+fn unusable(error: Errno) -> RestoreError {
+    RestoreError::Target { source: error.into() }
+}
+
+/// A further name to be given to an inode.
+struct Link {
+    dir: Arc<OwnedFd>,
+    entry: Entry,
+    target: Vec<u8>,
+}
+
+struct Run<'a> {
+    shared: &'a Shared<'a>,
+    target: &'a OwnedFd,
+    selection: Selection<'a>,
+    dirs: Dirs,
+    /// Files for the next task.
+    batch: Vec<NewFile>,
+    batch_bytes: usize,
+    task_bytes: usize,
+    /// Of the next task.
+    number: u64,
+    links: Vec<Link>,
+    /// Of the links that are being collected.
+    link_batch: u64,
+    /// Paths not asked for whose content was restored under another of its names.
+    copies: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Run<'_> {
+    fn run(mut self, cancel: &AtomicBool, was_empty: bool) -> Result<(), RestoreError> {
+        while let Some(entry) = self.selection.next()? {
+            if cancel.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(RestoreError::Cancelled);
+            }
+            check_path(&entry.path).map_err(|_| refused(&entry.path, "its path leaves the tree"))?;
+            self.entry(entry, was_empty)?;
+        }
+        while self.dirs.leave()? {
+            self.settle()?;
+        }
+        self.make_links()?;
+        self.dispatch()?;
+        self.shared.wait(u64::MAX)?;
+        self.dirs.finish_ready(self.shared, self.number, self.link_batch)
+    }
+
+    fn entry(&mut self, entry: Entry, was_empty: bool) -> Result<(), RestoreError> {
+        if entry.path.is_empty() {
+            if entry.kind != EntryKind::Directory {
+                return Err(refused(&entry.path, "the root is not a directory"));
+            }
+            let root = self.target.try_clone().map_err(|source| RestoreError::Target { source })?;
+            return self.dirs.push(root, b"", was_empty.then_some(entry));
+        }
+        self.go_to_parent(&entry)?;
+        match &entry.kind {
+            EntryKind::Directory => {
+                if entry.flags.unreadable {
+                    self.shared.leave_out(
+                        &entry.path,
+                        "what was in it, which could not be read when it was backed up",
+                    );
+                }
+                self.directory(entry)
+            }
+            EntryKind::File(data) if entry.flags.unreadable && data.extents.is_empty() => {
+                self.shared.leave_out(&entry.path, "it, because it could not be read when it was backed up");
+                Ok(())
+            }
+            EntryKind::File(_) => self.file(entry),
+            EntryKind::Symlink { target } => {
+                let target = CString::new(target.as_slice())
+                    .map_err(|_| refused(&entry.path, "its link target has a NUL byte"))?;
+                let (dir, name) = self.place(&entry)?;
+                rustix::fs::symlinkat(&target, &dir, name.as_c_str())
+                    .map_err(|error| io(&entry.path, "created", error))?;
+                self.finish_special(&dir, &name, &entry, FileType::Symlink)
+            }
+            EntryKind::Hardlink { target } => {
+                let target = target.clone();
+                let (dir, _) = self.place(&entry)?;
+                self.dirs.linked_by(self.link_batch);
+                self.links.push(Link { dir, entry, target });
+                if self.links.len() < LINKS { Ok(()) } else { self.make_links() }
+            }
+            EntryKind::Fifo => self.node(&entry, FileType::Fifo, 0),
+            EntryKind::Socket => self.node(&entry, FileType::Socket, 0),
+            EntryKind::CharDevice { major, minor } => {
+                self.device(&entry, FileType::CharacterDevice, rustix::fs::makedev(*major, *minor))
+            }
+            EntryKind::BlockDevice { major, minor } => {
+                self.device(&entry, FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
+            }
+        }
+    }
+
+    /// Leaves directories until the one the entry lies in is the current one.
+    fn go_to_parent(&mut self, entry: &Entry) -> Result<(), RestoreError> {
+        let parent = open::split_path(&entry.path).0;
+        while self.dirs.top().is_some_and(|(_, path)| path != parent) {
+            self.dirs.leave()?;
+            self.settle()?;
+        }
+        match self.dirs.top() {
+            Some(_) => Ok(()),
+            None => Err(refused(&entry.path, "what lies above it is not a directory of the snapshot")),
+        }
+    }
+
+    /// Gives finished directories their metadata, and waits if too many wait.
+    fn settle(&mut self) -> Result<(), RestoreError> {
+        self.dirs.finish_ready(self.shared, self.number, self.link_batch)?;
+        let Some((task, links)) = self.dirs.overdue() else { return Ok(()) };
+        if links == Some(self.link_batch) {
+            self.make_links()?;
+        }
+        if let Some(task) = task {
+            if task == self.number {
+                self.dispatch()?;
+            }
+            self.shared.wait(task)?;
+        }
+        self.dirs.finish_ready(self.shared, self.number, self.link_batch)
+    }
+
+    /// The current directory and the entry's name in it.
+    fn place(&self, entry: &Entry) -> Result<(Arc<OwnedFd>, CString), RestoreError> {
+        let (dir, _) = self.dirs.top().ok_or_else(|| refused(&entry.path, "it has no parent directory"))?;
+        Ok((Arc::clone(dir), last_name(entry)?))
+    }
+
+    fn directory(&mut self, entry: Entry) -> Result<(), RestoreError> {
+        let (dir, name) = self.place(&entry)?;
+        let made = rustix::fs::mkdirat(&dir, name.as_c_str(), Mode::RWXU);
+        let existed = made == Err(Errno::EXIST) && self.shared.options.into_nonempty;
+        if !existed {
+            made.map_err(|error| io(&entry.path, "created", error))?;
+        }
+        let opened = open::directory(dir.as_fd(), &name, open::Mounts::Cross);
+        let opened = opened.map_err(|error| io(&entry.path, "opened", error))?;
+        let path = entry.path.clone();
+        self.dirs.push(opened, &path, (!existed).then_some(entry))
+    }
+
+    fn file(&mut self, entry: Entry) -> Result<(), RestoreError> {
+        let (dir, _) = self.place(&entry)?;
+        let bytes = data_len(&entry);
+        if bytes > TOGETHER {
+            return self.large_file(NewFile { dir, entry });
+        }
+        self.dirs.made_by(self.number);
+        self.batch.push(NewFile { dir, entry });
+        self.batch_bytes += bytes;
+        if self.batch_bytes >= self.task_bytes || self.batch.len() >= TASK_FILES {
+            self.dispatch()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands the collected files to the workers.
+    fn dispatch(&mut self) -> Result<(), RestoreError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let number = self.number;
+        self.number += 1;
+        self.batch_bytes = 0;
+        self.shared.announce(number, 1);
+        self.shared.give(Task::Files { number, files: std::mem::take(&mut self.batch) })
+    }
+
+    fn large_file(&mut self, new: NewFile) -> Result<(), RestoreError> {
+        // The batch keeps its number; this file gets one of its own after it.
+        self.dispatch()?;
+        let number = self.number;
+        self.number += 1;
+        self.dirs.made_by(number);
+        let file = create(&new)?;
+        let pieces = pieces(&new.entry);
+        let large = Arc::new(LargeFile {
+            number,
+            new,
+            file,
+            pieces_left: AtomicUsize::new(pieces.len()),
+            lost: AtomicBool::new(false),
+        });
+        self.shared.announce(number, pieces.len());
+        for extents in pieces {
+            self.shared.give(Task::Piece { file: Arc::clone(&large), extents })?;
+        }
+        Ok(())
+    }
+
+    fn device(&mut self, entry: &Entry, kind: FileType, device: u64) -> Result<(), RestoreError> {
+        if self.shared.options.devices {
+            return self.node(entry, kind, device);
+        }
+        self.shared.leave_out(&entry.path, "it, a device, which was not asked for");
+        Ok(())
+    }
+
+    fn node(&mut self, entry: &Entry, kind: FileType, device: u64) -> Result<(), RestoreError> {
+        let (dir, name) = self.place(entry)?;
+        rustix::fs::mknodat(&dir, name.as_c_str(), kind, Mode::RUSR | Mode::WUSR, device)
+            .map_err(|error| io(&entry.path, "created", error))?;
+        self.finish_special(&dir, &name, entry, kind)
+    }
+
+    /// Metadata of what was just made and is no file.
+    fn finish_special(
+        &mut self,
+        dir: &OwnedFd,
+        name: &CString,
+        entry: &Entry,
+        kind: FileType,
+    ) -> Result<(), RestoreError> {
+        let handle = open::handle(dir.as_fd(), name, open::Mounts::Stay)
+            .map_err(|error| io(&entry.path, "opened", error))?;
+        let stat = rustix::fs::fstat(&handle).map_err(|error| io(&entry.path, "opened", error))?;
+        if metadata::type_of(&stat) != kind {
+            return Err(refused(&entry.path, "something else was put in its place"));
+        }
+        let mut missing = Vec::new();
+        metadata::apply_to_handle(handle.as_fd(), &self.shared.wanted(entry), &mut missing);
+        self.shared.progress.entries.add(1);
+        self.shared.note(&entry.path, missing)
+    }
+
+    /// Makes the collected links, once everything they may lead to is there.
+    fn make_links(&mut self) -> Result<(), RestoreError> {
+        if self.links.is_empty() {
+            return Ok(());
+        }
+        self.dispatch()?;
+        self.shared.wait(u64::MAX)?;
+        for link in std::mem::take(&mut self.links) {
+            self.link(link)?;
+        }
+        // Copies made in place of links were handed to the workers.
+        self.dispatch()?;
+        self.shared.wait(u64::MAX)?;
+        self.link_batch += 1;
+        Ok(())
+    }
+
+    fn link(&mut self, link: Link) -> Result<(), RestoreError> {
+        let Link { dir, entry, target } = link;
+        let first = self.copies.get(&target).cloned();
+        if first.is_none() && !self.selection.holds(&target) {
+            return self.copy(dir, entry, target);
+        }
+        // A copy may still be with the workers.
+        self.dispatch()?;
+        self.shared.wait(u64::MAX)?;
+        match self.try_link(&dir, &entry, first.as_deref().unwrap_or(&target)) {
+            Ok(()) => {
+                self.shared.progress.entries.add(1);
+                Ok(())
+            }
+            Err(Errno::NOENT) if self.was_left_out(&target)? => {
+                self.shared.leave_out(&entry.path, "it, because what it is another name of was left out");
+                Ok(())
+            }
+            Err(error) => Err(io(&entry.path, "linked", error)),
+        }
+    }
+
+    /// Both names are reached without following any link: from the root
+    /// handle to the directory of the target, and one component from there.
+    fn try_link(&self, dir: &OwnedFd, entry: &Entry, target: &[u8]) -> Result<(), Errno> {
+        check_path(target).map_err(|_| Errno::INVAL)?;
+        let (above, name) = open::split_path(target);
+        let above = open::descend(self.target.as_fd(), above)?;
+        let new = open::split_path(&entry.path).1;
+        rustix::fs::linkat(&above, name, dir, new, AtFlags::empty())
+    }
+
+    fn was_left_out(&self, target: &[u8]) -> Result<bool, RestoreError> {
+        Ok(self.selection.lookup(target)?.is_some_and(|entry| match &entry.kind {
+            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => !self.shared.options.devices,
+            EntryKind::File(_) => entry.flags.unreadable || self.shared.options.salvage,
+            _ => false,
+        }))
+    }
+
+    /// Restores under this name what was asked for only under this name.
+    fn copy(&mut self, dir: Arc<OwnedFd>, entry: Entry, target: Vec<u8>) -> Result<(), RestoreError> {
+        let original = self.selection.lookup(&target)?;
+        let original =
+            original.ok_or_else(|| refused(&entry.path, "what it is another name of is missing"))?;
+        let copy = Entry { path: entry.path.clone(), ..original };
+        self.copies.insert(target, entry.path);
+        match &copy.kind {
+            EntryKind::File(data) if !(copy.flags.unreadable && data.extents.is_empty()) => {
+                if data_len(&copy) > TOGETHER {
+                    return self.large_file(NewFile { dir, entry: copy });
+                }
+                self.batch.push(NewFile { dir, entry: copy });
+                self.dispatch()
+            }
+            _ => {
+                self.shared.leave_out(&copy.path, "it, because its other name was not asked for");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where a large file's extents are parted into tasks.
+fn pieces(entry: &Entry) -> Vec<std::ops::Range<usize>> {
+    let mut pieces = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    let extents = &data_of(entry).extents;
+    for (n, extent) in extents.iter().enumerate() {
+        if n > start && (bytes >= 2 * LEAST_TASK_BYTES || n - start >= PIECE_EXTENTS) {
+            pieces.push(start..n);
+            (start, bytes) = (n, 0);
+        }
+        bytes += extent.len as usize;
+    }
+    pieces.push(start..extents.len());
+    pieces
+}

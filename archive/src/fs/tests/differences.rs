@@ -1,0 +1,132 @@
+//! A comparison finds every difference, and none where there is none.
+
+use std::fs;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::XattrFlags;
+
+use super::memory::Memory;
+use super::tree::{append, make_everything, run};
+use super::{is_root, put_back, restore_request, take};
+use crate::fs::{RestoreOptions, compare, restore};
+
+#[test]
+fn a_restored_tree_has_no_difference() {
+    if !is_root() {
+        return;
+    }
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    make_everything(from.path());
+    let repository = Arc::new(Memory::default());
+    let captured = take(from.path(), &repository, None);
+    put_back(captured.root, to.path(), &repository);
+    let report = compare(restore_request(captured.root, to.path(), &repository)).unwrap();
+    assert_eq!(report.differences, Vec::<String>::new());
+    assert_eq!((report.entries, report.differences_total), (captured.stats.entries, 0));
+    assert_eq!(report.files, captured.stats.files);
+}
+
+#[test]
+fn what_was_left_out_by_options_is_no_difference() {
+    if !is_root() {
+        return;
+    }
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    make_everything(from.path());
+    fs::hard_link(from.path().join("char"), from.path().join("char-too")).unwrap();
+    let repository = Arc::new(Memory::default());
+    let captured = take(from.path(), &repository, None);
+    for paths in [vec![], vec![b"dir".to_vec(), b"z-large-name".to_vec(), b"third-name".to_vec()]] {
+        let to = to.path().join(paths.len().to_string());
+        fs::create_dir(&to).unwrap();
+        let asked = || {
+            let mut request = restore_request(captured.root, &to, &repository);
+            request.options = RestoreOptions { paths: paths.clone(), ..RestoreOptions::default() };
+            request
+        };
+        restore(asked()).unwrap();
+        assert_eq!(compare(asked()).unwrap().differences, Vec::<String>::new());
+        // The strictest options know better.
+        let mut request = asked();
+        (request.options.devices, request.options.setuid) = (true, true);
+        assert!(compare(request).unwrap().differences_total > 0);
+    }
+}
+
+#[test]
+fn every_difference_is_found() {
+    if !is_root() {
+        return;
+    }
+    let from = tempfile::tempdir().unwrap();
+    make_everything(from.path());
+    let repository = Arc::new(Memory::default());
+    let captured = take(from.path(), &repository, None);
+    type Damage = fn(&Path);
+    let keep_time = |path: &Path, damage: &dyn Fn()| {
+        let time = fs::metadata(path).unwrap().modified().unwrap();
+        damage();
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    let to = tempfile::tempdir().unwrap();
+    put_back(captured.root, to.path(), &repository);
+    let write = |name: &str, at: u64| {
+        let path = to.path().join(name);
+        keep_time(&path, &|| {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.write_all_at(b"!", at).unwrap();
+        });
+    };
+    write("small", 3);
+    write("dir/large", 5 << 20);
+    write("sparse", 10 << 20);
+    write("only-hole", 9 << 20);
+    let report = compare(restore_request(captured.root, to.path(), &repository)).unwrap();
+    let content: Vec<_> = ["dir/large", "only-hole", "small", "sparse"]
+        .map(|name| format!("{name}: its content differs"))
+        .into();
+    assert_eq!(report.differences, content);
+
+    let damages: [(&str, Damage); 14] = [
+        ("empty: it has 1 bytes", |to| append(&to.join("empty"), b"x")),
+        ("dangling: it is of another kind", |to| {
+            fs::remove_file(to.join("dangling")).unwrap();
+            fs::write(to.join("dangling"), "").unwrap();
+        }),
+        ("absolute: it leads elsewhere", |to| {
+            fs::remove_file(to.join("absolute")).unwrap();
+            symlink("/etc/shadow", to.join("absolute")).unwrap();
+        }),
+        ("fifo: it is missing", |to| fs::remove_file(to.join("fifo")).unwrap()),
+        ("dir/empty/more: it should not be there", |to| fs::write(to.join("dir/empty/more"), "").unwrap()),
+        ("zz: it should not be there", |to| fs::create_dir_all(to.join("zz/deep")).unwrap()),
+        ("small: its mode", |to| {
+            fs::set_permissions(to.join("small"), fs::Permissions::from_mode(0o600)).unwrap()
+        }),
+        ("dir/f03: its owner", |to| std::os::unix::fs::chown(to.join("dir/f03"), Some(9), None).unwrap()),
+        ("locked: its modification time", |to| run("touch", &["-d", "@5"], &to.join("locked"))),
+        ("small: its attribute user.colour differs", |to| {
+            rustix::fs::setxattr(to.join("small"), c"user.colour", b"red", XattrFlags::empty()).unwrap();
+        }),
+        ("dir: its attribute user.on-a-directory is missing", |to| {
+            rustix::fs::removexattr(to.join("dir"), c"user.on-a-directory").unwrap();
+        }),
+        ("empty: its attribute user.new should not", |to| {
+            rustix::fs::setxattr(to.join("empty"), c"user.new", b"", XattrFlags::empty()).unwrap();
+        }),
+        ("third-name: it is not another name of dir/second-name", |to| {
+            fs::remove_file(to.join("third-name")).unwrap();
+            fs::write(to.join("third-name"), "one inode").unwrap();
+        }),
+        (".: its mode", |to| fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap()),
+    ];
+    for (expected, damage) in damages {
+        let to = tempfile::tempdir().unwrap();
+        put_back(captured.root, to.path(), &repository);
+        damage(to.path());
+        let report = compare(restore_request(captured.root, to.path(), &repository)).unwrap();
+        assert!(report.differences.iter().any(|line| line.starts_with(expected)), "{:?}", report.differences);
+    }
+}

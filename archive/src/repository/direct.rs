@@ -1,0 +1,154 @@
+//! Frames to and from a store without anybody between.
+//!
+//! This is the offline way: recovery, verification, export, tests and
+//! benchmarks. It takes numbers from what it lists and holds no lease, so two
+//! sessions that write at once may give one number twice; a controller never
+//! works this way.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::{Index, Repository};
+use crate::fetch::{FetchError, FrameFetcher};
+use crate::ids::{AllocationId, FrameId, HostId, PackId, SnapshotId, SourceId};
+use crate::keys::{ObjectKey, Prefix, StateFile};
+use crate::manifest::{ManifestError, page_refs};
+use crate::seam::{FrameLocation, PackSink, PackSource, SealedPack, SeamError};
+use crate::snapshot::{SnapshotBody, SnapshotHeader, encode_body, encode_object};
+use crate::state::{Head, StateError, decode_head, encode_head};
+use crate::store::StoreError;
+
+/// A repository to read from and write to. Its methods block and must not be
+/// called on a thread of the runtime. Clones are one session.
+#[derive(Clone)]
+pub struct DirectSession {
+    repository: Repository,
+    index: Arc<RwLock<Index>>,
+    runtime: Handle,
+}
+
+/// A snapshot that was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    #[error("the manifest cannot be read")]
+    Manifest(#[from] ManifestError),
+    #[error("the manifest refers to {count} frames that are not in the repository, {first} first")]
+    Missing { count: usize, first: FrameId },
+    #[error("state/head is damaged: rebuild it before writing")]
+    Head(#[from] StateError),
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+impl DirectSession {
+    pub(super) fn new(repository: Repository, index: Index) -> Self {
+        Self { repository, index: Arc::new(RwLock::new(index)), runtime: Handle::current() }
+    }
+
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Makes a snapshot of a manifest whose frames are all stored.
+    ///
+    /// # Errors
+    /// If a reference leads nowhere or the store fails; then there is no
+    /// snapshot.
+    pub fn commit(
+        &self,
+        host: HostId,
+        source: SourceId,
+        body: &SnapshotBody,
+        created_unix_ms: i64,
+    ) -> Result<SnapshotId, CommitError> {
+        self.check_references(body.root)?;
+        self.runtime.block_on(self.write_snapshot(host, source, body, created_unix_ms))
+    }
+
+    fn check_references(&self, root: FrameId) -> Result<(), CommitError> {
+        let fetcher = FrameFetcher::new(Arc::new(self.clone()), 0);
+        let mut todo = vec![root];
+        let mut seen = HashSet::from([root]);
+        let mut missing = Vec::new();
+        while let Some(page) = todo.pop() {
+            let raw = fetcher.get(page).map_err(|error: FetchError| ManifestError::from(error))?;
+            let refs = page_refs(&raw)?;
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            missing.extend(refs.data.into_iter().filter(|frame| !index.contains(frame)));
+            todo.extend(refs.pages.into_iter().filter(|page| seen.insert(*page)));
+        }
+        match missing.first() {
+            None => Ok(()),
+            Some(&first) => Err(CommitError::Missing { count: missing.len(), first }),
+        }
+    }
+
+    async fn write_snapshot(
+        &self,
+        host: HostId,
+        source: SourceId,
+        body: &SnapshotBody,
+        created_unix_ms: i64,
+    ) -> Result<SnapshotId, CommitError> {
+        let store = self.repository.store();
+        let mut head = match store.get(&ObjectKey::State(StateFile::Head)).await {
+            Ok(object) => decode_head(&object)?,
+            Err(error) if error.is_not_found() => Head::default(),
+            Err(error) => return Err(error.into()),
+        };
+        let listed = super::list(store, Prefix::SnapshotsOf(host, source)).await?;
+        let numbers = listed.into_iter().filter_map(|listed| match listed.key {
+            Some(ObjectKey::Snapshot(id)) => Some(id.number),
+            _ => None,
+        });
+        let given = head.numbers.entry((host, source)).or_default();
+        *given = numbers.max().unwrap_or(0).max(*given) + 1;
+        let id = SnapshotId { host, source, number: *given };
+        head.commit_number += 1;
+        let header = SnapshotHeader {
+            repository: self.repository.info().id,
+            id,
+            created_unix_ms,
+            commit_number: head.commit_number,
+        };
+        // The head first: a number that was written down and not used harms nobody.
+        store.put(&ObjectKey::State(StateFile::Head), encode_head(&head).into()).await?;
+        store.put(&ObjectKey::Snapshot(id), encode_object(&header, &encode_body(body)).into()).await?;
+        Ok(id)
+    }
+}
+
+impl PackSink for DirectSession {
+    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(frames.iter().map(|frame| index.contains(frame)).collect())
+    }
+
+    fn put_pack(&self, pack: SealedPack) -> Result<(), SeamError> {
+        let id = PackId { sha256: pack.sha256, allocation: AllocationId::generate() };
+        let len = pack.bytes.len() as u64;
+        self.runtime.block_on(self.repository.store().put(&ObjectKey::Pack(id), pack.bytes))?;
+        self.index.write().unwrap_or_else(PoisonError::into_inner).add(id, len, &pack.table);
+        Ok(())
+    }
+}
+
+impl PackSource for DirectSession {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(frames.iter().map(|frame| index.locate(frame)).collect())
+    }
+
+    fn elsewhere(&self, frame: &FrameId, not_in: &[PackId]) -> Result<Option<FrameLocation>, SeamError> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(index.locations(frame).find(|location| !not_in.contains(&location.pack)))
+    }
+
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+        Ok(self.runtime.block_on(self.repository.store().get_range(&ObjectKey::Pack(*pack), range))?)
+    }
+}

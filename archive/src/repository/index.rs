@@ -1,0 +1,116 @@
+//! Which frame lies in which pack: from the tables of the packs themselves.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::ids::{FrameId, PackId};
+use crate::pack::PackError;
+use crate::seam::{FrameKind, FrameLocation, PackEntry};
+use crate::store::StoreError;
+
+/// A pack with its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackFacts {
+    pub id: PackId,
+    /// Bytes.
+    pub len: u64,
+    pub frames: u32,
+}
+
+/// A listed pack whose table could not be had.
+#[derive(Debug)]
+pub struct BrokenPack {
+    pub id: PackId,
+    /// As listed, bytes.
+    pub len: u64,
+    pub error: BrokenPackError,
+}
+
+/// Why.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokenPackError {
+    #[error("its table could not be read")]
+    Store(#[from] StoreError),
+    #[error("its table is wrong")]
+    Table(#[from] PackError),
+}
+
+/// Where a frame lies, but for its id.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    pack: u32,
+    kind: FrameKind,
+    key_epoch: u32,
+    offset: u64,
+    stored_len: u32,
+    raw_len: u32,
+}
+
+/// All frames of a repository. About 80 bytes a frame.
+#[derive(Debug, Default)]
+pub struct Index {
+    packs: Vec<PackFacts>,
+    frames: HashMap<FrameId, Slot>,
+    /// Where a frame lies once more.
+    copies: HashMap<FrameId, Vec<Slot>>,
+    broken: Vec<BrokenPack>,
+}
+
+impl Index {
+    /// Adds a pack's table.
+    pub fn add(&mut self, id: PackId, len: u64, table: &[PackEntry]) {
+        let pack = self.packs.len() as u32;
+        self.packs.push(PackFacts { id, len, frames: table.len() as u32 });
+        for entry in table {
+            let PackEntry { id, kind, key_epoch, offset, stored_len, raw_len } = *entry;
+            let slot = Slot { pack, kind, key_epoch, offset, stored_len, raw_len };
+            match self.frames.entry(id) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(slot);
+                }
+                Entry::Occupied(_) => self.copies.entry(id).or_default().push(slot),
+            }
+        }
+    }
+
+    pub(crate) fn add_broken(&mut self, broken: BrokenPack) {
+        self.broken.push(broken);
+    }
+
+    pub fn contains(&self, frame: &FrameId) -> bool {
+        self.frames.contains_key(frame)
+    }
+
+    /// Where a frame lies; the first place if there are several.
+    pub fn locate(&self, frame: &FrameId) -> Option<FrameLocation> {
+        self.frames.get(frame).map(|slot| self.location(frame, slot))
+    }
+
+    /// Everywhere a frame lies.
+    pub fn locations<'a>(&'a self, frame: &'a FrameId) -> impl Iterator<Item = FrameLocation> + 'a {
+        let copies = self.copies.get(frame).into_iter().flatten();
+        self.frames.get(frame).into_iter().chain(copies).map(|slot| self.location(frame, slot))
+    }
+
+    pub fn packs(&self) -> &[PackFacts] {
+        &self.packs
+    }
+
+    /// Number of different frames.
+    pub fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Packs that are there but whose table could not be had.
+    pub fn broken(&self) -> &[BrokenPack] {
+        &self.broken
+    }
+
+    fn location(&self, frame: &FrameId, slot: &Slot) -> FrameLocation {
+        let Slot { pack, kind, key_epoch, offset, stored_len, raw_len } = *slot;
+        FrameLocation {
+            pack: self.packs[pack as usize].id,
+            entry: PackEntry { id: *frame, kind, key_epoch, offset, stored_len, raw_len },
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What capture, restore and verification need of whoever stores frames.
+//!
+//! Two implementors: a repository opened in place, and an agent's session
+//! with its controller. Both are called from plain threads and block.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::ids::{FrameId, PackId};
+
+/// What a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum FrameKind {
+    Data = 1,
+    Page = 2,
+}
+
+/// A row of a pack's table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackEntry {
+    pub id: FrameId,
+    pub kind: FrameKind,
+    pub key_epoch: u32,
+    /// From the start of the pack, bytes.
+    pub offset: u64,
+    pub stored_len: u32,
+    pub raw_len: u32,
+}
+
+/// Where a frame lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameLocation {
+    pub pack: PackId,
+    pub entry: PackEntry,
+}
+
+/// A finished pack, not yet stored.
+#[derive(Debug, Clone)]
+pub struct SealedPack {
+    pub bytes: Bytes,
+    pub sha256: [u8; 32],
+    pub table: Vec<PackEntry>,
+}
+
+/// A failure of the other side of a seam. Retries have been made already.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SeamError {
+    /// Stable word: "auth", "unreachable", "lease-lost", "not-found", "cancelled", ...
+    pub code: &'static str,
+    /// A sentence for people, cause included.
+    pub message: String,
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl SeamError {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), source: None }
+    }
+}
+
+/// Takes frames.
+pub trait PackSink: Send + Sync {
+    /// Which of these need not be sent. At most 4096 at a time.
+    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError>;
+
+    /// Returns once the pack is stored and its frames may be referred to.
+    /// Called from several threads at once, as many as uploads may run.
+    fn put_pack(&self, pack: SealedPack) -> Result<(), SeamError>;
+}
+
+/// Gives frames.
+pub trait PackSource: Send + Sync {
+    /// Where each of these lies; `None` where it is not there. At most 4096
+    /// at a time.
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError>;
+
+    /// Where else this frame lies than in these packs, which did not give it.
+    /// A source that knows one place a frame need not have this.
+    fn elsewhere(&self, _frame: &FrameId, _not_in: &[PackId]) -> Result<Option<FrameLocation>, SeamError> {
+        Ok(None)
+    }
+
+    /// Exactly the bytes of that range of the pack.
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError>;
+}

@@ -1,0 +1,110 @@
+//! How long and how often a request is repeated.
+//!
+//! Delays grow to a cap and are drawn at random below it, so that a fleet
+//! slowed down by its store does not come back in step. What ends the
+//! repeating is time, not a count: a store that asks everybody to slow down
+//! for a minute must not fail a backup of hours. Bytes that arrive wrong are
+//! repeated a few times only: an object that is damaged stays damaged.
+
+use std::time::Duration;
+
+use super::error::StoreErrorKind;
+
+const MAX_CORRUPT_ATTEMPTS: u32 = 4;
+
+/// When to give up, and how long to wait before that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// From the first attempt of a request.
+    pub give_up_after: Duration,
+    pub first_delay: Duration,
+    pub longest_delay: Duration,
+    /// A body of which not even [`Self::STALL_BYTES`] came in this time is
+    /// given up, and the request repeated.
+    pub stall_after: Duration,
+}
+
+impl RetryPolicy {
+    /// Progress that keeps a transfer alive for another `stall_after`.
+    pub const STALL_BYTES: u64 = 16 * 1024;
+
+    /// For work nobody waits for: outlasts a store's bad three minutes.
+    pub fn patient() -> Self {
+        Self {
+            give_up_after: Duration::from_secs(180),
+            first_delay: Duration::from_millis(200),
+            longest_delay: Duration::from_secs(10),
+            stall_after: Duration::from_secs(20),
+        }
+    }
+
+    /// For somebody at a terminal.
+    pub fn interactive() -> Self {
+        Self {
+            give_up_after: Duration::from_secs(15),
+            longest_delay: Duration::from_secs(2),
+            ..Self::patient()
+        }
+    }
+
+    /// The pause before the next attempt; `None` when there is to be none.
+    pub(super) fn pause(
+        &self,
+        kind: StoreErrorKind,
+        attempts_made: u32,
+        elapsed: Duration,
+    ) -> Option<Duration> {
+        let again = match kind {
+            StoreErrorKind::Corrupt => attempts_made < MAX_CORRUPT_ATTEMPTS,
+            kind => kind.is_transient(),
+        };
+        if !again {
+            return None;
+        }
+        let doubled = self.first_delay.saturating_mul(1 << attempts_made.saturating_sub(1).min(16));
+        let most = doubled.min(self.longest_delay);
+        // Between half of it and all of it.
+        let pause = most.mul_f64(rand::random_range(0.5..=1.0));
+        (elapsed + pause < self.give_up_after).then_some(pause)
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::patient()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_the_cap_and_end_in_time() {
+        let policy = RetryPolicy::patient();
+        let mut elapsed = Duration::ZERO;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match policy.pause(StoreErrorKind::Throttled, attempts, elapsed) {
+                Some(pause) => {
+                    assert!(pause <= policy.longest_delay);
+                    elapsed += pause;
+                }
+                None => break,
+            }
+        }
+        assert!(elapsed > Duration::from_secs(120) && elapsed < policy.give_up_after, "{elapsed:?}");
+        assert!(attempts < 60, "{attempts}");
+    }
+
+    #[test]
+    fn what_cannot_help_is_not_repeated() {
+        let policy = RetryPolicy::patient();
+        for kind in [StoreErrorKind::Auth, StoreErrorKind::NoBucket, StoreErrorKind::NotFound] {
+            assert_eq!(policy.pause(kind, 1, Duration::ZERO), None);
+        }
+        assert!(policy.pause(StoreErrorKind::Corrupt, 3, Duration::ZERO).is_some());
+        assert_eq!(policy.pause(StoreErrorKind::Corrupt, 4, Duration::ZERO), None);
+    }
+}

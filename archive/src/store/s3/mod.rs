@@ -1,0 +1,488 @@
+//! A repository in a bucket, over whatever speaks S3.
+//!
+//! The settings are the ones that a range of servers was seen to agree on:
+//! path style, checksums only where the protocol demands one or we send our
+//! own, bodies signed in memory, no multipart. Each method is one attempt:
+//! repeating, counting and time limits over all attempts are the handle's.
+//!
+//! Two things are left to nobody: how long an answer may take, and that a
+//! body moves. The client's own guesses at both are switched off.
+
+mod credentials;
+mod errors;
+mod upload;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_sdk_s3::types::{ChecksumMode, Delete, ObjectIdentifier};
+use aws_sdk_s3::{Client, Config};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_types::base64;
+use bytes::{Bytes, BytesMut};
+
+use super::error::{StoreError, StoreErrorKind};
+use super::{
+    MAX_OBJECT_BYTES, ObjectMeta, PAGE, Presigned, RawBody, RawListed, RawPage, RetryPolicy, S3Options,
+};
+use credentials::AccessKey;
+use errors::{innermost, kind_of};
+use upload::Watch;
+
+/// An answer may take this many times as long as a body may stand still.
+const ANSWER_FACTOR: u32 = 3;
+const MAX_CONNECT: Duration = Duration::from_secs(10);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct S3 {
+    client: Client,
+    endpoint: String,
+    region: String,
+    bucket: String,
+    /// Empty, or ends in a slash.
+    prefix: String,
+    credentials_file: PathBuf,
+    /// Set once the server has shown that it removes one object at a time.
+    single_deletes: Arc<AtomicBool>,
+}
+
+impl S3 {
+    pub(super) fn open(bucket: &str, prefix: &str, options: &S3Options) -> Result<Self, StoreError> {
+        let refused = |text: String| StoreError::new(StoreErrorKind::Refused, text);
+        let credentials_file = options.credentials_file.clone().ok_or_else(|| {
+            refused(format!(
+                "s3://{bucket} needs an access key: name the file it is in as `credentials_file`"
+            ))
+        })?;
+        let key = AccessKey::read(&credentials_file, options.profile.as_deref())?;
+        let region = options.region.clone().unwrap_or_else(|| "us-east-1".to_owned());
+        let endpoint = match &options.endpoint {
+            Some(endpoint) if endpoint.starts_with("https://") || endpoint.starts_with("http://") => {
+                endpoint.trim_end_matches('/').to_owned()
+            }
+            Some(endpoint) => {
+                return Err(refused(format!(
+                    "the S3 endpoint `{endpoint}` does not start with https:// or http://; write the whole address"
+                )));
+            }
+            None => format!("https://s3.{region}.amazonaws.com"),
+        };
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region.clone()))
+            .endpoint_url(&endpoint)
+            .credentials_provider(key.for_client())
+            .force_path_style(true)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .disable_clock_skew_correction(true)
+            .retry_config(RetryConfig::disabled())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(MAX_CONNECT).build())
+            .http_client(http_client(options)?)
+            .build();
+        Ok(Self {
+            client: Client::from_conf(config),
+            endpoint,
+            region,
+            bucket: bucket.to_owned(),
+            prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            credentials_file,
+            single_deletes: Arc::default(),
+        })
+    }
+
+    pub(super) fn location(&self) -> String {
+        let whole = format!("s3://{}/{}", self.bucket, self.prefix);
+        format!("{} at {}", whole.trim_end_matches('/'), self.endpoint)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    pub(super) async fn get(
+        &self,
+        name: &str,
+        range: Option<Range<u64>>,
+        policy: &RetryPolicy,
+    ) -> Result<RawBody, StoreError> {
+        let header = range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
+        let request = self.client.get_object().bucket(&self.bucket).key(self.key(name)).set_range(header);
+        let answer = self
+            .answer("read", name, policy, request.send())
+            .await?
+            .map_err(|error| self.failed("read", name, error))?;
+        let announced = answer.content_length.and_then(|len| u64::try_from(len).ok());
+        let most = range.map_or(MAX_OBJECT_BYTES, |range| range.end - range.start);
+        let declared = announced.unwrap_or(most);
+        if declared > most {
+            return Err(self.too_long(name, declared, most));
+        }
+        let bytes = self.body(name, answer.body, declared, policy).await?;
+        Ok(RawBody { declared: announced.unwrap_or(bytes.len() as u64), bytes })
+    }
+
+    async fn body(
+        &self,
+        name: &str,
+        mut body: ByteStream,
+        most: u64,
+        policy: &RetryPolicy,
+    ) -> Result<Bytes, StoreError> {
+        let what = || format!("could not read {name} in {}", self.location());
+        let mut bytes = BytesMut::with_capacity(usize::try_from(most).unwrap_or(0));
+        let mut mark = 0;
+        let mut deadline = tokio::time::Instant::now() + policy.stall_after;
+        loop {
+            let piece = match tokio::time::timeout_at(deadline, body.next()).await {
+                Err(_) => {
+                    let cause = format!("the transfer stood still after {} of {most} bytes", bytes.len());
+                    return Err(self.unreachable(&what(), &cause));
+                }
+                Ok(None) => return Ok(bytes.freeze()),
+                Ok(Some(Err(error))) => {
+                    let cause =
+                        format!("it broke off after {} of {most} bytes: {}", bytes.len(), innermost(&error));
+                    return Err(self.unreachable(&what(), &cause).caused_by(error));
+                }
+                Ok(Some(Ok(piece))) => piece,
+            };
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > most {
+                return Err(self.too_long(name, bytes.len() as u64, most));
+            }
+            if bytes.len() as u64 >= mark + RetryPolicy::STALL_BYTES {
+                mark = bytes.len() as u64;
+                deadline = tokio::time::Instant::now() + policy.stall_after;
+            }
+        }
+    }
+
+    fn too_long(&self, name: &str, came: u64, wanted: u64) -> StoreError {
+        StoreError::new(
+            StoreErrorKind::Corrupt,
+            format!(
+                "{name} in {}: {wanted} bytes at most were asked for and {came} come; the object is damaged or the server ignores ranges",
+                self.location()
+            ),
+        )
+    }
+
+    pub(super) async fn put(
+        &self,
+        name: &str,
+        bytes: &Bytes,
+        sha256: &[u8; 32],
+        policy: &RetryPolicy,
+    ) -> Result<(), StoreError> {
+        self.put_if(name, bytes, sha256, false, policy).await
+    }
+
+    /// With `absent`, asks the store to refuse where the object is there.
+    pub(super) async fn put_if(
+        &self,
+        name: &str,
+        bytes: &Bytes,
+        sha256: &[u8; 32],
+        absent: bool,
+        policy: &RetryPolicy,
+    ) -> Result<(), StoreError> {
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.key(name))
+            .content_length(signed(bytes.len() as u64))
+            .checksum_sha256(base64::encode(sha256))
+            .set_if_none_match(absent.then(|| "*".to_owned()))
+            .body(SdkBody::from(bytes.clone()).into());
+        let watch = Watch::new(bytes.clone());
+        let upload = request.customize().interceptor(watch.clone()).send();
+        self.watched(name, &watch, policy, upload)
+            .await?
+            .map_err(|error| self.failed("write", name, error))?;
+        if watch.saw_error_in_answer() {
+            let what = format!("could not write {name} in {}", self.location());
+            return Err(self.answered(&what, 200, "", "success, and an error in the same answer", None));
+        }
+        Ok(())
+    }
+
+    /// Sends the bytes by a presigned request; the status of the answer.
+    pub(super) async fn put_presigned(
+        &self,
+        presigned: Presigned,
+        bytes: Bytes,
+        policy: &RetryPolicy,
+    ) -> Result<u16, StoreError> {
+        let watch = Watch::instead(presigned, bytes);
+        let upload = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key("replaced")
+            .body(ByteStream::default())
+            .customize()
+            .interceptor(watch.clone())
+            .send();
+        match self.watched("presigned", &watch, policy, upload).await? {
+            Ok(_) => Ok(200),
+            Err(error) => match error.raw_response() {
+                Some(raw) => Ok(raw.status().as_u16()),
+                None => Err(self.failed("write", "presigned", error)),
+            },
+        }
+    }
+
+    pub(super) async fn head(
+        &self,
+        name: &str,
+        policy: &RetryPolicy,
+    ) -> Result<Option<ObjectMeta>, StoreError> {
+        let request = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(self.key(name))
+            .checksum_mode(ChecksumMode::Enabled);
+        let answer = match self.answer("look at", name, policy, request.send()).await? {
+            Ok(answer) => answer,
+            Err(error) => {
+                let error = self.failed("look at", name, error);
+                return if error.is_not_found() { Ok(None) } else { Err(error) };
+            }
+        };
+        let len = answer.content_length.and_then(|len| u64::try_from(len).ok()).ok_or_else(|| {
+            let what = format!("could not look at {name} in {}", self.location());
+            self.answered(&what, 200, "", "no length", None)
+        })?;
+        let sha256 = answer.checksum_sha256.and_then(|text| base64::decode(text).ok()?.try_into().ok());
+        Ok(Some(ObjectMeta { len, sha256 }))
+    }
+
+    pub(super) async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        policy: &RetryPolicy,
+    ) -> Result<RawPage, StoreError> {
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(self.key(prefix))
+            .set_start_after(after.map(|after| self.key(after)))
+            .max_keys(i32::try_from(PAGE).expect("a page is small"));
+        let answer = self.answer("list", prefix, policy, request.send()).await?.map_err(|error| {
+            match self.failed("list", prefix, error) {
+                // A listing is of a bucket: what is not found is that.
+                error if error.is_not_found() => error.of_kind(StoreErrorKind::NoBucket),
+                error => error,
+            }
+        })?;
+        let items = answer.contents.unwrap_or_default().into_iter().filter_map(|object| {
+            let name = object.key?.strip_prefix(&self.prefix)?.to_owned();
+            Some(RawListed { name, len: u64::try_from(object.size?).ok()? })
+        });
+        Ok(RawPage { items: items.collect(), truncated: answer.is_truncated.unwrap_or(false) })
+    }
+
+    /// Failures by the place of their name.
+    pub(super) async fn delete(
+        &self,
+        names: &[String],
+        policy: &RetryPolicy,
+    ) -> Result<Vec<(usize, StoreError)>, StoreError> {
+        if !self.single_deletes.load(Ordering::Relaxed) {
+            match self.delete_together(names, policy).await? {
+                Some(failures) => return Ok(failures),
+                None => self.single_deletes.store(true, Ordering::Relaxed),
+            }
+        }
+        let mut failures = Vec::new();
+        for (at, name) in names.iter().enumerate() {
+            let request = self.client.delete_object().bucket(&self.bucket).key(self.key(name));
+            if let Err(error) = self.answer("remove", name, policy, request.send()).await? {
+                match self.failed("remove", name, error) {
+                    error if error.is_not_found() => {}
+                    error if error.kind() == StoreErrorKind::NoBucket => return Err(error),
+                    error => failures.push((at, kept(error))),
+                }
+            }
+        }
+        Ok(failures)
+    }
+
+    /// `None` where the server has no such request.
+    async fn delete_together(
+        &self,
+        names: &[String],
+        policy: &RetryPolicy,
+    ) -> Result<Option<Vec<(usize, StoreError)>>, StoreError> {
+        let objects = names
+            .iter()
+            .map(|name| ObjectIdentifier::builder().key(self.key(name)).build())
+            .collect::<Result<Vec<_>, _>>()
+            .expect("each has its key");
+        let delete =
+            Delete::builder().set_objects(Some(objects)).quiet(true).build().expect("it has its objects");
+        let request = self.client.delete_objects().bucket(&self.bucket).delete(delete);
+        let answer = match self.answer("remove", "objects", policy, request.send()).await? {
+            Ok(answer) => answer,
+            Err(error) => {
+                let code = error.code().unwrap_or_default().to_owned();
+                let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
+                let unknown = matches!(status, 405 | 501)
+                    || matches!(
+                        code.as_str(),
+                        "NotImplemented" | "MethodNotAllowed" | "MissingContentMD5" | "InvalidRequest"
+                    );
+                return if unknown { Ok(None) } else { Err(self.failed("remove", "objects", error)) };
+            }
+        };
+        let failures = answer.errors.unwrap_or_default().into_iter().filter_map(|failure| {
+            let key = failure.key.as_deref()?;
+            let at = names.iter().position(|name| self.key(name) == key)?;
+            let code = failure.code.as_deref().unwrap_or_default();
+            let text = failure.message.as_deref().unwrap_or_default();
+            let what = format!("could not remove {} in {}", names[at], self.location());
+            // No status of its own: what has no known code is the store's failure.
+            let error = self.answered(&what, 500, code, text, None);
+            (kind_of(500, code) != StoreErrorKind::NotFound).then(|| (at, kept(error)))
+        });
+        Ok(Some(failures.collect()))
+    }
+
+    pub(super) async fn presign_put(
+        &self,
+        name: &str,
+        len: u64,
+        sha256: &[u8; 32],
+        expires: Duration,
+    ) -> Result<Presigned, StoreError> {
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.key(name))
+            .content_length(signed(len))
+            .checksum_sha256(base64::encode(sha256));
+        let presigned = request
+            .presigned(self.presigning(name, expires)?)
+            .await
+            .map_err(|error| self.failed("presign", name, error))?;
+        Ok(as_presigned(&presigned))
+    }
+
+    pub(super) async fn presign_get(
+        &self,
+        name: &str,
+        range: Range<u64>,
+        expires: Duration,
+    ) -> Result<Presigned, StoreError> {
+        let request = self.client.get_object().bucket(&self.bucket).key(self.key(name)).range(format!(
+            "bytes={}-{}",
+            range.start,
+            range.end.saturating_sub(1)
+        ));
+        let presigned = request
+            .presigned(self.presigning(name, expires)?)
+            .await
+            .map_err(|error| self.failed("presign", name, error))?;
+        Ok(as_presigned(&presigned))
+    }
+
+    fn presigning(&self, name: &str, expires: Duration) -> Result<PresigningConfig, StoreError> {
+        PresigningConfig::expires_in(expires).map_err(|error| {
+            StoreError::new(StoreErrorKind::Refused, format!("could not presign {name}: {error}"))
+        })
+    }
+
+    async fn answer<T>(
+        &self,
+        verb: &str,
+        name: &str,
+        policy: &RetryPolicy,
+        request: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        let patience = policy.stall_after * ANSWER_FACTOR;
+        tokio::time::timeout(patience, request).await.map_err(|error| {
+            let what = format!("could not {verb} {name} in {}", self.location());
+            self.unreachable(&what, &format!("no answer within {patience:?}")).caused_by(error)
+        })
+    }
+
+    async fn watched<T>(
+        &self,
+        name: &str,
+        watch: &Watch,
+        policy: &RetryPolicy,
+        upload: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        let patience = policy.stall_after * ANSWER_FACTOR;
+        watch.over(policy, patience, upload).await.map_err(|stalled| {
+            let what = format!("could not write {name} in {}", self.location());
+            self.unreachable(&what, &format!("the transfer stood still after {} bytes", stalled.sent))
+        })
+    }
+}
+
+fn http_client(options: &S3Options) -> Result<aws_sdk_s3::config::SharedHttpClient, StoreError> {
+    let refused = |text: String| StoreError::new(StoreErrorKind::Refused, text);
+    let trust = match &options.ca_file {
+        None => TrustStore::empty().with_native_roots(true),
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|error| {
+                refused(format!("could not read the CA file {}: {error}", path.display())).caused_by(error)
+            })?;
+            // What is no certificate would be a panic deep inside.
+            if !pem.windows(27).any(|window| window == b"-----BEGIN CERTIFICATE-----") {
+                return Err(refused(format!(
+                    "the CA file {} holds no certificate; it is to be in PEM form",
+                    path.display()
+                )));
+            }
+            TrustStore::empty().with_pem_certificate(pem)
+        }
+    };
+    let context = TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|error| refused(format!("could not set up TLS: {error}")).caused_by(error))?;
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(context)
+        .build_https())
+}
+
+/// A denied delete concerns that object (a lock, a retention), not us.
+fn kept(error: StoreError) -> StoreError {
+    match error.kind() {
+        StoreErrorKind::Auth => error.of_kind(StoreErrorKind::Refused),
+        _ => error,
+    }
+}
+
+fn as_presigned(request: &PresignedRequest) -> Presigned {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    Presigned { url: request.uri().to_owned(), headers: request.headers().map(owned).collect() }
+}
+
+fn signed(len: u64) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
+}
