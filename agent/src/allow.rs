@@ -1,0 +1,162 @@
+//! What a host lets its controller do. Decided in the host's own file and
+//! checked in the agent, so that a controller in the wrong hands can do no
+//! more than was written here.
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+/// One kind of act a host allows or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Read volumes and allowed paths into snapshots; pause and stop their users for that.
+    Backup,
+    /// Write snapshots back; create, remove and prune volumes.
+    Restore,
+    /// Run commands inside containers.
+    Exec,
+    /// Create containers of any kind. Whoever may do that is root on the host.
+    Container,
+}
+
+/// What a host allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allow {
+    rights: Vec<Right>,
+    paths: Vec<PathBuf>,
+}
+
+/// A word of `allow` that means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{}` cannot be allowed: `backup`, `restore`, `exec`, `container` or an absolute path without `..` is expected",
+    .0.escape_debug()
+)]
+pub struct UnknownAllow(String);
+
+/// A host that does not allow something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this host does not allow {what}")]
+pub struct NotAllowed {
+    what: String,
+}
+
+impl Right {
+    /// The word in `allow`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Exec => "exec",
+            Self::Container => "container",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Backup, Self::Restore, Self::Exec, Self::Container]
+            .into_iter()
+            .find(|right| right.word() == word)
+    }
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.word())
+    }
+}
+
+impl Default for Allow {
+    /// Backup and restore of volumes, and no path.
+    fn default() -> Self {
+        Self { rights: vec![Right::Backup, Right::Restore], paths: Vec::new() }
+    }
+}
+
+impl Allow {
+    /// Reads the words of an `allow` list.
+    ///
+    /// # Errors
+    /// Names the first word that means nothing.
+    pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, UnknownAllow> {
+        let (mut rights, mut paths) = (Vec::new(), Vec::new());
+        for word in words {
+            if let Some(right) = Right::from_word(word) {
+                rights.push(right);
+            } else if is_plain_absolute(Path::new(word)) {
+                paths.push(PathBuf::from(word));
+            } else {
+                return Err(UnknownAllow(word.to_owned()));
+            }
+        }
+        rights.sort();
+        rights.dedup();
+        paths.sort();
+        paths.dedup();
+        Ok(Self { rights, paths })
+    }
+
+    /// The words, rights first.
+    pub fn words(&self) -> Vec<String> {
+        let rights = self.rights.iter().map(|right| right.word().to_owned());
+        rights.chain(self.paths.iter().map(|path| path.display().to_string())).collect()
+    }
+
+    /// Refuses what the host does not allow.
+    ///
+    /// # Errors
+    /// Names the missing right.
+    pub fn check(&self, right: Right) -> Result<(), NotAllowed> {
+        if self.rights.contains(&right) { Ok(()) } else { Err(NotAllowed { what: right.to_string() }) }
+    }
+
+    /// Refuses a path that is not one of those allowed or below one. Says
+    /// nothing about links in it: whoever opens it follows none.
+    ///
+    /// # Errors
+    /// Names the path.
+    pub fn check_path(&self, path: &Path) -> Result<(), NotAllowed> {
+        if is_plain_absolute(path) && self.paths.iter().any(|allowed| path.starts_with(allowed)) {
+            return Ok(());
+        }
+        Err(NotAllowed { what: format!("the path `{}`", path.display().to_string().escape_debug()) })
+    }
+}
+
+fn is_plain_absolute(path: &Path) -> bool {
+    path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && !path.as_os_str().as_encoded_bytes().contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_listed_is_not_allowed() {
+        let allow = Allow::parse(["backup", "/srv/data"]).unwrap();
+        assert!(allow.check(Right::Backup).is_ok());
+        let error = allow.check(Right::Container).unwrap_err();
+        assert_eq!(error.to_string(), "this host does not allow `container`");
+        assert_eq!(Allow::parse([]).unwrap().check(Right::Backup).unwrap_err().what, "`backup`");
+    }
+
+    #[test]
+    fn paths_are_allowed_with_all_below_them_and_no_further() {
+        let allow = Allow::parse(["/srv/data"]).unwrap();
+        for path in ["/srv/data", "/srv/data/a/b"] {
+            assert!(allow.check_path(Path::new(path)).is_ok(), "{path}");
+        }
+        for path in ["/srv", "/srv/database", "/srv/data/../secret", "srv/data", "/", ""] {
+            assert!(allow.check_path(Path::new(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn words_round_trip_and_nonsense_is_named() {
+        let words = ["exec", "backup", "/srv", "backup"];
+        assert_eq!(Allow::parse(words).unwrap().words(), ["backup", "exec", "/srv"]);
+        for word in ["Backup", "srv", "/srv/../etc", ""] {
+            assert!(Allow::parse([word]).unwrap_err().to_string().starts_with(&format!("`{word}`")));
+        }
+    }
+}

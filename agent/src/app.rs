@@ -1,0 +1,417 @@
+//! The agent's life: settings, then bind, then run, then drain.
+//!
+//! Debts of an earlier agent are looked at before anything is served, so that
+//! no new job meets a container that is still owed its start. An Engine that
+//! does not answer stops nothing here: the agent stays reachable and says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use holdfast_proto::MAX_MESSAGE_BYTES;
+use holdfast_proto::ids::InstanceId;
+use holdfast_proto::v1::agent_service_server::AgentServiceServer;
+use holdfast_proto::v1::container_service_server::ContainerServiceServer;
+use holdfast_proto::v1::mount_service_server::MountServiceServer;
+use holdfast_proto::v1::snapshot_service_server::SnapshotServiceServer;
+use holdfast_proto::v1::volume_service_server::VolumeServiceServer;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::transport::server::Router;
+use tonic::transport::{Channel, Server};
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::allow::Allow;
+use crate::args::{HandOverArgs, JoinArgs, ResumeArgs, RunArgs};
+use crate::config::{Config, write_allow};
+use crate::controller::Controller;
+use crate::engine::Engine;
+use crate::holder::Holders;
+use crate::instance;
+use crate::journal::Journal;
+use crate::link::{self, Link};
+use crate::resume::{Payer, describe};
+use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
+use crate::session::DataPlane;
+use crate::snapshot::{Parts, Snapshots, own_container};
+use crate::socket::Socket;
+use crate::spec::Specs;
+use crate::upgrade::{self, Upgrades};
+
+/// How long a predecessor may take to let go of the journal.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long `resume` tries; the Engine may be starting just then.
+const RESUME_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long a job repeats one call to a controller that does not answer.
+const CALL_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// How long jobs may take to end when the agent stops, which includes that
+/// containers start again; what is left then is the journal's.
+const JOBS_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long calls may take to end when the agent stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest any handler may take before it answers.
+const HANDLER_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Streams and calls at once on one connection.
+const STREAMS: u32 = 64;
+
+/// Bytes of metadata one call may carry.
+const HEADER_BYTES: u32 = 16 << 10;
+
+/// What all services of one agent share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AgentState {
+    pub config: Arc<Config>,
+    pub engine: Engine,
+    pub journal: Arc<Journal>,
+    /// Pays what the journal owes; [`run`] starts it.
+    pub payer: Payer,
+    pub snapshots: Snapshots,
+    /// Takes back what an earlier agent left half done; [`run`] starts it.
+    pub upgrades: Upgrades,
+    /// The connection of the data plane, while there is one; the link sets it.
+    pub data_plane: Arc<watch::Sender<Option<Channel>>>,
+    pub holders: Holders,
+    /// Settings of containers; [`run`] starts to keep them.
+    pub specs: Specs,
+    pub instance: InstanceId,
+    pub controller: Controller,
+    pub health: HealthReporter,
+    /// Cancelled when the agent is to stop.
+    pub stop: CancellationToken,
+}
+
+impl AgentState {
+    /// Opens the state directory and, if it answers, the Engine.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used or another agent uses it.
+    pub async fn open(config: Config) -> anyhow::Result<Self> {
+        let directory = config.state_dir.clone();
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
+        let journal = tokio::task::spawn_blocking({
+            let directory = directory.clone();
+            move || Journal::open(&directory, JOURNAL_PATIENCE)
+        })
+        .await??;
+        let journal = Arc::new(journal);
+        let engine = Engine::open(&config.docker_socket);
+        let id = match engine.info().await {
+            Ok(info) => Some(info.id),
+            Err(error) => {
+                tracing::warn!(%error, "the Docker Engine does not answer; the agent goes on and asks again");
+                None
+            }
+        };
+        let instance = instance::open(&directory, id.as_deref())
+            .with_context(|| format!("cannot use the state directory {}", directory.display()))?;
+        // Before anything new is owed: what is in the journal now is due.
+        let payer = Payer::new(journal.clone(), engine.clone());
+        let holders = Holders::new(engine.clone(), journal.clone(), instance);
+        let specs = Specs::new(&directory, engine.clone());
+        let controller = Controller::default();
+        let (data_plane, channel) = watch::channel(None);
+        let snapshots = Snapshots::new(Parts {
+            engine: engine.clone(),
+            holders: holders.clone(),
+            payer: payer.clone(),
+            specs: specs.clone(),
+            plane: DataPlane::new(channel, CALL_PATIENCE),
+            allow: config.allow.clone(),
+            memory_bytes: config.memory_bytes,
+            workers: config.workers,
+            max_downtime: config.max_downtime,
+            controller: controller.clone(),
+        });
+        let upgrades =
+            Upgrades::open(&directory, upgrade_parts(&config, &engine, &payer, &snapshots, &specs))?;
+        Ok(Self {
+            config: Arc::new(config),
+            engine,
+            journal,
+            payer,
+            snapshots,
+            upgrades,
+            data_plane: Arc::new(data_plane),
+            holders,
+            specs,
+            instance,
+            controller,
+            health: HealthReporter::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+}
+
+fn upgrade_parts(
+    config: &Config,
+    engine: &Engine,
+    payer: &Payer,
+    snapshots: &Snapshots,
+    specs: &Specs,
+) -> upgrade::Parts {
+    upgrade::Parts {
+        engine: engine.clone(),
+        payer: Some(payer.clone()),
+        specs: specs.clone(),
+        allow: config.allow.clone(),
+        registry: snapshots.registry(),
+        turn: snapshots.turn(),
+        own: own_container().map(|id| upgrade::Own {
+            id,
+            state_dir: config.state_dir.clone(),
+            docker_socket: config.docker_socket.clone(),
+        }),
+    }
+}
+
+/// Serves until it is told to stop.
+///
+/// # Errors
+/// When the settings are wrong, or the state directory or the socket cannot be
+/// used.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let state = AgentState::open(Config::load(&args)?).await?;
+    let socket = Socket::bind(&state.config.socket).await?;
+    tokio::spawn(stop_on_signal(state.stop.clone()));
+    tokio::spawn(state.payer.clone().run());
+    tokio::spawn(state.upgrades.clone().run_loop());
+    let keeping = tokio::spawn(state.specs.clone().run(state.stop.clone()));
+    match state.holders.sweep().await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "holder containers nobody owed were removed"),
+        Err(error) => tracing::warn!(%error, "leftover holder containers could not be looked for"),
+    }
+    let link = start_link(&state)?;
+    let served = serve(&state, socket).await;
+    if let Some(link) = link {
+        link.await?;
+    }
+    keeping.await?;
+    served
+}
+
+/// Dials the controller of a host that has joined, and keeps at it.
+fn start_link(state: &AgentState) -> anyhow::Result<Option<JoinHandle<()>>> {
+    let Some(link) = Link::open(&state.config.state_dir)? else {
+        tracing::info!("this host has not joined a controller; only the socket is served");
+        return Ok(None);
+    };
+    let (mut channel, plane) = (link.channel(), state.data_plane.clone());
+    plane.send_replace(channel.borrow_and_update().clone());
+    tokio::spawn(async move {
+        // Ends with the link, which holds the sender.
+        while channel.changed().await.is_ok() {
+            plane.send_replace(channel.borrow_and_update().clone());
+        }
+    });
+    let served = state.clone();
+    let run = link.run(move || router(&served), state.controller.clone(), state.stop.clone());
+    Ok(Some(tokio::spawn(run)))
+}
+
+/// Writes down what the controller that a token names may do here, and makes
+/// this host known to it. Gives what to tell the operator.
+///
+/// # Errors
+/// When a word of what is allowed, or the token, is no good.
+pub async fn join(args: JoinArgs) -> anyhow::Result<String> {
+    let JoinArgs { state, token_file, allow } = args;
+    let config = Config::load_state(&state)?;
+    let allow = match allow.is_empty() {
+        true => config.allow.clone(),
+        false => Allow::parse(allow.iter().map(String::as_str))?,
+    };
+    let token = if token_file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())?
+    } else {
+        std::fs::read_to_string(&token_file)
+            .with_context(|| format!("cannot read the join token in {}", token_file.display()))?
+    };
+    std::fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
+    let engine = Engine::open(&config.docker_socket).info().await.ok().map(|info| info.id);
+    let instance = instance::open(&config.state_dir, engine.as_deref())
+        .with_context(|| format!("cannot use the state directory {}", config.state_dir.display()))?;
+    // First, and on disk: a token counts once, and a host that has joined must
+    // never run with other rights than it was joined with.
+    write_allow(&config.file, &allow).with_context(|| format!("cannot write {}", config.file.display()))?;
+    let identity = link::join(&token, &config.state_dir, instance).await?;
+    Ok(format!(
+        "joined as {}\nallowed here: {}\nnext: holdfast-agent run",
+        identity.host_name,
+        allow.words().join(", ")
+    ))
+}
+
+/// Pays what the journal owes and ends. For the service manager, when the
+/// agent has died, and for people: it needs no running agent and refuses to
+/// work beside one.
+///
+/// # Errors
+/// When an agent runs, or something could not be paid; the journal keeps it.
+pub async fn resume(args: ResumeArgs) -> anyhow::Result<()> {
+    let config = Config::load_state(&args.state)?;
+    let directory = config.state_dir.clone();
+    let journal = tokio::task::spawn_blocking(move || Journal::open(&directory, JOURNAL_PATIENCE)).await??;
+    let engine = Engine::open(&config.docker_socket);
+    let payer = Payer::new(Arc::new(journal), engine.clone());
+    // Upgrades first: what they hold is at rest on purpose, and goes back as a whole.
+    let specs = Specs::new(&config.state_dir, engine.clone());
+    let upgrades =
+        Upgrades::open(&config.state_dir, upgrade::Parts::alone(engine.clone(), Some(payer.clone()), specs))?;
+    let mut left = upgrades.recover(RESUME_LIMIT).await;
+    left.extend(payer.pay_all(RESUME_LIMIT).await.iter().map(describe));
+    if left.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("still owed: {}; the agent goes on when it is started", left.join(", "));
+}
+
+/// Goes on with an upgrade of the agent's own container, which stops the agent:
+/// the agent starts this in a container beside it.
+///
+/// # Errors
+/// When there is no such upgrade or it cannot be worked on; the Engine starts
+/// this again then.
+pub async fn hand_over(args: HandOverArgs) -> anyhow::Result<()> {
+    let engine = Engine::open(&args.docker_socket);
+    // No journal: the agent that waits to be replaced has it open.
+    let upgrades = Upgrades::open(
+        &args.state_dir,
+        upgrade::Parts::alone(engine.clone(), None, Specs::new(&args.state_dir, engine)),
+    )?;
+    upgrades.help(args.job).await?;
+    Ok(())
+}
+
+/// Serves the local socket; returns when the agent was told to stop and the
+/// calls under way have ended or had their time.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn serve(state: &AgentState, socket: Socket) -> anyhow::Result<()> {
+    set_serving(state, ServingStatus::Serving).await;
+    tracing::info!(
+        socket = %socket.path().display(),
+        instance.id = %state.instance,
+        allow = ?state.config.allow.words(),
+        "agent serves"
+    );
+    let path = socket.path().to_owned();
+    let serving =
+        router(state).serve_with_incoming_shutdown(socket.admitted(), state.stop.clone().cancelled_owned());
+    let overdue = async {
+        state.stop.cancelled().await;
+        set_serving(state, ServingStatus::NotServing).await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    let served = async {
+        tokio::select! {
+            served = serving => served.with_context(|| format!("serving on {} failed", path.display())),
+            () = overdue => {
+                tracing::warn!("calls still under way are cut off");
+                Ok(())
+            }
+        }
+    };
+    let (served, ()) = tokio::join!(served, end_jobs(state));
+    served?;
+    tracing::info!("agent stopped");
+    Ok(())
+}
+
+async fn end_jobs(state: &AgentState) {
+    state.stop.cancelled().await;
+    if tokio::time::timeout(JOBS_LIMIT, state.snapshots.shut_down()).await.is_err() {
+        tracing::warn!("jobs have not ended; what they owe is in the journal");
+    }
+}
+
+/// All services of an agent, the same for every way to reach it.
+pub fn router(state: &AgentState) -> Router {
+    let volumes = VolumeApi::new(state.config.clone(), state.engine.clone(), state.holders.clone());
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(holdfast_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were checked when they were generated");
+    Server::builder()
+        .timeout(HANDLER_LIMIT)
+        .concurrency_limit_per_connection(STREAMS as usize)
+        .max_concurrent_streams(STREAMS)
+        .http2_max_header_list_size(HEADER_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(HealthServer::new(HealthService::from_health_reporter(state.health.clone())))
+        .add_service(reflection)
+        .add_service(
+            AgentServiceServer::new(AgentApi::new(state.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            VolumeServiceServer::new(volumes)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            MountServiceServer::new(MountApi::new(state.engine.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            ContainerServiceServer::new(ContainerApi::new(state))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            SnapshotServiceServer::new(SnapshotApi::new(state.snapshots.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+}
+
+async fn set_serving(state: &AgentState, status: ServingStatus) {
+    for name in [
+        "",
+        AgentServiceServer::<AgentApi>::NAME,
+        VolumeServiceServer::<VolumeApi>::NAME,
+        MountServiceServer::<MountApi>::NAME,
+        ContainerServiceServer::<ContainerApi>::NAME,
+        SnapshotServiceServer::<SnapshotApi>::NAME,
+    ] {
+        state.health.set_service_status(name, status).await;
+    }
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be listened for: the agent can only be killed");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("told to stop (SIGTERM)"),
+        _ = interrupt.recv() => tracing::info!("told to stop (SIGINT)"),
+    }
+    stop.cancel();
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,431 @@
+//! What the agent owes its host: containers to start or unpause, helper
+//! containers, half-restored volumes and directories to remove.
+//!
+//! A debt is written and on disk *before* the act that makes it due, and is
+//! removed *after* it was paid. So after a crash at any point the journal
+//! lists at least what is owed, and paying must be idempotent; that is the
+//! business of [`crate::resume`].
+//!
+//! One small file a debt: written under another name, synced, renamed, and the
+//! directory synced. A rename is atomic, so a debt is there whole or not at
+//! all, and removing one never rewrites another. Each file carries a checksum
+//! all the same. One that does not match was never complete, so its act never
+//! began; it is set aside, not obeyed. A whole record of a kind this version
+//! does not know is kept for the version that does.
+//!
+//! One process at a time: the directory is locked while a journal is open.
+//! The kernel drops the lock with its holder, so a killed agent leaves none.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use holdfast_proto::ids::JobId;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::failpoint::failpoint;
+
+const MAGIC: &str = "holdfast-journal 1";
+
+/// A container as it was when it was about to be paused or stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerDebt {
+    pub job: JobId,
+    pub container: String,
+    pub name: String,
+    /// The Engine's text: another one means that someone else started it since.
+    pub started_at: String,
+    /// How long the Engine waits before it kills what it was told to stop.
+    pub stop_timeout_seconds: u32,
+}
+
+/// One thing owed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "owed", rename_all = "kebab-case")]
+pub enum Debt {
+    Unpause(ContainerDebt),
+    Start(ContainerDebt),
+    /// A container of our own, by the name it was or will be created under.
+    RemoveContainer {
+        name: String,
+    },
+    /// A volume that a restore is filling. Removed only if its label names the job.
+    RemoveVolume {
+        job: JobId,
+        name: String,
+    },
+    /// A directory that a restore is filling, beside its target.
+    RemoveDirectory {
+        job: JobId,
+        path: PathBuf,
+    },
+}
+
+/// Names a debt within one journal; later debts have greater ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DebtId(u64);
+
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("the journal in {} is in use: an agent runs on this state directory and pays what it owes", .dir.display())]
+    Busy { dir: PathBuf },
+    #[error("the journal cannot {action} {}", .path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The open journal of one state directory.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    _lock: File,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    debts: BTreeMap<DebtId, Debt>,
+    set_aside: Vec<PathBuf>,
+}
+
+impl Journal {
+    /// Opens the journal below `state_dir`, made if it is not there. Waits up
+    /// to `patience` for another process that has it open.
+    pub fn open(state_dir: &Path, patience: Duration) -> Result<Self, JournalError> {
+        let dir = state_dir.join("journal");
+        fs::create_dir_all(&dir).map_err(|source| failed("create", &dir, source))?;
+        sync_dir(state_dir)?;
+        let lock = lock(&dir, patience)?;
+        let state = read(&dir)?;
+        for path in &state.set_aside {
+            tracing::warn!(path = %path.display(), "journal record was not complete and is set aside");
+        }
+        Ok(Self { dir, _lock: lock, state: Mutex::new(state) })
+    }
+
+    /// Returns once the debt is on disk. Blocks on the disk; on an error
+    /// nothing is owed and the act must not be done.
+    pub fn owe(&self, debt: Debt) -> Result<DebtId, JournalError> {
+        let mut state = self.lock_state();
+        let id = DebtId(state.next);
+        write(&self.dir, id, &debt)?;
+        state.next += 1;
+        state.debts.insert(id, debt);
+        failpoint("agent.journal.after-write");
+        Ok(id)
+    }
+
+    /// Forgets a debt that was paid or is void. Blocks on the disk.
+    pub fn settle(&self, id: DebtId) -> Result<(), JournalError> {
+        let mut state = self.lock_state();
+        let path = self.dir.join(file_name(id));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path, error));
+            }
+            _ => {}
+        }
+        sync_dir(&self.dir)?;
+        state.debts.remove(&id);
+        failpoint("agent.journal.after-remove");
+        Ok(())
+    }
+
+    /// All debts, oldest first.
+    pub fn debts(&self) -> Vec<(DebtId, Debt)> {
+        self.lock_state().debts.iter().map(|(id, debt)| (*id, debt.clone())).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock_state().debts.is_empty()
+    }
+
+    /// Files that held no complete record when the journal was opened.
+    pub fn set_aside(&self) -> Vec<PathBuf> {
+        self.lock_state().set_aside.clone()
+    }
+
+    fn lock_state(&self) -> std::sync::MutexGuard<'_, State> {
+        // A panic while it was held left the map at worst behind the disk.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Whether a process has the journal below `state_dir` open. Whoever opens one
+/// meanwhile waits a moment longer.
+///
+/// # Errors
+/// When the lock cannot be looked at.
+pub fn is_held(state_dir: &Path) -> io::Result<bool> {
+    let file = File::open(state_dir.join("journal").join("lock"))?;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> JournalError {
+    JournalError::Io { action, path: path.to_owned(), source }
+}
+
+fn lock(dir: &Path, patience: Duration) -> Result<File, JournalError> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| failed("open", &path, source))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(JournalError::Busy { dir: dir.to_owned() }),
+            Err(error) => return Err(failed("lock", &path, error.into())),
+        }
+    }
+}
+
+fn file_name(id: DebtId) -> String {
+    format!("{:016}.debt", id.0)
+}
+
+fn id_of(name: &str) -> Option<DebtId> {
+    name.strip_suffix(".debt")?.parse().ok().map(DebtId).filter(|id| file_name(*id) == name)
+}
+
+fn encode(debt: &Debt) -> Vec<u8> {
+    let body = serde_json::to_string(debt).expect("a debt has only strings and numbers");
+    format!("{MAGIC} {}\n{body}\n", checksum(body.as_bytes())).into_bytes()
+}
+
+fn checksum(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+enum Record {
+    Debt(Debt),
+    /// Whole, but of a kind this version does not know.
+    Foreign,
+    Incomplete,
+}
+
+fn decode(bytes: &[u8]) -> Record {
+    let parse = || {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (head, body) = text.split_once('\n')?;
+        let body = body.strip_suffix('\n')?;
+        (head == format!("{MAGIC} {}", checksum(body.as_bytes()))).then_some(body)
+    };
+    match parse() {
+        None => Record::Incomplete,
+        Some(body) => serde_json::from_str(body).map_or(Record::Foreign, Record::Debt),
+    }
+}
+
+fn write(dir: &Path, id: DebtId, debt: &Debt) -> Result<(), JournalError> {
+    let path = dir.join(file_name(id));
+    let temporary = dir.join(format!("{:016}.new", id.0));
+    let put = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&encode(debt))?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    put().map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        failed("write", &path, source)
+    })?;
+    sync_dir(dir).inspect_err(|_| {
+        // Not known to be on disk, so the act will not be done: take it back.
+        let _ = fs::remove_file(&path);
+    })
+}
+
+fn sync_dir(dir: &Path) -> Result<(), JournalError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| failed("sync", dir, source))
+}
+
+fn read(dir: &Path) -> Result<State, JournalError> {
+    let mut state = State::default();
+    let entries = fs::read_dir(dir).map_err(|source| failed("list", dir, source))?;
+    for entry in entries {
+        let entry = entry.map_err(|source| failed("list", dir, source))?;
+        let path = entry.path();
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.ends_with(".new") {
+            fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
+            continue;
+        }
+        let Some(id) = id_of(name) else { continue };
+        state.next = state.next.max(id.0 + 1);
+        let bytes = fs::read(&path).map_err(|source| failed("read", &path, source))?;
+        match decode(&bytes) {
+            Record::Debt(debt) => {
+                state.debts.insert(id, debt);
+            }
+            Record::Foreign => {
+                tracing::warn!(path = %path.display(), "journal record is of a newer agent and is kept for it");
+            }
+            Record::Incomplete => {
+                let aside = path.with_extension("incomplete");
+                fs::rename(&path, &aside).map_err(|source| failed("set aside", &path, source))?;
+                state.set_aside.push(aside);
+            }
+        }
+    }
+    sync_dir(dir)?;
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path) -> Journal {
+        Journal::open(dir, Duration::ZERO).unwrap()
+    }
+
+    fn start(name: &str) -> Debt {
+        Debt::Start(ContainerDebt {
+            job: JobId::generate(),
+            container: "3f".repeat(32),
+            name: name.to_owned(),
+            started_at: "2026-11-23T09:00:00.123456789Z".to_owned(),
+            stop_timeout_seconds: 10,
+        })
+    }
+
+    fn all_kinds() -> Vec<Debt> {
+        let job = JobId::generate();
+        let Debt::Start(container) = start("db") else { unreachable!() };
+        vec![
+            Debt::Start(container.clone()),
+            Debt::Unpause(container),
+            Debt::RemoveContainer { name: "holdfast-holder-1".into() },
+            Debt::RemoveVolume { job, name: "db_data".into() },
+            Debt::RemoveDirectory { job, path: "/srv/.holdfast-restore-1".into() },
+        ]
+    }
+
+    #[test]
+    fn whether_a_journal_is_open_is_seen_from_outside() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(is_held(state.path()).is_err(), "there is none yet");
+        let journal = Journal::open(state.path(), Duration::ZERO).unwrap();
+        assert!(is_held(state.path()).unwrap());
+        drop(journal);
+        assert!(!is_held(state.path()).unwrap());
+        Journal::open(state.path(), Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn what_is_owed_survives_reopening_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let debts = all_kinds();
+        let journal = open(dir.path());
+        for debt in &debts {
+            journal.owe(debt.clone()).unwrap();
+        }
+        drop(journal);
+        let journal = open(dir.path());
+        let read: Vec<_> = journal.debts().into_iter().map(|(_, debt)| debt).collect();
+        assert_eq!(read, debts);
+        for (id, _) in journal.debts() {
+            journal.settle(id).unwrap();
+            journal.settle(id).unwrap();
+        }
+        drop(journal);
+        assert!(open(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_settled_debt_takes_no_other_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        let first = journal.owe(start("a")).unwrap();
+        let second = journal.owe(start("b")).unwrap();
+        journal.settle(first).unwrap();
+        drop(journal);
+        let journal = open(dir.path());
+        assert_eq!(journal.debts().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [second]);
+        assert!(journal.owe(start("c")).unwrap() > second);
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        assert!(matches!(Journal::open(dir.path(), Duration::ZERO), Err(JournalError::Busy { .. })));
+        drop(journal);
+        open(dir.path());
+    }
+
+    #[test]
+    fn a_record_cut_at_any_byte_is_whole_or_void() {
+        for debt in all_kinds() {
+            let bytes = encode(&debt);
+            for cut in 0..bytes.len() {
+                assert!(matches!(decode(&bytes[..cut]), Record::Incomplete), "cut at {cut}");
+            }
+            assert!(matches!(decode(&bytes), Record::Debt(read) if read == debt));
+        }
+    }
+
+    // What a crash inside a write can leave, under either name, beside a whole debt.
+    #[test]
+    fn a_write_cut_short_harms_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        journal.owe(start("whole")).unwrap();
+        let bytes = encode(&start("cut"));
+        for name in ["0000000000000001.debt", "0000000000000001.new"] {
+            for cut in (0..bytes.len()).step_by(7) {
+                fs::write(journal.dir.join(name), &bytes[..cut]).unwrap();
+                let state = read(&journal.dir).unwrap();
+                assert_eq!(state.debts.len(), 1, "{name} cut at {cut}");
+                assert!(!journal.dir.join(name).exists());
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_never_obeyed() {
+        let bytes = encode(&start("db"));
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[position] ^= 1 << bit;
+                assert!(matches!(decode(&damaged), Record::Incomplete), "byte {position} bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()));
+        let body = r#"{"owed":"thaw","path":"/srv"}"#;
+        let path = dir.path().join("journal/0000000000000007.debt");
+        fs::write(&path, format!("{MAGIC} {}\n{body}\n", checksum(body.as_bytes()))).unwrap();
+        let journal = open(dir.path());
+        assert!(journal.is_empty());
+        assert!(path.exists());
+        assert_eq!(journal.owe(start("db")).unwrap(), DebtId(8));
+    }
+}

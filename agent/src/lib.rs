@@ -1,0 +1,36 @@
+//! The per-host agent: volume, mount, snapshot and container services over
+//! the local Docker Engine.
+
+pub mod allow;
+pub mod app;
+pub mod args;
+pub mod cancel;
+pub mod clone;
+pub mod config;
+pub mod container_run;
+pub mod controller;
+pub mod engine;
+pub mod failpoint;
+pub mod holder;
+pub mod instance;
+pub mod journal;
+pub mod link;
+pub mod logging;
+pub mod mountinfo;
+pub mod prune;
+pub mod quiesce;
+pub mod recreate;
+pub mod resume;
+pub mod services;
+pub mod session;
+#[cfg(test)]
+#[path = "../../tests/src/skip.rs"]
+#[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
+mod skip;
+pub mod snapshot;
+pub mod socket;
+pub mod spec;
+pub mod upgrade;
+pub mod usage;
+pub mod volume_path;
+pub mod watchdog;

@@ -1,0 +1,93 @@
+//! Making a connection: every address in turn, every step under a timeout. A
+//! dial into a black hole would otherwise hang in the TLS handshake for ever.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_proto::SERVER_NAME;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::identity::{Identity, IdentityError};
+use super::tls;
+use crate::services::status::causes;
+
+/// For the TCP connection and the handshake of one address, together.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No address led to a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("{address} could not be reached")]
+    Connect { address: String, source: io::Error },
+    #[error("{address} did not answer within {} s", DIAL_TIMEOUT.as_secs())]
+    Timeout { address: String },
+    #[error("no address of the controller is known")]
+    NoAddress,
+}
+
+impl DialError {
+    /// Whether the server was reached and is not the one we look for.
+    pub(super) fn is_wrong_server(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+    }
+}
+
+/// Connects to the first address that lets us; the error is the last one's.
+pub(super) async fn dial(
+    addresses: &[String],
+    config: &Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let mut failed = DialError::NoAddress;
+    for address in addresses {
+        failed = match timeout(DIAL_TIMEOUT, connect(address, config)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(source)) => DialError::Connect { address: address.clone(), source },
+            Err(_) => DialError::Timeout { address: address.clone() },
+        };
+        tracing::debug!(error = %causes(&failed), "the controller was not reached");
+    }
+    Err(failed)
+}
+
+async fn connect(address: &str, config: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    // The name is fixed: which of its addresses led here proves nothing.
+    let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+    TlsConnector::from(config.clone()).connect(name, tcp).await
+}
+
+/// The ordinary channel to the controller with this identity. It connects on
+/// its first call and again after it was lost.
+pub(super) fn channel(identity: &Identity) -> Result<Channel, IdentityError> {
+    let config = tls::config(identity, b"h2")?;
+    Ok(channel_with(identity.addresses.clone(), config))
+}
+
+/// A channel over connections made with `config`.
+pub(super) fn channel_with(addresses: Vec<String>, config: Arc<ClientConfig>) -> Channel {
+    // TLS is ours: hence http.
+    Endpoint::from_static("http://controller")
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .connect_with_connector_lazy(tower::service_fn(move |_| {
+            let (addresses, config) = (addresses.clone(), config.clone());
+            async move { dial(&addresses, &config).await.map(TokioIo::new) }
+        }))
+}

@@ -1,0 +1,136 @@
+//! What a host got by joining: key, certificate, the controller's CA and where
+//! it listens. One file, replaced as a whole: a renewal that is cut off leaves
+//! the old pair or the new one, never a key without its certificate.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+const FILE: &str = "identity.json";
+
+/// Why there is no usable identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{} could not be {action}", path.display())]
+    File { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{} is not what `holdfast-agent join` writes", path.display())]
+    Parse { path: PathBuf, source: serde_json::Error },
+    #[error("the {0} in this host's identity cannot be read")]
+    Certificate(&'static str),
+    #[error("this host's identity cannot be used for TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A host's identity to its controller. The key never shows in `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub host_id: String,
+    pub host_name: String,
+    /// `host:port` of the controller, tried in order.
+    pub addresses: Vec<String>,
+    pub ca_pem: String,
+    pub certificate_pem: String,
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("host_id", &self.host_id)
+            .field("host_name", &self.host_name)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// The identity in `state_dir`; none, if the host has not joined.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = state_dir.join(FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(IdentityError::File { path, action: "read", source }),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| IdentityError::Parse { path, source })
+    }
+
+    /// Writes the identity so that a crash leaves the old one or this one.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written.
+    pub fn save(&self, state_dir: &Path) -> Result<(), IdentityError> {
+        let path = state_dir.join(FILE);
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|source| IdentityError::Parse { path: path.clone(), source })?;
+        let write = || {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+            let temporary = path.with_extension("json.new");
+            // One left by a crash may have another mode.
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            fs::File::open(state_dir)?.sync_all()
+        };
+        write().map_err(|source| IdentityError::File { path: path.clone(), action: "written", source })
+    }
+
+    /// First and last second at which the certificate counts, since the Unix
+    /// epoch.
+    ///
+    /// # Errors
+    /// When the certificate cannot be read.
+    pub fn validity(&self) -> Result<(i64, i64), IdentityError> {
+        let unreadable = || IdentityError::Certificate("certificate");
+        let der =
+            CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|_| unreadable())?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| unreadable())?;
+        let validity = parsed.validity();
+        Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn is_kept_to_its_owner_and_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        assert!(Identity::load(&state).unwrap().is_none());
+        let mut identity = Identity {
+            host_id: "h".to_owned(),
+            host_name: "web-1".to_owned(),
+            addresses: vec!["c:1".to_owned()],
+            ca_pem: String::new(),
+            certificate_pem: String::new(),
+            key_pem: "secret".to_owned(),
+        };
+        identity.save(&state).unwrap();
+        identity.certificate_pem = "new".to_owned();
+        identity.save(&state).unwrap();
+        assert_eq!(Identity::load(&state).unwrap(), Some(identity.clone()));
+        let mode = fs::metadata(state.join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!format!("{identity:?}").contains("secret"));
+        fs::write(state.join(FILE), "{").unwrap();
+        assert!(matches!(Identity::load(&state), Err(IdentityError::Parse { .. })));
+    }
+}

@@ -1,0 +1,147 @@
+//! The connection on which the agent is the server.
+//!
+//! A TLS 1.3 client whose certificate is refused does not learn it from the
+//! handshake, so a connection counts only once the controller has greeted it;
+//! one without a greeting is given up and dialled again. Pauses between dials
+//! grow and are jittered, so that a controller that comes back is not run over
+//! by its whole fleet at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_proto::AGENT_ALPN;
+use holdfast_proto::closable::Closable;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Router;
+
+use super::dial::dial;
+use super::identity::{Identity, IdentityError};
+use super::tls;
+use crate::controller::Controller;
+use crate::services::status::causes;
+
+/// How long the controller may take to greet.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long calls under way may take when the agent stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// In the extensions of a call that came from the controller, over the link;
+/// calls over the local socket have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FromController;
+
+/// Serves one connection after another until `stop`.
+pub(super) async fn serve<R>(
+    identity: watch::Receiver<Arc<Identity>>,
+    router: R,
+    controller: Controller,
+    stop: CancellationToken,
+) where
+    R: Fn() -> Router,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let current = identity.borrow().clone();
+        let greeted = tokio::select! {
+            () = stop.cancelled() => return,
+            connected = connect(&current) => match connected {
+                Ok(stream) => serve_one(stream, router(), &controller, &stop).await,
+                Err(error) => {
+                    tracing::warn!(error = %causes(&error), "the controller cannot be reached; will dial again");
+                    false
+                }
+            },
+        };
+        if greeted {
+            pause = FIRST_PAUSE;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(jittered(pause)) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Dial(#[from] super::DialError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+async fn connect(identity: &Identity) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let config = tls::config(identity, AGENT_ALPN)?;
+    Ok(dial(&identity.addresses, &config).await?)
+}
+
+/// Serves one connection to its end. True: the controller had accepted it.
+async fn serve_one(
+    stream: TlsStream<TcpStream>,
+    router: Router,
+    controller: &Controller,
+    stop: &CancellationToken,
+) -> bool {
+    let mut greetings = controller.greetings();
+    let (close, gone) = (CancellationToken::new(), CancellationToken::new());
+    let io = Closable::new(stream, FromController, close.clone(), gone.clone());
+    // A stream of one item would end at once, and the server with it.
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(io)).chain(tokio_stream::pending());
+    let (ended, stopped) = (gone.clone(), stop.clone());
+    let serving = router.serve_with_incoming_shutdown(incoming, async move {
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = stopped.cancelled() => {}
+        }
+    });
+    let watching = async {
+        let greeted = tokio::select! {
+            () = gone.cancelled() => false,
+            () = stop.cancelled() => false,
+            greeted = tokio::time::timeout(HELLO_TIMEOUT, greetings.changed()) => matches!(greeted, Ok(Ok(()))),
+        };
+        if greeted {
+            tracing::info!("connected to the controller");
+            tokio::select! {
+                () = gone.cancelled() => {}
+                () = stop.cancelled() => drain(&gone).await,
+            }
+        } else if !stop.is_cancelled() {
+            tracing::warn!(
+                "the controller did not accept this agent: was the host revoked, or does another agent use \
+                 its identity? `holdfast host ls` there says more"
+            );
+        }
+        close.cancel();
+        greeted
+    };
+    let (served, greeted) = tokio::join!(serving, watching);
+    if let Err(error) = served {
+        tracing::warn!(error = %causes(&error), "serving the controller failed");
+    } else if greeted && !stop.is_cancelled() {
+        tracing::warn!("the connection to the controller ended; will dial again");
+    }
+    greeted
+}
+
+/// Jobs were told to stop by the same token; this is for their last words.
+async fn drain(gone: &CancellationToken) {
+    let ended = tokio::time::timeout(DRAIN_LIMIT, gone.cancelled()).await;
+    if ended.is_err() {
+        tracing::debug!("the connection to the controller is closed");
+    }
+}
+
+/// Between half of `pause` and all of it.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.0))
+}

@@ -1,0 +1,39 @@
+//! The agent's program: reads the command line and does what it says.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use holdfast_agent::args::{Cli, Command};
+use holdfast_agent::{app, logging};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start();
+    // Fails only if one is installed already, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where standard error is closed there is nobody to tell.
+            drop(writeln!(std::io::stderr(), "error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(args) => app::run(args).await,
+            Command::Join(args) => {
+                let joined = app::join(args).await?;
+                writeln!(std::io::stdout(), "{joined}")?;
+                Ok(())
+            }
+            Command::Resume(args) => app::resume(args).await,
+            Command::HandOver(args) => app::hand_over(args).await,
+        }
+    })
+}

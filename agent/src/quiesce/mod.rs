@@ -1,0 +1,448 @@
+//! Brings the users of data to rest, and back, whatever happens between.
+//!
+//! One group of places after another, see [`groups()`]. All users of a group or
+//! none: if one refuses, those that rest already resume and the group fails.
+//! Each is written into the journal before it is touched. They resume in one
+//! of three ways, whichever is first: the group is read, the watchdog's
+//! deadline passes, or the [`Quiesced`] is dropped (a panic, a runtime that
+//! ends); and a dead agent's debts are paid by the next one.
+//!
+//! One at a time on a host: two jobs that share a container would otherwise
+//! each resume it under the other's read. Nothing rests while a job waits for
+//! its turn.
+
+mod groups;
+mod plan;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use crate::cancel::{Cancel, CancelReason};
+use crate::engine::{Container, ContainerState, Engine, EngineError, HealthState, HealthWait};
+use crate::failpoint::failpoint;
+use crate::journal::{ContainerDebt, Debt, DebtId, JournalError};
+use crate::resume::{Payer, Payment, act_limit, blocking};
+use crate::watchdog::Watchdog;
+
+use self::groups::groups;
+
+pub use self::plan::{
+    Place, Plan, Rest, WouldBeRemoved, depends_on, live_users, lives_in, mounts_place, plan_rest, rest_order,
+};
+
+/// How long a resumed container's health is waited for.
+const HEALTH_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a job itself tries to resume a container before it leaves that to
+/// the payer, which never gives up.
+const RESUME_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest an Engine is told to wait before it kills what it stops.
+const LONGEST_STOP: Duration = Duration::from_secs(300);
+
+/// Brings containers of one Engine to rest. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Quiescer {
+    engine: Engine,
+    payer: Payer,
+    own: Option<Arc<str>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What is asked of a [`Quiescer`].
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub job: JobId,
+    /// What is still to be read; there is at least one.
+    pub places: Vec<Place>,
+    pub rest: Rest,
+    /// Counted from the first container that is touched.
+    pub max_downtime: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum QuiesceError {
+    #[error("the containers that use the data cannot be found out: {0}")]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    WouldBeRemoved(#[from] WouldBeRemoved),
+    #[error("container `{name}` could not be {how}; those that were, resume: {cause}")]
+    Refused { name: String, how: &'static str, cause: String },
+    #[error("nothing was brought to rest, because what is owed cannot be written down: {0}")]
+    Journal(#[from] JournalError),
+    #[error("containers that an earlier job left at rest have not resumed yet; see the agent's log")]
+    Owing,
+    #[error("the job was cancelled")]
+    Cancelled,
+}
+
+impl QuiesceError {
+    /// Stable word for events.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Engine(_) => "engine",
+            Self::WouldBeRemoved(_) => "would-be-removed",
+            Self::Refused { .. } => "quiesce-failed",
+            Self::Journal(_) => "journal",
+            Self::Owing => "owing",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Nothing is at rest, or it is owed to the payer that it resumes.
+#[derive(Debug)]
+pub struct NotAtRest {
+    pub error: QuiesceError,
+    /// Indexes of the places this is said of. Before it is known which are of
+    /// one group it is all of them: then the reason is the host's, not theirs.
+    pub group: Vec<usize>,
+    /// What was touched.
+    pub reports: Vec<v1::ContainerQuiesced>,
+}
+
+/// Containers at rest. They resume when it is dropped, but only
+/// [`Quiesced::resume`] waits for them and tells how it went.
+#[derive(Debug)]
+pub struct Quiesced {
+    shared: Arc<Shared>,
+    group: Vec<usize>,
+    places: Vec<Place>,
+    watchdog: Option<Watchdog>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    engine: Engine,
+    payer: Payer,
+    own: Option<Arc<str>>,
+    rest: Rest,
+    held: Mutex<Vec<Held>>,
+    /// Held while containers resume, so that the job and its watchdog do not both.
+    resumed: tokio::sync::Mutex<Vec<v1::ContainerQuiesced>>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    id: DebtId,
+    debt: Debt,
+    container: Container,
+    since: Instant,
+    /// Whether the pause or stop has answered.
+    sure: bool,
+}
+
+impl Quiescer {
+    /// `own`: the id of the container the agent itself runs in, if any.
+    pub fn new(engine: Engine, payer: Payer, own: Option<String>) -> Self {
+        Self { engine, payer, own: own.map(Arc::from), turn: Arc::default() }
+    }
+
+    /// Held by whoever has containers at rest, backups and upgrades alike.
+    pub fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.turn.clone()
+    }
+
+    /// Brings every user of the first group of the places to rest; the result
+    /// says which places those are, the others are for further calls. The
+    /// groups are made of the containers that run now: those of an earlier
+    /// call may be long gone. When it fails, the containers that were touched
+    /// are resumed already or owed to the payer.
+    ///
+    /// # Errors
+    /// When one of them cannot be brought to rest, or the job is cancelled.
+    pub async fn quiesce(&self, request: &Request, cancel: &Cancel) -> Result<Quiesced, NotAtRest> {
+        let all = |error: QuiesceError| NotAtRest {
+            error,
+            group: (0..request.places.len()).collect(),
+            reports: Vec::new(),
+        };
+        let turn = tokio::select! {
+            turn = self.turn.clone().lock_owned() => turn,
+            () = cancel.cancelled() => return Err(all(QuiesceError::Cancelled)),
+        };
+        // A debt that is paid during the read would start what must rest.
+        if !self.payer.resumed(RESUME_LIMIT).await {
+            return Err(all(QuiesceError::Owing));
+        }
+        let containers = inspect_all(&self.engine).await.map_err(|error| all(error.into()))?;
+        let own = self.own.as_deref();
+        let groups = groups(&containers, &request.places, request.rest, own);
+        let group = groups.into_iter().next().unwrap_or_default();
+        let places: Vec<Place> = group.iter().map(|&i| request.places[i].clone()).collect();
+        let plan = match plan_rest(&containers, &places, request.rest, own) {
+            Ok(plan) => plan,
+            Err(error) => return Err(NotAtRest { error: error.into(), group, reports: Vec::new() }),
+        };
+        let shared = Arc::new(Shared {
+            engine: self.engine.clone(),
+            payer: self.payer.clone(),
+            own: self.own.clone(),
+            rest: request.rest,
+            held: Mutex::default(),
+            resumed: tokio::sync::Mutex::default(),
+        });
+        let deadline = Instant::now() + request.max_downtime;
+        let watchdog = (!plan.containers.is_empty()).then(|| watch(&shared, deadline, cancel));
+        let quiesced = Quiesced { shared: shared.clone(), group, places, watchdog, _turn: turn };
+        for container in &plan.containers {
+            if let Err(error) = shared.bring_to_rest(container, request, cancel).await {
+                let group = quiesced.group.clone();
+                return Err(NotAtRest { error, group, reports: quiesced.resume().await });
+            }
+        }
+        Ok(quiesced)
+    }
+}
+
+fn watch(shared: &Arc<Shared>, deadline: Instant, cancel: &Cancel) -> Watchdog {
+    let (shared, cancel) = (shared.clone(), cancel.clone());
+    Watchdog::arm(deadline, async move {
+        tracing::error!(
+            "containers were at rest for as long as they may be; they resume and their data is not saved"
+        );
+        cancel.cancel(CancelReason::MaxDowntime);
+        shared.resume(false).await;
+    })
+}
+
+impl Quiesced {
+    /// Indexes of the places, as they were asked for, whose users are at rest.
+    pub fn group(&self) -> &[usize] {
+        &self.group
+    }
+
+    /// What may have written to the data although all its users were to rest.
+    ///
+    /// # Errors
+    /// When the Engine cannot be asked, which is a reason for doubt too.
+    pub async fn disturbances(&self) -> Result<Vec<String>, EngineError> {
+        let containers = inspect_all(&self.shared.engine).await?;
+        let running = live_users(&containers, &self.places, self.shared.own.as_deref());
+        let mut problems: Vec<String> = running
+            .iter()
+            .map(|container| format!("container `{}` ran while its data was read", container.name))
+            .collect();
+        let held = self.shared.held().clone();
+        let known: HashSet<&str> = running.iter().map(|container| container.id.as_str()).collect();
+        for held in held.iter().filter(|held| !known.contains(held.container.id.as_str())) {
+            let restarted = containers.iter().any(|container| {
+                container.id == held.container.id && container.started_at != held.container.started_at
+            });
+            if restarted {
+                problems
+                    .push(format!("container `{}` was started while its data was read", held.container.name));
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Resumes everything, in the reverse order, and says how it went.
+    pub async fn resume(mut self) -> Vec<v1::ContainerQuiesced> {
+        let mut reports = self.shared.resume(true).await;
+        // Nothing is at rest any more. How long they take to be healthy is no
+        // time at rest, and no reason to give up what was read.
+        drop(self.watchdog.take());
+        if self.shared.rest == Rest::Stop {
+            self.shared.note_health(&mut reports).await;
+        }
+        reports
+    }
+}
+
+impl Drop for Quiesced {
+    fn drop(&mut self) {
+        self.shared.hand_over();
+    }
+}
+
+impl Shared {
+    async fn bring_to_rest(
+        &self,
+        container: &Container,
+        request: &Request,
+        cancel: &Cancel,
+    ) -> Result<(), QuiesceError> {
+        if cancel.is_cancelled() {
+            return Err(QuiesceError::Cancelled);
+        }
+        let stop_limit = stop_limit(container, request.max_downtime);
+        let owed = ContainerDebt {
+            job: request.job,
+            container: container.id.clone(),
+            name: container.name.clone(),
+            started_at: container.started_at.clone(),
+            stop_timeout_seconds: u32::try_from(stop_limit.as_secs()).unwrap_or(u32::MAX),
+        };
+        let debt = match request.rest {
+            Rest::Pause => Debt::Unpause(owed),
+            Rest::Stop => Debt::Start(owed),
+        };
+        let (payer, written) = (self.payer.clone(), debt.clone());
+        let id = blocking(move || payer.journal().owe(written)).await?;
+        self.held().push(Held { id, debt, container: container.clone(), since: Instant::now(), sure: false });
+        failpoint("agent.quiesce.before-act");
+        let acted = tokio::select! {
+            acted = self.act(container, request.rest, stop_limit) => acted,
+            () = cancel.cancelled() => return Err(QuiesceError::Cancelled),
+        };
+        if let Some(held) = self.held().iter_mut().find(|held| held.id == id) {
+            // After an error the Engine may still be at it.
+            held.sure = acted.is_ok();
+        }
+        acted.map_err(|error| QuiesceError::Refused {
+            name: container.name.clone(),
+            how: request.rest.word(),
+            cause: error.to_string(),
+        })?;
+        failpoint(match request.rest {
+            Rest::Pause => "agent.quiesce.after-pause",
+            Rest::Stop => "agent.quiesce.after-stop",
+        });
+        Ok(())
+    }
+
+    async fn act(&self, container: &Container, rest: Rest, stop_limit: Duration) -> Result<(), EngineError> {
+        match rest {
+            Rest::Pause => self.engine.pause_container(&container.id).await,
+            Rest::Stop => self.engine.stop_container(container, Some(stop_limit)).await,
+        }
+    }
+
+    /// `patient`: also waits for the health of what others need to start.
+    async fn resume(&self, patient: bool) -> Vec<v1::ContainerQuiesced> {
+        let mut resumed = self.resumed.lock().await;
+        // Kept in `held` until each is paid: if this is cut off, the rest is
+        // handed over.
+        loop {
+            let Some(held) = self.held().last().cloned() else { break };
+            let report = self.resume_one(&held).await;
+            if patient && report.problem.is_empty() && self.rest == Rest::Stop && self.is_needed(&held) {
+                self.await_health(&held.container).await;
+            }
+            resumed.push(report);
+        }
+        resumed.clone()
+    }
+
+    /// Whether one that is still at rest needs this one.
+    fn is_needed(&self, held: &Held) -> bool {
+        self.held().iter().any(|other| depends_on(&other.container, &held.container))
+    }
+
+    async fn resume_one(&self, held: &Held) -> v1::ContainerQuiesced {
+        let deadline = Instant::now() + RESUME_LIMIT;
+        let outcome = loop {
+            let sure = held.sure || held.since.elapsed() > act_limit(&held.debt);
+            match self.payer.pay(held.id, &held.debt, sure).await {
+                Ok(Payment::Paid) => break Ok(String::new()),
+                Ok(Payment::Void(reason)) => break Ok(reason.to_owned()),
+                Ok(Payment::NotYet) if Instant::now() > deadline => {
+                    break Err("the Engine has not finished bringing it to rest".to_owned());
+                }
+                Err(error) if Instant::now() > deadline => break Err(error.to_string()),
+                Ok(Payment::NotYet) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        };
+        self.held().retain(|other| other.id != held.id);
+        let (resumed, problem) = match outcome {
+            // Nothing is owed any more, if also not by our doing.
+            Ok(note) => (true, note),
+            Err(problem) => {
+                self.payer.hand_over([(held.id, held.debt.clone(), held.sure)]);
+                (false, format!("{problem}; the agent goes on trying"))
+            }
+        };
+        v1::ContainerQuiesced {
+            container_id: held.container.id.clone(),
+            container_name: held.container.name.clone(),
+            how: self.rest.word().to_owned(),
+            downtime_ms: u64::try_from(held.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            resumed,
+            problem,
+        }
+    }
+
+    async fn await_health(&self, container: &Container) {
+        if container.health != HealthState::NoCheck {
+            let _ = self.engine.wait_healthy(&container.id, HEALTH_LIMIT).await;
+        }
+    }
+
+    /// Adds to the reports which containers did not come back well.
+    async fn note_health(&self, reports: &mut [v1::ContainerQuiesced]) {
+        let deadline = Instant::now() + HEALTH_LIMIT;
+        for report in reports.iter_mut().filter(|report| report.resumed && report.problem.is_empty()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let health = self.engine.wait_healthy(&report.container_id, left).await;
+            report.problem = match health {
+                Ok(HealthWait::Healthy | HealthWait::NoCheck) => continue,
+                Ok(HealthWait::Unhealthy) => "it is unhealthy since it was started again".to_owned(),
+                Ok(HealthWait::Ended { exit_code }) => {
+                    format!("it was started again and ended with exit code {exit_code}")
+                }
+                Ok(HealthWait::TimedOut) => {
+                    format!("it was started again and is not healthy after {} s", HEALTH_LIMIT.as_secs())
+                }
+                Err(error) => format!("its health is not known: {error}"),
+            };
+        }
+    }
+
+    fn hand_over(&self) {
+        let left = std::mem::take(&mut *self.held());
+        if !left.is_empty() {
+            self.payer.hand_over(left.into_iter().map(|held| (held.id, held.debt, held.sure)));
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Its own patience, but never so long that the deadline passes before the
+/// Engine would even kill it.
+fn stop_limit(container: &Container, max_downtime: Duration) -> Duration {
+    let own = match container.stop_timeout_seconds {
+        None => Duration::from_secs(10),
+        Some(seconds) => u64::try_from(seconds).map_or(LONGEST_STOP, Duration::from_secs),
+    };
+    own.min(LONGEST_STOP).min((max_downtime / 2).max(Duration::from_secs(1)))
+}
+
+/// Every container in full. One that goes away meanwhile uses nothing.
+pub(crate) async fn inspect_all(engine: &Engine) -> Result<Vec<Container>, EngineError> {
+    let mut containers = Vec::new();
+    for summary in engine.list_containers().await? {
+        if summary.is_holder()
+            || !matches!(
+                summary.state,
+                ContainerState::Running
+                    | ContainerState::Restarting
+                    | ContainerState::Paused
+                    | ContainerState::Exited
+            )
+        {
+            continue;
+        }
+        match engine.inspect_container(&summary.id).await {
+            Ok(container) => containers.push(container),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(containers)
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! Against the Engine of this machine.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::engine::testing::Scene;
+use crate::journal::Journal;
+
+struct Bench {
+    scene: Scene,
+    state: TempDir,
+    payer: Payer,
+    quiescer: Quiescer,
+}
+
+impl Bench {
+    async fn open() -> Option<Self> {
+        let scene = Scene::open().await?;
+        let state = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(state.path(), Duration::ZERO).unwrap());
+        let payer = Payer::new(journal, scene.engine.clone());
+        let quiescer = Quiescer::new(scene.engine.clone(), payer.clone(), None);
+        Some(Self { scene, state, payer, quiescer })
+    }
+
+    async fn sleeper(&self, suffix: &str, more: &[&str]) -> String {
+        let volume = format!("{}:/data", self.scene.name("data"));
+        let mut arguments = vec!["-v", volume.as_str(), "--stop-timeout", "1"];
+        arguments.extend(more);
+        self.scene.run_sleeper(suffix, &arguments).await
+    }
+
+    fn request(&self, rest: Rest) -> Request {
+        Request {
+            job: JobId::generate(),
+            places: vec![Place::Volume { name: self.scene.name("data"), path: "/nonexistent".into() }],
+            rest,
+            max_downtime: Duration::from_secs(120),
+        }
+    }
+
+    async fn quiesce(&self, rest: Rest) -> Quiesced {
+        let quiesced = self.quiescer.quiesce(&self.request(rest), &Cancel::new()).await;
+        quiesced.unwrap_or_else(|not| panic!("{}", not.error))
+    }
+
+    async fn look(&self, name: &str) -> Container {
+        self.scene.engine.inspect_container(name).await.unwrap()
+    }
+
+    /// What the next agent finds when this one dies now.
+    fn successor(&self) -> (TempDir, Payer) {
+        let state = tempfile::tempdir().unwrap();
+        let (from, to) = (self.state.path().join("journal"), state.path().join("journal"));
+        fs::create_dir(&to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        let payer = payer(state.path(), &self.scene.engine);
+        (state, payer)
+    }
+}
+
+fn payer(state: &Path, engine: &Engine) -> Payer {
+    Payer::new(Arc::new(Journal::open(state, Duration::ZERO).unwrap()), engine.clone())
+}
+
+async fn until(mut done: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(120), async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.expect("it happens within two minutes");
+}
+
+#[tokio::test]
+async fn a_paused_container_resumes_as_it_was() {
+    let Some(bench) = Bench::open().await else { return };
+    let name = bench.sleeper("db", &[]).await;
+    let reader =
+        bench.scene.run_sleeper("reader", &["-v", &format!("{}:/d:ro", bench.scene.name("data"))]).await;
+    let before = bench.look(&name).await;
+    let quiesced = bench.quiesce(Rest::Pause).await;
+    assert_eq!(bench.look(&name).await.state, ContainerState::Paused);
+    assert_eq!(bench.look(&reader).await.state, ContainerState::Running, "it cannot write");
+    assert_eq!(bench.payer.journal().debts().len(), 1);
+    assert_eq!(quiesced.disturbances().await.unwrap(), Vec::<String>::new());
+    let reports = quiesced.resume().await;
+    assert_eq!(reports.len(), 1);
+    assert!(reports[0].resumed && reports[0].problem.is_empty(), "{reports:?}");
+    assert_eq!(bench.look(&name).await, before);
+    assert!(bench.payer.journal().is_empty());
+}
+
+#[tokio::test]
+async fn stopped_containers_start_again_in_the_reverse_order() {
+    let Some(bench) = Bench::open().await else { return };
+    let database = bench.sleeper("a-db", &[]).await;
+    let web = bench.sleeper("b-web", &["--volumes-from", &database]).await;
+    let quiesced = bench.quiesce(Rest::Stop).await;
+    for name in [&database, &web] {
+        assert_eq!(bench.look(name).await.state, ContainerState::Exited);
+    }
+    let order: Vec<_> = quiesced.resume().await.into_iter().map(|report| report.container_name).collect();
+    assert_eq!(order, [database.clone(), web.clone()]);
+    for name in [&database, &web] {
+        assert_eq!(bench.look(name).await.state, ContainerState::Running);
+    }
+}
+
+#[tokio::test]
+async fn d02_the_next_agent_starts_what_a_dead_one_stopped_and_only_once() {
+    let Some(bench) = Bench::open().await else { return };
+    let name = bench.sleeper("db", &[]).await;
+    let before = bench.look(&name).await.started_at;
+    let quiesced = bench.quiesce(Rest::Stop).await;
+    let (_first, first) = bench.successor();
+    let (_second, second) = bench.successor();
+    std::mem::forget(quiesced);
+    assert!(first.pay_all(Duration::from_secs(60)).await.is_empty());
+    let started = bench.look(&name).await;
+    assert_eq!(started.state, ContainerState::Running);
+    assert_ne!(started.started_at, before);
+    assert!(first.journal().is_empty());
+    // As if the first had died before it could forget the debt.
+    assert!(second.pay_all(Duration::from_secs(60)).await.is_empty());
+    assert_eq!(bench.look(&name).await.started_at, started.started_at);
+}
+
+// The Engine carries on with a stop whose caller died.
+#[tokio::test]
+async fn d02_a_stop_still_under_way_is_waited_for() {
+    let Some(bench) = Bench::open().await else { return };
+    let name = bench.sleeper("db", &[]).await;
+    let container = bench.look(&name).await;
+    let debt = Debt::Start(ContainerDebt {
+        job: JobId::generate(),
+        container: container.id.clone(),
+        name: container.name.clone(),
+        started_at: container.started_at.clone(),
+        stop_timeout_seconds: 3,
+    });
+    bench.payer.journal().owe(debt).unwrap();
+    let (_state, payer) = bench.successor();
+    let stopping = tokio::spawn({
+        let (engine, container) = (bench.scene.engine.clone(), container.clone());
+        async move { engine.stop_container(&container, Some(Duration::from_secs(3))).await }
+    });
+    assert!(payer.pay_all(Duration::from_secs(60)).await.is_empty());
+    stopping.await.unwrap().unwrap();
+    let after = bench.look(&name).await;
+    assert_eq!(after.state, ContainerState::Running);
+    assert_ne!(after.started_at, container.started_at);
+}
+
+#[tokio::test]
+async fn d03_what_the_user_stopped_or_removed_meanwhile_stays_so() {
+    let Some(bench) = Bench::open().await else { return };
+    let (killed, removed, started) =
+        (bench.sleeper("a", &[]).await, bench.sleeper("b", &[]).await, bench.sleeper("c", &[]).await);
+    let quiesced = bench.quiesce(Rest::Pause).await;
+    bench.scene.docker(&["unpause", &killed]);
+    bench.scene.docker(&["kill", &killed]);
+    bench.scene.docker(&["rm", "-f", &removed]);
+    bench.scene.docker(&["unpause", &started]);
+    bench.scene.docker(&["restart", "-t", "0", &started]);
+    bench.scene.docker(&["pause", &started]);
+    let disturbed = quiesced.disturbances().await.unwrap();
+    assert!(disturbed.iter().any(|problem| problem.contains(&started)), "{disturbed:?}");
+    let reports = quiesced.resume().await;
+    assert!(reports.iter().all(|report| report.resumed && !report.problem.is_empty()), "{reports:?}");
+    assert_eq!(bench.look(&killed).await.state, ContainerState::Exited);
+    assert!(bench.scene.engine.inspect_container(&removed).await.unwrap_err().is_not_found());
+    assert_eq!(bench.look(&started).await.state, ContainerState::Paused, "that pause is the user's own");
+    assert!(bench.payer.journal().is_empty());
+}
+
+#[tokio::test]
+async fn the_watchdog_resumes_while_the_job_is_stuck() {
+    let Some(bench) = Bench::open().await else { return };
+    let name = bench.sleeper("db", &[]).await;
+    let cancel = Cancel::new();
+    let request = Request { max_downtime: Duration::from_secs(2), ..bench.request(Rest::Pause) };
+    let quiesced = bench.quiescer.quiesce(&request, &cancel).await.unwrap();
+    cancel.cancelled().await;
+    assert_eq!(cancel.reason(), Some(CancelReason::MaxDowntime));
+    until(async || bench.look(&name).await.state == ContainerState::Running).await;
+    let reports = quiesced.resume().await;
+    assert!(reports.len() == 1 && reports[0].resumed, "{reports:?}");
+}
+
+#[tokio::test]
+async fn a_dropped_rest_is_resumed_by_the_payer() {
+    let Some(bench) = Bench::open().await else { return };
+    let name = bench.sleeper("db", &[]).await;
+    let quiesced = bench.quiesce(Rest::Stop).await;
+    let paying = tokio::spawn(bench.payer.clone().run());
+    drop(quiesced);
+    until(async || bench.look(&name).await.state == ContainerState::Running).await;
+    until(async || bench.payer.journal().is_empty()).await;
+    paying.abort();
+}
+
+#[tokio::test]
+async fn d13_if_one_cannot_rest_those_that_do_resume() {
+    let Some(bench) = Bench::open().await else { return };
+    let (first, gone) = (bench.sleeper("a", &[]).await, bench.sleeper("b", &[]).await);
+    let stale = bench.look(&gone).await;
+    bench.scene.docker(&["rm", "-f", &gone]);
+    let quiesced = bench.quiesce(Rest::Stop).await;
+    let request = bench.request(Rest::Stop);
+    let error = quiesced.shared.bring_to_rest(&stale, &request, &Cancel::new()).await.unwrap_err();
+    assert_eq!(error.code(), "quiesce-failed");
+    assert!(error.to_string().contains(&gone), "{error}");
+    quiesced.resume().await;
+    assert_eq!(bench.look(&first).await.state, ContainerState::Running);
+    assert!(bench.payer.journal().is_empty());
+}
+
+#[tokio::test]
+async fn a_half_restored_volume_is_removed_and_a_strangers_is_not() {
+    let Some(bench) = Bench::open().await else { return };
+    let job = JobId::generate();
+    let label = format!("{}={job}", crate::resume::RESTORE_LABEL);
+    let (ours, other) = (bench.scene.name("half"), bench.scene.name("other"));
+    bench.scene.docker(&["volume", "create", "--label", &label, &ours]);
+    bench.scene.docker(&["volume", "create", &other]);
+    for name in [&ours, &other, &bench.scene.name("never-made")] {
+        bench.payer.journal().owe(Debt::RemoveVolume { job, name: name.clone() }).unwrap();
+    }
+    let (_state, payer) = bench.successor();
+    assert!(payer.pay_all(Duration::from_secs(60)).await.is_empty());
+    assert!(payer.journal().is_empty());
+    let left =
+        bench.scene.docker(&["volume", "ls", "-q", "--filter", &format!("name={}", bench.scene.name(""))]);
+    assert_eq!(left, other);
+}

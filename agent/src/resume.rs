@@ -1,0 +1,371 @@
+//! Pays what the journal says is owed: starts, unpauses, removes.
+//!
+//! Debts come from an earlier agent that died, or from a job that could not
+//! pay at once (the Engine restarts, say). Either way they are paid here, over
+//! and over until they are paid or void, so paying must be idempotent.
+//!
+//! A container is touched only while it is still as the agent left it. Its
+//! start time tells: another one means that someone else started it since,
+//! and what it does now is that one's business. One that was removed, or ended
+//! while paused, is not brought back. A container that still runs may be about
+//! to stop, because the Engine carries on with a stop whose caller died; so
+//! for as long as that stop may take, "it runs" is no answer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::engine::{Container, ContainerState, Engine, EngineError, VolumeName};
+use crate::failpoint::failpoint;
+use crate::journal::{ContainerDebt, Debt, DebtId, Journal, JournalError};
+
+/// Label of a volume a restore made; its value is the job's id.
+pub const RESTORE_LABEL: &str = "holdfast.restore";
+
+/// What the names of directories that a restore fills begin with.
+pub const RESTORE_DIRECTORY: &str = ".holdfast-restore-";
+
+/// What an Engine may take beyond a container's stop timeout, and for a pause.
+const ACT_MARGIN: Duration = Duration::from_secs(5);
+
+const POLL: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Pays debts; cheap to clone. One [`Payer::run`] per process.
+#[derive(Debug, Clone)]
+pub struct Payer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    journal: Arc<Journal>,
+    engine: Engine,
+    due: Mutex<BTreeMap<DebtId, Due>>,
+    left: watch::Sender<usize>,
+    nudge: Notify,
+}
+
+#[derive(Debug, Clone)]
+struct Due {
+    debt: Debt,
+    /// When it was first looked at: bounds how long a stop may still be under way.
+    since: Instant,
+    /// Whether the act it is about has surely ended.
+    sure: bool,
+    failures: u32,
+    not_before: Instant,
+}
+
+/// What became of one attempt to pay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payment {
+    Paid,
+    /// Nothing is owed any more, and why.
+    Void(&'static str),
+    /// The act may still be under way; ask again.
+    NotYet,
+}
+
+/// A debt that could not be paid so far.
+#[derive(Debug, thiserror::Error)]
+pub enum PayError {
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    #[error("{what} cannot be removed: {source}")]
+    Remove {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Payer {
+    /// Takes on everything the journal lists.
+    pub fn new(journal: Arc<Journal>, engine: Engine) -> Self {
+        let now = Instant::now();
+        let due: BTreeMap<_, _> =
+            journal.debts().into_iter().map(|(id, debt)| (id, Due::new(debt, now, false))).collect();
+        let (left, _) = watch::channel(at_rest(&due));
+        Self { inner: Arc::new(Inner { journal, engine, due: Mutex::new(due), left, nudge: Notify::new() }) }
+    }
+
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.inner.journal
+    }
+
+    /// Debts nobody else will pay. `sure`: the act has surely ended. Does not
+    /// block, so that it can be called while a panic unwinds.
+    pub fn hand_over(&self, debts: impl IntoIterator<Item = (DebtId, Debt, bool)>) {
+        let now = Instant::now();
+        let mut due = self.due();
+        due.extend(debts.into_iter().map(|(id, debt, sure)| (id, Due::new(debt, now, sure))));
+        self.inner.left.send_replace(at_rest(&due));
+        drop(due);
+        self.inner.nudge.notify_one();
+    }
+
+    /// Pays as debts come in, for ever.
+    pub async fn run(self) {
+        loop {
+            match self.round().await {
+                Some(next) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(next) => {}
+                        () = self.inner.nudge.notified() => {}
+                    }
+                }
+                None => self.inner.nudge.notified().await,
+            }
+        }
+    }
+
+    /// Pays everything due, trying for at most `within`; says what is left.
+    pub async fn pay_all(&self, within: Duration) -> Vec<Debt> {
+        let deadline = Instant::now() + within;
+        while let Some(next) = self.round().await {
+            if next > deadline {
+                break;
+            }
+            tokio::time::sleep_until(next).await;
+        }
+        self.due().values().map(|due| due.debt.clone()).collect()
+    }
+
+    /// Waits until no container is left at rest that nobody holds there any
+    /// more. False if that takes longer than `within`.
+    pub async fn resumed(&self, within: Duration) -> bool {
+        let mut left = self.inner.left.subscribe();
+        tokio::time::timeout(within, left.wait_for(|left| *left == 0)).await.is_ok()
+    }
+
+    /// Tries every debt whose time has come, latest first, because what was
+    /// stopped last is started first. Returns when to come back; none if
+    /// nothing is left.
+    async fn round(&self) -> Option<Instant> {
+        let pending: Vec<(DebtId, Due)> =
+            self.due().iter().rev().map(|(id, due)| (*id, due.clone())).collect();
+        for (id, due) in pending {
+            if due.not_before > Instant::now() {
+                continue;
+            }
+            let sure = due.sure || due.since.elapsed() > act_limit(&due.debt);
+            match self.pay(id, &due.debt, sure).await {
+                Ok(Payment::NotYet) => self.postpone(id, POLL, 0),
+                Ok(payment) => {
+                    report(&due.debt, &payment);
+                    let mut map = self.due();
+                    map.remove(&id);
+                    self.inner.left.send_replace(at_rest(&map));
+                }
+                Err(error) => {
+                    let pause = POLL.saturating_mul(1 << due.failures.min(9)).min(LONGEST_PAUSE);
+                    tracing::error!(debt = %describe(&due.debt), %error, retry_in = ?pause, "debt could not be paid");
+                    self.postpone(id, pause, 1);
+                }
+            }
+        }
+        self.due().values().map(|due| due.not_before).min()
+    }
+
+    fn postpone(&self, id: DebtId, pause: Duration, failures: u32) {
+        if let Some(due) = self.due().get_mut(&id) {
+            due.not_before = Instant::now() + pause;
+            due.failures += failures;
+        }
+    }
+
+    fn due(&self) -> MutexGuard<'_, BTreeMap<DebtId, Due>> {
+        self.inner.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One attempt to pay one debt, and its removal from the journal.
+    ///
+    /// # Errors
+    /// The debt stays on disk.
+    pub async fn pay(&self, id: DebtId, debt: &Debt, sure: bool) -> Result<Payment, PayError> {
+        let payment = self.perform(debt, sure).await?;
+        if payment != Payment::NotYet {
+            let journal = self.inner.journal.clone();
+            blocking(move || journal.settle(id)).await?;
+        }
+        Ok(payment)
+    }
+
+    async fn perform(&self, debt: &Debt, sure: bool) -> Result<Payment, PayError> {
+        match debt {
+            Debt::Start(container) => self.restart(container, sure).await,
+            Debt::Unpause(container) => self.unpause(container, sure).await,
+            Debt::RemoveContainer { name } => {
+                self.inner.engine.remove_container(name).await?;
+                Ok(Payment::Paid)
+            }
+            Debt::RemoveVolume { job, name } => self.remove_volume(&job.to_string(), name).await,
+            Debt::RemoveDirectory { job: _, path } => {
+                let path = path.clone();
+                blocking(move || remove_directory(&path)).await
+            }
+        }
+    }
+
+    async fn restart(&self, debt: &ContainerDebt, sure: bool) -> Result<Payment, PayError> {
+        let seen = self.look(debt).await?;
+        let payment = judge_stopped(debt, seen.as_ref(), sure);
+        if payment == Payment::Paid {
+            failpoint("agent.resume.before");
+            self.inner.engine.start_container(&debt.container).await?;
+            failpoint("agent.resume.after");
+        }
+        Ok(payment)
+    }
+
+    async fn unpause(&self, debt: &ContainerDebt, sure: bool) -> Result<Payment, PayError> {
+        let seen = self.look(debt).await?;
+        let payment = judge_paused(debt, seen.as_ref(), sure);
+        if payment == Payment::Paid {
+            failpoint("agent.resume.before");
+            self.inner.engine.unpause_container(&debt.container).await?;
+            failpoint("agent.resume.after");
+        }
+        Ok(payment)
+    }
+
+    async fn look(&self, debt: &ContainerDebt) -> Result<Option<Container>, EngineError> {
+        match self.inner.engine.inspect_container(&debt.container).await {
+            Ok(container) => Ok(Some(container)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Only a volume whose label names the job is one the job made.
+    async fn remove_volume(&self, job: &str, name: &str) -> Result<Payment, PayError> {
+        let Ok(name) = name.parse::<VolumeName>() else {
+            return Ok(Payment::Void("no volume can have that name"));
+        };
+        let engine = &self.inner.engine;
+        let volume = match engine.inspect_volume(&name).await {
+            Ok(volume) => volume,
+            Err(error) if error.is_not_found() => return Ok(Payment::Void("it is not there")),
+            Err(error) => return Err(error.into()),
+        };
+        if volume.labels.get(RESTORE_LABEL).map(String::as_str) != Some(job) {
+            return Ok(Payment::Void("it is not the volume the restore made"));
+        }
+        if !engine.volume_users(&name).await?.is_empty() {
+            return Ok(Payment::Void(
+                "a container uses the half-restored volume by now; it is left to its user",
+            ));
+        }
+        match engine.remove_volume(&name).await {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(Payment::Paid),
+        }
+    }
+}
+
+impl Due {
+    fn new(debt: Debt, now: Instant, sure: bool) -> Self {
+        Self { debt, since: now, sure, failures: 0, not_before: now }
+    }
+}
+
+fn at_rest(due: &BTreeMap<DebtId, Due>) -> usize {
+    due.values().filter(|due| matches!(due.debt, Debt::Start(_) | Debt::Unpause(_))).count()
+}
+
+/// How long after it was begun an act may still take effect.
+pub(crate) fn act_limit(debt: &Debt) -> Duration {
+    match debt {
+        Debt::Start(container) => Duration::from_secs(container.stop_timeout_seconds.into()) + ACT_MARGIN,
+        _ => ACT_MARGIN,
+    }
+}
+
+/// What to do about a container that was or may be stopped. `Paid` means: start it.
+fn judge_stopped(debt: &ContainerDebt, seen: Option<&Container>, sure: bool) -> Payment {
+    let Some(container) = seen else { return Payment::Void("it was removed meanwhile") };
+    if container.started_at != debt.started_at {
+        return Payment::Void("someone else started it meanwhile");
+    }
+    match container.state {
+        ContainerState::Exited | ContainerState::Created => Payment::Paid,
+        ContainerState::Removing | ContainerState::Dead => Payment::Void("it is being removed"),
+        ContainerState::Restarting => Payment::Void("the Engine restarts it"),
+        ContainerState::Running | ContainerState::Paused if !sure => Payment::NotYet,
+        ContainerState::Running | ContainerState::Paused => Payment::Void("it was not stopped"),
+        ContainerState::Unknown => Payment::NotYet,
+    }
+}
+
+/// What to do about a container that was or may be paused. `Paid` means: unpause it.
+fn judge_paused(debt: &ContainerDebt, seen: Option<&Container>, sure: bool) -> Payment {
+    let Some(container) = seen else { return Payment::Void("it was removed meanwhile") };
+    if container.started_at != debt.started_at {
+        return Payment::Void("someone else started it meanwhile");
+    }
+    match container.state {
+        ContainerState::Paused => Payment::Paid,
+        ContainerState::Running if !sure => Payment::NotYet,
+        ContainerState::Running => Payment::Void("it is not paused"),
+        ContainerState::Exited | ContainerState::Created => Payment::Void("it ended meanwhile"),
+        ContainerState::Removing | ContainerState::Dead => Payment::Void("it is being removed"),
+        ContainerState::Restarting => Payment::Void("the Engine restarts it"),
+        ContainerState::Unknown => Payment::NotYet,
+    }
+}
+
+fn remove_directory(path: &std::path::Path) -> Result<Payment, PayError> {
+    let ours = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(RESTORE_DIRECTORY));
+    if !ours {
+        return Ok(Payment::Void("it is not a directory a restore makes"));
+    }
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(Payment::Paid),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Payment::Void("it is not there")),
+        Err(source) => Err(PayError::Remove { what: path.display().to_string(), source }),
+    }
+}
+
+/// Runs disk work where it may block.
+pub(crate) async fn blocking<T: Send + 'static, E: Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime goes away, and with it whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn report(debt: &Debt, payment: &Payment) {
+    match payment {
+        Payment::Paid => tracing::info!(debt = %describe(debt), "debt is paid"),
+        Payment::Void(reason) => tracing::info!(debt = %describe(debt), reason, "debt is void"),
+        Payment::NotYet => {}
+    }
+}
+
+/// The debt in words, for logs and for `resume`.
+pub fn describe(debt: &Debt) -> String {
+    match debt {
+        Debt::Start(container) => format!("start container `{}`", container.name),
+        Debt::Unpause(container) => format!("unpause container `{}`", container.name),
+        Debt::RemoveContainer { name } => format!("remove container `{name}`"),
+        Debt::RemoveVolume { name, .. } => format!("remove the half-restored volume `{name}`"),
+        Debt::RemoveDirectory { path, .. } => {
+            format!("remove the half-restored directory {}", path.display())
+        }
+    }
+}

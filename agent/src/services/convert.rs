@@ -1,0 +1,220 @@
+//! The agent's own types as messages. Every field is named, so that a new one
+//! cannot be forgotten here.
+
+use std::collections::BTreeMap;
+
+use holdfast_proto::v1;
+use serde_json::{Value, json};
+
+use crate::engine::{Container, ContainerSummary, EngineInfo, Mount, MountKind, Volume};
+use crate::prune::{Kept, Pruned};
+use crate::spec::{Spec, container_name, text};
+use crate::usage::Usage;
+use crate::volume_path::{ReachPlan, plan_reach};
+
+pub(super) fn volume(volume: Volume, users: Vec<v1::VolumeUser>, usage: Option<Usage>) -> v1::Volume {
+    let (reach, reach_reason) = match plan_reach(&volume) {
+        ReachPlan::Direct => (v1::VolumeReach::Direct, String::new()),
+        ReachPlan::Holder(reason) => (v1::VolumeReach::Holder, reason),
+        ReachPlan::Refused(reason) => (v1::VolumeReach::Refused, reason),
+    };
+    let (created_unix_ms, anonymous) = (volume.created_unix_ms(), volume.is_anonymous());
+    let Volume { name, driver, mountpoint, labels, options, scope, created_at: _ } = volume;
+    v1::Volume {
+        name,
+        driver,
+        mountpoint: mountpoint.display().to_string(),
+        labels: labels.into_iter().collect(),
+        options: without_secrets(options).into_iter().collect(),
+        scope,
+        created_unix_ms,
+        anonymous,
+        users,
+        reach: reach.into(),
+        reach_reason,
+        size_bytes: usage.map(|usage| usage.size_bytes),
+        entries: usage.map(|usage| usage.entries),
+    }
+}
+
+/// Passwords of network filesystems stand in the options of their volumes.
+fn without_secrets(mut options: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    const SECRET: [&str; 5] = ["password", "pass", "passwd", "secret", "credentials"];
+    let is_secret = |key: &str| SECRET.contains(&key.trim().to_ascii_lowercase().as_str());
+    for (key, value) in &mut options {
+        if is_secret(key) {
+            "***".clone_into(value);
+            continue;
+        }
+        let parts: Vec<String> = value
+            .split(',')
+            .map(|part| match part.split_once('=') {
+                Some((key, _)) if is_secret(key) => format!("{key}=***"),
+                _ => part.to_owned(),
+            })
+            .collect();
+        *value = parts.join(",");
+    }
+    options
+}
+
+/// How one container uses a volume: once for each of its mounts.
+pub(super) fn volume_users<'a>(
+    container: &'a ContainerSummary,
+) -> impl Iterator<Item = (&'a str, v1::VolumeUser)> + 'a {
+    let ContainerSummary { id, name, image: _, state, labels: _, mounts } = container;
+    mounts.iter().filter(|mount| mount.kind == MountKind::Volume).map(move |mount| {
+        let user = v1::VolumeUser {
+            container_id: id.clone(),
+            container_name: name.clone(),
+            state: state.as_str().to_owned(),
+            target: mount.target.clone(),
+            read_only: mount.read_only,
+        };
+        (mount.source.as_str(), user)
+    })
+}
+
+pub(super) fn container_mounts(container: Container) -> v1::ContainerMounts {
+    v1::ContainerMounts {
+        container_id: container.id,
+        container_name: container.name,
+        state: container.state.as_str().to_owned(),
+        image: container.image,
+        mounts: container.mounts.into_iter().map(mount).collect(),
+    }
+}
+
+fn mount(mount: Mount) -> v1::Mount {
+    let Mount { kind, source, target, host_path: _, read_only, propagation, driver, size_bytes } = mount;
+    let anonymous = kind == MountKind::Volume && is_random_name(&source);
+    let kind = match kind {
+        MountKind::Volume => v1::MountKind::Volume,
+        MountKind::Bind => v1::MountKind::Bind,
+        MountKind::Tmpfs => v1::MountKind::Tmpfs,
+        MountKind::Other => v1::MountKind::Other,
+    };
+    v1::Mount { kind: kind.into(), source, target, read_only, propagation, driver, anonymous, size_bytes }
+}
+
+/// A container as the Engine tells of it.
+pub(super) fn container(inspect: &Value) -> v1::Container {
+    let (state, config) = (&inspect["State"], &inspect["Config"]);
+    let labels = config["Labels"].as_object().into_iter().flatten();
+    let networks = inspect["NetworkSettings"]["Networks"].as_object().into_iter().flatten();
+    v1::Container {
+        id: text(inspect, "Id").to_owned(),
+        name: container_name(inspect),
+        image: text(config, "Image").to_owned(),
+        image_id: text(inspect, "Image").to_owned(),
+        state: text(state, "Status").to_owned(),
+        health: Some(text(&state["Health"], "Status"))
+            .filter(|&health| health != "none")
+            .unwrap_or_default()
+            .to_owned(),
+        labels: labels
+            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .collect(),
+        created_unix_ms: unix_ms(text(inspect, "Created")),
+        networks: networks.map(|(name, _)| name.clone()).collect(),
+        mounts: inspect["Mounts"]
+            .as_array()
+            .map_or(0, |mounts| u32::try_from(mounts.len()).unwrap_or(u32::MAX)),
+        exit_code: state["ExitCode"].as_i64().unwrap_or_default(),
+    }
+}
+
+/// With its settings, where they can be told; values of variables left out.
+pub(super) fn container_details(inspect: &Value, spec: Option<&Spec>) -> v1::ContainerDetails {
+    let policy = &inspect["HostConfig"]["RestartPolicy"];
+    let restart_policy =
+        match (text(policy, "Name"), policy["MaximumRetryCount"].as_u64().unwrap_or_default()) {
+            ("", _) => "no".to_owned(),
+            ("on-failure", count @ 1..) => format!("on-failure:{count}"),
+            (name, _) => name.to_owned(),
+        };
+    v1::ContainerDetails {
+        container: Some(container(inspect)),
+        spec_json: spec.map(|spec| spec_json(&spec.without_env_values())).unwrap_or_default(),
+        restart_policy,
+        started_unix_ms: unix_ms(text(&inspect["State"], "StartedAt")),
+    }
+}
+
+/// A spec as its one JSON object; its notes travel apart.
+pub(super) fn spec_json(spec: &Spec) -> String {
+    let Spec { name, image, image_id, platform, config, host_config, networks, notes: _ } = spec;
+    json!({
+        "name": name, "image": image, "image_id": image_id, "platform": platform,
+        "config": config, "host_config": host_config, "networks": networks,
+    })
+    .to_string()
+}
+
+/// 0 for a time that is not known; the Engine writes the year 1 then.
+fn unix_ms(text: &str) -> i64 {
+    chrono::DateTime::parse_from_rfc3339(text).map_or(0, |time| time.timestamp_millis().max(0))
+}
+
+/// A mount does not carry its volume's labels: the name has to do.
+fn is_random_name(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+pub(super) fn engine(info: EngineInfo) -> v1::Engine {
+    let EngineInfo {
+        id,
+        name,
+        version,
+        api_version,
+        api_version_used,
+        operating_system,
+        kernel_version,
+        architecture: _,
+        storage_driver,
+        data_root,
+        cgroup_version,
+        rootless,
+        userns_remap,
+    } = info;
+    v1::Engine {
+        id,
+        name,
+        version,
+        api_version,
+        api_version_used,
+        operating_system,
+        kernel_version,
+        storage_driver,
+        data_root: data_root.display().to_string(),
+        cgroup_version,
+        rootless,
+        userns_remap,
+    }
+}
+
+pub(super) fn pruned(pruned: Pruned) -> v1::PruneVolumesResponse {
+    let Pruned { volumes, kept } = pruned;
+    v1::PruneVolumesResponse {
+        volumes: volumes.into_iter().map(|removed| volume(removed, Vec::new(), None)).collect(),
+        kept: kept.into_iter().map(|Kept { name, reason }| v1::KeptVolume { name, reason }).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_of_network_volumes_are_not_listed() {
+        let options = BTreeMap::from([
+            ("device".to_owned(), "//server/share".to_owned()),
+            ("o".to_owned(), "addr=10.0.0.1,username=me,password=hunter2,vers=3.0".to_owned()),
+            ("Password".to_owned(), "hunter2".to_owned()),
+        ]);
+        let shown = without_secrets(options);
+        assert_eq!(shown["o"], "addr=10.0.0.1,username=me,password=***,vers=3.0");
+        assert_eq!(shown["Password"], "***");
+        assert_eq!(shown["device"], "//server/share");
+    }
+}

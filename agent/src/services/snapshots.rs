@@ -1,0 +1,271 @@
+//! `SnapshotService`: starts jobs and tells how they go.
+
+use std::path::{Component, Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use holdfast_archive::fs::TornPolicy;
+use holdfast_proto::ERROR_CODE_METADATA;
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1;
+use holdfast_proto::v1::snapshot_service_server::SnapshotService;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request, Response, Status};
+
+use crate::quiesce::Rest;
+use crate::snapshot::{
+    AdmissionError, BackupRequest, RestoreRequest, RestoreTarget, Snapshots, SourceName, SourceRequest,
+    VolumeTarget,
+};
+
+/// Sources one job may have.
+const MOST_SOURCES: usize = 1024;
+
+type Events<E> = Pin<Box<dyn Stream<Item = Result<E, Status>> + Send>>;
+
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotApi {
+    snapshots: Snapshots,
+}
+
+impl SnapshotApi {
+    pub(crate) fn new(snapshots: Snapshots) -> Self {
+        Self { snapshots }
+    }
+}
+
+#[tonic::async_trait]
+impl SnapshotService for SnapshotApi {
+    type CreateSnapshotsStream = Events<v1::SnapshotEvent>;
+    type RestoreSnapshotStream = Events<v1::RestoreEvent>;
+
+    async fn create_snapshots(
+        &self,
+        request: Request<v1::CreateSnapshotsRequest>,
+    ) -> Result<Response<Self::CreateSnapshotsStream>, Status> {
+        let request = parse_backup(request.into_inner())?;
+        let events = self.snapshots.back_up(request).map_err(admission_status)?;
+        let events = events.ok_or_else(cancelled_before)?;
+        Ok(Response::new(Box::pin(events.map(Ok))))
+    }
+
+    async fn restore_snapshot(
+        &self,
+        request: Request<v1::RestoreSnapshotRequest>,
+    ) -> Result<Response<Self::RestoreSnapshotStream>, Status> {
+        let request = parse_restore(request.into_inner())?;
+        let events = self.snapshots.restore(request).map_err(admission_status)?;
+        let events = events.ok_or_else(cancelled_before)?;
+        Ok(Response::new(Box::pin(events.map(Ok))))
+    }
+
+    async fn list_running(
+        &self,
+        _request: Request<v1::ListRunningRequest>,
+    ) -> Result<Response<v1::ListRunningResponse>, Status> {
+        Ok(Response::new(v1::ListRunningResponse { jobs: self.snapshots.running() }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let was_running = self.snapshots.cancel(parse_job(&request.into_inner().job_id)?);
+        Ok(Response::new(v1::CancelJobResponse { was_running }))
+    }
+}
+
+fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, Status> {
+    let (consistency, torn) = (request.consistency(), request.torn());
+    let v1::CreateSnapshotsRequest {
+        job_id,
+        generation,
+        sources,
+        consistency: _,
+        torn: _,
+        max_downtime_seconds,
+        allow_empty,
+    } = request;
+    if sources.is_empty() || sources.len() > MOST_SOURCES {
+        return Err(invalid(format!(
+            "a job has between 1 and {MOST_SOURCES} sources, not {}",
+            sources.len()
+        )));
+    }
+    let rest = match consistency {
+        v1::Consistency::None => None,
+        v1::Consistency::Pause => Some(Rest::Pause),
+        v1::Consistency::Stop => Some(Rest::Stop),
+        v1::Consistency::Unspecified => return Err(invalid("a consistency this agent knows is needed")),
+    };
+    Ok(BackupRequest {
+        job: parse_job(&job_id)?,
+        generation,
+        sources: sources.into_iter().map(parse_source).collect::<Result<_, _>>()?,
+        rest,
+        torn: match torn {
+            v1::TornPolicy::Unspecified | v1::TornPolicy::Accept => TornPolicy::Accept,
+            v1::TornPolicy::Fail => TornPolicy::Fail,
+        },
+        max_downtime: (max_downtime_seconds > 0)
+            .then(|| Duration::from_secs(u64::from(max_downtime_seconds))),
+        allow_empty,
+    })
+}
+
+fn parse_source(source: v1::SnapshotSource) -> Result<SourceRequest, Status> {
+    let kind = source.kind();
+    let v1::SnapshotSource { source_id, kind: _, name } = source;
+    let name = match kind {
+        v1::SourceKind::Volume => SourceName::Volume(name),
+        v1::SourceKind::Directory => SourceName::Directory(parse_path(&name)?),
+        v1::SourceKind::Unspecified => return Err(invalid("a kind of source this agent knows is needed")),
+    };
+    let id = source_id.parse().map_err(|error| invalid(format!("{error}")))?;
+    Ok(SourceRequest { id, name })
+}
+
+fn parse_restore(request: v1::RestoreSnapshotRequest) -> Result<RestoreRequest, Status> {
+    let v1::RestoreSnapshotRequest {
+        job_id,
+        generation,
+        snapshot_id,
+        devices,
+        setuid,
+        strict,
+        paths,
+        target,
+    } = request;
+    let target = match target {
+        Some(v1::restore_snapshot_request::Target::NewVolume(volume)) => {
+            let v1::NewVolume { name, driver, options, labels } = volume;
+            RestoreTarget::Volume(VolumeTarget {
+                name: name.parse().map_err(|error| invalid(format!("{error}")))?,
+                driver,
+                options: options.into_iter().collect(),
+                labels: labels.into_iter().collect(),
+            })
+        }
+        Some(v1::restore_snapshot_request::Target::Directory(path)) => {
+            RestoreTarget::Directory(parse_path(&path)?)
+        }
+        None => return Err(invalid("a volume or a directory to restore into is needed")),
+    };
+    Ok(RestoreRequest {
+        job: parse_job(&job_id)?,
+        generation,
+        snapshot: snapshot_id.parse().map_err(|error| invalid(format!("{error}")))?,
+        target,
+        devices,
+        setuid,
+        strict,
+        paths,
+    })
+}
+
+pub(super) fn parse_job(id: &str) -> Result<JobId, Status> {
+    id.parse().map_err(|error| invalid(format!("{error}")))
+}
+
+fn parse_path(text: &str) -> Result<PathBuf, Status> {
+    let path = Path::new(text);
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !plain || text.contains('\0') {
+        return Err(invalid(format!("`{}` is not an absolute path without `..`", text.escape_debug())));
+    }
+    Ok(path.to_owned())
+}
+
+fn invalid(message: impl Into<String>) -> Status {
+    status(Code::InvalidArgument, "invalid-request", message)
+}
+
+pub(super) fn cancelled_before() -> Status {
+    status(Code::Cancelled, "cancelled", "the job was cancelled before it was started here")
+}
+
+pub(super) fn admission_status(error: AdmissionError) -> Status {
+    let (code, word) = match &error {
+        AdmissionError::StaleGeneration { .. } => (Code::FailedPrecondition, "stale-generation"),
+        AdmissionError::OtherKind { .. } => (Code::InvalidArgument, "invalid-request"),
+        AdmissionError::Stopping => (Code::Unavailable, "shutdown"),
+    };
+    status(code, word, error.to_string())
+}
+
+fn status(code: Code, word: &'static str, message: impl Into<String>) -> Status {
+    let mut status = Status::new(code, message);
+    status.metadata_mut().insert(ERROR_CODE_METADATA, MetadataValue::from_static(word));
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup(sources: Vec<v1::SnapshotSource>) -> v1::CreateSnapshotsRequest {
+        v1::CreateSnapshotsRequest {
+            job_id: JobId::generate().to_string(),
+            generation: 1,
+            sources,
+            consistency: v1::Consistency::Pause.into(),
+            max_downtime_seconds: 30,
+            ..Default::default()
+        }
+    }
+
+    fn source(kind: v1::SourceKind, name: &str) -> v1::SnapshotSource {
+        let source_id = holdfast_archive::ids::SourceId::generate().to_string();
+        v1::SnapshotSource { source_id, kind: kind.into(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn a_backup_is_parsed_whole_or_refused() {
+        let good = backup(vec![
+            source(v1::SourceKind::Volume, "db_data"),
+            source(v1::SourceKind::Directory, "/srv/data"),
+        ]);
+        let parsed = parse_backup(good.clone()).unwrap();
+        assert_eq!(parsed.rest, Some(Rest::Pause));
+        assert_eq!(parsed.max_downtime, Some(Duration::from_secs(30)));
+        assert_eq!(parsed.sources.len(), 2);
+        let refused = [
+            backup(Vec::new()),
+            backup(vec![source(v1::SourceKind::Unspecified, "x")]),
+            backup(vec![source(v1::SourceKind::Directory, "/srv/../etc")]),
+            backup(vec![source(v1::SourceKind::Directory, "srv")]),
+            v1::CreateSnapshotsRequest { job_id: "x".into(), ..good.clone() },
+            v1::CreateSnapshotsRequest { consistency: 0, ..good },
+        ];
+        for request in refused {
+            assert_eq!(
+                parse_backup(request.clone()).unwrap_err().code(),
+                Code::InvalidArgument,
+                "{request:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn x18_a_restore_into_a_name_docker_would_not_take_is_refused() {
+        let request = |name: &str| v1::RestoreSnapshotRequest {
+            job_id: JobId::generate().to_string(),
+            snapshot_id: holdfast_archive::ids::SnapshotId {
+                host: holdfast_archive::ids::HostId::generate(),
+                source: holdfast_archive::ids::SourceId::generate(),
+                number: 1,
+            }
+            .to_string(),
+            target: Some(v1::restore_snapshot_request::Target::NewVolume(v1::NewVolume {
+                name: name.to_owned(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        assert!(parse_restore(request("db_data")).is_ok());
+        for name in ["../etc", "", "-v", "a b"] {
+            assert!(parse_restore(request(name)).is_err(), "{name}");
+        }
+    }
+}

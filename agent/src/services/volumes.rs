@@ -1,0 +1,222 @@
+//! `VolumeService`: volumes of this host's Engine.
+//!
+//! Looking is always allowed; making and removing needs the right to restore.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use holdfast_proto::v1;
+use holdfast_proto::v1::volume_service_server::VolumeService;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::status::{Word, creating, did_you_mean};
+use crate::allow::Right;
+use crate::config::Config;
+use crate::engine::{Engine, EngineError, EngineErrorKind, NewVolume, Volume, VolumeName};
+use crate::holder::Holders;
+use crate::prune::{self, LabelFilter, PruneRequest};
+use crate::usage::{self, Usage, UsageError};
+use crate::volume_path::{self, ReachPlan, plan_reach};
+
+type Users = HashMap<String, Vec<v1::VolumeUser>>;
+
+#[derive(Debug, Clone)]
+pub(crate) struct VolumeApi {
+    config: Arc<Config>,
+    engine: Engine,
+    holders: Holders,
+}
+
+impl VolumeApi {
+    pub(crate) fn new(config: Arc<Config>, engine: Engine, holders: Holders) -> Self {
+        Self { config, engine, holders }
+    }
+
+    async fn users(&self) -> Result<Users, EngineError> {
+        let mut users = Users::new();
+        for container in
+            self.engine.list_containers().await?.iter().filter(|container| !container.is_holder())
+        {
+            for (volume, user) in convert::volume_users(container) {
+                users.entry(volume.to_owned()).or_default().push(user);
+            }
+        }
+        Ok(users)
+    }
+
+    async fn usage(&self, name: &VolumeName) -> Result<Usage, UsageError> {
+        let reached = volume_path::resolve(&self.engine, &self.holders, name).await?;
+        let usage = usage::measure(&reached).await;
+        reached.release().await.map_err(|error| UsageError::Reach(error.into()))?;
+        usage
+    }
+
+    /// Usage for a list: none where it takes a container to find out, and none
+    /// for a volume that goes meanwhile.
+    async fn listed_usage(&self, volume: &Volume) -> Option<Usage> {
+        let name = volume.name.parse().ok().filter(|_| plan_reach(volume) == ReachPlan::Direct)?;
+        match self.usage(&name).await {
+            Ok(usage) => Some(usage),
+            Err(error) => {
+                tracing::warn!(%error, volume.name = %name, "the usage of a volume is not known");
+                None
+            }
+        }
+    }
+}
+
+impl VolumeApi {
+    /// Says which volumes have names near to one that is not there.
+    async fn unknown(&self, name: &VolumeName, error: EngineError) -> Status {
+        if !error.is_not_found() {
+            return error.into();
+        }
+        let volumes = self.engine.list_volumes().await.unwrap_or_default();
+        let suggestion = did_you_mean(name.as_str(), volumes.iter().map(|other| other.name.as_str()));
+        Word::NotFound.status(format!("volume `{name}` is not there{suggestion}"))
+    }
+
+    /// The Engine names users by id; people know them by name.
+    async fn not_removed(&self, name: &VolumeName, error: EngineError) -> Status {
+        if error.kind() != EngineErrorKind::Conflict {
+            return self.unknown(name, error).await;
+        }
+        let users = self.engine.volume_users(name).await.unwrap_or_default();
+        let users: Vec<String> = users.iter().map(|user| format!("`{}`", user.name)).collect();
+        match users.as_slice() {
+            [] => error.into(),
+            users => Word::Conflict.status(format!("volume `{name}` is in use by {}", users.join(", "))),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl VolumeService for VolumeApi {
+    type ListVolumesStream = Pin<Box<dyn Stream<Item = Result<v1::Volume, Status>> + Send>>;
+
+    async fn list_volumes(
+        &self,
+        request: Request<v1::ListVolumesRequest>,
+    ) -> Result<Response<Self::ListVolumesStream>, Status> {
+        let v1::ListVolumesRequest { names, labels, driver, unused, with_usage } = request.into_inner();
+        let filter = VolumeFilter {
+            names: globs(&names)?,
+            labels: labels.iter().map(|label| LabelFilter::parse(label)).collect(),
+            driver,
+            unused,
+        };
+        let (volumes, mut users) = (self.engine.list_volumes().await?, self.users().await?);
+        let listed: Vec<_> = volumes
+            .into_iter()
+            .map(|volume| (users.remove(&volume.name).unwrap_or_default(), volume))
+            .filter(|(users, volume)| filter.matches(volume, !users.is_empty()))
+            .collect();
+        let api = self.clone();
+        let answers = futures_util::stream::iter(listed).then(move |(users, volume)| {
+            let api = api.clone();
+            async move {
+                let usage = if with_usage { api.listed_usage(&volume).await } else { None };
+                Ok(convert::volume(volume, users, usage))
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn inspect_volume(
+        &self,
+        request: Request<v1::InspectVolumeRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        let v1::InspectVolumeRequest { name, with_usage } = request.into_inner();
+        let name: VolumeName = name.parse()?;
+        let volume = match self.engine.inspect_volume(&name).await {
+            Ok(volume) => volume,
+            Err(error) => return Err(self.unknown(&name, error).await),
+        };
+        let users = self.users().await?.remove(name.as_str()).unwrap_or_default();
+        let usage = if with_usage { Some(self.usage(&name).await?) } else { None };
+        Ok(Response::new(convert::volume(volume, users, usage)))
+    }
+
+    async fn create_volume(
+        &self,
+        request: Request<v1::CreateVolumeRequest>,
+    ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
+        self.config.allow.check(Right::Restore)?;
+        let v1::CreateVolumeRequest { name, driver, options, labels } = request.into_inner();
+        let wanted = NewVolume {
+            name: name.parse()?,
+            driver: if driver.is_empty() { "local".to_owned() } else { driver },
+            options: options.into_iter().collect(),
+            labels: labels.into_iter().collect(),
+        };
+        let created = self.engine.create_volume(&wanted).await.map_err(creating)?;
+        Ok(Response::new(v1::CreateVolumeResponse {
+            volume: Some(convert::volume(created.volume, Vec::new(), None)),
+            created: created.created,
+        }))
+    }
+
+    async fn remove_volume(
+        &self,
+        request: Request<v1::RemoveVolumeRequest>,
+    ) -> Result<Response<v1::RemoveVolumeResponse>, Status> {
+        self.config.allow.check(Right::Restore)?;
+        let name: VolumeName = request.into_inner().name.parse()?;
+        if let Err(error) = self.engine.remove_volume(&name).await {
+            return Err(self.not_removed(&name, error).await);
+        }
+        tracing::info!(volume.name = %name, "volume removed");
+        Ok(Response::new(v1::RemoveVolumeResponse {}))
+    }
+
+    async fn prune_volumes(
+        &self,
+        request: Request<v1::PruneVolumesRequest>,
+    ) -> Result<Response<v1::PruneVolumesResponse>, Status> {
+        self.config.allow.check(Right::Restore)?;
+        let v1::PruneVolumesRequest { labels, include_named, dry_run, names } = request.into_inner();
+        for name in &names {
+            name.parse::<VolumeName>()?;
+        }
+        let labels = labels.iter().map(|label| LabelFilter::parse(label)).collect();
+        let wanted = PruneRequest { labels, include_named, names };
+        let pruned = match dry_run {
+            true => prune::look(&self.engine, &wanted).await?,
+            false => prune::apply_prune(&self.engine, &wanted).await?,
+        };
+        Ok(Response::new(convert::pruned(pruned)))
+    }
+}
+
+struct VolumeFilter {
+    names: Option<GlobSet>,
+    labels: Vec<LabelFilter>,
+    driver: String,
+    unused: Option<bool>,
+}
+
+impl VolumeFilter {
+    fn matches(&self, volume: &Volume, used: bool) -> bool {
+        self.names.as_ref().is_none_or(|names| names.is_match(&volume.name))
+            && self.labels.iter().all(|label| label.matches(&volume.labels))
+            && (self.driver.is_empty() || self.driver == volume.driver)
+            && self.unused.is_none_or(|unused| unused != used)
+    }
+}
+
+pub(super) fn globs(patterns: &[String]) -> Result<Option<GlobSet>, Status> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let refused =
+        |error: globset::Error| Word::InvalidRequest.status(format!("a name pattern is wrong: {error}"));
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).map_err(refused)?);
+    }
+    set.build().map(Some).map_err(refused)
+}

@@ -1,0 +1,241 @@
+//! One call on the data plane: which failures are worth another attempt, how
+//! long between them, and what the last one is called.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_archive::seam::SeamError;
+use holdfast_proto::v1::repository_service_client::RepositoryServiceClient;
+use holdfast_proto::{ERROR_CODE_METADATA, MAX_MESSAGE_BYTES};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::cancel::{Cancel, CancelReason};
+
+/// Code of an upload the store did not take; another allocation may do.
+pub(super) const UPLOAD_FAILED: &str = "upload-failed";
+
+/// The longest one attempt at a call may take. Transfers end by their own
+/// stall limits long before.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// A call the controller refused, or that could not be made.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the controller could not be made to {what}: {message}")]
+pub(super) struct Refusal {
+    pub(super) code: &'static str,
+    what: &'static str,
+    message: String,
+    again: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    channel: watch::Receiver<Option<Channel>>,
+    patience: Duration,
+    cancel: Cancel,
+    retries: Arc<AtomicU64>,
+}
+
+impl Caller {
+    pub(super) fn new(
+        channel: watch::Receiver<Option<Channel>>,
+        patience: Duration,
+        cancel: Cancel,
+        retries: Arc<AtomicU64>,
+    ) -> Self {
+        Self { channel, patience, cancel, retries }
+    }
+
+    /// Calls until there is an answer, a refusal, no more patience or a cancel.
+    pub(super) async fn call<T, F>(
+        &self,
+        what: &'static str,
+        mut request: impl FnMut(RepositoryServiceClient<Channel>) -> F,
+    ) -> Result<T, SeamError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + self.patience;
+        let mut attempt = 0;
+        loop {
+            let refusal = match self.unless_cancelled(self.attempt(what, &mut request)).await? {
+                Ok(answer) => return Ok(answer),
+                Err(refusal) => refusal,
+            };
+            if !refusal.again || Instant::now() >= deadline {
+                return Err(refusal.into());
+            }
+            tracing::debug!(%refusal, attempt, "call is made again");
+            self.retries.fetch_add(1, Ordering::Relaxed);
+            attempt += 1;
+            self.pause(attempt).await?;
+        }
+    }
+
+    /// One attempt, on the connection there is or the next one.
+    pub(super) async fn attempt<T, F>(
+        &self,
+        what: &'static str,
+        request: impl FnOnce(RepositoryServiceClient<Channel>) -> F,
+    ) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let unreachable =
+            |message: &str| Refusal { code: "unreachable", what, message: message.to_owned(), again: true };
+        let channel = match self.channel().await {
+            Ok(Some(channel)) => channel,
+            Ok(None) => {
+                return Err(Refusal {
+                    again: false,
+                    ..unreachable("this agent is not connected to a controller")
+                });
+            }
+            Err(_) => return Err(unreachable("there is no connection to it")),
+        };
+        let client = RepositoryServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        match tokio::time::timeout(ATTEMPT_LIMIT, request(client)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(refusal(what, &status)),
+            Err(_) => Err(unreachable("it did not answer")),
+        }
+    }
+
+    /// The connection there is, or the next one; none if there will be none.
+    async fn channel(&self) -> Result<Option<Channel>, Elapsed> {
+        let mut channel = self.channel.clone();
+        let connected = tokio::time::timeout(self.patience, channel.wait_for(Option::is_some)).await?;
+        Ok(connected.ok().and_then(|channel| channel.clone()))
+    }
+
+    pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, SeamError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(cancelled(self.cancel.reason())),
+            result = work => Ok(result),
+        }
+    }
+
+    /// Waits before the next attempt: longer each time, never the same twice.
+    pub(super) async fn pause(&self, attempt: u32) -> Result<(), SeamError> {
+        let longest = FIRST_PAUSE.saturating_mul(1 << attempt.min(10)).min(LONGEST_PAUSE);
+        let pause = longest.mul_f64(rand::random_range(0.5..1.0));
+        self.unless_cancelled(tokio::time::sleep(pause)).await
+    }
+}
+
+fn cancelled(reason: Option<CancelReason>) -> SeamError {
+    match reason {
+        Some(CancelReason::MaxDowntime) => {
+            SeamError::new("max-downtime", "containers were at rest for as long as they may be")
+        }
+        Some(CancelReason::Shutdown) => SeamError::new("shutdown", "the agent stops"),
+        Some(CancelReason::Asked) | None => SeamError::new("cancelled", "the job was cancelled"),
+    }
+}
+
+/// Sorts a status. The stable word comes from the controller's metadata where
+/// it sends one.
+fn refusal(what: &'static str, status: &Status) -> Refusal {
+    let word = status.metadata().get(ERROR_CODE_METADATA).and_then(|word| word.to_str().ok());
+    let (code, again) = match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::ResourceExhausted => {
+            ("unreachable", true)
+        }
+        // A connection that broke: the library has no better word for it. A
+        // controller that means it says why.
+        Code::Unknown | Code::Cancelled | Code::Internal => ("unreachable", word.is_none()),
+        Code::Unauthenticated | Code::PermissionDenied => ("auth", false),
+        Code::NotFound => ("not-found", false),
+        Code::FailedPrecondition => ("refused", false),
+        Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange => ("refused", false),
+        Code::Unimplemented => ("protocol", false),
+        Code::DataLoss => ("damaged", false),
+        Code::Ok => ("protocol", false),
+    };
+    Refusal { code: word.and_then(known).unwrap_or(code), what, message: status.message().to_owned(), again }
+}
+
+/// The words of the controller that the agent passes on.
+fn known(word: &str) -> Option<&'static str> {
+    const WORDS: &[&str] = &[
+        "catalog-failed",
+        "damaged",
+        "lease-lost",
+        "not-found",
+        "repository-suspended",
+        "stale-generation",
+        "store-auth",
+        "store-clock-skew",
+        "store-corrupt",
+        "store-failed",
+        "store-full",
+        "store-no-bucket",
+        "store-refused",
+        "store-throttled",
+        "store-unreachable",
+        UPLOAD_FAILED,
+    ];
+    WORDS.iter().copied().find(|known| *known == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_archive::fetch::FetchError;
+    use holdfast_archive::ids::{AllocationId, FrameId, PackId};
+    use holdfast_archive::store::StoreErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_tried_again_and_a_refusal_is_not() {
+        assert!(refusal("x", &Status::unknown("transport error")).again);
+        assert!(refusal("x", &Status::unavailable("draining")).again);
+        assert!(!refusal("x", &Status::permission_denied("another host's lease")).again);
+        let meant = worded(Status::internal("catalogue is read-only"), "catalog-failed");
+        let refusal = refusal("x", &meant);
+        assert!(!refusal.again);
+        assert_eq!(refusal.code, "catalog-failed");
+    }
+
+    fn worded(mut status: Status, word: &'static str) -> Status {
+        status.metadata_mut().insert(ERROR_CODE_METADATA, word.parse().unwrap());
+        status
+    }
+
+    #[test]
+    fn lost_data_is_not_asked_for_again_and_counts_as_lost() {
+        let pack = PackId { sha256: [1; 32], allocation: AllocationId::generate() };
+        let frame = FrameId([2; 32]);
+        let short = worded(Status::data_loss("packs/1: 5 bytes were asked for and 3 came"), "store-corrupt");
+        for (status, code) in [(short, "store-corrupt"), (Status::data_loss("packs/1"), "damaged")] {
+            let refusal = refusal("read a pack", &status);
+            assert!(!refusal.again);
+            assert_eq!(refusal.code, code);
+            assert!(FetchError::Read { frame, pack, source: Arc::new(refusal.into()) }.is_loss());
+        }
+    }
+
+    #[test]
+    fn whatever_the_store_says_is_passed_on() {
+        use StoreErrorKind::{
+            Auth, ClockSkew, Corrupt, Full, NoBucket, NotFound, Other, Refused, Throttled, Unreachable,
+        };
+        for kind in
+            [Auth, ClockSkew, Corrupt, Full, NoBucket, NotFound, Other, Refused, Throttled, Unreachable]
+        {
+            assert_eq!(known(kind.code()), Some(kind.code()));
+        }
+    }
+}

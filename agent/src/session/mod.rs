@@ -1,0 +1,465 @@
+//! The agent's side of the data plane: a session with the controller's
+//! `RepositoryService`, as the sink and source that capture and restore use.
+//!
+//! Every call is idempotent, so a call whose answer was lost is simply made
+//! again: with jittered, growing pauses, on whatever connection there is by
+//! then, until `patience` has passed without an answer. A pack that is
+//! allocated twice that way leaves an intent nobody uses, never a pack that
+//! lies. What the controller *refuses* is not repeated.
+//!
+//! Capture and restore run on plain threads; the seam's methods block those
+//! on the runtime and must never be called from one of its own threads.
+
+mod call;
+mod presigned;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use holdfast_archive::ids::{FrameId, PackId};
+use holdfast_archive::seam::{
+    FrameKind, FrameLocation, PackEntry, PackSink, PackSource, SealedPack, SeamError,
+};
+use holdfast_proto::v1::{self, alloc_pack_response::Way, commit_snapshot_response::Outcome};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::cancel::Cancel;
+use crate::failpoint::failpoint;
+
+use self::call::{Caller, Refusal};
+
+/// Bytes of a pack in one message.
+const MESSAGE_BYTES: usize = 1 << 20;
+
+/// How long a transfer may go without moving a byte.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long giving a lease back may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a pack whose upload the store did not take is tried anew.
+const PACK_ATTEMPTS: u32 = 4;
+
+/// The way to the controller, as long as there is one.
+#[derive(Debug, Clone)]
+pub struct DataPlane {
+    channel: watch::Receiver<Option<Channel>>,
+    patience: Duration,
+}
+
+/// What the controller says when an upload is opened.
+#[derive(Debug)]
+pub struct Upload {
+    pub session: Session,
+    pub base: Option<v1::BaseSnapshot>,
+    pub damaged: Vec<FrameId>,
+    pub parameters: v1::UploadParameters,
+}
+
+/// What the controller says when a restore is opened.
+#[derive(Debug)]
+pub struct Restore {
+    pub session: Session,
+    pub snapshot_object: Vec<u8>,
+    pub same_host: bool,
+}
+
+/// What became of a snapshot offered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Commit {
+    Committed(v1::CommittedSnapshot),
+    /// These frames are not in the repository; what uses them must be read again.
+    Missing(Vec<FrameId>),
+}
+
+/// One open lease. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Session {
+    caller: Caller,
+    lease: Arc<str>,
+    runtime: Handle,
+    retries: Arc<AtomicU64>,
+}
+
+impl DataPlane {
+    /// `channel` holds a connection to the controller while there is one.
+    /// `patience`: how long one call is tried before it fails.
+    pub fn new(channel: watch::Receiver<Option<Channel>>, patience: Duration) -> Self {
+        Self { channel, patience }
+    }
+
+    fn caller(&self, cancel: &Cancel) -> (Caller, Arc<AtomicU64>) {
+        let retries = Arc::new(AtomicU64::new(0));
+        (Caller::new(self.channel.clone(), self.patience, cancel.clone(), retries.clone()), retries)
+    }
+
+    /// Opens an upload lease for one source of a job.
+    ///
+    /// # Errors
+    /// When the controller refuses or cannot be reached.
+    pub async fn open_upload(
+        &self,
+        request: v1::OpenUploadRequest,
+        cancel: &Cancel,
+    ) -> Result<Upload, SeamError> {
+        let (caller, retries) = self.caller(cancel);
+        let answer = caller
+            .call("open an upload", |mut client| {
+                let request = request.clone();
+                async move { client.open_upload(request).await }
+            })
+            .await?;
+        let damaged = frame_ids(&answer.damaged_frames)?;
+        Ok(Upload {
+            session: Session::new(caller, answer.lease_id, retries),
+            base: answer.base,
+            damaged,
+            parameters: answer.parameters.unwrap_or_default(),
+        })
+    }
+
+    /// Opens a lease to read one snapshot.
+    ///
+    /// # Errors
+    /// When the controller refuses or cannot be reached.
+    pub async fn open_restore(
+        &self,
+        request: v1::OpenRestoreRequest,
+        cancel: &Cancel,
+    ) -> Result<Restore, SeamError> {
+        let (caller, retries) = self.caller(cancel);
+        let answer = caller
+            .call("open a restore", |mut client| {
+                let request = request.clone();
+                async move { client.open_restore(request).await }
+            })
+            .await?;
+        Ok(Restore {
+            session: Session::new(caller, answer.lease_id, retries),
+            snapshot_object: answer.snapshot_object,
+            same_host: answer.same_host,
+        })
+    }
+}
+
+impl Session {
+    fn new(caller: Caller, lease: String, retries: Arc<AtomicU64>) -> Self {
+        Self { caller, lease: lease.into(), runtime: Handle::current(), retries }
+    }
+
+    /// Calls made again so far.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Offers the finished snapshot.
+    ///
+    /// # Errors
+    /// When the controller refuses it or cannot be reached. Not knowing the
+    /// answer is an error too; offering the same body again is harmless.
+    pub async fn commit(&self, body: Vec<u8>) -> Result<Commit, SeamError> {
+        failpoint("agent.commit.before");
+        let answer = self
+            .caller
+            .call("commit a snapshot", |mut client| {
+                let request =
+                    v1::CommitSnapshotRequest { lease_id: self.lease.to_string(), body: body.clone() };
+                async move { client.commit_snapshot(request).await }
+            })
+            .await?;
+        failpoint("agent.commit.after");
+        match answer.outcome {
+            Some(Outcome::Committed(committed)) => Ok(Commit::Committed(committed)),
+            Some(Outcome::Missing(missing)) => Ok(Commit::Missing(frame_ids(&missing.frames)?)),
+            None => Err(nonsense("an outcome of a commit this agent does not know")),
+        }
+    }
+
+    /// Gives the lease back. One that is not given back ends by itself, so a
+    /// failure is only logged, and one attempt is enough.
+    pub async fn close(&self) {
+        let lease_id = self.lease.to_string();
+        let closing = self.caller.attempt("close a lease", |mut client| async move {
+            client.close_lease(v1::CloseLeaseRequest { lease_id }).await
+        });
+        match tokio::time::timeout(CLOSE_LIMIT, closing).await {
+            Ok(Ok(v1::CloseLeaseResponse {})) => {}
+            Ok(Err(problem)) => {
+                tracing::debug!(lease.id = %self.lease, %problem, "lease is left to end by itself")
+            }
+            Err(_) => tracing::debug!(lease.id = %self.lease, "lease is left to end by itself"),
+        }
+    }
+
+    async fn have_async(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+        let frame_bytes = wire_ids(frames);
+        let answer = self
+            .caller
+            .call("ask which frames are there", |mut client| {
+                let request =
+                    v1::HaveRequest { lease_id: self.lease.to_string(), frames: frame_bytes.clone() };
+                async move { client.have(request).await }
+            })
+            .await?;
+        if answer.bitmap.len() != frames.len().div_ceil(8) {
+            return Err(nonsense("a bitmap of another length than asked for"));
+        }
+        Ok((0..frames.len()).map(|i| answer.bitmap[i / 8] & (1 << (i % 8)) != 0).collect())
+    }
+
+    /// Allocates, stores and commits one pack. A store that does not take the
+    /// bytes gets a fresh allocation: an address may have expired.
+    async fn put(&self, pack: &SealedPack) -> Result<(), SeamError> {
+        let mut attempt = 1;
+        loop {
+            match self.put_once(pack).await {
+                Err(error) if attempt < PACK_ATTEMPTS && error.code == call::UPLOAD_FAILED => {
+                    tracing::debug!(lease.id = %self.lease, %error, attempt, "pack is sent again");
+                    self.retries.fetch_add(1, Ordering::Relaxed);
+                    self.caller.pause(attempt).await?;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn put_once(&self, pack: &SealedPack) -> Result<(), SeamError> {
+        let allocated = self
+            .caller
+            .call("allocate a pack", |mut client| {
+                let request = v1::AllocPackRequest {
+                    lease_id: self.lease.to_string(),
+                    length: pack.bytes.len() as u64,
+                    sha256: pack.sha256.to_vec(),
+                };
+                async move { client.alloc_pack(request).await }
+            })
+            .await?;
+        failpoint("agent.pack.before-put");
+        match allocated.way {
+            Some(Way::Presigned(presigned)) => {
+                self.put_presigned(&allocated.pack_id, &presigned, pack).await?
+            }
+            Some(Way::Relay(v1::Relay {})) => self.relay(&allocated.pack_id, pack).await?,
+            None => return Err(nonsense("a way to store packs this agent does not know")),
+        }
+        failpoint("agent.pack.after-put");
+        let frames: Vec<v1::PackFrame> = pack.table.iter().map(wire_frame).collect();
+        self.caller
+            .call("commit a pack", |mut client| {
+                let request = v1::CommitPackRequest {
+                    lease_id: self.lease.to_string(),
+                    pack_id: allocated.pack_id.clone(),
+                    frames: frames.clone(),
+                };
+                async move { client.commit_pack(request).await }
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Straight to the store, or through the controller where this host cannot
+    /// reach it.
+    async fn put_presigned(
+        &self,
+        pack_id: &str,
+        presigned: &v1::PresignedPut,
+        pack: &SealedPack,
+    ) -> Result<(), SeamError> {
+        let put = presigned::put(presigned, pack.bytes.clone());
+        match self.caller.unless_cancelled(put).await? {
+            Ok(()) => Ok(()),
+            Err(presigned::PutError::Unreachable(cause)) => {
+                tracing::debug!(%cause, "store cannot be reached from this host; pack goes through the controller");
+                self.relay(pack_id, pack).await
+            }
+            Err(error) => Err(SeamError::new(call::UPLOAD_FAILED, error.to_string())),
+        }
+    }
+
+    async fn relay(&self, pack_id: &str, pack: &SealedPack) -> Result<(), SeamError> {
+        let moved = Arc::new(AtomicU64::new(0));
+        let sending = self.caller.call("upload a pack", |mut client| {
+            let messages = upload_messages(&self.lease, pack_id, &pack.bytes, moved.clone());
+            let moved = moved.clone();
+            async move {
+                tokio::select! {
+                    answer = client.upload_pack(tokio_stream::iter(messages)) => answer,
+                    () = stalled(&moved) => Err(tonic::Status::deadline_exceeded(
+                        format!("no byte moved for {} s", STALL_LIMIT.as_secs()),
+                    )),
+                }
+            }
+        });
+        sending.await.map(|v1::UploadPackResponse {}| ())
+    }
+
+    async fn locate_async(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+        let frame_bytes = wire_ids(frames);
+        let answer = self
+            .caller
+            .call("locate frames", |mut client| {
+                let request =
+                    v1::LocateRequest { lease_id: self.lease.to_string(), frames: frame_bytes.clone() };
+                async move { client.locate(request).await }
+            })
+            .await?;
+        if answer.locations.len() != frames.len() {
+            return Err(nonsense("another number of locations than asked for"));
+        }
+        frames.iter().zip(answer.locations).map(|(id, location)| parse_location(*id, location)).collect()
+    }
+
+    async fn read_async(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+        let wanted = usize::try_from(range.end.saturating_sub(range.start))
+            .map_err(|_| SeamError::new("invalid", "a range longer than memory was asked for"))?;
+        self.caller
+            .call("read a pack", |mut client| {
+                let request = v1::ReadPackRequest {
+                    lease_id: self.lease.to_string(),
+                    pack_id: pack.to_string(),
+                    offset: range.start,
+                    length: wanted as u64,
+                };
+                async move {
+                    let mut stream = client.read_pack(request).await?.into_inner();
+                    let mut bytes = BytesMut::with_capacity(wanted.min(32 << 20));
+                    while let Some(message) = next(&mut stream).await? {
+                        if bytes.len() + message.data.len() > wanted {
+                            return Err(tonic::Status::aborted("more bytes came than were asked for"));
+                        }
+                        bytes.extend_from_slice(&message.data);
+                    }
+                    if bytes.len() < wanted {
+                        return Err(tonic::Status::aborted("the answer ended early"));
+                    }
+                    Ok(tonic::Response::new(bytes.freeze()))
+                }
+            })
+            .await
+    }
+}
+
+impl PackSink for Session {
+    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+        self.runtime.block_on(self.have_async(frames))
+    }
+
+    fn put_pack(&self, pack: SealedPack) -> Result<(), SeamError> {
+        self.runtime.block_on(self.put(&pack))
+    }
+}
+
+impl PackSource for Session {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+        self.runtime.block_on(self.locate_async(frames))
+    }
+
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+        self.runtime.block_on(self.read_async(pack, range))
+    }
+}
+
+/// The next message, unless the stream stalls.
+async fn next(
+    stream: &mut tonic::Streaming<v1::ReadPackResponse>,
+) -> Result<Option<v1::ReadPackResponse>, tonic::Status> {
+    tokio::time::timeout(STALL_LIMIT, stream.message()).await.unwrap_or_else(|_| {
+        Err(tonic::Status::deadline_exceeded(format!("no byte came for {} s", STALL_LIMIT.as_secs())))
+    })
+}
+
+/// Ends once nothing has been taken off a stream for [`STALL_LIMIT`].
+async fn stalled(moved: &AtomicU64) {
+    let mut seen = moved.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(STALL_LIMIT).await;
+        let now = moved.load(Ordering::Relaxed);
+        if now == seen {
+            return;
+        }
+        seen = now;
+    }
+}
+
+fn upload_messages(
+    lease: &str,
+    pack_id: &str,
+    bytes: &Bytes,
+    moved: Arc<AtomicU64>,
+) -> impl Iterator<Item = v1::UploadPackRequest> + Send + use<> {
+    let (lease, pack_id, bytes) = (lease.to_owned(), pack_id.to_owned(), bytes.clone());
+    let pieces = bytes.len().div_ceil(MESSAGE_BYTES).max(1);
+    (0..pieces).map(move |piece| {
+        let from = piece * MESSAGE_BYTES;
+        let data = bytes.slice(from..(from + MESSAGE_BYTES).min(bytes.len()));
+        moved.fetch_add(data.len() as u64 + 1, Ordering::Relaxed);
+        let first = piece == 0;
+        v1::UploadPackRequest {
+            lease_id: if first { lease.clone() } else { String::new() },
+            pack_id: if first { pack_id.clone() } else { String::new() },
+            data: data.to_vec(),
+        }
+    })
+}
+
+fn wire_ids(frames: &[FrameId]) -> Vec<Vec<u8>> {
+    frames.iter().map(|id| id.as_bytes().to_vec()).collect()
+}
+
+fn frame_ids(frames: &[Vec<u8>]) -> Result<Vec<FrameId>, SeamError> {
+    frames
+        .iter()
+        .map(|bytes| FrameId::from_slice(bytes).ok_or_else(|| nonsense("a frame id that is not 32 bytes")))
+        .collect()
+}
+
+fn wire_frame(entry: &PackEntry) -> v1::PackFrame {
+    let PackEntry { id, kind, key_epoch, offset, stored_len, raw_len } = entry;
+    v1::PackFrame {
+        id: id.as_bytes().to_vec(),
+        kind: match kind {
+            FrameKind::Data => v1::FrameKind::Data,
+            FrameKind::Page => v1::FrameKind::Page,
+        }
+        .into(),
+        key_epoch: *key_epoch,
+        offset: *offset,
+        stored_bytes: *stored_len,
+        raw_bytes: *raw_len,
+    }
+}
+
+fn parse_location(id: FrameId, location: v1::FrameLocation) -> Result<Option<FrameLocation>, SeamError> {
+    if location.pack_id.is_empty() {
+        return Ok(None);
+    }
+    let kind = match location.kind() {
+        v1::FrameKind::Data => FrameKind::Data,
+        v1::FrameKind::Page => FrameKind::Page,
+        v1::FrameKind::Unspecified => return Err(nonsense("a frame of no kind")),
+    };
+    let v1::FrameLocation { pack_id, kind: _, key_epoch, offset, stored_bytes, raw_bytes } = location;
+    let pack = pack_id.parse().map_err(|_| nonsense("a pack id that is none"))?;
+    let entry = PackEntry { id, kind, key_epoch, offset, stored_len: stored_bytes, raw_len: raw_bytes };
+    Ok(Some(FrameLocation { pack, entry }))
+}
+
+fn nonsense(what: &str) -> SeamError {
+    SeamError::new(
+        "protocol",
+        format!("the controller's answer holds {what}: are agent and controller of versions that fit?"),
+    )
+}
+
+impl From<Refusal> for SeamError {
+    fn from(refusal: Refusal) -> Self {
+        SeamError::new(refusal.code, refusal.to_string())
+    }
+}

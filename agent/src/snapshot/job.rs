@@ -1,0 +1,405 @@
+//! The jobs this agent runs, has run lately, or must not run.
+//!
+//! Starting is idempotent by job id: a second call attaches to the first one's
+//! job, or hears how it ended. A cancel that comes before its job leaves a
+//! tombstone, so that a delayed start does not run after all. A caller whose
+//! generation is lower than one seen for the job has been replaced and is
+//! refused.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1;
+
+use crate::cancel::{Cancel, CancelReason};
+
+use super::feed::Feed;
+
+/// Ended jobs whose events are kept.
+const ENDED_KEPT: usize = 128;
+
+/// Tombstones kept.
+const TOMBSTONES_KEPT: usize = 1024;
+
+/// One job, running or ended.
+#[derive(Debug)]
+pub struct Job<E> {
+    pub id: JobId,
+    pub kind: &'static str,
+    pub sources: Vec<String>,
+    pub started_unix_ms: i64,
+    pub cancel: Cancel,
+    pub feed: Arc<Feed<E>>,
+    generation: AtomicU64,
+}
+
+/// What a call to start a job comes to.
+#[derive(Debug)]
+pub enum Admission<E> {
+    /// It is new; the caller must run it.
+    Start(Arc<Job<E>>),
+    /// It is there; its feed tells everything.
+    Attach(Arc<Job<E>>),
+    /// It was cancelled before it came.
+    Cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    #[error("job {job} is driven with generation {highest} by now; {given} is of a caller that was replaced")]
+    StaleGeneration { job: JobId, given: u64, highest: u64 },
+    #[error("job {job} is of another kind")]
+    OtherKind { job: JobId },
+    #[error("the agent stops")]
+    Stopping,
+}
+
+/// All jobs of one agent.
+#[derive(Debug, Default)]
+pub struct Registry {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: HashMap<JobId, Entry>,
+    /// In the order they were admitted.
+    order: VecDeque<JobId>,
+    tombstones: VecDeque<JobId>,
+    stopping: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Entry {
+    Backup(Arc<Job<v1::SnapshotEvent>>),
+    Restore(Arc<Job<v1::RestoreEvent>>),
+    Upgrade(Arc<Job<v1::UpgradeEvent>>),
+}
+
+/// Event types a registry keeps jobs of.
+pub(crate) trait Event: Clone + Send + 'static {
+    const KIND: &'static str;
+    fn entry(job: Arc<Job<Self>>) -> Entry;
+    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>>;
+}
+
+impl Event for v1::SnapshotEvent {
+    const KIND: &'static str = "backup";
+
+    fn entry(job: Arc<Job<Self>>) -> Entry {
+        Entry::Backup(job)
+    }
+
+    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>> {
+        match entry {
+            Entry::Backup(job) => Some(job),
+            Entry::Restore(_) | Entry::Upgrade(_) => None,
+        }
+    }
+}
+
+impl Event for v1::RestoreEvent {
+    const KIND: &'static str = "restore";
+
+    fn entry(job: Arc<Job<Self>>) -> Entry {
+        Entry::Restore(job)
+    }
+
+    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>> {
+        match entry {
+            Entry::Restore(job) => Some(job),
+            Entry::Backup(_) | Entry::Upgrade(_) => None,
+        }
+    }
+}
+
+impl Event for v1::UpgradeEvent {
+    const KIND: &'static str = "upgrade";
+
+    fn entry(job: Arc<Job<Self>>) -> Entry {
+        Entry::Upgrade(job)
+    }
+
+    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>> {
+        match entry {
+            Entry::Upgrade(job) => Some(job),
+            Entry::Backup(_) | Entry::Restore(_) => None,
+        }
+    }
+}
+
+impl<E> Job<E> {
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+}
+
+impl Entry {
+    fn refuse_stale(&self, job: JobId, given: u64) -> Result<(), AdmissionError> {
+        let highest = self.generation().load(Ordering::SeqCst);
+        if given < highest { Err(AdmissionError::StaleGeneration { job, given, highest }) } else { Ok(()) }
+    }
+
+    fn generation(&self) -> &AtomicU64 {
+        match self {
+            Self::Backup(job) => &job.generation,
+            Self::Restore(job) => &job.generation,
+            Self::Upgrade(job) => &job.generation,
+        }
+    }
+
+    fn cancel(&self) -> &Cancel {
+        match self {
+            Self::Backup(job) => &job.cancel,
+            Self::Restore(job) => &job.cancel,
+            Self::Upgrade(job) => &job.cancel,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Backup(job) => job.feed.has_ended(),
+            Self::Restore(job) => job.feed.has_ended(),
+            Self::Upgrade(job) => job.feed.has_ended(),
+        }
+    }
+
+    async fn ended(&self) {
+        match self {
+            Self::Backup(job) => job.feed.ended().await,
+            Self::Restore(job) => job.feed.ended().await,
+            Self::Upgrade(job) => job.feed.ended().await,
+        }
+    }
+
+    fn describe(&self) -> v1::RunningJob {
+        let (id, kind, started, sources) = match self {
+            Self::Backup(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
+            Self::Restore(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
+            Self::Upgrade(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
+        };
+        v1::RunningJob {
+            job_id: id.to_string(),
+            kind: kind.to_owned(),
+            generation: self.generation().load(Ordering::SeqCst),
+            started_unix_ms: started,
+            sources: sources.clone(),
+        }
+    }
+}
+
+impl Registry {
+    /// Decides what a call to start a job comes to.
+    ///
+    /// # Errors
+    /// When the caller was replaced, or the agent stops.
+    pub(crate) fn admit<E: Event>(
+        &self,
+        id: JobId,
+        generation: u64,
+        sources: Vec<String>,
+    ) -> Result<Admission<E>, AdmissionError> {
+        let mut state = self.lock();
+        if let Some(entry) = state.jobs.get(&id) {
+            entry.refuse_stale(id, generation)?;
+            let job = E::of(entry).ok_or(AdmissionError::OtherKind { job: id })?.clone();
+            entry.generation().store(generation, Ordering::SeqCst);
+            return Ok(Admission::Attach(job));
+        }
+        if state.tombstones.contains(&id) {
+            return Ok(Admission::Cancelled);
+        }
+        if state.stopping {
+            return Err(AdmissionError::Stopping);
+        }
+        let job = Arc::new(Job {
+            id,
+            kind: E::KIND,
+            sources,
+            started_unix_ms: now_unix_ms(),
+            cancel: Cancel::new(),
+            feed: Arc::new(Feed::new()),
+            generation: AtomicU64::new(generation),
+        });
+        state.jobs.insert(id, E::entry(job.clone()));
+        state.order.push_back(id);
+        state.drop_old();
+        Ok(Admission::Start(job))
+    }
+
+    /// Refuses a caller that was replaced. A job nobody drives here has none.
+    ///
+    /// # Errors
+    /// When a higher generation was seen for the job.
+    pub(crate) fn check_generation(&self, id: JobId, generation: u64) -> Result<(), AdmissionError> {
+        self.lock().jobs.get(&id).map_or(Ok(()), |entry| entry.refuse_stale(id, generation))
+    }
+
+    /// Lets a job come after all that was cancelled before it came here.
+    pub(crate) fn bury_no_more(&self, id: JobId) {
+        self.lock().tombstones.retain(|other| *other != id);
+    }
+
+    /// Cancels a job that runs, or one that has not come yet. True: it ran.
+    pub fn cancel(&self, id: JobId) -> bool {
+        let mut state = self.lock();
+        if let Some(entry) = state.jobs.get(&id) {
+            let running = !entry.has_ended();
+            entry.cancel().cancel(CancelReason::Asked);
+            return running;
+        }
+        if !state.tombstones.contains(&id) {
+            state.tombstones.push_back(id);
+            if state.tombstones.len() > TOMBSTONES_KEPT {
+                state.tombstones.pop_front();
+            }
+        }
+        false
+    }
+
+    /// Jobs that have not ended, oldest first.
+    pub fn running(&self) -> Vec<v1::RunningJob> {
+        self.live().iter().map(Entry::describe).collect()
+    }
+
+    /// Cancels everything, admits nothing more and waits for the jobs to end,
+    /// which includes that what they brought to rest has resumed.
+    pub async fn shut_down(&self) {
+        self.lock().stopping = true;
+        let live = self.live();
+        for entry in &live {
+            entry.cancel().cancel(CancelReason::Shutdown);
+        }
+        for entry in &live {
+            entry.ended().await;
+        }
+    }
+
+    /// Whether the agent stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+
+    fn live(&self) -> Vec<Entry> {
+        let state = self.lock();
+        let entries = state.order.iter().filter_map(|id| state.jobs.get(id));
+        entries.filter(|entry| !entry.has_ended()).cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drop_old(&mut self) {
+        let ended = self.order.iter().filter(|id| self.jobs[id].has_ended()).count();
+        for _ in ENDED_KEPT..ended {
+            let Some(at) = self.order.iter().position(|id| self.jobs[id].has_ended()) else { return };
+            if let Some(id) = self.order.remove(at) {
+                self.jobs.remove(&id);
+            }
+        }
+    }
+}
+
+fn now_unix_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Event = v1::SnapshotEvent;
+
+    fn start(registry: &Registry, id: JobId, generation: u64) -> Arc<Job<Event>> {
+        match registry.admit::<Event>(id, generation, Vec::new()).unwrap() {
+            Admission::Start(job) => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn p12_a_second_start_attaches_and_never_runs_twice() {
+        let registry = Registry::default();
+        let id = JobId::generate();
+        let job = start(&registry, id, 3);
+        let again = registry.admit::<Event>(id, 3, Vec::new()).unwrap();
+        assert!(matches!(again, Admission::Attach(attached) if Arc::ptr_eq(&attached, &job)));
+        job.feed.end(v1::SnapshotEvent::default());
+        assert!(matches!(registry.admit::<Event>(id, 4, Vec::new()).unwrap(), Admission::Attach(_)));
+        assert!(registry.running().is_empty());
+    }
+
+    #[test]
+    fn p12_a_cancel_before_the_start_is_remembered() {
+        let registry = Registry::default();
+        let id = JobId::generate();
+        assert!(!registry.cancel(id));
+        assert!(!registry.cancel(id));
+        assert!(matches!(registry.admit::<Event>(id, 1, Vec::new()).unwrap(), Admission::Cancelled));
+    }
+
+    #[test]
+    fn p11_a_caller_that_was_replaced_is_refused() {
+        let registry = Registry::default();
+        let id = JobId::generate();
+        start(&registry, id, 2);
+        registry.admit::<Event>(id, 5, Vec::new()).unwrap();
+        let error = registry.admit::<Event>(id, 4, Vec::new()).unwrap_err();
+        assert_eq!(error, AdmissionError::StaleGeneration { job: id, given: 4, highest: 5 });
+        assert_eq!(registry.running()[0].generation, 5);
+    }
+
+    #[test]
+    fn a_job_of_another_kind_is_not_attached_to() {
+        let registry = Registry::default();
+        let id = JobId::generate();
+        start(&registry, id, 1);
+        let error = registry.admit::<v1::RestoreEvent>(id, 1, Vec::new()).unwrap_err();
+        assert_eq!(error, AdmissionError::OtherKind { job: id });
+    }
+
+    #[test]
+    fn cancelling_reaches_the_running_job() {
+        let registry = Registry::default();
+        let job = start(&registry, JobId::generate(), 1);
+        assert!(registry.cancel(job.id));
+        assert_eq!(job.cancel.reason(), Some(CancelReason::Asked));
+        assert!(job.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn only_ended_jobs_are_forgotten() {
+        let registry = Registry::default();
+        let running = start(&registry, JobId::generate(), 1);
+        for _ in 0..ENDED_KEPT + 20 {
+            start(&registry, JobId::generate(), 1).feed.end(v1::SnapshotEvent::default());
+        }
+        start(&registry, JobId::generate(), 1);
+        assert!(registry.lock().jobs.len() <= ENDED_KEPT + 2);
+        assert!(registry.running().iter().any(|job| job.job_id == running.id.to_string()));
+    }
+
+    #[tokio::test]
+    async fn stopping_cancels_and_waits_and_admits_nothing_more() {
+        let registry = Arc::new(Registry::default());
+        let job = start(&registry, JobId::generate(), 1);
+        let stopping = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.shut_down().await }
+        });
+        job.cancel.cancelled().await;
+        assert_eq!(job.cancel.reason(), Some(CancelReason::Shutdown));
+        assert!(!stopping.is_finished());
+        job.feed.end(v1::SnapshotEvent::default());
+        stopping.await.unwrap();
+        let late = registry.admit::<Event>(JobId::generate(), 1, Vec::new());
+        assert_eq!(late.unwrap_err(), AdmissionError::Stopping);
+    }
+}

@@ -1,0 +1,303 @@
+//! Jobs that take and restore snapshots.
+//!
+//! A job belongs to the agent: it is started by a call, but it neither waits
+//! for its caller nor ends with it. Whoever calls again with its id hears
+//! everything from the beginning. A panic in a job fails that job alone.
+//!
+//! Two jobs run at a time, each with its share of the memory; more wait their
+//! turn. So a job that has containers at rest never waits for memory.
+
+mod backup;
+mod board;
+mod feed;
+mod job;
+mod pass;
+mod restore;
+mod source;
+mod space;
+mod target;
+mod users;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, Stream};
+use holdfast_archive::fs::LEAST_MEMORY_BYTES;
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::{self, restore_event, snapshot_event};
+use tokio::sync::Semaphore;
+
+use crate::allow::Allow;
+use crate::controller::Controller;
+use crate::engine::Engine;
+use crate::holder::Holders;
+use crate::quiesce::Quiescer;
+use crate::resume::Payer;
+use crate::session::DataPlane;
+use crate::spec::Specs;
+
+pub use self::backup::{BackupRequest, SourceRequest};
+pub use self::job::{Admission, AdmissionError, Job, Registry};
+pub use self::restore::RestoreRequest;
+pub(crate) use self::source::engine_code;
+pub use self::source::{SourceError, SourceName};
+pub use self::target::{RestoreTarget, VolumeTarget};
+
+const MOST_JOBS: usize = 2;
+const MOST_SOURCES: usize = 2;
+
+/// What jobs work with.
+#[derive(Debug)]
+pub struct Parts {
+    pub engine: Engine,
+    pub holders: Holders,
+    pub payer: Payer,
+    /// Knows what the containers that use a source are made of.
+    pub specs: Specs,
+    pub plane: DataPlane,
+    pub allow: Allow,
+    /// For all buffers of all jobs together.
+    pub memory_bytes: usize,
+    /// Threads of one capture or restore.
+    pub workers: usize,
+    /// The longest a container may be kept at rest.
+    pub max_downtime: Duration,
+    /// Knows the name this host has in its fleet.
+    pub controller: Controller,
+}
+
+/// Runs jobs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    context: Arc<Context>,
+    registry: Arc<Registry>,
+}
+
+#[derive(Debug)]
+struct Context {
+    engine: Engine,
+    holders: Holders,
+    payer: Payer,
+    specs: Specs,
+    plane: DataPlane,
+    quiescer: Quiescer,
+    allow: Allow,
+    share: Share,
+    workers: usize,
+    max_downtime: Duration,
+    controller: Controller,
+    slots: Semaphore,
+}
+
+/// How a budget of memory is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    jobs: usize,
+    sources: usize,
+    capture_bytes: usize,
+}
+
+impl Share {
+    /// As many captures at once as the budget gives the least each needs.
+    fn of(memory_bytes: usize) -> Self {
+        let captures = memory_bytes / LEAST_MEMORY_BYTES;
+        let jobs = captures.clamp(1, MOST_JOBS);
+        let sources = (captures / jobs).clamp(1, MOST_SOURCES);
+        Self { jobs, sources, capture_bytes: memory_bytes / (jobs * sources) }
+    }
+}
+
+impl Context {
+    /// Sources of one job that are read at once.
+    fn parallel(&self) -> usize {
+        self.share.sources
+    }
+
+    fn memory_per_capture(&self) -> usize {
+        self.share.capture_bytes
+    }
+
+    /// For a job that works on one thing at a time.
+    fn memory_per_job(&self) -> usize {
+        self.share.capture_bytes * self.share.sources
+    }
+
+    fn host_name(&self) -> String {
+        self.controller.last().map(|greeting| greeting.host_name).unwrap_or_default()
+    }
+}
+
+impl Snapshots {
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            engine,
+            holders,
+            payer,
+            specs,
+            plane,
+            allow,
+            memory_bytes,
+            workers,
+            max_downtime,
+            controller,
+        } = parts;
+        let share = Share::of(memory_bytes);
+        let quiescer = Quiescer::new(engine.clone(), payer.clone(), own_container());
+        let context = Context {
+            engine,
+            holders,
+            payer,
+            specs,
+            plane,
+            quiescer,
+            allow,
+            share,
+            workers,
+            max_downtime,
+            controller,
+            slots: Semaphore::new(share.jobs),
+        };
+        Self { context: Arc::new(context), registry: Arc::default() }
+    }
+
+    /// Starts a backup, or attaches to it. None: it was cancelled before.
+    ///
+    /// # Errors
+    /// When the caller was replaced by another, or the agent stops.
+    pub fn back_up(
+        &self,
+        request: BackupRequest,
+    ) -> Result<Option<impl Stream<Item = v1::SnapshotEvent> + Send + use<>>, AdmissionError> {
+        let sources = request.sources.iter().map(|source| source.name.to_string()).collect();
+        let job = match self.registry.admit(request.job, request.generation, sources)? {
+            Admission::Cancelled => return Ok(None),
+            Admission::Attach(job) => return Ok(Some(job.feed.listen())),
+            Admission::Start(job) => job,
+        };
+        let events = job.feed.listen();
+        let context = self.context.clone();
+        // The job owns itself; `shut_down` waits for its feed to end.
+        tokio::spawn(async move {
+            let run = AssertUnwindSafe(backup::run(&context, &job, &request)).catch_unwind();
+            let ended = run.await.unwrap_or_else(|_| v1::JobEnded {
+                error_code: "panic".to_owned(),
+                error: "the agent failed inside this job; see its log".to_owned(),
+                ..Default::default()
+            });
+            tracing::info!(job.id = %job.id, ok = ended.ok, code = ended.error_code, "backup ended");
+            job.feed.end(v1::SnapshotEvent {
+                job_id: job.id.to_string(),
+                event: Some(snapshot_event::Event::Ended(ended)),
+            });
+        });
+        Ok(Some(events))
+    }
+
+    /// Starts a restore, or attaches to it. None: it was cancelled before.
+    ///
+    /// # Errors
+    /// When the caller was replaced by another, or the agent stops.
+    pub fn restore(
+        &self,
+        request: RestoreRequest,
+    ) -> Result<Option<impl Stream<Item = v1::RestoreEvent> + Send + use<>>, AdmissionError> {
+        let sources = vec![request.snapshot.to_string()];
+        let job = match self.registry.admit(request.job, request.generation, sources)? {
+            Admission::Cancelled => return Ok(None),
+            Admission::Attach(job) => return Ok(Some(job.feed.listen())),
+            Admission::Start(job) => job,
+        };
+        let events = job.feed.listen();
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            let run = AssertUnwindSafe(restore::run(&context, &job, &request)).catch_unwind();
+            let finished = run.await.unwrap_or_else(|_| v1::RestoreFinished {
+                error_code: "panic".to_owned(),
+                error: "the agent failed inside this job; see its log".to_owned(),
+                ..Default::default()
+            });
+            tracing::info!(job.id = %job.id, ok = finished.ok, code = finished.error_code, "restore ended");
+            job.feed.end(v1::RestoreEvent {
+                job_id: job.id.to_string(),
+                event: Some(restore_event::Event::Finished(finished)),
+            });
+        });
+        Ok(Some(events))
+    }
+
+    /// All jobs of this agent, for those who run others than snapshots.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.clone()
+    }
+
+    /// Held by whoever has containers at rest.
+    pub fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.context.quiescer.turn()
+    }
+
+    /// Jobs that have not ended.
+    pub fn running(&self) -> Vec<v1::RunningJob> {
+        self.registry.running()
+    }
+
+    /// Cancels a job now, or when it comes. True: it was running.
+    pub fn cancel(&self, job: JobId) -> bool {
+        self.registry.cancel(job)
+    }
+
+    /// Ends all jobs; returns when nothing of theirs is at rest any more.
+    pub async fn shut_down(&self) {
+        self.registry.shut_down().await;
+    }
+}
+
+/// The container this process runs in, if the Engine made it: its id is in the
+/// path of files the Engine mounts into every container.
+pub(crate) fn own_container() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    container_of(&table)
+}
+
+fn container_of(mountinfo: &str) -> Option<String> {
+    mountinfo.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (root, target) = (fields.nth(3)?, fields.next()?);
+        if !matches!(target, "/etc/hostname" | "/etc/hosts" | "/etc/resolv.conf") {
+            return None;
+        }
+        let id = root.split("/containers/").nth(1)?.split('/').next()?;
+        (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn memory_is_divided_among_what_runs_at_once() {
+        let least = LEAST_MEMORY_BYTES;
+        assert_eq!(Share::of(least), Share { jobs: 1, sources: 1, capture_bytes: least });
+        assert_eq!(Share::of(2 * least), Share { jobs: 2, sources: 1, capture_bytes: least });
+        assert_eq!(Share::of(4 * least), Share { jobs: 2, sources: 2, capture_bytes: least });
+        let plenty = Share::of(64 * least);
+        assert_eq!((plenty.jobs, plenty.sources), (MOST_JOBS, MOST_SOURCES));
+    }
+
+    #[test]
+    fn the_agents_own_container_is_known_by_its_mounts() {
+        let id = "3f".repeat(32);
+        let line =
+            format!("1 2 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw");
+        assert_eq!(container_of(&line), Some(id));
+        // A container's files seen from the host, as an agent there may.
+        let line = "1 2 8:1 / /var/lib/docker/containers/x/mounts/shm rw - tmpfs shm rw";
+        assert_eq!(container_of(line), None);
+    }
+}

@@ -1,0 +1,398 @@
+//! Where a restore writes: something new that nobody uses yet.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use holdfast_archive::snapshot::SourceFacts;
+use holdfast_proto::ids::JobId;
+use rustix::fs::{Mode, OFlags};
+
+use crate::engine::{NewVolume, VolumeName};
+use crate::failpoint::failpoint;
+use crate::journal::{Debt, DebtId};
+use crate::resume::{Payer, RESTORE_DIRECTORY, RESTORE_LABEL, blocking};
+use crate::volume_path::{self, ReachedVolume};
+
+use super::Context;
+use super::pass::Failure;
+use super::source::{SourceError, engine_code};
+
+/// Label the Engine puts on volumes it named itself.
+const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
+
+/// What a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreTarget {
+    Volume(VolumeTarget),
+    /// Absolute; absent or an empty directory.
+    Directory(PathBuf),
+}
+
+/// A volume to make. What is empty is taken from the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeTarget {
+    pub name: VolumeName,
+    pub driver: String,
+    pub options: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A target that is made and not yet kept. Dropping it leaves its removal to
+/// the payer.
+#[derive(Debug)]
+pub(super) struct Target {
+    owed: Owed,
+    place: Option<Place>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Volume(Box<ReachedVolume>),
+    Directory { filled: PathBuf, wanted: PathBuf },
+}
+
+/// The debt to remove what is half made.
+#[derive(Debug)]
+struct Owed {
+    payer: Payer,
+    debt: Option<(DebtId, Debt)>,
+}
+
+impl Target {
+    /// Refuses a target that is there already, before anything is done.
+    pub(super) async fn refuse_existing(context: &Context, target: &RestoreTarget) -> Result<(), Failure> {
+        match target {
+            RestoreTarget::Volume(volume) => match context.engine.inspect_volume(&volume.name).await {
+                Ok(_) => Err(exists(&volume.name)),
+                Err(error) if error.is_not_found() => Ok(()),
+                Err(error) => Err(Failure::of(engine_code(&error), &error)),
+            },
+            RestoreTarget::Directory(path) => resolve_directory(context, path).map(drop),
+        }
+    }
+
+    /// Makes what is to be filled. If this fails, nothing of it is left, or it
+    /// is owed to the payer.
+    pub(super) async fn make(
+        context: &Context,
+        job: JobId,
+        target: &RestoreTarget,
+        facts: &SourceFacts,
+    ) -> Result<Self, Failure> {
+        match target {
+            RestoreTarget::Volume(volume) => Self::make_volume(context, job, volume, facts).await,
+            RestoreTarget::Directory(path) => Self::make_directory(context, job, path).await,
+        }
+    }
+
+    async fn make_volume(
+        context: &Context,
+        job: JobId,
+        asked: &VolumeTarget,
+        facts: &SourceFacts,
+    ) -> Result<Self, Failure> {
+        let wanted = settings(asked, facts, job);
+        let owed = Owed::write(context, Debt::RemoveVolume { job, name: wanted.name.to_string() }).await?;
+        let mut target = Self { owed, place: None };
+        let made = context.engine.create_volume(&wanted).await;
+        // Somebody may have made it since it was looked for. The label tells:
+        // only this job's is removed again.
+        let refusal = match made {
+            Ok(made) if made.created => None,
+            Ok(_) => Some(exists(&wanted.name)),
+            Err(error) => Some(Failure::of(engine_code(&error), &error)),
+        };
+        if let Some(failure) = refusal {
+            target.discard().await;
+            return Err(failure);
+        }
+        failpoint("agent.restore.volume-created");
+        let reached = volume_path::resolve(&context.engine, &context.holders, &wanted.name).await;
+        match reached {
+            Ok(reached) => target.place = Some(Place::Volume(Box::new(reached))),
+            Err(error) => {
+                target.discard().await;
+                let error = SourceError::Reach(error);
+                return Err(Failure::of(error.code(), &error));
+            }
+        }
+        target.checked_empty().await
+    }
+
+    async fn make_directory(context: &Context, job: JobId, path: &Path) -> Result<Self, Failure> {
+        let (parent, name) = resolve_directory(context, path)?;
+        let filled = parent.join(format!("{RESTORE_DIRECTORY}{job}"));
+        let owed = Owed::write(context, Debt::RemoveDirectory { job, path: filled.clone() }).await?;
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&filled);
+        let place = Place::Directory { filled: filled.clone(), wanted: parent.join(name) };
+        let target = Self { owed, place: Some(place) };
+        if let Err(error) = made {
+            target.discard().await;
+            return Err(Failure::new(
+                "write-failed",
+                format!("{} cannot be made: {error}", filled.display()),
+            ));
+        }
+        Ok(target)
+    }
+
+    /// A new volume may still show old data: that of the device, export or
+    /// directory it was made for.
+    async fn checked_empty(self) -> Result<Self, Failure> {
+        match self.root().and_then(|root| is_empty(root).map_err(|error| unreadable(&error))) {
+            Ok(true) => Ok(self),
+            Ok(false) => {
+                self.discard().await;
+                Err(Failure::new(
+                    "target-not-empty",
+                    "the new volume already holds data, because its driver or options lead to a place in use",
+                ))
+            }
+            Err(failure) => {
+                self.discard().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// A handle on the root of what is to be filled.
+    pub(super) fn root(&self) -> Result<OwnedFd, Failure> {
+        match &self.place {
+            Some(Place::Volume(volume)) => volume.open_root().map_err(|error| {
+                let error = SourceError::Reach(error);
+                Failure::of(error.code(), &error)
+            }),
+            Some(Place::Directory { filled, .. }) => open(filled).map_err(|error| unreadable(&error)),
+            None => Err(Failure::new("target-lost", "the target of the restore is gone")),
+        }
+    }
+
+    /// It is whole: gives it its name and forgets that it is half made.
+    pub(super) async fn keep(mut self) -> Result<(), Failure> {
+        match self.place.take() {
+            Some(Place::Directory { filled, wanted }) => {
+                if let Err(error) = put_in_place(&filled, &wanted) {
+                    self.discard().await;
+                    return Err(Failure::new(
+                        "target-exists",
+                        format!(
+                            "{} cannot be put in place: {error}; it must be absent, or an empty directory that is no mount point",
+                            wanted.display()
+                        ),
+                    ));
+                }
+                self.owed.forget().await
+            }
+            Some(Place::Volume(volume)) => {
+                let forgotten = self.owed.forget().await;
+                release(*volume).await;
+                forgotten
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// It is not whole: removes it, now or as soon as it can be.
+    pub(super) async fn discard(mut self) {
+        if let Some(Place::Volume(volume)) = self.place.take() {
+            release(*volume).await;
+        }
+        self.owed.pay().await;
+    }
+}
+
+impl Owed {
+    async fn write(context: &Context, debt: Debt) -> Result<Self, Failure> {
+        let (payer, written) = (context.payer.clone(), debt.clone());
+        let id = blocking(move || payer.journal().owe(written))
+            .await
+            .map_err(|error| Failure::of("journal-failed", &error))?;
+        Ok(Self { payer: context.payer.clone(), debt: Some((id, debt)) })
+    }
+
+    async fn forget(&mut self) -> Result<(), Failure> {
+        let Some((id, _)) = &self.debt else { return Ok(()) };
+        let (payer, id) = (self.payer.clone(), *id);
+        blocking(move || payer.journal().settle(id))
+            .await
+            .map_err(|error| Failure::of("journal-failed", &error))?;
+        self.debt = None;
+        Ok(())
+    }
+
+    async fn pay(&mut self) {
+        let Some((id, debt)) = &self.debt else { return };
+        match self.payer.pay(*id, debt, true).await {
+            Ok(_) => self.debt = None,
+            // Dropping it hands it over.
+            Err(error) => tracing::warn!(%error, "what was half restored is not removed yet"),
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some((id, debt)) = self.debt.take() {
+            self.payer.hand_over([(id, debt, true)]);
+        }
+    }
+}
+
+async fn release(volume: ReachedVolume) {
+    if let Err(error) = volume.release().await {
+        tracing::warn!(%error, "a holder container stays behind; the journal owes it");
+    }
+}
+
+fn exists(name: &VolumeName) -> Failure {
+    Failure::new(
+        "target-exists",
+        format!("volume `{name}` exists; restore under another name, or remove it first"),
+    )
+}
+
+fn unreadable(error: &std::io::Error) -> Failure {
+    Failure::new("unreadable", format!("the target of the restore cannot be opened: {error}"))
+}
+
+/// Settings of the new volume: what is asked for, else the snapshot's.
+fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume {
+    let driver = [&asked.driver, &facts.driver].into_iter().find(|driver| !driver.is_empty());
+    let driver = driver.cloned().unwrap_or_else(|| "local".to_owned());
+    let inherited = if driver == facts.driver { inherited_options(facts) } else { BTreeMap::new() };
+    let mut labels = facts.labels.clone();
+    labels.remove(ANONYMOUS_LABEL);
+    labels.extend(asked.labels.clone());
+    labels.insert(RESTORE_LABEL.to_owned(), job.to_string());
+    NewVolume {
+        name: asked.name.clone(),
+        driver,
+        options: if asked.options.is_empty() { inherited } else { asked.options.clone() },
+        labels,
+    }
+}
+
+/// Options that lead to a device or an export are left out: the new volume
+/// would be the old data.
+fn inherited_options(facts: &SourceFacts) -> BTreeMap<String, String> {
+    let leads_elsewhere = facts.options.contains_key("device") || facts.options.contains_key("type");
+    if facts.driver == "local" && leads_elsewhere { BTreeMap::new() } else { facts.options.clone() }
+}
+
+/// The real parent and the name of a directory that may be made.
+fn resolve_directory(context: &Context, path: &Path) -> Result<(PathBuf, OsString), Failure> {
+    let invalid = || Failure::new("invalid-request", format!("{} cannot be restored into", path.display()));
+    let (parent, name) = (path.parent().ok_or_else(invalid)?, path.file_name().ok_or_else(invalid)?);
+    let parent = parent.canonicalize().map_err(|error| {
+        Failure::new(
+            "not-found",
+            format!("{}, which is to hold the target, cannot be used: {error}", parent.display()),
+        )
+    })?;
+    let real = parent.join(name);
+    context.allow.check_path(&real).map_err(|error| Failure::of("not-allowed", &error))?;
+    match std::fs::symlink_metadata(&real) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok((parent, name.to_owned())),
+        Err(error) => Err(unreadable(&error)),
+        Ok(found)
+            if found.is_dir() && open(&real).and_then(is_empty).map_err(|error| unreadable(&error))? =>
+        {
+            Ok((parent, name.to_owned()))
+        }
+        Ok(_) => Err(Failure::new(
+            "target-exists",
+            format!("{} is there and is not an empty directory; restore to another place", real.display()),
+        )),
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn is_empty(root: OwnedFd) -> std::io::Result<bool> {
+    for entry in rustix::fs::Dir::new(root)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Replaces an empty directory or nothing, at once.
+fn put_in_place(filled: &Path, wanted: &Path) -> std::io::Result<()> {
+    std::fs::rename(filled, wanted)?;
+    let parent = wanted.parent().unwrap_or(Path::new("/"));
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(options: &[(&str, &str)]) -> SourceFacts {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+        };
+        SourceFacts {
+            kind: "volume".into(),
+            name: "db".into(),
+            driver: "local".into(),
+            options: map(options),
+            labels: map(&[("app", "shop"), (ANONYMOUS_LABEL, "")]),
+        }
+    }
+
+    fn asked() -> VolumeTarget {
+        VolumeTarget {
+            name: "new".parse().unwrap(),
+            driver: String::new(),
+            options: BTreeMap::new(),
+            labels: BTreeMap::from([("app".to_owned(), "blog".to_owned())]),
+        }
+    }
+
+    #[test]
+    fn settings_come_from_the_snapshot_unless_asked_for() {
+        let job = JobId::generate();
+        let new = settings(&asked(), &facts(&[("o", "size=1g")]), job);
+        assert_eq!((new.driver.as_str(), new.options["o"].as_str()), ("local", "size=1g"));
+        assert_eq!(new.labels["app"], "blog");
+        assert_eq!(new.labels[RESTORE_LABEL], job.to_string());
+        assert!(!new.labels.contains_key(ANONYMOUS_LABEL));
+        let other = settings(&VolumeTarget { driver: "other".into(), ..asked() }, &facts(&[("o", "x")]), job);
+        assert!(other.options.is_empty(), "options of one driver mean nothing to another");
+    }
+
+    #[test]
+    fn a_new_volume_does_not_lead_to_the_old_ones_data() {
+        let bound = facts(&[("type", "none"), ("o", "bind"), ("device", "/srv/db")]);
+        assert!(settings(&asked(), &bound, JobId::generate()).options.is_empty());
+    }
+
+    #[test]
+    fn only_a_new_or_empty_directory_is_replaced() {
+        let base = tempfile::tempdir().unwrap();
+        let (filled, wanted) = (base.path().join("f"), base.path().join("w"));
+        for existing in [false, true] {
+            std::fs::create_dir(&filled).unwrap();
+            std::fs::write(filled.join("x"), "x").unwrap();
+            if existing {
+                std::fs::create_dir(&wanted).unwrap();
+            }
+            put_in_place(&filled, &wanted).unwrap();
+            std::fs::remove_dir_all(&wanted).unwrap();
+        }
+        std::fs::create_dir(&filled).unwrap();
+        std::fs::create_dir(&wanted).unwrap();
+        std::fs::write(wanted.join("theirs"), "x").unwrap();
+        assert!(put_in_place(&filled, &wanted).is_err());
+        assert!(wanted.join("theirs").exists());
+    }
+}

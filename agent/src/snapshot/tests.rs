@@ -1,0 +1,511 @@
+//! Whole jobs: this machine's Engine, a repository in memory.
+
+mod groups;
+
+use std::fs;
+use std::path::PathBuf;
+
+use futures_util::StreamExt;
+use holdfast_archive::fs::TornPolicy;
+use holdfast_archive::ids::{SnapshotId, SourceId};
+use holdfast_proto::ids::InstanceId;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::testing::Repository;
+use super::*;
+use crate::engine::testing::Scene;
+use crate::engine::{ContainerState, VolumeName};
+use crate::journal::Journal;
+use crate::quiesce::Rest;
+use crate::spec::Specs;
+
+struct Bench {
+    scene: Scene,
+    repository: Repository,
+    snapshots: Snapshots,
+    payer: Payer,
+    _state: TempDir,
+    channel: watch::Sender<Option<Channel>>,
+}
+
+impl Bench {
+    async fn open() -> Option<Self> {
+        let scene = Scene::open().await?;
+        let state = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(state.path(), Duration::ZERO).unwrap());
+        let payer = Payer::new(journal.clone(), scene.engine.clone());
+        let repository = Repository::default();
+        let (plane, channel) = repository.plane().await;
+        let snapshots = Snapshots::new(Parts {
+            engine: scene.engine.clone(),
+            holders: Holders::new(scene.engine.clone(), journal, InstanceId::generate()),
+            payer: payer.clone(),
+            specs: Specs::new(state.path(), scene.engine.clone()),
+            plane,
+            allow: Allow::parse(["backup", "restore", scene.directory("allowed").to_str().unwrap()]).unwrap(),
+            memory_bytes: 192 << 20,
+            workers: 1,
+            max_downtime: Duration::from_secs(120),
+            controller: Controller::default(),
+        });
+        Some(Self { scene, repository, snapshots, payer, _state: state, channel })
+    }
+
+    /// A volume with a little in it, and its path.
+    async fn volume(&self, suffix: &str) -> (VolumeName, PathBuf) {
+        let name = self.scene.volume_name(suffix);
+        self.scene.docker(&["volume", "create", name.as_str()]);
+        let path = self.scene.engine.inspect_volume(&name).await.unwrap().mountpoint;
+        fs::create_dir(path.join("sub")).unwrap();
+        fs::write(path.join("sub/small"), "small").unwrap();
+        fs::write(path.join("large"), vec![7; 3 << 20]).unwrap();
+        (name, path)
+    }
+
+    async fn run(&self, request: BackupRequest) -> Outcome {
+        let events = self.snapshots.back_up(request).unwrap().expect("it was not cancelled before");
+        Outcome::of(events.collect().await)
+    }
+}
+
+fn request(source: SourceId, name: &VolumeName, rest: Option<Rest>) -> BackupRequest {
+    BackupRequest {
+        job: JobId::generate(),
+        generation: 1,
+        sources: vec![SourceRequest { id: source, name: SourceName::Volume(name.to_string()) }],
+        rest,
+        torn: TornPolicy::Accept,
+        max_downtime: None,
+        allow_empty: false,
+    }
+}
+
+#[derive(Debug)]
+struct Outcome {
+    sources: Vec<v1::SourceFinished>,
+    quiesced: Vec<v1::ContainerQuiesced>,
+    ended: v1::JobEnded,
+}
+
+impl Outcome {
+    fn of(events: Vec<v1::SnapshotEvent>) -> Self {
+        let (mut sources, mut quiesced, mut ended) = (Vec::new(), Vec::new(), None);
+        for event in events {
+            match event.event.unwrap() {
+                snapshot_event::Event::Progress(_) => {}
+                snapshot_event::Event::Source(source) => sources.push(source),
+                snapshot_event::Event::Quiesced(container) => quiesced.push(container),
+                snapshot_event::Event::Ended(end) => assert!(ended.replace(end).is_none()),
+            }
+        }
+        Self { sources, quiesced, ended: ended.expect("a job ends") }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_is_committed_and_the_next_run_reads_only_changes() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, path) = bench.volume("data").await;
+    let source = SourceId::generate();
+    let first = bench.run(request(source, &name, None)).await;
+    assert!(first.ended.ok && first.sources[0].ok, "{first:?}");
+    let stats = first.sources[0].stats.unwrap();
+    assert_eq!((stats.files, stats.size_bytes), (2, (3 << 20) + 5));
+    let (id, body) = bench.repository.snapshots(source).remove(0);
+    assert_eq!(id.to_string(), first.sources[0].snapshot_id);
+    assert_eq!((body.consistency.as_str(), body.source.name.as_str()), ("none", name.as_str()));
+    assert!(bench.repository.frames().contains(&body.root));
+
+    fs::write(path.join("sub/small"), "other").unwrap();
+    let second = bench.run(request(source, &name, None)).await;
+    assert!(second.ended.ok, "{second:?}");
+    assert!(second.sources[0].stats.unwrap().new_bytes < 100_000, "{second:?}");
+    assert_eq!(bench.repository.snapshots(source).len(), 2);
+    assert_eq!(bench.repository.open_leases(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_rest_for_the_second_pass_only_and_resume() {
+    let Some(bench) = Bench::open().await else { return };
+    for rest in [Rest::Pause, Rest::Stop] {
+        let (name, _) = bench.volume(rest.word()).await;
+        let mount = format!("{name}:/data");
+        let user = bench.scene.run_sleeper(rest.word(), &["-v", &mount, "--stop-timeout", "1"]).await;
+        let outcome = bench.run(request(SourceId::generate(), &name, Some(rest))).await;
+        assert!(outcome.ended.ok && !outcome.sources[0].partial, "{outcome:?}");
+        assert_eq!(outcome.quiesced.len(), 1);
+        assert!(outcome.quiesced[0].resumed && outcome.quiesced[0].problem.is_empty(), "{outcome:?}");
+        let container = bench.scene.engine.inspect_container(&user).await.unwrap();
+        assert_eq!(container.state, ContainerState::Running);
+        assert!(bench.payer.journal().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_went_missing_are_read_and_sent_again() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    for rest in [None, Some(Rest::Pause)] {
+        let source = SourceId::generate();
+        bench.repository.lock().lose_frames = 1;
+        let outcome = bench.run(request(source, &name, rest)).await;
+        assert!(outcome.ended.ok, "{outcome:?}");
+        assert_eq!(bench.repository.snapshots(source).len(), 1);
+    }
+    bench.repository.lock().lose_frames = 99;
+    let outcome = bench.run(request(SourceId::generate(), &name, None)).await;
+    assert_eq!(outcome.ended.error_code, "frames-missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_empty_all_at_once_is_refused_unless_allowed() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, path) = bench.volume("data").await;
+    let source = SourceId::generate();
+    assert!(bench.run(request(source, &name, None)).await.ended.ok);
+    fs::remove_dir_all(path.join("sub")).unwrap();
+    fs::remove_file(path.join("large")).unwrap();
+    for rest in [None, Some(Rest::Pause)] {
+        let outcome = bench.run(request(source, &name, rest)).await;
+        assert_eq!(outcome.ended.error_code, "source-empty", "{outcome:?}");
+    }
+    let allowed = BackupRequest { allow_empty: true, ..request(source, &name, None) };
+    assert!(bench.run(allowed).await.ended.ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_source_fails_alone_and_the_job_says_so() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    let mut asked = request(SourceId::generate(), &name, None);
+    for name in ["no-such-volume", "../etc"] {
+        asked
+            .sources
+            .push(SourceRequest { id: SourceId::generate(), name: SourceName::Volume(name.to_owned()) });
+    }
+    asked
+        .sources
+        .push(SourceRequest { id: SourceId::generate(), name: SourceName::Directory("/etc".into()) });
+    let outcome = bench.run(asked).await;
+    assert!(!outcome.ended.ok);
+    let mut codes: Vec<_> = outcome.sources.iter().map(|source| source.error_code.as_str()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["", "invalid-name", "not-allowed", "not-found"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s01_a_connection_that_comes_and_goes_costs_only_retries() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    {
+        let mut state = bench.repository.lock();
+        for call in ["open_upload", "have", "alloc_pack", "upload_pack", "commit_pack", "commit_snapshot"] {
+            let failures = vec![Status::unavailable("gone"), Status::unknown("transport error")];
+            state.failures.insert(call, failures);
+        }
+    }
+    let channel = bench.channel.send_replace(None);
+    let back = bench.channel.clone();
+    tokio::spawn(async move {
+        tokio::task::yield_now().await;
+        back.send_replace(channel);
+    });
+    let outcome = bench.run(request(SourceId::generate(), &name, None)).await;
+    assert!(outcome.ended.ok, "{outcome:?}");
+    assert!(outcome.sources[0].stats.unwrap().retries >= 8, "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_controller_refuses_is_not_repeated() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    let refusals = vec![Status::permission_denied("the lease is another host's")];
+    bench.repository.lock().failures.insert("alloc_pack", refusals);
+    let outcome = bench.run(request(SourceId::generate(), &name, None)).await;
+    assert_eq!(outcome.ended.error_code, "auth");
+    assert!(outcome.ended.error.contains("another host's"), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_the_same_job_twice_runs_once_and_tells_both() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    let asked = request(SourceId::generate(), &name, None);
+    let (first, second) = tokio::join!(bench.run(asked.clone()), bench.run(asked.clone()));
+    let third = bench.run(asked).await;
+    assert_eq!(first.sources, second.sources);
+    assert_eq!((first.sources, first.ended), (third.sources, third.ended));
+    assert_eq!(bench.repository.calls("commit_snapshot"), 1);
+}
+
+// The second pass reads the pages of the first, which is where it is stuck.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_stuck_with_containers_at_rest_is_cancelled_and_they_resume() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    let user = bench.scene.run_sleeper("user", &["-v", &format!("{name}:/data")]).await;
+    bench.repository.lock().stuck = Some("locate");
+    let source = SourceId::generate();
+    let asked = request(source, &name, Some(Rest::Pause));
+    let job = asked.job;
+    let cancelling = async {
+        while bench.repository.calls("locate") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let container = bench.scene.engine.inspect_container(&user).await.unwrap();
+        assert_eq!(container.state, ContainerState::Paused);
+        assert!(bench.snapshots.cancel(job));
+    };
+    let (outcome, ()) = tokio::join!(bench.run(asked), cancelling);
+    assert!(outcome.ended.cancelled && outcome.quiesced[0].resumed, "{outcome:?}");
+    let container = bench.scene.engine.inspect_container(&user).await.unwrap();
+    assert_eq!(container.state, ContainerState::Running);
+    assert!(bench.payer.journal().is_empty());
+    assert!(bench.snapshots.running().is_empty());
+    assert!(bench.repository.snapshots(source).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_resume_at_the_deadline_and_the_job_fails() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    let user = bench.scene.run_sleeper("user", &["-v", &format!("{name}:/data")]).await;
+    bench.repository.lock().stuck = Some("locate");
+    let asked = BackupRequest {
+        max_downtime: Some(Duration::from_secs(2)),
+        ..request(SourceId::generate(), &name, Some(Rest::Pause))
+    };
+    let outcome = bench.run(asked).await;
+    assert_eq!(outcome.ended.error_code, "max-downtime", "{outcome:?}");
+    let container = bench.scene.engine.inspect_container(&user).await.unwrap();
+    assert_eq!(container.state, ContainerState::Running);
+    assert!(bench.payer.journal().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d05_a_volume_made_anew_meanwhile_is_not_committed() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    bench.repository.lock().stuck = Some("upload_pack");
+    let source = SourceId::generate();
+    let replacing = async {
+        while bench.repository.calls("upload_pack") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bench.scene.docker(&["volume", "rm", name.as_str()]);
+        bench.scene.docker(&["volume", "create", name.as_str()]);
+        bench.repository.lock().stuck = None;
+    };
+    let (outcome, ()) = tokio::join!(bench.run(request(source, &name, None)), replacing);
+    assert!(!outcome.ended.ok, "{outcome:?}");
+    assert!(bench.repository.snapshots(source).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_goes_straight_to_the_store_or_through_the_controller() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, path) = bench.volume("data").await;
+    let source = SourceId::generate();
+    let store = store(bench.repository.clone()).await;
+    bench.repository.lock().presigned = Some(store);
+    assert!(bench.run(request(source, &name, None)).await.ended.ok);
+    assert!(bench.repository.packs() > 0);
+    assert_eq!(bench.repository.calls("upload_pack"), 0);
+    // Nothing listens on the discard port.
+    bench.repository.lock().presigned = Some("http://127.0.0.1:9".to_owned());
+    fs::write(path.join("more"), vec![3; 1 << 20]).unwrap();
+    assert!(bench.run(request(source, &name, None)).await.ended.ok);
+    assert!(bench.repository.calls("upload_pack") > 0);
+}
+
+fn restore_request(snapshot: SnapshotId, target: RestoreTarget) -> RestoreRequest {
+    RestoreRequest {
+        job: JobId::generate(),
+        generation: 1,
+        snapshot,
+        target,
+        devices: true,
+        setuid: true,
+        strict: false,
+        paths: Vec::new(),
+    }
+}
+
+fn into_volume(name: &VolumeName) -> RestoreTarget {
+    let none = std::collections::BTreeMap::new;
+    RestoreTarget::Volume(VolumeTarget {
+        name: name.clone(),
+        driver: String::new(),
+        options: none(),
+        labels: none(),
+    })
+}
+
+impl Bench {
+    async fn restore(&self, request: RestoreRequest) -> v1::RestoreFinished {
+        let events = self.snapshots.restore(request).unwrap().expect("it was not cancelled before");
+        let last = events.collect::<Vec<_>>().await.pop().expect("a job ends");
+        match last.event.unwrap() {
+            restore_event::Event::Finished(finished) => finished,
+            restore_event::Event::Progress(_) => panic!("it ended with progress"),
+        }
+    }
+
+    /// A volume and its snapshot.
+    async fn snapshot(&self) -> (PathBuf, SnapshotId) {
+        let (name, path) = self.volume("data").await;
+        let source = SourceId::generate();
+        assert!(self.run(request(source, &name, None)).await.ended.ok);
+        (path, self.repository.snapshots(source)[0].0)
+    }
+
+    fn volumes(&self) -> Vec<String> {
+        let filter = format!("name={}", self.scene.name(""));
+        let listed = self.scene.docker(&["volume", "ls", "-q", "--filter", &filter]);
+        listed.lines().map(str::to_owned).collect()
+    }
+}
+
+fn same_trees(left: &std::path::Path, right: &std::path::Path) {
+    let output = std::process::Command::new("rsync")
+        .args(["-naHAXS", "--checksum", "--delete", "--itemize-changes"])
+        .arg(format!("{}/", left.display()))
+        .arg(format!("{}/", right.display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_becomes_a_new_volume() {
+    let Some(bench) = Bench::open().await else { return };
+    let (path, snapshot) = bench.snapshot().await;
+    let name = bench.scene.volume_name("restored");
+    let asked = restore_request(snapshot, into_volume(&name));
+    let finished = bench.restore(asked.clone()).await;
+    assert!(finished.ok, "{finished:?}");
+    assert_eq!((finished.files, finished.differences), (2, 0));
+    let volume = bench.scene.engine.inspect_volume(&name).await.unwrap();
+    same_trees(&path, &volume.mountpoint);
+    assert_eq!(volume.labels[crate::resume::RESTORE_LABEL], asked.job.to_string());
+    assert!(bench.payer.journal().is_empty());
+    assert_eq!(bench.repository.open_leases(), 0);
+    // Told again, not done again.
+    assert_eq!(bench.restore(asked).await, finished);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d15_an_existing_volume_is_never_written_into() {
+    let Some(bench) = Bench::open().await else { return };
+    let (_, snapshot) = bench.snapshot().await;
+    let (name, path) = bench.volume("taken").await;
+    let finished = bench.restore(restore_request(snapshot, into_volume(&name))).await;
+    assert_eq!(finished.error_code, "target-exists", "{finished:?}");
+    assert!(path.join("large").exists());
+    assert_eq!(bench.repository.calls("open_restore"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p05_a_restore_that_fails_or_is_cancelled_leaves_no_volume() {
+    let Some(bench) = Bench::open().await else { return };
+    let (_, snapshot) = bench.snapshot().await;
+    let before = bench.volumes();
+    let refused = vec![Status::permission_denied("not yours"); 64];
+    bench.repository.lock().failures.insert("read_pack", refused);
+    let name = bench.scene.volume_name("restored");
+    let finished = bench.restore(restore_request(snapshot, into_volume(&name))).await;
+    assert!(!finished.ok && !finished.error_code.is_empty(), "{finished:?}");
+    assert_eq!(bench.volumes(), before);
+    bench.repository.lock().failures.clear();
+
+    bench.repository.lock().stuck = Some("locate");
+    let seen = bench.repository.calls("locate");
+    let asked = restore_request(snapshot, into_volume(&name));
+    let job = asked.job;
+    let cancelling = async {
+        while bench.repository.calls("locate") == seen {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_ne!(bench.volumes(), before);
+        assert!(bench.snapshots.cancel(job));
+    };
+    let (finished, ()) = tokio::join!(bench.restore(asked), cancelling);
+    assert!(finished.cancelled, "{finished:?}");
+    assert_eq!(bench.volumes(), before);
+    assert!(bench.payer.journal().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_filled_beside_its_place_and_then_named() {
+    let Some(bench) = Bench::open().await else { return };
+    let (path, snapshot) = bench.snapshot().await;
+    let allowed = bench.scene.directory("allowed");
+    let target = allowed.join("new");
+    let asked = |path: &std::path::Path| restore_request(snapshot, RestoreTarget::Directory(path.to_owned()));
+    let finished = bench.restore(asked(&target)).await;
+    assert!(finished.ok, "{finished:?}");
+    same_trees(&path, &target);
+    assert_eq!(fs::read_dir(&allowed).unwrap().count(), 1, "nothing is left beside it");
+    let again = bench.restore(asked(&target)).await;
+    assert_eq!(again.error_code, "target-exists", "{again:?}");
+    let outside = bench.restore(asked(&bench.scene.directory("other").join("x"))).await;
+    assert_eq!(outside.error_code, "not-allowed", "{outside:?}");
+    assert!(bench.payer.journal().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn some_paths_are_restored_alone() {
+    let Some(bench) = Bench::open().await else { return };
+    let (_, snapshot) = bench.snapshot().await;
+    let name = bench.scene.volume_name("some");
+    let asked = RestoreRequest {
+        paths: vec![b"sub/small".to_vec()],
+        ..restore_request(snapshot, into_volume(&name))
+    };
+    let finished = bench.restore(asked).await;
+    assert!(finished.ok, "{finished:?}");
+    let path = bench.scene.engine.inspect_volume(&name).await.unwrap().mountpoint;
+    assert_eq!(fs::read_to_string(path.join("sub/small")).unwrap(), "small");
+    assert!(!path.join("large").exists());
+}
+
+/// A store that takes PUTs with the signed header; its first answer is "slow down".
+async fn store(repository: Repository) -> String {
+    use http_body_util::{BodyExt, Empty};
+    use hyper::service::service_fn;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (repository, seen) = (repository.clone(), seen.clone());
+            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (repository, seen) = (repository.clone(), seen.clone());
+                async move {
+                    let signed = request.headers().get("x-signed").is_some_and(|value| value == "yes");
+                    let pack = request.uri().path().trim_start_matches('/').to_owned();
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    let status = match (signed, seen.fetch_add(1, Ordering::SeqCst)) {
+                        (false, _) => 403,
+                        (true, 0) => 503,
+                        (true, _) => {
+                            repository.store_pack(&pack, body.to_vec());
+                            200
+                        }
+                    };
+                    http::Response::builder().status(status).body(Empty::<bytes::Bytes>::new())
+                }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
+            );
+        }
+    });
+    format!("http://{address}")
+}

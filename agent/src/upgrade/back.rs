@@ -1,0 +1,421 @@
+//! The way back: to the old container and its data as they were at the stop.
+//!
+//! One function that can be entered at any time and any number of times: it
+//! looks at what is there and does what is missing. The new container ends
+//! before the data is exchanged, and the data is exchanged before the old one
+//! starts. Whether an exchange has happened is read from the trees themselves.
+
+use std::time::Duration;
+
+use holdfast_proto::v1::UpgradeState as State;
+use serde_json::Value;
+
+use crate::clone;
+use crate::engine::{Container, ContainerState, EngineError, HealthWait, VolumeName};
+use crate::failpoint::failpoint;
+use crate::recreate;
+use crate::resume::blocking;
+use crate::spec::no_restart;
+
+use super::forward::since;
+use super::record::{Member, now_unix_ms};
+use super::{Driven, Failure, emptiness};
+
+/// How long the old container's health is waited for; it stays in any case.
+const HEALTH_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often what the Engine refuses is tried: a name or a port that is taken
+/// may be free a minute later. With the pauses between, some three minutes.
+const TRIES: u32 = 10;
+
+impl Driven<'_> {
+    /// Written down before the first act: a crash from here on goes back too.
+    pub(super) async fn begin_back(&mut self, failure: &Failure) {
+        if let Err(error) = self.note_back(failure).await {
+            // The state before it is on disk, and leads back as well.
+            tracing::error!(job.id = %self.record.job, error = %error, "that an upgrade goes back could not be written down");
+        }
+    }
+
+    pub(super) async fn note_back(&mut self, failure: &Failure) -> Result<(), Failure> {
+        self.record.error_code = failure.code.clone();
+        self.record.error = failure.message.clone();
+        self.step(State::RollingBack, format!("going back: {}", failure.message)).await?;
+        failpoint("agent.upgrade.rollback-begun");
+        Ok(())
+    }
+
+    /// Idempotent: entered again after a crash, or an Engine that went away.
+    /// What fails for one container does not keep the others stopped.
+    pub(super) async fn back(&mut self) -> Result<(), Failure> {
+        self.placeholders(emptiness::vacate).await?;
+        if !self.record.data_is_back {
+            self.bring_data_back().await?;
+        }
+        let mut problems = Vec::new();
+        for index in 0..self.record.members.len() {
+            let gone = self.remove_new(index).await;
+            let named = self.give_name_back(index).await;
+            note(&mut problems, &self.record.members[index].name, gone.and(named));
+        }
+        failpoint("agent.upgrade.rollback-renamed");
+        for index in (0..self.record.members.len()).rev() {
+            let started = self.start_old(index).await;
+            note(&mut problems, &self.record.members[index].name, started);
+        }
+        failpoint("agent.upgrade.rollback-started");
+        self.settle(problems)?;
+        if self.record.stopped_unix_ms > 0 {
+            self.record.downtime_ms = since(self.record.stopped_unix_ms);
+            self.await_old().await;
+        }
+        self.remove_clones().await;
+        self.record.ended_unix_ms = now_unix_ms();
+        self.tell_of_kept_volumes().await?;
+        let text = if self.record.stopped_unix_ms > 0 {
+            format!("`{}` is as it was when it was stopped", self.record.target().name)
+        } else {
+            format!("nothing was stopped; `{}` was never touched", self.record.target().name)
+        };
+        self.step(State::RolledBack, text).await
+    }
+
+    /// The data as it was at the stop, with nobody on it. On disk is then that
+    /// this is done: a later attempt must not stop again what runs by then.
+    async fn bring_data_back(&mut self) -> Result<(), Failure> {
+        let exchange = self.record.put_back || self.record.was_started();
+        if exchange {
+            self.take_strangers_in().await?;
+        }
+        for member in self.record.members.clone() {
+            self.end_new(&member, exchange).await?;
+        }
+        if exchange {
+            self.put_data_back().await?;
+            failpoint("agent.upgrade.rollback-exchanged");
+        }
+        self.record.data_is_back = true;
+        self.save().await
+    }
+
+    /// Whoever else came to use the data rests meanwhile, as a member does: it
+    /// would go on writing to what is thrown away.
+    async fn take_strangers_in(&mut self) -> Result<(), Failure> {
+        for stranger in self.strangers().await? {
+            let inspected = self.context.engine.inspect_container_json(&stranger.id).await?;
+            let removed =
+                if stranger.auto_remove { ", and the Engine removes it, as it was told to" } else { "" };
+            let text =
+                format!("`{}` uses the data that goes back: it rests meanwhile{removed}", stranger.name);
+            let member = Member {
+                id: stranger.id.clone(),
+                name: stranger.name.clone(),
+                was_running: true,
+                restart_policy: inspected["HostConfig"]["RestartPolicy"].clone(),
+                touched: true,
+                remake: None,
+            };
+            self.record.members.insert(0, member);
+            // What is owed is on disk before it is done.
+            self.note(text).await?;
+            self.set_policy(&stranger.id, &no_restart()).await?;
+        }
+        Ok(())
+    }
+
+    /// With problems it is tried again; if that is no use, they are what is
+    /// said in the end.
+    pub(super) fn settle(&mut self, problems: Vec<String>) -> Result<(), Failure> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let text = problems.join("; ");
+        self.tries += 1;
+        if self.tries < TRIES {
+            return Err(Failure::new("unsettled", text));
+        }
+        tracing::error!(job.id = %self.record.job, problems = text, "an upgrade ends with what could not be done");
+        if self.record.error_code.is_empty() {
+            self.record.error_code = "unsettled".to_owned();
+        }
+        let separator = if self.record.error.is_empty() { "" } else { "; " };
+        self.record.error.push_str(&format!("{separator}{text}"));
+        Ok(())
+    }
+
+    /// Starts a container; one that is not there any more is its owner's business.
+    pub(super) async fn start(&self, id: &str) -> Result<(), Failure> {
+        match self.context.engine.start_container(id).await {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn set_policy(&self, id: &str, policy: &Value) -> Result<(), Failure> {
+        match self.context.engine.set_restart_policy(id, policy).await {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody may use the data while it is exchanged: neither what was made
+    /// anew, nor a dependent that runs again already, nor the old one, should
+    /// somebody have started it. Without restart policies first: an Engine that
+    /// restarts in the middle would start them on data that is not theirs.
+    async fn end_new(&self, member: &Member, exchange: bool) -> Result<(), Failure> {
+        let old = if exchange { look(self, &member.id).await? } else { None };
+        for container in self.new_of(member).await?.into_iter().chain(old) {
+            self.set_policy(&container.id, &no_restart()).await?;
+            if container.state.is_live() {
+                self.context.engine.stop_container(&container, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_data_back(&self) -> Result<(), Failure> {
+        for source in &self.record.sources {
+            let Some(identities) = source.identities.clone() else { continue };
+            let (root, clone) = (source.path.clone(), source.clone.clone());
+            let put = blocking(move || clone::put_back(&root, &clone, identities.original, identities.clone));
+            put.await.map_err(|error| Failure::new("exchange-failed", error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The new container goes, and then the volumes the Engine made for it
+    /// alone, which were written down when it was made.
+    async fn remove_new(&mut self, index: usize) -> Result<(), Failure> {
+        let member = self.record.members[index].clone();
+        if member.remake.is_none() {
+            return Ok(());
+        }
+        if let Some(new) = self.new_of(&member).await? {
+            self.note_its_volumes(index, &new).await?;
+            self.context.engine.remove_container(&new.id).await?;
+        }
+        let engine = &self.context.engine;
+        let Some(remake) = &self.record.members[index].remake else { return Ok(()) };
+        // After a commit they may hold what was written for days, and no
+        // snapshot of the sources has it: they stay, and are said.
+        if self.record.put_back {
+            return Ok(());
+        }
+        for volume in &remake.own_volumes {
+            let Ok(name) = volume.parse::<VolumeName>() else { continue };
+            if self.record.sources.iter().any(|source| source.name == *volume)
+                || !engine.volume_users(&name).await?.is_empty()
+            {
+                continue;
+            }
+            match engine.remove_volume(&name).await {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_of_kept_volumes(&mut self) -> Result<(), Failure> {
+        if !self.record.put_back {
+            return Ok(());
+        }
+        let remakes = self.record.members.iter().filter_map(|member| member.remake.as_ref());
+        let kept: Vec<String> = remakes.flat_map(|remake| remake.own_volumes.clone()).collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let text = format!("kept, because only the new container used it: volume {}", kept.join(", "));
+        self.note(text).await
+    }
+
+    /// A container that appeared under its temporary name after the upgrade
+    /// had ended, with the volumes made for it alone.
+    pub(super) async fn remove_latecomers(&mut self) -> Result<(), Failure> {
+        for index in 0..self.record.members.len() {
+            let member = self.record.members[index].clone();
+            if !member.is_creation_unanswered() {
+                continue;
+            }
+            if let Some(late) = self.new_of(&member).await? {
+                tracing::warn!(
+                    container.name = late.name,
+                    "a container came too late for its upgrade; it is removed"
+                );
+            }
+            self.remove_new(index).await?;
+        }
+        Ok(())
+    }
+
+    /// Of a container that was made and not noted. Without the container nobody
+    /// would know its volumes; without the old one nobody can tell which are.
+    async fn note_its_volumes(&mut self, index: usize, new: &Container) -> Result<(), Failure> {
+        let member = &self.record.members[index];
+        if !member.is_creation_unanswered() || look(self, &member.id).await?.is_none() {
+            return Ok(());
+        }
+        let own = self.volumes_of_its_own(index, &new.id).await?;
+        if let Some(remake) = self.record.members[index].remake.as_mut() {
+            remake.own_volumes = own;
+        }
+        self.save().await
+    }
+
+    /// The old one has its name again. One that was removed meanwhile, by a
+    /// prune perhaps, is made again as it was: its spec is in the record.
+    async fn give_name_back(&mut self, index: usize) -> Result<(), Failure> {
+        let member = self.record.members[index].clone();
+        let Some(remake) = member.remake.as_ref().filter(|_| member.touched) else { return Ok(()) };
+        if let Some(old) = look(self, &member.id).await? {
+            if old.name != member.name {
+                self.context.engine.rename_container(&old.id, &member.name).await?;
+            }
+            return Ok(());
+        }
+        let (spec, image_id) = (&remake.spec, &remake.spec.image_id);
+        // Made by an attempt that did not come to note it.
+        if let Some(found) = look(self, &member.name).await?
+            && found.state == ContainerState::Created
+            && found.image_id == *image_id
+        {
+            self.record.members[index].id = found.id;
+            return self.save().await;
+        }
+        let made =
+            match recreate::create(&self.context.engine, spec, &member.name, &spec.image, image_id).await {
+                Ok(made) => made,
+                // Its tag means the new image by now.
+                Err(_) => recreate::create(&self.context.engine, spec, &member.name, image_id, image_id)
+                    .await
+                    .map_err(|error| Failure::new("create-failed", error.to_string()))?,
+            };
+        tracing::warn!(
+            container.name = member.name,
+            "the old container was removed meanwhile; it is made again"
+        );
+        self.record.members[index].id = made.id;
+        self.save().await
+    }
+
+    /// As it was found: running if it ran, and its restart policy.
+    async fn start_old(&self, index: usize) -> Result<(), Failure> {
+        let member = &self.record.members[index];
+        if !member.touched {
+            return Ok(());
+        }
+        let started = if member.was_running { self.start(&member.id).await } else { Ok(()) };
+        let policy = self.set_policy(&member.id, &member.restart_policy).await;
+        started.and(policy)
+    }
+
+    /// It is the old one again, well or not: what is not is said.
+    async fn await_old(&mut self) {
+        let target = self.record.target().clone();
+        if !target.was_running {
+            return;
+        }
+        let health = self.context.engine.wait_healthy(&target.id, HEALTH_LIMIT).await;
+        self.record.downtime_ms = since(self.record.stopped_unix_ms);
+        let problem = match health {
+            Ok(HealthWait::Healthy | HealthWait::NoCheck) => return,
+            Ok(HealthWait::Unhealthy) => "is unhealthy".to_owned(),
+            Ok(HealthWait::Ended { exit_code }) => format!("ended with exit code {exit_code}"),
+            Ok(HealthWait::TimedOut) => "is not healthy yet".to_owned(),
+            Err(error) => format!("could not be looked at: {error}"),
+        };
+        self.record.error.push_str(&format!("; `{}` was started again and {problem}", target.name));
+    }
+
+    /// What is left of the clones, which by now may be the discarded data. One
+    /// that cannot be removed takes space and nothing else: it is said.
+    async fn remove_clones(&mut self) {
+        for source in self.record.sources.clone() {
+            let clone = source.clone.clone();
+            if let Err(error) = blocking(move || clone::remove(&clone)).await {
+                tracing::error!(path = %source.clone.display(), %error, "a clone could not be removed");
+                self.record.error.push_str(&format!("; {} is left over: {error}", source.clone.display()));
+            }
+        }
+    }
+
+    /// Ends a grace period: what a rollback would need goes. That there is no
+    /// way back any more is on disk before the first of it goes: half of a
+    /// clone must never be taken for the data.
+    pub(super) async fn finish(&mut self) -> Result<(), Failure> {
+        self.record.is_finishing = true;
+        self.save().await?;
+        for member in self.record.members.clone() {
+            if member.remake.is_some() {
+                self.context.engine.remove_container(&member.id).await?;
+            }
+        }
+        for source in self.record.sources.clone() {
+            let clone = source.clone.clone();
+            let removed = blocking(move || clone::remove(&clone)).await;
+            removed.map_err(|error| {
+                Failure::new(
+                    "clone-stays",
+                    format!("{} could not be removed: {error}", source.clone.display()),
+                )
+            })?;
+        }
+        self.step(State::Finished, "the old container and the clone are gone; there is no way back from here")
+            .await
+    }
+
+    /// Whether everything is there that a rollback needs, and nobody in the way.
+    pub(super) async fn refuse_undo(&self) -> Result<(), Failure> {
+        for member in self.record.members.iter().filter(|member| member.remake.is_some()) {
+            let kept = member.remake.as_ref().map(|remake| remake.aside_name.clone()).unwrap_or_default();
+            let image = member.remake.as_ref().map(|remake| remake.spec.image_id.clone()).unwrap_or_default();
+            if look(self, &member.id).await?.is_none() && !self.has_image(&image).await? {
+                let message = format!(
+                    "the old container `{kept}` was removed and so was its image {image}: there is nothing to go back to; pull or load that image and try again before the grace period ends, or end it: holdfast upgrade commit {}",
+                    member.name
+                );
+                return Err(Failure::new("old-gone", message));
+            }
+            let new = member.remake.as_ref().map(|remake| remake.new_id.clone()).unwrap_or_default();
+            if let Some(named) = look(self, &member.name).await?
+                && named.id != new
+                && named.id != member.id
+            {
+                let message = format!(
+                    "`{}` is another container by now, made after the upgrade: rename or remove it first",
+                    member.name
+                );
+                return Err(Failure::new("name-taken", message));
+            }
+        }
+        self.refuse_strangers().await
+    }
+
+    async fn has_image(&self, id: &str) -> Result<bool, EngineError> {
+        match self.context.engine.inspect_image_json(id).await {
+            Err(error) if error.is_not_found() => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
+    /// The new container of a member, also one that was made and not yet noted.
+    async fn new_of(&self, member: &Member) -> Result<Option<Container>, Failure> {
+        let Some(remake) = &member.remake else { return Ok(None) };
+        let name = if remake.new_id.is_empty() { &remake.temporary_name } else { &remake.new_id };
+        Ok(look(self, name).await?.filter(|found| found.id != member.id))
+    }
+}
+
+fn note(problems: &mut Vec<String>, name: &str, result: Result<(), Failure>) {
+    if let Err(failure) = result {
+        problems.push(format!("`{name}`: {failure}"));
+    }
+}
+
+async fn look(driven: &Driven<'_>, id: &str) -> Result<Option<Container>, EngineError> {
+    match driven.context.engine.inspect_container(id).await {
+        Ok(container) => Ok(Some(container)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,267 @@
+//! Which upgrades there are, who drives which, and what a dead agent left.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
+use tokio::sync::Notify;
+
+use crate::allow::Allow;
+use crate::engine::Engine;
+use crate::resume::Payer;
+use crate::snapshot::Registry;
+use crate::spec::Specs;
+
+use super::driven::{Driven, UpgradeJob, event, failed, finished};
+use super::failure::{plan_failure, reason};
+use super::handover::{Custody, Own};
+use super::plan::{self, PlanContext, Planned};
+use super::record::{Record, Store, now_unix_ms};
+use super::{FIRST_PAUSE, Failure, RunRequest, forward};
+
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) engine: Engine,
+    pub(super) payer: Option<Payer>,
+    pub(super) specs: Specs,
+    pub(super) allow: Allow,
+    pub(super) registry: Arc<Registry>,
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) own: Option<Own>,
+    pub(super) state_dir: PathBuf,
+    pub(super) store: Store,
+    pub(super) records: Mutex<BTreeMap<JobId, Record>>,
+    /// Upgrades that are driven by a task right now.
+    pub(super) driven: Mutex<HashMap<JobId, Arc<Notify>>>,
+    pub(super) nudge: Notify,
+}
+
+/// For how long a creation without an answer may still end in a container.
+const LATE_MS: i64 = 3_600_000;
+
+/// Says that a task drives an upgrade, until it is dropped.
+pub(super) struct Hold<'a> {
+    pub(super) context: &'a Context,
+    pub(super) job: JobId,
+    pub(super) bell: Arc<Notify>,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.context.driven().remove(&self.job);
+    }
+}
+
+impl Context {
+    pub(super) fn plan_context(&self) -> PlanContext {
+        PlanContext {
+            engine: self.engine.clone(),
+            allow: self.allow.clone(),
+            specs: self.specs.clone(),
+            own: self.own.clone(),
+        }
+    }
+
+    pub(super) fn records(&self) -> MutexGuard<'_, BTreeMap<JobId, Record>> {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        // These are written by another process.
+        for record in records.values_mut().filter(|record| record.is_handed_over()) {
+            match self.store.read(record.job) {
+                Ok(read) => *record = read,
+                Err(error) => tracing::error!(job.id = %record.job, error = %Failure::from(error),
+                    "what a helper wrote of an upgrade cannot be read"),
+            }
+        }
+        records
+    }
+
+    pub(super) fn record(&self, job: JobId) -> Option<Record> {
+        self.records().get(&job).cloned()
+    }
+
+    pub(super) fn driven(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Notify>>> {
+        self.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take(&self, job: JobId) -> Result<Hold<'_>, Failure> {
+        let mut driven = self.driven();
+        if driven.contains_key(&job) {
+            return Err(Failure::new("busy", "the upgrade is being worked on"));
+        }
+        let bell = Arc::new(Notify::new());
+        driven.insert(job, bell.clone());
+        Ok(Hold { context: self, job, bell })
+    }
+
+    /// Takes an upgrade as it is by now: what was seen of it before may be old.
+    pub(super) fn take_fresh(
+        &self,
+        job: JobId,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<(Hold<'_>, Record), Failure> {
+        let hold = self.take(job)?;
+        match self.record(job) {
+            Some(record) if wanted(&record) => Ok((hold, record)),
+            _ => Err(Failure::new("changed", "the upgrade has changed meanwhile: look at it again")),
+        }
+    }
+
+    /// The whole of one upgrade. What is known of it already is repeated or
+    /// finished, never begun again. None: the agent stops, and whoever comes
+    /// after it knows the end.
+    pub(super) async fn upgrade(
+        &self,
+        job: &UpgradeJob,
+        request: &RunRequest,
+    ) -> Option<v1::UpgradeFinished> {
+        let known = self.records().contains_key(&job.id);
+        if known {
+            return self.repeat(job.id, job).await;
+        }
+        let hold = match self.take(job.id) {
+            Ok(hold) => hold,
+            Err(failure) => return Some(failed(&failure)),
+        };
+        let record = match self.begin(request).await {
+            Ok(record) => record,
+            Err(failure) => return Some(failed(&failure)),
+        };
+        let mut driven = Driven { context: self, record, job: Some(job), tries: 0 };
+        let went = if driven.record.helper.is_some() {
+            driven.hand_over(&job.cancel).await
+        } else {
+            driven.forward(&job.cancel, &hold.bell).await.map(|()| Custody::Over)
+        };
+        match went {
+            Ok(Custody::Helper) => return None,
+            Ok(_) => {}
+            Err(failure) => driven.end_otherwise(&reason(&job.cancel, failure)).await,
+        }
+        Some(driven.finished())
+    }
+
+    /// For whoever listens to a task that panicked: what is on disk leads back,
+    /// and the loop goes on with it.
+    #[expect(clippy::unnecessary_wraps, reason = "it stands for the end of the task")]
+    pub(super) fn panicked(&self) -> Option<v1::UpgradeFinished> {
+        self.nudge.notify_one();
+        let message = "the agent failed inside this upgrade and takes it back; see its log";
+        Some(failed(&Failure::new("panic", message)))
+    }
+
+    /// The record of an upgrade nothing of which is done yet.
+    pub(super) async fn begin(&self, request: &RunRequest) -> Result<Record, Failure> {
+        let planned = self.agreed(request).await?;
+        let remakes = forward::remakes(&self.specs, &planned).await?;
+        let mut record = forward::record(request, &planned, &remakes);
+        if let Some(own) = self.own.as_ref().filter(|own| own.id == planned.old.id) {
+            record.helper = Some(own.helper(&record, &record.from_image_id)?);
+        }
+        Ok(record)
+    }
+
+    /// The plan made anew must be the one that was agreed to.
+    pub(super) async fn agreed(&self, request: &RunRequest) -> Result<Planned, Failure> {
+        let planned = plan::plan(&self.plan_context(), &request.plan).await;
+        let planned = planned.map_err(|error| plan_failure(&error))?;
+        if planned.wire.fingerprint != request.fingerprint {
+            let message = format!(
+                "container `{}`, its image or what uses its data has changed since the plan was made; nothing was stopped: plan again",
+                planned.wire.container_name
+            );
+            return Err(Failure::new("plan-changed", message));
+        }
+        if !planned.wire.runnable {
+            let losses = planned.wire.losses.iter().filter(|loss| !loss.allowed);
+            let problems: Vec<String> = planned
+                .wire
+                .refusals
+                .iter()
+                .cloned()
+                .chain(losses.map(|loss| format!("{} (allow it as `{}`)", loss.text, loss.name)))
+                .collect();
+            return Err(Failure::new("not-runnable", problems.join("; ")));
+        }
+        Ok(planned)
+    }
+
+    /// How an upgrade ended that an earlier agent began: after whoever drives
+    /// it now is done. None: this agent stops before that.
+    pub(super) async fn repeat(&self, upgrade: JobId, job: &UpgradeJob) -> Option<v1::UpgradeFinished> {
+        self.nudge.notify_one();
+        let mut told = 0;
+        loop {
+            let Some(record) = self.record(upgrade) else {
+                return Some(failed(&Failure::new("not-found", "the upgrade is not known here any more")));
+            };
+            for step in record.steps.iter().skip(told) {
+                job.feed.push(event(job.id, Event::Step(step.wire())));
+            }
+            told = record.steps.len();
+            if !record.is_under_way() {
+                return Some(finished(&record));
+            }
+            if self.registry.is_stopping() {
+                return None;
+            }
+            tokio::time::sleep(FIRST_PAUSE).await;
+        }
+    }
+
+    /// Finishes or takes back what nobody drives, trying each for at most so
+    /// long.
+    pub(super) async fn recover_all(&self, within: Duration) {
+        let left: Vec<Record> =
+            self.records().values().filter(|record| record.is_under_way()).cloned().collect();
+        for record in left {
+            let _turn = self.turn.clone().lock_owned().await;
+            let Ok((_hold, record)) = self.take_fresh(record.job, Record::is_under_way) else { continue };
+            let Some(record) = self.left_to_us(record).await else { continue };
+            tracing::warn!(job.id = %record.job, container.name = record.target().name, state = ?record.state(),
+                "an upgrade was cut off; it is finished or taken back now");
+            let mut driven = Driven { context: self, record, job: None, tries: 0 };
+            driven.go_on(Some(within)).await;
+        }
+    }
+
+    /// Takes away what the Engine made after all when nobody waited for its
+    /// answer any more.
+    pub(super) async fn remove_latecomers(&self) {
+        let oldest = now_unix_ms() - LATE_MS;
+        let may_come = |record: &Record| record.ended_unix_ms > oldest && record.has_unanswered_creations();
+        let jobs: Vec<JobId> =
+            self.records().values().filter(|record| may_come(record)).map(|record| record.job).collect();
+        for job in jobs {
+            let Ok((_hold, record)) = self.take_fresh(job, may_come) else { continue };
+            let mut driven = Driven { context: self, record, job: None, tries: 0 };
+            if let Err(failure) = driven.remove_latecomers().await {
+                tracing::error!(job.id = %driven.record.job, error = %failure,
+                    "a container that came too late for its upgrade could not be removed; it is tried again");
+            }
+        }
+    }
+
+    pub(super) async fn end_grace(&self) {
+        let now = now_unix_ms();
+        let due = |record: &Record| {
+            record.state() == State::Committed && (record.is_finishing || record.grace_until_unix_ms <= now)
+        };
+        let jobs: Vec<JobId> =
+            self.records().values().filter(|record| due(record)).map(|record| record.job).collect();
+        for job in jobs {
+            let Ok((_hold, record)) = self.take_fresh(job, due) else { continue };
+            let mut driven = Driven { context: self, record, job: None, tries: 0 };
+            if let Err(failure) = driven.finish().await {
+                tracing::error!(job.id = %driven.record.job, error = %failure,
+                    "what an upgrade kept for a rollback could not be removed; it is tried again");
+            }
+        }
+        let mut records = self.records();
+        for job in self.store.forget_old(&records) {
+            records.remove(&job);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Keeps the Engine from filling an empty volume from the new image.
+//!
+//! The Engine copies an image's files into an empty volume whenever a
+//! container is *created* on it, also while another one uses it. The old
+//! container would then find files that it never wrote, and a rollback could
+//! not tell them from its own. A volume that is not empty is left alone, so a
+//! placeholder stands in an empty one for as long as the creation takes. Its
+//! name is fixed, so that one left by a crash is found and removed.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+const PLACEHOLDER: &str = ".holdfast-not-empty";
+
+/// Puts the placeholder into a directory that has nothing in it.
+pub(super) fn occupy(directory: &Path) -> io::Result<()> {
+    if fs::read_dir(directory)?.next().is_none() {
+        fs::File::create_new(directory.join(PLACEHOLDER))?;
+    }
+    Ok(())
+}
+
+/// Takes the placeholder away, if it is there.
+pub(super) fn vacate(directory: &Path) -> io::Result<()> {
+    match fs::remove_file(directory.join(PLACEHOLDER)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_empty_directory_is_occupied_and_vacating_twice_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        occupy(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        vacate(dir.path()).unwrap();
+        vacate(dir.path()).unwrap();
+        fs::write(dir.path().join("own"), "x").unwrap();
+        occupy(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,57 @@
+//! Why an upgrade does not go on.
+
+use crate::cancel::{Cancel, CancelReason};
+use crate::engine::EngineError;
+
+use super::plan::PlanError;
+use super::record::StoreError;
+
+/// Why an upgrade does not go on: a stable word and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub code: String,
+    pub message: String,
+}
+
+impl Failure {
+    pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into() }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::new(crate::snapshot::engine_code(&error), error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::new("record", format!("{error}{cause}"))
+    }
+}
+
+/// A plan that could not be made, for whoever asked to run it.
+pub(super) fn plan_failure(error: &PlanError) -> Failure {
+    let code = match error {
+        PlanError::NotFound { .. } => "not-found",
+        PlanError::Engine(error) => crate::snapshot::engine_code(error),
+        PlanError::Image { .. } | PlanError::ImageById { .. } => "image-not-there",
+        PlanError::Spec(_) => "spec",
+        PlanError::Measure { .. } => "unreadable",
+    };
+    Failure::new(code, crate::services::status::causes(error))
+}
+
+/// A cancelled job fails with whatever it was doing; the order is the reason.
+pub(super) fn reason(cancel: &Cancel, failure: Failure) -> Failure {
+    match cancel.reason() {
+        Some(CancelReason::Asked) => Failure::new("cancelled", "cancelled on request"),
+        Some(CancelReason::Shutdown) => {
+            Failure::new("shutdown", "the agent was stopped in the middle of the upgrade")
+        }
+        Some(CancelReason::MaxDowntime) | None => failure,
+    }
+}

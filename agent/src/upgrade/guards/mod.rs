@@ -1,0 +1,86 @@
+//! What an upgrade would lose. Each guard looks for one kind of data, or of
+//! promise about data, that the new container would not have; what it finds
+//! blocks the upgrade until it is allowed by name. Guards change nothing.
+
+pub mod binds;
+pub mod database;
+pub mod tmpfs;
+mod view;
+pub mod volumes;
+pub mod writable_layer;
+
+/// Data, or a promise about data, that an upgrade would not keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// What to allow: a kind, for most kinds followed by `:` and a place.
+    pub name: String,
+    /// For the operator: what it is and what to do about it.
+    pub text: String,
+}
+
+impl Loss {
+    pub(super) fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into() }
+    }
+
+    /// Whether one of these words allows it: its name, or the kind before `:`
+    /// for all of that kind.
+    pub fn is_allowed(&self, words: &[String]) -> bool {
+        let kind = self.name.split_once(':').map(|(kind, _)| kind);
+        words.iter().any(|word| *word == self.name || Some(word.as_str()) == kind)
+    }
+}
+
+/// As people write it: 4 KiB, 1.5 GiB.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut unit = 0;
+    let mut tenths = bytes.saturating_mul(10);
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths = tenths / 1024 + (tenths % 1024 + 512) / 1024;
+        unit += 1;
+    }
+    match tenths % 10 {
+        0 => format!("{} {}", tenths / 10, UNITS[unit]),
+        rest => format!("{}.{rest} {}", tenths / 10, UNITS[unit]),
+    }
+}
+
+/// "1 file", "3 files".
+pub(super) fn counted(count: usize, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_allowed_by_its_name_or_its_kind() {
+        let allowed = |name: &str, words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            Loss::new(name, "").is_allowed(&words)
+        };
+        assert!(allowed("tmpfs:/run", &["tmpfs:/run"]));
+        assert!(allowed("tmpfs:/run", &["volume:/data", "tmpfs"]));
+        assert!(allowed("writable-layer", &["writable-layer"]));
+        for words in [&["tmpfs:/ru"][..], &["tmp"], &["tmpfs:"], &["*"], &[""], &[]] {
+            assert!(!allowed("tmpfs:/run", words), "{words:?}");
+        }
+        assert!(!allowed("unprotected-volume:v", &["volume"]));
+    }
+
+    #[test]
+    fn sizes_are_written_as_people_read_them() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (4096, "4 KiB"), (1536, "1.5 KiB"), (2 << 30, "2 GiB")]
+        {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(size(u64::MAX), "1638.4 PiB");
+        assert_eq!((counted(1, "file"), counted(2, "file")), ("1 file".into(), "2 files".into()));
+    }
+}

@@ -1,0 +1,82 @@
+//! Files that are only in memory. They end with the old container's processes,
+//! upgraded or not; the plan says so where there are any.
+
+use std::path::Path;
+
+use rustix::fs::FileType;
+use serde_json::Value;
+
+use crate::engine::{Container, MountKind};
+
+use super::view::{ContainerRoot, Next, walk};
+use super::{Loss, counted, size};
+
+/// Entries looked at in one tmpfs, so that a full one does not hold the plan up.
+const MOST_ENTRIES: u64 = 100_000;
+
+/// Looks through a container's tmpfs mounts. One that does not run has none.
+/// Blocks while it reads.
+pub fn find(container: &Container, inspected: &Value) -> Vec<Loss> {
+    if !container.state.is_live() {
+        return Vec::new();
+    }
+    let mounts = container.mounts.iter().filter(|mount| mount.kind == MountKind::Tmpfs && !mount.read_only);
+    let targets: Vec<&str> = mounts.map(|mount| mount.target.as_str()).collect();
+    if targets.is_empty() {
+        return Vec::new();
+    }
+    let root = ContainerRoot::open(container, inspected);
+    targets.into_iter().filter_map(|target| look(root.as_ref(), target)).collect()
+}
+
+fn look(root: Option<&ContainerRoot>, target: &str) -> Option<Loss> {
+    let name = format!("tmpfs:{target}");
+    let Some(root) = root else {
+        let text = format!(
+            "what is in the tmpfs {target} ends with the old container, and whether there is anything cannot be seen from here"
+        );
+        return Some(Loss::new(name, text));
+    };
+    let mut held = Held::default();
+    let walked = root.directory(Path::new(target)).and_then(|directory| {
+        walk(&directory, &mut |entry| {
+            held.entries += 1;
+            if entry.kind == FileType::RegularFile && !is_process_number(&entry.path) {
+                held.files += 1;
+                held.bytes += u64::try_from(entry.stat.st_size).unwrap_or(0);
+                held.first.get_or_insert_with(|| Path::new(target).join(&entry.path).display().to_string());
+            }
+            if held.entries < MOST_ENTRIES { Next::Into } else { Next::End }
+        })
+    });
+    if let Err(error) = walked {
+        let text = format!(
+            "what is in the tmpfs {target} ends with the old container, and it cannot be looked through: {error}"
+        );
+        return Some(Loss::new(name, text));
+    }
+    let first = held.first?;
+    let files = match held.entries < MOST_ENTRIES {
+        true => counted(held.files, "file"),
+        false => format!("more than {}", counted(held.files, "file")),
+    };
+    let text =
+        format!("{files} ({}) in the tmpfs {target}, such as {}", size(held.bytes), first.escape_debug());
+    Some(Loss::new(name, text))
+}
+
+#[derive(Default)]
+struct Held {
+    entries: u64,
+    files: usize,
+    bytes: u64,
+    first: Option<String>,
+}
+
+/// A pid file, or the lock of a socket, names a process that ends in any case.
+pub(super) fn is_process_number(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // `.s.PGSQL.5432.lock` and `mysqlx.sock.lock`.
+    let of_socket = (name.starts_with(".s.") && name.ends_with(".lock")) || name.ends_with(".sock.lock");
+    of_socket || name.ends_with(".pid")
+}

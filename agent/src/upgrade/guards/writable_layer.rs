@@ -1,0 +1,245 @@
+//! Files a container wrote into its own filesystem, where no mount is: the
+//! writable layer, which the new container starts without.
+//!
+//! The Engine lists paths and says nothing of what they are. That is read from
+//! the layer itself where the storage driver has it as a directory, else asked
+//! path by path.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use serde_json::Value;
+
+use crate::engine::{Container, Engine, EngineError, PathChange, PathChangeKind, PathKind};
+
+use super::tmpfs::is_process_number;
+use super::{Loss, counted, size};
+
+/// What the plan names at most.
+const NAMED: usize = 5;
+
+/// Paths asked for one by one at most; further ones count as files.
+const MOST_ASKED: usize = 64;
+
+/// What the Engine puts into every container, and what it mounts over.
+const ENGINES_OWN: [&str; 10] = [
+    "/.dockerenv",
+    "/.dockerinit",
+    "/dev",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/mtab",
+    "/etc/resolv.conf",
+    "/proc",
+    "/sbin/docker-init",
+    "/sys",
+];
+
+/// Where programs keep the number of their process and nothing else.
+const RUN: [&str; 2] = ["/run", "/var/run"];
+
+/// What is in a writable layer and in no image or mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// Files and links, with their size where it is known, by path.
+    pub files: Vec<(PathBuf, Option<u64>)>,
+    /// Of the image, and gone from the container.
+    pub deleted: Vec<PathBuf>,
+}
+
+/// Looks at what a container wrote.
+///
+/// # Errors
+/// When the Engine cannot be asked.
+pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> Result<Layer, EngineError> {
+    let changes = engine.container_changes(&container.id).await?;
+    let targets: Vec<&str> = container.mounts.iter().map(|mount| mount.target.as_str()).collect();
+    let mut layer = Layer::default();
+    let mut left = Vec::new();
+    for change in leaves(&changes, &targets) {
+        match change.kind {
+            PathChangeKind::Deleted => layer.deleted.push(change.path.into()),
+            PathChangeKind::Added | PathChangeKind::Modified => left.push(change.path),
+        }
+    }
+    if let Some(upper) = upper_directory(inspected) {
+        let (files, unknown) = tokio::task::spawn_blocking(move || read_kinds(&upper, left))
+            .await
+            .expect("looking at files does not panic");
+        layer.files = files;
+        left = unknown;
+    }
+    let further = left.split_off(left.len().min(MOST_ASKED));
+    for path in left {
+        match engine.path_kind(&container.id, &path).await {
+            Ok(PathKind::File { size_bytes }) => layer.files.push((path.into(), Some(size_bytes))),
+            Ok(PathKind::Link) => layer.files.push((path.into(), None)),
+            Ok(PathKind::Directory | PathKind::Special) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    layer.files.extend(further.into_iter().map(|path| (path.into(), None)));
+    layer.files.sort();
+    Ok(layer)
+}
+
+/// What is lost with the layer of the upgraded container, or of a dependent
+/// that is made anew with it.
+pub fn loss_of(layer: &Layer, dependent: Option<&str>) -> Option<Loss> {
+    let mut loss = loss(layer)?;
+    if let Some(name) = dependent {
+        loss.name = format!("{}:{name}", loss.name);
+        loss.text = format!("`{name}` is made anew with it: {}", loss.text);
+    }
+    Some(loss)
+}
+
+fn loss(layer: &Layer) -> Option<Loss> {
+    let (files, deleted) = (layer.files.len(), layer.deleted.len());
+    if files + deleted == 0 {
+        return None;
+    }
+    let mut named: Vec<String> = Vec::new();
+    for (path, bytes) in layer.files.iter().take(NAMED) {
+        let size = bytes.map(|bytes| format!(" ({})", size(bytes))).unwrap_or_default();
+        named.push(format!("{}{size}", path.display().to_string().escape_debug()));
+    }
+    for path in layer.deleted.iter().take(NAMED.saturating_sub(named.len())) {
+        named.push(format!("{} (deleted)", path.display().to_string().escape_debug()));
+    }
+    let more = files + deleted - named.len();
+    let named = match more {
+        0 => named.join(", "),
+        _ => format!("{} and {more} more", named.join(", ")),
+    };
+    let bytes: u64 = layer.files.iter().filter_map(|(_, bytes)| *bytes).sum();
+    let total = match (files, deleted) {
+        (0, _) => format!("{} of the image", counted(deleted, "deletion")),
+        (_, 0) => format!("{}, {}", counted(files, "file"), size(bytes)),
+        _ => format!("{}, {}, and {}", counted(files, "file"), size(bytes), counted(deleted, "deletion")),
+    };
+    let text =
+        format!("{named} in the writable layer, where no volume is ({total}); copy out what is needed");
+    Some(Loss::new("writable-layer", text))
+}
+
+/// The changes that may be data: below no mount, not the Engine's own, no
+/// directory that is listed only because of what changed in it.
+fn leaves(changes: &[PathChange], targets: &[&str]) -> Vec<PathChange> {
+    let parents: BTreeSet<&Path> =
+        changes.iter().flat_map(|change| Path::new(&change.path).ancestors().skip(1)).collect();
+    let below = |path: &Path, roots: &[&str]| roots.iter().any(|root| path.starts_with(root));
+    let is_data = |change: &&PathChange| {
+        let path = Path::new(&change.path);
+        !(below(path, targets)
+            || below(path, &ENGINES_OWN)
+            || (below(path, &RUN) && is_process_number(path))
+            || (change.kind != PathChangeKind::Deleted && parents.contains(path)))
+    };
+    changes.iter().filter(is_data).cloned().collect()
+}
+
+/// Where the storage driver keeps what the container wrote, if as a directory.
+fn upper_directory(inspected: &Value) -> Option<PathBuf> {
+    let path = inspected.pointer("/GraphDriver/Data/UpperDir")?.as_str()?;
+    Some(PathBuf::from(path)).filter(|path| path.is_absolute())
+}
+
+type Files = Vec<(PathBuf, Option<u64>)>;
+
+/// The files and links among the paths, and the paths that are not there.
+fn read_kinds(upper: &Path, paths: Vec<String>) -> (Files, Vec<String>) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(upper) = rustix::fs::open(upper, flags, Mode::empty()) else { return (Vec::new(), paths) };
+    let (mut files, mut unknown) = (Vec::new(), Vec::new());
+    for path in paths {
+        let relative = path.trim_start_matches('/');
+        // The path itself may be a link; one on the way leads nowhere.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let found = rustix::fs::openat2(&upper, relative, flags, Mode::empty(), inside)
+            .and_then(|handle| rustix::fs::statat(handle, c"", AtFlags::EMPTY_PATH));
+        match found.map(|found| (FileType::from_raw_mode(found.st_mode), found.st_size)) {
+            Ok((FileType::RegularFile, size)) => {
+                files.push((PathBuf::from(path), Some(u64::try_from(size).unwrap_or(0))));
+            }
+            Ok((FileType::Symlink, _)) => files.push((PathBuf::from(path), None)),
+            Ok(_) => {}
+            Err(_) => unknown.push(path),
+        }
+    }
+    (files, unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn change(path: &str, kind: PathChangeKind) -> PathChange {
+        PathChange { path: path.to_owned(), kind }
+    }
+
+    #[test]
+    fn what_the_engine_made_and_what_is_mounted_is_no_data() {
+        use PathChangeKind::{Added, Deleted, Modified};
+        let changes = [
+            change("/tmp", Modified),
+            change("/tmp/psql_history", Added),
+            change("/data", Added),
+            change("/data/file", Added),
+            change("/database", Added),
+            change("/etc", Modified),
+            change("/etc/hosts", Modified),
+            change("/etc/app.conf", Modified),
+            change("/etc/motd", Deleted),
+            change("/run", Modified),
+            change("/run/app.pid", Added),
+            change("/run/postgresql/.s.PGSQL.5432.lock", Added),
+            change("/run/mysqld/mysqlx.sock.lock", Added),
+            change("/run/state", Added),
+            change("/sbin", Modified),
+            change("/sbin/docker-init", Added),
+            change("/srv/app.pid", Added),
+            change("/.dockerenv", Added),
+            change("/dev/console", Added),
+        ];
+        let found: Vec<String> = leaves(&changes, &["/data"]).into_iter().map(|change| change.path).collect();
+        let expected =
+            ["/tmp/psql_history", "/database", "/etc/app.conf", "/etc/motd", "/run/state", "/srv/app.pid"];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn kinds_are_read_from_the_layer_and_no_link_leads_out_of_it() {
+        let upper = tempfile::tempdir().unwrap();
+        fs::create_dir_all(upper.path().join("a/empty")).unwrap();
+        fs::write(upper.path().join("a/file"), "12345").unwrap();
+        symlink("/etc", upper.path().join("etc")).unwrap();
+        let paths = ["/a/empty", "/a/file", "/etc", "/etc/passwd", "/gone"];
+        let (files, unknown) = read_kinds(upper.path(), paths.map(str::to_owned).to_vec());
+        assert_eq!(files, [(PathBuf::from("/a/file"), Some(5)), (PathBuf::from("/etc"), None)]);
+        assert_eq!(unknown, ["/etc/passwd", "/gone"]);
+        let (files, unknown) = read_kinds(Path::new("/nonexistent"), vec!["/a".to_owned()]);
+        assert!(files.is_empty() && unknown == ["/a"]);
+    }
+
+    #[test]
+    fn the_first_files_are_named_and_all_are_counted() {
+        assert_eq!(loss(&Layer::default()), None);
+        let one = Layer { files: vec![("/tmp/psql_history".into(), Some(4096))], deleted: Vec::new() };
+        let text = loss(&one).unwrap().text;
+        assert!(text.starts_with("/tmp/psql_history (4 KiB) in the writable layer"), "{text}");
+        let files = (0..7).map(|n| (PathBuf::from(format!("/f{n}")), Some(1024))).collect();
+        let many = Layer { files, deleted: vec!["/etc/motd".into()] };
+        let text = loss(&many).unwrap().text;
+        assert!(text.contains("/f4 (1 KiB) and 3 more"), "{text}");
+        assert!(text.contains("7 files, 7 KiB, and 1 deletion"), "{text}");
+        let gone = Layer { files: Vec::new(), deleted: vec!["/etc/motd".into()] };
+        assert!(loss(&gone).unwrap().text.contains("/etc/motd (deleted)"));
+    }
+}

@@ -1,0 +1,348 @@
+//! Replaces a container, its data included, as one transaction.
+//!
+//! The old container runs until the new one is made beside it and most of its
+//! data is cloned. Then everything that uses the data rests, the clone is made
+//! whole, the names change hands and the new container has to show that it is
+//! well. Until that is so, everything can go back to the moment of the stop,
+//! and does, without a controller and without a store: the clone is exchanged
+//! for what the new container made of the data.
+//!
+//! Each step is in the [`record`] before it is done. After a crash an upgrade
+//! that had begun to commit goes forward, every other one goes back: by the
+//! agent that starts again, or by `holdfast-agent resume`.
+//!
+//! One upgrade at a time has containers at rest on a host, and no backup that
+//! wants containers at rest runs meanwhile: both would start what the other
+//! stopped.
+
+mod back;
+mod context;
+mod driven;
+mod emptiness;
+mod failure;
+mod forward;
+mod gate;
+pub mod guards;
+mod handover;
+pub mod plan;
+pub mod probe;
+pub mod record;
+mod undo;
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::{FutureExt, Stream};
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
+use tokio::sync::Notify;
+
+use crate::allow::{Allow, Right};
+use crate::engine::Engine;
+use crate::resume::Payer;
+use crate::snapshot::{Admission, AdmissionError, Registry};
+use crate::spec::Specs;
+
+use self::context::Context;
+use self::driven::{Driven, end, event, failed};
+pub use self::failure::Failure;
+use self::failure::plan_failure;
+pub use self::handover::Own;
+use self::plan::{PlanError, PlanRequest, Planned};
+use self::record::{Record, Store, StoreError};
+use self::undo::Wish;
+
+/// How often grace periods are looked at.
+const GRACE_TICK: Duration = Duration::from_secs(30);
+
+/// How often a helper is looked at.
+const HELPER_TICK: Duration = Duration::from_secs(1);
+
+/// How long one upgrade that a dead agent left is tried to be brought to its
+/// end before the next one has its turn, and the first is come back to. Longer
+/// than what the Engine refuses is tried.
+const RECOVERY: Duration = Duration::from_secs(300);
+
+/// Pauses between attempts to go back or forward after a crash.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Error code of an upgrade that somebody undoes.
+const ASKED: &str = "asked";
+
+/// What upgrades work with.
+#[derive(Debug)]
+pub struct Parts {
+    pub engine: Engine,
+    /// None where the journal is another process's.
+    pub payer: Option<Payer>,
+    pub specs: Specs,
+    pub allow: Allow,
+    pub registry: Arc<Registry>,
+    /// Held by whoever has containers at rest.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// The container the agent runs in, if any.
+    pub own: Option<Own>,
+}
+
+/// Runs upgrades. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Upgrades {
+    context: Arc<Context>,
+}
+
+/// What is asked of a host that is to replace a container.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    pub job: JobId,
+    pub generation: u64,
+    pub plan: PlanRequest,
+    pub fingerprint: String,
+    pub options: record::Options,
+}
+
+/// An upgrade that is not there, or not in a state for what is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    #[error("no upgrade `{0}` is known here: holdfast upgrade status lists them")]
+    Unknown(String),
+    #[error("the upgrade of `{name}` {problem}")]
+    WrongState { name: String, problem: String },
+    #[error(transparent)]
+    NotAllowed(#[from] crate::allow::NotAllowed),
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    #[error("{0}")]
+    Failed(#[from] Failure),
+}
+
+impl From<PlanError> for UpgradeError {
+    fn from(error: PlanError) -> Self {
+        Self::Failed(plan_failure(&error))
+    }
+}
+
+impl Parts {
+    /// For a process that only brings to an end what was begun.
+    pub fn alone(engine: Engine, payer: Option<Payer>, specs: Specs) -> Self {
+        let (registry, turn) = (Arc::default(), Arc::default());
+        Self { engine, payer, specs, allow: Allow::default(), registry, turn, own: None }
+    }
+}
+
+// === impl Upgrades ===
+
+impl Upgrades {
+    /// Reads what earlier agents left.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used.
+    pub fn open(state_dir: &Path, parts: Parts) -> Result<Self, StoreError> {
+        let Parts { engine, payer, specs, allow, registry, turn, own } = parts;
+        let store = Store::open(state_dir)?;
+        let records = Mutex::new(store.load()?);
+        let context = Context {
+            engine,
+            payer,
+            specs,
+            allow,
+            registry,
+            turn,
+            own,
+            state_dir: state_dir.to_owned(),
+            store,
+            records,
+            driven: Mutex::default(),
+            nudge: Notify::new(),
+        };
+        Ok(Self { context: Arc::new(context) })
+    }
+
+    /// What an upgrade would do.
+    ///
+    /// # Errors
+    /// When the container or the image is not there, or the host does not
+    /// allow to touch containers.
+    pub async fn plan(&self, request: &PlanRequest) -> Result<Planned, UpgradeError> {
+        self.context.allow.check(Right::Container)?;
+        plan::plan(&self.context.plan_context(), request).await.map_err(UpgradeError::from)
+    }
+
+    /// Starts an upgrade, or attaches to it. None: it was cancelled before.
+    ///
+    /// # Errors
+    /// When the caller was replaced by another, or the agent stops.
+    pub fn run(
+        &self,
+        request: RunRequest,
+    ) -> Result<Option<impl Stream<Item = v1::UpgradeEvent> + Send + use<>>, UpgradeError> {
+        self.context.allow.check(Right::Container)?;
+        if matches!(request.options.probe, Some(record::Probe::Command(_))) {
+            self.context.allow.check(Right::Exec)?;
+        }
+        let names = vec![request.plan.container.clone()];
+        // Cancelled after an agent that is gone began it: how it ended is told.
+        if self.context.record(request.job).is_some() {
+            self.context.registry.bury_no_more(request.job);
+        }
+        let job = match self.context.registry.admit(request.job, request.generation, names)? {
+            Admission::Cancelled => return Ok(None),
+            Admission::Attach(job) => return Ok(Some(job.feed.listen())),
+            Admission::Start(job) => job,
+        };
+        let events = job.feed.listen();
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            let run = AssertUnwindSafe(context.upgrade(&job, &request)).catch_unwind();
+            end(&job, run.await.unwrap_or_else(|_| context.panicked()));
+        });
+        Ok(Some(events))
+    }
+
+    /// Lets an upgrade, or the undoing of one, that waits with its containers at
+    /// rest go on. False: it does not wait.
+    ///
+    /// # Errors
+    /// When the caller was replaced by another.
+    pub fn proceed(&self, job: JobId, generation: u64) -> Result<bool, UpgradeError> {
+        let waiting = self.context.records().values().find(|record| record.waits_for(job)).map(|one| one.job);
+        let Some(bell) = waiting.and_then(|upgrade| self.context.driven().get(&upgrade).cloned()) else {
+            return Ok(false);
+        };
+        self.context.registry.check_generation(job, generation)?;
+        bell.notify_one();
+        Ok(true)
+    }
+
+    /// Upgrades this host remembers, newest first.
+    pub fn list(&self, container: &str, job: Option<JobId>) -> Vec<v1::Upgrade> {
+        let records = self.context.records();
+        let wanted = records.values().rev().filter(|record| {
+            (container.is_empty() || record.target().name == container)
+                && job.is_none_or(|job| record.job == job)
+        });
+        wanted.map(Record::wire).collect()
+    }
+
+    /// Gives up the way back of a committed upgrade.
+    ///
+    /// # Errors
+    /// When there is none, or something could not be removed.
+    pub async fn commit(&self, name: &str) -> Result<v1::Upgrade, UpgradeError> {
+        self.context.allow.check(Right::Container)?;
+        let job = self.committed(name)?.job;
+        let context = self.context.clone();
+        // A task of its own: a caller that goes away must not leave it half done.
+        let finishing = tokio::spawn(async move {
+            let (_hold, record) = context.take_fresh(job, |record| record.state() == State::Committed)?;
+            let mut driven = Driven { context: &context, record, job: None, tries: 0 };
+            driven.finish().await?;
+            Ok(driven.record.wire())
+        });
+        finishing
+            .await
+            .unwrap_or_else(|_| Err(Failure::new("panic", "the agent failed; see its log")))
+            .map_err(UpgradeError::from)
+    }
+
+    /// Undoes a committed upgrade; the stream tells how it goes. `wait`: with
+    /// everything at rest it goes on only when it is told to proceed.
+    ///
+    /// # Errors
+    /// When there is none in its grace period.
+    pub fn roll_back(
+        &self,
+        name: &str,
+        job: JobId,
+        wait: bool,
+    ) -> Result<impl Stream<Item = v1::UpgradeEvent> + Send + use<>, UpgradeError> {
+        self.context.allow.check(Right::Container)?;
+        let going = self.going_back(name);
+        let found = self.committed(name);
+        let started = match self.context.registry.admit::<v1::UpgradeEvent>(job, 0, vec![name.to_owned()])? {
+            Admission::Attach(job) => return Ok(job.feed.listen()),
+            Admission::Cancelled => {
+                return Err(
+                    Failure::new("cancelled", "the job was cancelled before it was started here").into()
+                );
+            }
+            Admission::Start(started) => started,
+        };
+        let record = match found {
+            Ok(record) => record,
+            // Begun by the agent that was here before, whose caller comes back.
+            Err(_) if going.is_some() => going.expect("it was just found"),
+            Err(error) => {
+                let failure = Failure::new("not-found", error.to_string());
+                started.feed.end(event(job, Event::Finished(failed(&failure))));
+                return Err(error);
+            }
+        };
+        let events = started.feed.listen();
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            let undo = AssertUnwindSafe(context.undo(record, &started, Wish { wait })).catch_unwind();
+            end(&started, undo.await.unwrap_or_else(|_| context.panicked()));
+        });
+        Ok(events)
+    }
+
+    /// Goes on with what a dead agent left, and ends grace periods; for ever.
+    pub async fn run_loop(self) {
+        loop {
+            self.context.recover_all(RECOVERY).await;
+            self.context.dismiss_helpers().await;
+            self.context.end_grace().await;
+            self.context.remove_latecomers().await;
+            let handed_over = self.context.records().values().any(Record::is_handed_over);
+            tokio::select! {
+                () = tokio::time::sleep(if handed_over { HELPER_TICK } else { GRACE_TICK }) => {}
+                () = self.context.nudge.notified() => {}
+            }
+        }
+    }
+
+    /// Goes on with what a dead agent left, trying for at most `within`; says
+    /// what is left.
+    pub async fn recover(&self, within: Duration) -> Vec<String> {
+        self.context.recover_all(within).await;
+        let records = self.context.records();
+        let left = records.values().filter(|record| record.is_under_way());
+        left.map(|record| format!("take back the upgrade of container `{}`", record.target().name)).collect()
+    }
+
+    /// An upgrade that is being undone on request, or rests for it.
+    fn going_back(&self, name: &str) -> Option<Record> {
+        let records = self.context.records();
+        let newest = records.values().rev().find(|record| is_meant(record, name))?;
+        let asked = newest.state() == State::RollingBack && newest.error_code == ASKED;
+        (asked || newest.state() == State::Resting).then(|| newest.clone())
+    }
+
+    /// The newest committed upgrade of a container, or the one of that job.
+    fn committed(&self, name: &str) -> Result<Record, UpgradeError> {
+        let records = self.context.records();
+        let newest = records.values().rev().find(|record| is_meant(record, name));
+        let newest = newest.ok_or_else(|| UpgradeError::Unknown(name.to_owned()))?;
+        let problem = match newest.state() {
+            State::Committed if newest.is_finishing => {
+                "is ending its grace period: there is no way back any more"
+            }
+            State::Committed => return Ok(newest.clone()),
+            State::Finished => "has ended its grace period: the old container and the clone are gone",
+            State::RolledBack => "was rolled back already",
+            _ => "is under way",
+        };
+        Err(UpgradeError::WrongState { name: newest.target().name.clone(), problem: problem.to_owned() })
+    }
+}
+
+/// Whether a record is the one a person names, by container or by job.
+fn is_meant(record: &Record, name: &str) -> bool {
+    record.job.to_string() == name || record.target().name == name
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! Containers for tests that start none.
+
+use std::collections::BTreeMap;
+
+use crate::engine::{Container, ContainerState, HealthState};
+
+/// A running container with nothing in particular.
+pub(crate) fn container(name: &str) -> Container {
+    Container {
+        id: name.bytes().map(|byte| format!("{byte:02x}")).collect::<String>() + &"0".repeat(40),
+        name: name.to_owned(),
+        image: "app:1".to_owned(),
+        image_id: "sha256:1".to_owned(),
+        state: ContainerState::Running,
+        labels: BTreeMap::new(),
+        mounts: Vec::new(),
+        health: HealthState::NoCheck,
+        started_at: "2026-11-24T09:56:00Z".to_owned(),
+        exit_code: 0,
+        pid: 1,
+        stop_timeout_seconds: None,
+        auto_remove: false,
+        restart_policy: "no".to_owned(),
+        needs: Vec::new(),
+        network_of: None,
+    }
+}
