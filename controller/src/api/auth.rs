@@ -1,0 +1,268 @@
+//! The one place that decides who calls and whether they may.
+//!
+//! It stands in front of every service of the controller and of every call
+//! that goes on to a host. A host's certificate wins over any header: what an
+//! agent sends in `authorization` means nothing. A mutating call is recorded
+//! *before* it is made: if the record cannot be written, the call is not made,
+//! so there is no change without a row. `Caller` in the request's extensions
+//! is what services believe, and nothing a client sends can put one there.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_proto::{ACTOR_METADATA, HOST_METADATA, MAX_MESSAGE_BYTES};
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::caller::Caller;
+use super::denials::Denials;
+use super::roles::{Access, AnsweredBy, Rule, rule};
+use super::status_map::{Word, catalog_failed, causes};
+use super::subject::describe;
+use crate::catalog::Catalog;
+use crate::catalog::audit::{AuditEntry, Outcome};
+use crate::catalog::hosts::Standing;
+use crate::clock::now_ms;
+use crate::fleet::Fleet;
+use crate::fleet::forward::forward;
+use crate::identity::certificate::HostCertificate;
+use crate::identity::token;
+use crate::listen::Peer;
+
+/// How long the one message of an audited call may take to arrive.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Flag and length in front of a gRPC message.
+const FRAME_HEADER_LEN: usize = 5;
+
+/// Puts [`Auth`] in front of services.
+#[derive(Debug, Clone)]
+pub struct AuthLayer {
+    gate: Gate,
+}
+
+impl AuthLayer {
+    pub fn new(catalog: Catalog, fleet: Fleet, denials: Denials) -> Self {
+        Self { gate: Gate { catalog, fleet, denials } }
+    }
+}
+
+impl<S> Layer<S> for AuthLayer {
+    type Service = Auth<S>;
+
+    fn layer(&self, inner: S) -> Auth<S> {
+        Auth { gate: self.gate.clone(), inner }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Auth<S> {
+    gate: Gate,
+    inner: S,
+}
+
+impl<S> Service<http::Request<Body>> for Auth<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // The clone may not be ready; the one that was polled is.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let gate = self.gate.clone();
+        Box::pin(
+            async move { Ok(gate.handle(inner, request).await.unwrap_or_else(|status| status.into_http())) },
+        )
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Gate {
+    catalog: Catalog,
+    fleet: Fleet,
+    denials: Denials,
+}
+
+impl Gate {
+    async fn handle<S>(
+        &self,
+        mut inner: S,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Status>
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    {
+        let (parts, body) = request.into_parts();
+        let Some(rule) = rule(parts.uri.path()) else {
+            return Err(Status::unimplemented("there is no such call"));
+        };
+        let caller = self.identify(rule, &parts).await?;
+        if !rule.admits(&caller) {
+            return Err(self.refuse(rule, &caller).await);
+        }
+        let (body, subject) = self.record(rule, &caller, &parts.headers, body).await?;
+        let mut request = http::Request::from_parts(parts, body);
+        request.extensions_mut().insert(caller.clone());
+        let response = match rule.answered_by {
+            AnsweredBy::Host => forward(&self.fleet, &self.catalog, request, &caller.actor()).await,
+            AnsweredBy::Controller => {
+                request.headers_mut().remove(http::header::AUTHORIZATION);
+                request.headers_mut().remove(ACTOR_METADATA);
+                let Ok(response) = inner.call(request).await;
+                Ok(response)
+            }
+        };
+        let failure = match &response {
+            Ok(response) => Status::from_header_map(response.headers()).filter(|s| s.code() != Code::Ok),
+            Err(status) => Some(status.clone()),
+        };
+        if let Some(failure) = failure {
+            self.record_failure(rule, &caller, &subject, &failure).await;
+        }
+        response
+    }
+
+    async fn identify(&self, rule: &Rule, request: &http::request::Parts) -> Result<Caller, Status> {
+        if rule.access == Access::Anyone {
+            return Ok(Caller::Anonymous);
+        }
+        let certificate = request.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_deref());
+        if let Some(certificate) = certificate {
+            return self.identify_host(rule, certificate).await;
+        }
+        let Some(token) = bearer(&request.headers) else { return Ok(Caller::Anonymous) };
+        let found = self.catalog.operator_by_token(&token::hash(token)).await;
+        match found.map_err(|error| catalog_failed(&error))? {
+            Some(operator) => Ok(Caller::Operator { name: operator.name, role: operator.role }),
+            None => {
+                self.denials
+                    .record("anonymous", rule.path, "", "the token is not known or was revoked")
+                    .await;
+                Err(Word::Unauthenticated.status("the token is not known or was revoked"))
+            }
+        }
+    }
+
+    async fn identify_host(&self, rule: &Rule, certificate: &HostCertificate) -> Result<Caller, Status> {
+        let host = certificate.host;
+        let now = now_ms();
+        let refusal = if certificate.is_valid_at(now) {
+            let standing = self.catalog.certificate_standing(host, &certificate.serial, now).await;
+            match standing.map_err(|error| catalog_failed(&error))? {
+                Standing::Good { name } => return Ok(Caller::Agent { host, host_name: name }),
+                Standing::Unknown => Word::CertificateRefused.status("the certificate's host is not known"),
+                Standing::Revoked { name } => Word::HostRevoked.status(format!("host `{name}` was revoked")),
+                Standing::Denied { name } => Word::CertificateRefused
+                    .status(format!("this certificate of host `{name}` was replaced by another")),
+            }
+        } else {
+            Word::CertificateRefused.status("the certificate is not valid now")
+        };
+        self.denials.record(&format!("agent:{host}"), rule.path, "", refusal.message()).await;
+        Err(refusal)
+    }
+
+    async fn refuse(&self, rule: &Rule, caller: &Caller) -> Status {
+        let status = match (rule.access, caller) {
+            (_, Caller::Anonymous) => Word::Unauthenticated.status("this call needs a token or certificate"),
+            (Access::Role(needed), Caller::Operator { name, role }) => Word::RoleTooLow.status(format!(
+                "`{name}` is {}, this call needs {}",
+                role.as_str(),
+                needed.as_str()
+            )),
+            (Access::Role(_), Caller::Agent { .. }) => {
+                Word::RoleTooLow.status("hosts may not make this call")
+            }
+            (Access::Agent, _) => Word::AgentOnly.status("only an agent may make this call"),
+            (Access::Nobody | Access::Anyone, _) => {
+                Word::NotForwardable.status("this call is made to hosts by jobs alone")
+            }
+        };
+        self.denials.record(&caller.actor(), rule.path, "", status.message()).await;
+        status
+    }
+
+    /// Writes the row of a mutating call, for which its message is read.
+    async fn record(
+        &self,
+        rule: &Rule,
+        caller: &Caller,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Body, String), Status> {
+        let Some(fields) = rule.audit else { return Ok((body, String::new())) };
+        let bytes = read_message(body).await?;
+        let mut subject = describe(rule.path, fields, &bytes)
+            .map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
+        if rule.answered_by == AnsweredBy::Host
+            && let Some(host) = headers.get(HOST_METADATA).and_then(|value| value.to_str().ok())
+        {
+            let host: String = host.chars().take(80).collect();
+            subject = format!("on={} {subject}", host.escape_debug());
+        }
+        let entry = AuditEntry {
+            at_ms: now_ms(),
+            actor: &caller.actor(),
+            action: rule.path,
+            subject: &subject,
+            outcome: Outcome::Allowed,
+            detail: "",
+        };
+        self.catalog.audit(&entry).await.map_err(|error| catalog_failed(&error))?;
+        Ok((Body::new(Full::new(bytes)), subject))
+    }
+
+    async fn record_failure(&self, rule: &Rule, caller: &Caller, subject: &str, failure: &Status) {
+        if rule.audit.is_some() {
+            self.append(&caller.actor(), rule.path, subject, Outcome::Failed, failure.message()).await;
+        } else if failure.code() == Code::PermissionDenied && matches!(caller, Caller::Agent { .. }) {
+            // A service found that a host asked for what is not its own.
+            self.denials.record(&caller.actor(), rule.path, subject, failure.message()).await;
+        }
+    }
+
+    async fn append(&self, actor: &str, action: &str, subject: &str, outcome: Outcome, detail: &str) {
+        let entry = AuditEntry { at_ms: now_ms(), actor, action, subject, outcome, detail };
+        if let Err(error) = self.catalog.audit(&entry).await {
+            tracing::error!(error = %causes(&error), actor, action, "an audit row could not be written");
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(http::header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+async fn read_message(body: Body) -> Result<Bytes, Status> {
+    let limited = Limited::new(body, MAX_MESSAGE_BYTES + FRAME_HEADER_LEN);
+    let read = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, limited.collect()).await;
+    match read {
+        Err(_) => Err(Status::deadline_exceeded("the request did not arrive in time")),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Word::MessageTooLarge.status(format!("the request is larger than {MAX_MESSAGE_BYTES} bytes")))
+        }
+        Ok(Err(_)) => Err(Status::cancelled("the request was cut off")),
+    }
+}

@@ -1,0 +1,153 @@
+//! `EnrolmentService`: a join token becomes a host with a certificate, and a
+//! certificate becomes a newer one.
+
+use std::sync::Arc;
+
+use holdfast_proto::join_token::JoinToken;
+use holdfast_proto::v1::enrolment_service_server::EnrolmentService;
+use holdfast_proto::v1::{JoinRequest, JoinResponse, RenewRequest, RenewResponse};
+use tonic::{Request, Response, Status};
+
+use super::caller::Caller;
+use super::denials::Denials;
+use super::status_map::{Word, catalog_failed, causes};
+use crate::catalog::Catalog;
+use crate::catalog::audit::{AuditEntry, Outcome};
+use crate::catalog::hosts::{Enrolled, Enrolment};
+use crate::clock::now_ms;
+use crate::fleet::Fleet;
+use crate::identity::ca::{Authority, AuthorityError, HOST_CERTIFICATE_LIFETIME, Serial, Validity};
+use crate::identity::{csr, token};
+use crate::listen::Peer;
+
+const JOIN: &str = "/holdfast.v1.EnrolmentService/Join";
+const RENEW: &str = "/holdfast.v1.EnrolmentService/Renew";
+
+/// Longest instance id and version worth keeping, in bytes.
+const MAX_TEXT_LEN: usize = 128;
+
+#[derive(Debug, Clone)]
+pub struct EnrolmentApi {
+    catalog: Catalog,
+    fleet: Fleet,
+    authority: Arc<Authority>,
+    denials: Denials,
+}
+
+impl EnrolmentApi {
+    pub fn new(catalog: Catalog, fleet: Fleet, authority: Arc<Authority>, denials: Denials) -> Self {
+        Self { catalog, fleet, authority, denials }
+    }
+
+    async fn refuse(&self, word: Word, peer: &str, host_name: &str, message: &str) -> Status {
+        self.denials.record(peer, JOIN, &format!("host={host_name}"), message).await;
+        word.status(message)
+    }
+
+    async fn note(&self, action: &str, actor: &str, host: &str, detail: &str) -> Result<(), Status> {
+        let subject = format!("host={host}");
+        let entry =
+            AuditEntry { at_ms: now_ms(), actor, action, subject: &subject, outcome: Outcome::Ok, detail };
+        self.catalog.audit(&entry).await.map_err(|error| catalog_failed(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl EnrolmentService for EnrolmentApi {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let peer = match request.extensions().get::<Peer>() {
+            Some(peer) => format!("joining from {}", peer.address.ip()),
+            None => "joining".to_owned(),
+        };
+        let JoinRequest { token, csr_pem, instance_id, agent_version } = request.into_inner();
+        let token: JoinToken =
+            token.parse().map_err(|error| Word::JoinTokenInvalid.status(format!("{error}")))?;
+        let key = csr::public_key(&csr_pem).map_err(|error| Word::CsrInvalid.status(causes(&error)))?;
+        if instance_id.len() > MAX_TEXT_LEN || agent_version.len() > MAX_TEXT_LEN {
+            return Err(Word::InvalidRequest.status("instance id or version is too long"));
+        }
+        let now = now_ms();
+        let serial = Serial::generate();
+        let validity = Validity::starting(now, HOST_CERTIFICATE_LIFETIME);
+        let enrolment = Enrolment {
+            token_hash: &token::hash(&token.secret),
+            host_name: &token.host_name,
+            serial: serial.as_str(),
+            not_after_ms: validity.not_after_ms,
+            instance_id: &instance_id,
+            now_ms: now,
+        };
+        let name = &token.host_name;
+        let enrolled = self.catalog.enrol(&enrolment).await.map_err(|error| catalog_failed(&error))?;
+        let (host, again) = match enrolled {
+            Enrolled::Host { id, again } => (id, again),
+            Enrolled::Unknown => {
+                // Whoever sends these knows no secret: worth a log line, no row.
+                tracing::warn!(peer, "an unknown join token was shown");
+                return Err(Word::JoinTokenInvalid.status("this join token is not known here"));
+            }
+            Enrolled::Used { .. } => {
+                let message = "alarm: this join token was used before; if that was not you, revoke the host";
+                return Err(self.refuse(Word::JoinTokenUsed, &peer, name, message).await);
+            }
+            Enrolled::Expired { .. } => {
+                let message = "this join token has expired";
+                return Err(self.refuse(Word::JoinTokenExpired, &peer, name, message).await);
+            }
+        };
+        let certificate_pem = self
+            .authority
+            .issue_host(&key, host, &serial, validity)
+            .map_err(|error| signing_failed(&error))?;
+        if again {
+            self.fleet.disconnect(host);
+        }
+        let detail = format!("{} version {agent_version}", if again { "joined again" } else { "joined" });
+        self.note(JOIN, &peer, name, &detail.escape_debug().to_string()).await?;
+        tracing::info!(host.id = %host, host.name = %name, again, "host joined");
+        Ok(Response::new(JoinResponse {
+            host_id: host.to_string(),
+            host_name: token.host_name,
+            certificate_pem,
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            not_after_unix_ms: validity.not_after_ms,
+        }))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let caller = Caller::of(&request);
+        let host = Caller::host(&request)?;
+        let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.clone());
+        let Some(certificate) = certificate else {
+            return Err(Word::CertificateRefused.status("renewal needs the certificate it replaces"));
+        };
+        let key = csr::public_key(&request.into_inner().csr_pem)
+            .map_err(|error| Word::CsrInvalid.status(causes(&error)))?;
+        let now = now_ms();
+        let serial = Serial::generate();
+        let validity = Validity::starting(now, HOST_CERTIFICATE_LIFETIME);
+        let certificate_pem = self
+            .authority
+            .issue_host(&key, host, &serial, validity)
+            .map_err(|error| signing_failed(&error))?;
+        let renewed = self
+            .catalog
+            .renew_certificate(host, &certificate.serial, serial.as_str(), validity.not_after_ms, now)
+            .await
+            .map_err(|error| catalog_failed(&error))?;
+        if !renewed {
+            return Err(Word::CertificateRefused.status("this certificate was replaced by another"));
+        }
+        self.note(RENEW, &caller.actor(), &host.to_string(), "renewed").await?;
+        Ok(Response::new(RenewResponse {
+            certificate_pem,
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            not_after_unix_ms: validity.not_after_ms,
+        }))
+    }
+}
+
+fn signing_failed(error: &AuthorityError) -> Status {
+    tracing::error!(error = %causes(error), "a certificate could not be signed");
+    Word::Internal.status("the certificate could not be signed")
+}

@@ -1,0 +1,249 @@
+//! `JobService`: start, list, watch, cancel.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream;
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::job_service_server::JobService;
+use holdfast_proto::v1::{
+    self, GetJobRequest, Job, JobEvent, JobServiceCancelJobRequest, JobServiceCancelJobResponse,
+    ListJobsRequest, StartBackupRequest, StartBackupResponse, StartPruneRequest, StartPruneResponse,
+    StartRestoreRequest, StartRestoreResponse, WatchJobRequest,
+};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tonic::{Request, Response, Status};
+
+use super::caller::Caller;
+use super::names;
+use super::status_map::{Word, catalog_failed};
+use crate::catalog::CatalogError;
+use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
+use crate::jobs::state::State;
+use crate::jobs::{CancelOutcome, Jobs};
+use crate::operations::start;
+
+/// Jobs listed when no limit is given, and at most.
+const LISTED: u32 = 50;
+const LISTED_MOST: u32 = 1000;
+
+/// Progress is shown to a watcher no more often than this.
+const WATCH_PACE: Duration = Duration::from_millis(200);
+
+/// A watcher hears of a job after so long at the latest, news or not.
+const WATCH_SILENCE: Duration = Duration::from_secs(2);
+
+/// Answers for jobs.
+#[derive(Debug, Clone)]
+pub struct JobApi {
+    jobs: Jobs,
+}
+
+impl JobApi {
+    pub fn new(jobs: Jobs) -> Self {
+        Self { jobs }
+    }
+
+    async fn find(&self, id: &str) -> Result<JobRecord, Status> {
+        let unknown = || Word::JobUnknown.status(format!("job `{id}` is not known"));
+        let parsed: JobId = id.parse().map_err(|_| {
+            Word::InvalidRequest.status_with_hint(format!("`{id}` is no job id"), "holdfast job ls")
+        })?;
+        self.jobs.catalog().job(parsed).await.map_err(|error| catalog_failed(&error))?.ok_or_else(unknown)
+    }
+
+    async fn encode(&self, record: &JobRecord) -> Result<Job, Status> {
+        self.jobs.wire(record).await.map_err(|error| catalog_failed(&error))
+    }
+}
+
+/// One watcher's place in a job's story.
+struct Watch {
+    jobs: Jobs,
+    id: JobId,
+    after: u64,
+    version: watch::Receiver<u64>,
+    /// Of the last look.
+    looked: Option<Instant>,
+    waiting: std::collections::VecDeque<JobEvent>,
+    ended: bool,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<Option<JobEvent>, CatalogError> {
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.ended {
+                self.jobs.board().remove_if_unwatched(self.id);
+                return Ok(None);
+            }
+            if let Some(looked) = self.looked {
+                self.wait(looked).await;
+            }
+            self.look().await?;
+        }
+    }
+
+    /// Until there is something new, and it is time to show it.
+    async fn wait(&mut self, looked: Instant) {
+        // Closed: the job has ended, or its driver has let go of it and the
+        // card was taken away; a new card tells about the next driver.
+        if let Ok(Err(_)) = timeout(WATCH_SILENCE, self.version.changed()).await {
+            self.version = self.jobs.board().subscribe(self.id);
+        }
+        tokio::time::sleep_until(looked + WATCH_PACE).await;
+    }
+
+    /// Reads the row first and the events after: an end is written together
+    /// with its last line, so whoever sees the one reads the other.
+    async fn look(&mut self) -> Result<(), CatalogError> {
+        self.looked = Some(Instant::now());
+        self.version.borrow_and_update();
+        let Some(record) = self.jobs.catalog().job(self.id).await? else {
+            self.ended = true;
+            return Ok(());
+        };
+        let events = self.jobs.catalog().job_events(self.id, self.after).await?;
+        let job = self.jobs.wire(&record).await?;
+        let restore_progress = self.jobs.board().live(self.id).restore;
+        let told = !events.is_empty();
+        for EventRecord { sequence, at_ms, message } in events {
+            self.after = sequence;
+            let job = Some(job.clone());
+            self.waiting.push_back(JobEvent { sequence, unix_ms: at_ms, message, job, restore_progress });
+        }
+        if !told || record.state.ended() {
+            self.waiting.push_back(JobEvent {
+                sequence: self.after,
+                unix_ms: crate::clock::now_ms(),
+                message: String::new(),
+                job: Some(job),
+                restore_progress,
+            });
+        }
+        self.ended = record.state.ended();
+        Ok(())
+    }
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl JobService for JobApi {
+    type ListJobsStream = Replies<Job>;
+    type WatchJobStream = Replies<JobEvent>;
+
+    async fn start_backup(
+        &self,
+        request: Request<StartBackupRequest>,
+    ) -> Result<Response<StartBackupResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        start::backup(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+    }
+
+    async fn start_restore(
+        &self,
+        request: Request<StartRestoreRequest>,
+    ) -> Result<Response<StartRestoreResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        start::restore(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+    }
+
+    async fn start_prune(
+        &self,
+        request: Request<StartPruneRequest>,
+    ) -> Result<Response<StartPruneResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        start::prune(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<Self::ListJobsStream>, Status> {
+        let ListJobsRequest { host, policy, states, limit } = request.into_inner();
+        let host = match host.as_str() {
+            "" => None,
+            name => Some(names::host(self.jobs.catalog(), name).await?.id),
+        };
+        let states = states
+            .into_iter()
+            .map(|state| {
+                v1::JobState::try_from(state)
+                    .ok()
+                    .and_then(State::from_wire)
+                    .ok_or_else(|| Word::InvalidRequest.status("an unknown job state"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let filter = JobFilter {
+            host,
+            policy: (!policy.is_empty()).then_some(policy),
+            states,
+            limit: if limit == 0 { LISTED } else { limit.min(LISTED_MOST) },
+        };
+        let records = self.jobs.catalog().jobs(&filter).await.map_err(|error| catalog_failed(&error))?;
+        let mut jobs = Vec::with_capacity(records.len());
+        for record in &records {
+            jobs.push(Ok(self.encode(record).await?));
+        }
+        Ok(Response::new(Box::pin(stream::iter(jobs))))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
+        let record = self.find(&request.into_inner().id).await?;
+        Ok(Response::new(self.encode(&record).await?))
+    }
+
+    async fn watch_job(
+        &self,
+        request: Request<WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let WatchJobRequest { id, after } = request.into_inner();
+        let record = self.find(&id).await?;
+        let watch = Watch {
+            jobs: self.jobs.clone(),
+            id: record.id,
+            after,
+            version: self.jobs.board().subscribe(record.id),
+            waiting: std::collections::VecDeque::new(),
+            ended: false,
+            looked: None,
+        };
+        let events = stream::unfold(Some(watch), async |watch| {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(Some(event)) => Some((Ok(event), Some(watch))),
+                Ok(None) => None,
+                Err(error) => Some((Err(catalog_failed(&error)), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<JobServiceCancelJobRequest>,
+    ) -> Result<Response<JobServiceCancelJobResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        let record = self.find(&request.into_inner().id).await?;
+        let outcome = self.jobs.cancel(record.id, &actor).await.map_err(|error| catalog_failed(&error))?;
+        match outcome {
+            CancelOutcome::Cancelled | CancelOutcome::Asked => {
+                let record = self.find(&record.id.to_string()).await?;
+                Ok(Response::new(JobServiceCancelJobResponse { job: Some(self.encode(&record).await?) }))
+            }
+            CancelOutcome::AlreadyEnded => {
+                let record = self.find(&record.id.to_string()).await?;
+                let state = record.state.as_str();
+                Err(Word::JobEnded.status(format!("job {} has ended already: {state}", record.id)))
+            }
+            CancelOutcome::Unknown => {
+                Err(Word::JobUnknown.status(format!("job `{}` is not known", record.id)))
+            }
+        }
+    }
+}

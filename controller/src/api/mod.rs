@@ -1,0 +1,16 @@
+//! gRPC for operators and agents: parse, one call, encode.
+
+pub mod auth;
+pub mod caller;
+pub mod catalog;
+pub mod denials;
+pub mod enrolment;
+pub mod hosts;
+pub mod jobs;
+pub(crate) mod names;
+pub mod policies;
+pub mod roles;
+pub mod status;
+pub mod status_map;
+pub mod subject;
+pub mod upgrades;

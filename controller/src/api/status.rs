@@ -1,0 +1,154 @@
+//! `StatusService`: the fleet's coverage in one answer.
+
+use std::collections::BTreeMap;
+
+use holdfast_proto::v1::status_service_server::StatusService;
+use holdfast_proto::v1::{GetStatusRequest, GetStatusResponse, HostStatus, RepositoryStatus, StatusProblem};
+use tonic::{Request, Response, Status};
+
+use super::status_map::{catalog_failed, causes};
+use crate::catalog::CatalogError;
+use crate::catalog::snapshots::SnapshotFilter;
+use crate::clock::now_ms;
+use crate::coverage::{Coverage, Facts, HostCoverage, Trouble, UPGRADE_NEWS_MS, coverage};
+use crate::jobs::Jobs;
+use crate::loops::Statuses;
+use crate::repository::{self, RepositoryError};
+
+/// Answers for the fleet.
+#[derive(Debug, Clone)]
+pub struct StatusApi {
+    jobs: Jobs,
+    loops: Statuses,
+}
+
+impl StatusApi {
+    pub fn new(jobs: Jobs, loops: Statuses) -> Self {
+        Self { jobs, loops }
+    }
+
+    async fn facts(&self) -> Result<Facts, CatalogError> {
+        let catalog = self.jobs.catalog();
+        let now_ms = now_ms();
+        Ok(Facts {
+            now_ms,
+            hosts: catalog.hosts().await?,
+            connected: self.jobs.fleet().connected(),
+            sources: catalog.sources(None).await?,
+            policies: catalog.policies().await?,
+            snapshots: catalog.snapshots(&SnapshotFilter::default()).await?,
+            latest_backups: catalog.latest_backups().await?,
+            ended_upgrades: catalog.ended_upgrades(now_ms - UPGRADE_NEWS_MS).await?,
+        })
+    }
+
+    async fn answer(&self) -> Result<GetStatusResponse, CatalogError> {
+        let facts = self.facts().await?;
+        let Coverage { hosts, troubles } = coverage(&facts);
+        let repository = self.repository().await?;
+        let versions: BTreeMap<&str, (String, i64)> = facts
+            .hosts
+            .iter()
+            .map(|host| {
+                let engine = host.agent.as_ref().and_then(|agent| agent.engine.as_ref());
+                let version = engine.map(|engine| engine.version.clone()).unwrap_or_default();
+                (host.name.as_str(), (version, host.last_seen_ms.unwrap_or(0)))
+            })
+            .collect();
+        let mut problems: Vec<StatusProblem> = troubles.into_iter().map(problem).collect();
+        problems.extend(repository_problem(&repository));
+        let hosts = hosts
+            .into_iter()
+            .map(|line| {
+                let (engine_version, last_seen) =
+                    versions.get(line.host.as_str()).cloned().unwrap_or_default();
+                host_status(line, engine_version, last_seen)
+            })
+            .collect();
+        Ok(GetStatusResponse {
+            hosts,
+            problems,
+            repository: Some(repository),
+            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            loops: self.loops.all(),
+        })
+    }
+
+    async fn repository(&self) -> Result<RepositoryStatus, CatalogError> {
+        let status = match self.jobs.repository().status().await {
+            Ok(status) => status,
+            Err(RepositoryError::Catalog(error)) => return Err(error),
+            Err(error) => {
+                return Ok(RepositoryStatus { problem: causes(&error), ..RepositoryStatus::default() });
+            }
+        };
+        let repository::RepositoryStatus {
+            id,
+            location,
+            snapshots,
+            packs,
+            stored_bytes,
+            commit_number,
+            suspended,
+            problem,
+        } = status;
+        Ok(RepositoryStatus {
+            id,
+            location,
+            reachable: problem.is_empty(),
+            problem,
+            snapshots,
+            packs,
+            stored_bytes,
+            commit_number,
+            suspended,
+        })
+    }
+}
+
+fn host_status(line: HostCoverage, engine_version: String, last_seen_unix_ms: i64) -> HostStatus {
+    let HostCoverage { host, connected, sources, protected, overdue, last_backup_ms } = line;
+    HostStatus {
+        host,
+        engine_version,
+        connected,
+        last_seen_unix_ms,
+        sources,
+        protected_sources: protected,
+        overdue_sources: overdue,
+        last_backup_unix_ms: last_backup_ms,
+    }
+}
+
+fn problem(trouble: Trouble) -> StatusProblem {
+    let Trouble { kind, host, source, message, hint } = trouble;
+    StatusProblem { kind: kind.to_owned(), host, source, message, hint }
+}
+
+fn repository_problem(status: &RepositoryStatus) -> Option<StatusProblem> {
+    let message = if !status.reachable {
+        format!("the repository cannot be reached: {}", status.problem)
+    } else if !status.suspended.is_empty() {
+        format!("collection and deduplication are off: {}", status.suspended)
+    } else {
+        return None;
+    };
+    Some(StatusProblem {
+        kind: "repository".to_owned(),
+        host: String::new(),
+        source: String::new(),
+        message,
+        hint: "the controller's log has the cause".to_owned(),
+    })
+}
+
+#[tonic::async_trait]
+impl StatusService for StatusApi {
+    async fn get_status(
+        &self,
+        _request: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        let answer = self.answer().await.map_err(|error| catalog_failed(&error))?;
+        Ok(Response::new(answer))
+    }
+}

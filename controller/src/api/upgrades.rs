@@ -1,0 +1,59 @@
+//! `UpgradeService`: plan, start, undo, roll out.
+
+use holdfast_proto::v1::upgrade_service_server::UpgradeService;
+use holdfast_proto::v1::{
+    PlanFleetUpgradeRequest, PlanFleetUpgradeResponse, StartRollbackRequest, StartRollbackResponse,
+    StartRolloutRequest, StartRolloutResponse, StartUpgradeRequest, StartUpgradeResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::caller::Caller;
+use crate::jobs::Jobs;
+use crate::operations::{rollback, rollout, upgrade};
+
+/// Answers for upgrades.
+#[derive(Debug, Clone)]
+pub struct UpgradeApi {
+    jobs: Jobs,
+}
+
+impl UpgradeApi {
+    pub fn new(jobs: Jobs) -> Self {
+        Self { jobs }
+    }
+}
+
+#[tonic::async_trait]
+impl UpgradeService for UpgradeApi {
+    async fn plan_upgrade(
+        &self,
+        request: Request<PlanFleetUpgradeRequest>,
+    ) -> Result<Response<PlanFleetUpgradeResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        upgrade::start::plan(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+    }
+
+    async fn start_upgrade(
+        &self,
+        request: Request<StartUpgradeRequest>,
+    ) -> Result<Response<StartUpgradeResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        upgrade::start::upgrade(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+    }
+
+    async fn start_rollback(
+        &self,
+        request: Request<StartRollbackRequest>,
+    ) -> Result<Response<StartRollbackResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        rollback::start(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+    }
+
+    async fn start_rollout(
+        &self,
+        request: Request<StartRolloutRequest>,
+    ) -> Result<Response<StartRolloutResponse>, Status> {
+        let actor = Caller::of(&request).actor();
+        rollout::start::rollout(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+    }
+}

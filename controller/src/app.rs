@@ -1,0 +1,324 @@
+//! The controller from configuration to drain: open, bind, run, drain.
+//!
+//! Everything that can be wrong with settings, catalogue or CA is found before
+//! the port is bound; the bound address is made known before the first call
+//! can be answered; and stopping goes the other way round: health says so
+//! first, then nothing new is accepted, then the loops and the calls under way
+//! get a deadline.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_archive::store::{Store, StoreError};
+use holdfast_proto::FILE_DESCRIPTOR_SET;
+use holdfast_proto::v1::catalog_service_server::CatalogServiceServer;
+use holdfast_proto::v1::enrolment_service_server::EnrolmentServiceServer;
+use holdfast_proto::v1::host_service_server::HostServiceServer;
+use holdfast_proto::v1::job_service_server::JobServiceServer;
+use holdfast_proto::v1::policy_service_server::PolicyServiceServer;
+use holdfast_proto::v1::status_service_server::StatusServiceServer;
+use holdfast_proto::v1::upgrade_service_server::UpgradeServiceServer;
+use rustix::fs::FlockOperation;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::api::auth::AuthLayer;
+use crate::api::catalog::CatalogApi;
+use crate::api::denials::Denials;
+use crate::api::enrolment::EnrolmentApi;
+use crate::api::hosts::{Addresses, HostApi};
+use crate::api::jobs::JobApi;
+use crate::api::policies::PolicyApi;
+use crate::api::status::StatusApi;
+use crate::api::status_map::causes;
+use crate::api::upgrades::UpgradeApi;
+use crate::catalog::{Catalog, CatalogError};
+use crate::clock::now_ms;
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::identity::ca::{Authority, AuthorityError};
+use crate::init::write_atomically;
+use crate::jobs::Jobs;
+use crate::listen::{CertificateSlot, Limits, Listener, Ordinary, tls_config};
+use crate::loops::{Driver, Periods, Statuses};
+use crate::repository::Repository;
+use crate::repository::service::RepositoryApi;
+
+/// The file in the state directory that names the bound address.
+pub const LISTEN_FILE: &str = "listen";
+
+const LOCK_FILE: &str = "lock";
+
+/// How long calls under way may take after the order to stop.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often the controller's own certificate is made anew; it lives 90 days.
+const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(86_400);
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Calls at once on one connection.
+const MAX_STREAMS: u32 = 64;
+
+/// Largest block of headers of one call, in bytes.
+const MAX_HEADERS: u32 = 16 << 10;
+
+/// Resets of streams that were not yet accepted, before a peer is cut off.
+const MAX_PENDING_RESETS: usize = 20;
+
+/// Why the controller cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("another controller runs on {}", .0.display())]
+    Locked(PathBuf),
+    #[error("{} could not be {action}", path.display())]
+    File { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("the catalogue cannot be used")]
+    Catalog(#[from] CatalogError),
+    #[error("the repository's place cannot be used")]
+    Store(#[from] StoreError),
+    #[error("the certificate authority cannot be used")]
+    Authority(#[from] AuthorityError),
+    #[error("{address} cannot be listened on")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("the API's description cannot be served")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the server failed")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// The catalogue's database of a state directory.
+pub fn catalog_url(state_dir: &Path) -> String {
+    format!("sqlite://{}", state_dir.join("catalog.db").display())
+}
+
+/// Everything the controller is made of, before it can be reached.
+#[derive(Debug)]
+pub struct App {
+    state_dir: PathBuf,
+    config: Config,
+    catalog: Catalog,
+    authority: Arc<Authority>,
+    fleet: Fleet,
+    jobs: Jobs,
+    loops: Statuses,
+    limits: Limits,
+    /// Held while this process is the state directory's controller.
+    _lock: File,
+}
+
+impl App {
+    /// Opens what `init` made. One controller at a time per state directory.
+    pub async fn open(state_dir: &Path, config: Config) -> Result<Self, AppError> {
+        let lock = lock(state_dir)?;
+        let authority = Arc::new(Authority::open(state_dir)?);
+        let catalog = Catalog::open(&catalog_url(state_dir)).await?;
+        let store = Store::open(&config.repository)?;
+        let repository = Repository::new(catalog.clone(), store, crate::repository::Settings::default());
+        let fleet = Fleet::new();
+        let jobs =
+            Jobs::new(catalog.clone(), fleet.clone(), repository, crate::jobs::settings::Settings::default());
+        Ok(Self {
+            state_dir: state_dir.to_owned(),
+            config,
+            catalog,
+            authority,
+            fleet,
+            jobs,
+            loops: Statuses::default(),
+            limits: Limits::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Bounds on connections other than the built-in ones.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub fn repository(&self) -> &Repository {
+        self.jobs.repository()
+    }
+
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Binds the port, `listen` or else the configured one, and makes the
+    /// bound address known in the state directory.
+    pub async fn bind(self, listen: Option<SocketAddr>) -> Result<Bound, AppError> {
+        let address = listen.unwrap_or(self.config.listen);
+        let names = self.config.certificate_names();
+        let certificate = CertificateSlot::new(self.authority.issue_server(&names, now_ms())?);
+        let tls = tls_config(&self.authority, certificate.clone())?;
+        let bind = |source| AppError::Bind { address, source };
+        let listener = Listener::bind(address, tls, self.limits).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let path = self.state_dir.join(LISTEN_FILE);
+        write_atomically(&path, &format!("{address}\n")).map_err(|source| AppError::File {
+            path,
+            action: "written",
+            source,
+        })?;
+        Ok(Bound { app: self, listener, address, certificate })
+    }
+
+    fn routes(&self, address: SocketAddr, denials: Denials) -> Result<Routes, AppError> {
+        let addresses = Addresses::new(self.config.addresses.clone(), address);
+        let (catalog, fleet, authority) = (&self.catalog, &self.fleet, &self.authority);
+        let mut routes = Routes::builder();
+        routes
+            .add_service(
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    .build_v1()?,
+            )
+            .add_service(EnrolmentServiceServer::new(EnrolmentApi::new(
+                catalog.clone(),
+                fleet.clone(),
+                authority.clone(),
+                denials,
+            )))
+            .add_service(HostServiceServer::new(HostApi::new(
+                catalog.clone(),
+                fleet.clone(),
+                authority.clone(),
+                addresses,
+            )))
+            .add_service(RepositoryApi::service(self.jobs.repository().clone()))
+            .add_service(PolicyServiceServer::new(PolicyApi::new(self.jobs.clone())))
+            .add_service(JobServiceServer::new(JobApi::new(self.jobs.clone())))
+            .add_service(UpgradeServiceServer::new(UpgradeApi::new(self.jobs.clone())))
+            .add_service(CatalogServiceServer::new(CatalogApi::new(self.jobs.clone())))
+            .add_service(StatusServiceServer::new(StatusApi::new(self.jobs.clone(), self.loops.clone())));
+        Ok(routes.routes())
+    }
+}
+
+/// A controller that can be dialled and will answer once it runs.
+pub struct Bound {
+    app: App,
+    listener: Listener,
+    address: SocketAddr,
+    certificate: Arc<CertificateSlot>,
+}
+
+impl Bound {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`, then drains.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        let Self { app, listener, address, certificate } = self;
+        let denials = Denials::new(app.catalog.clone());
+        let auth = AuthLayer::new(app.catalog.clone(), app.fleet.clone(), denials.clone());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let routes = app.routes(address, denials)?.add_service(health_service);
+        let (ordinary, incoming) = mpsc::channel(16);
+
+        let tasks = TaskTracker::new();
+        tasks.spawn(listener.run(app.fleet.clone(), app.catalog.clone(), ordinary, stop.clone()));
+        let names = app.config.certificate_names();
+        tasks.spawn(renew_certificate(app.authority.clone(), names, certificate, stop.clone()));
+        tasks.close();
+        let loops = Driver::start(app.jobs.clone(), Periods::default(), app.loops.clone()).await?;
+        tracing::info!(address = %address, "listening");
+
+        let mut serving = tokio::spawn(serve(auth, routes, incoming, stop.clone()));
+        let served = tokio::select! {
+            served = &mut serving => Some(served),
+            () = stop.cancelled() => None,
+        };
+        // A server that ends by itself stops the rest as well.
+        stop.cancel();
+        tracing::info!("stopping");
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        // Before the connections: a job let go of is taken over by the next
+        // controller, one that loses its host first only logs noise.
+        loops.stop().await;
+        app.fleet.disconnect_all();
+        let drained = tokio::time::timeout(DRAIN_DEADLINE, async {
+            tasks.wait().await;
+            match served {
+                Some(served) => served,
+                None => (&mut serving).await,
+            }
+        });
+        match drained.await {
+            Ok(Ok(served)) => served?,
+            Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {
+                tracing::warn!("calls still under way were cut off");
+                serving.abort();
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn serve(
+    auth: AuthLayer,
+    routes: Routes,
+    incoming: mpsc::Receiver<io::Result<Ordinary>>,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .layer(auth)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned())
+        .await
+}
+
+async fn renew_certificate(
+    authority: Arc<Authority>,
+    names: Vec<String>,
+    slot: Arc<CertificateSlot>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CERTIFICATE_RENEWAL) => {}
+        }
+        match authority.issue_server(&names, now_ms()) {
+            Ok(certificate) => slot.replace(certificate),
+            Err(error) => {
+                tracing::error!(error = %causes(&error), "the controller's certificate could not be renewed");
+            }
+        }
+    }
+}
+
+fn lock(state_dir: &Path) -> Result<File, AppError> {
+    let path = state_dir.join(LOCK_FILE);
+    let file = |source| AppError::File { path: path.clone(), action: "opened", source };
+    let lock = File::options().create(true).write(true).truncate(false).open(&path).map_err(file)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(AppError::Locked(state_dir.to_owned())),
+        Err(error) => Err(file(error.into())),
+    }
+}

@@ -1,0 +1,160 @@
+//! The controller's command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use holdfast_archive::store::Location;
+
+use crate::api::caller::Role;
+use crate::config::Crypto;
+use crate::identity::name::Name;
+
+/// Keeps the catalogue, runs the schedules, and is what agents dial.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast-controller", version)]
+pub struct Cli {
+    /// How log lines look; HOLDFAST_LOG says which are written (`info`).
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a state directory: CA, configuration, catalogue, first token; and
+    /// the repository.
+    Init(InitArgs),
+    /// Make a state directory for a repository whose controller was lost: the
+    /// catalogue comes from the bucket, and the lost controller's, should it
+    /// come back, is refused.
+    Rebuild(InitArgs),
+    /// Compare the catalogue with the bucket and make it agree: ends the
+    /// suspension of one that was put back from an old copy. The controller
+    /// must not run.
+    Reconcile(StateArgs),
+    /// Serve until told to stop.
+    Run(RunArgs),
+    /// Operators' tokens, on the catalogue itself; the controller may run.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The record of who did what.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct StateArgs {
+    /// Where the controller keeps what it must not lose.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/holdfast-controller")]
+    pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Where snapshots will live: s3://BUCKET/PREFIX or an absolute path.
+    #[arg(long, value_name = "PLACE")]
+    pub repository: Location,
+    /// How snapshots are sealed. `none`: whoever reads the store reads the
+    /// data. Nothing else is built yet, so it has to be said.
+    #[arg(long, value_enum)]
+    pub crypto: Crypto,
+    /// How hosts and operators will reach this controller, `host` or
+    /// `host:port`. May be repeated.
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub addresses: Vec<String>,
+    /// Where `run` will listen.
+    #[arg(long, value_name = "ADDRESS", default_value_t = crate::config::default_listen())]
+    pub listen: SocketAddr,
+    /// `https://host[:port]` of the S3 service; AWS without it.
+    #[arg(long, value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    #[arg(long, value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// File with access key and secret key.
+    #[arg(long, value_name = "FILE")]
+    pub s3_credentials_file: Option<PathBuf>,
+    /// Profile in that file.
+    #[arg(long, value_name = "NAME")]
+    pub s3_profile: Option<String>,
+    /// PEM certificates to trust for the S3 service instead of the machine's.
+    #[arg(long, value_name = "FILE")]
+    pub s3_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Instead of the configured address; port 0 takes any free one. What was
+    /// bound is written to the file `listen` in the state directory.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make an operator's token, replacing the one of that name.
+    Create(TokenCreateArgs),
+    /// List operators.
+    List(StateArgs),
+    /// Refuse an operator's token from now on.
+    Revoke(TokenRevokeArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct TokenCreateArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// The operator's name, as the audit record will show it.
+    pub name: Name,
+    /// viewer, operator, restorer (reads and replaces data) or admin.
+    #[arg(long, value_name = "ROLE")]
+    pub role: Role,
+    /// Write the token to this new file, readable by its owner only, instead
+    /// of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct TokenRevokeArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    pub name: Name,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Recompute the chain and name the first row that was changed or cut.
+    Verify(StateArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn init_wants_to_be_told_that_nothing_is_sealed() {
+        let line = ["holdfast-controller", "init", "--repository", "/srv/r"];
+        assert!(Cli::try_parse_from(line).is_err());
+        assert!(Cli::try_parse_from(line.into_iter().chain(["--crypto", "none"])).is_ok());
+    }
+}

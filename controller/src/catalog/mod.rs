@@ -1,0 +1,144 @@
+//! The catalogue: the only SQL in Holdfast.
+//!
+//! SQLite in WAL mode with `synchronous = FULL`: what was acknowledged is
+//! there after a power cut. One file a family of tables, domain types out.
+//! SQL stays portable (`$1` placeholders, text ids, integer milliseconds).
+
+pub mod audit;
+pub mod children;
+pub mod frames;
+pub mod hosts;
+pub mod import;
+pub mod jobs;
+pub mod leases;
+pub mod operators;
+pub mod packs;
+pub mod policies;
+pub mod repository;
+pub mod runs;
+pub mod settings;
+pub mod snapshots;
+pub mod sources;
+pub mod upgrades;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::SqlStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+/// In order, embedded: a binary needs no files beside it.
+const MIGRATIONS: [(&str, &str); 4] = [
+    ("fleet", include_str!("../../migrations/0001_fleet.sql")),
+    ("jobs", include_str!("../../migrations/0002_jobs.sql")),
+    ("repository", include_str!("../../migrations/0003_repository.sql")),
+    ("upgrades", include_str!("../../migrations/0004_upgrades.sql")),
+];
+
+fn migrator() -> Migrator {
+    migrator_to(MIGRATIONS.len())
+}
+
+fn migrator_to(count: usize) -> Migrator {
+    let migrations = (1..).zip(MIGRATIONS).take(count).map(|(version, (name, sql))| {
+        Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+/// The database failed, or holds what this version cannot read.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    #[error("the catalogue's database failed")]
+    Database(#[from] sqlx::Error),
+    #[error("the catalogue could not be brought to this version")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    #[error("the catalogue holds an unreadable {what}: {value}")]
+    Unreadable { what: &'static str, value: String },
+}
+
+/// Cheap to clone; all clones share one pool.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    pool: SqlitePool,
+}
+
+impl Catalog {
+    /// Opens the database at `url` (`sqlite:///path/to/file` or
+    /// `sqlite::memory:`), creating and migrating it as needed.
+    pub async fn open(url: &str) -> Result<Self, CatalogError> {
+        let options = SqliteConnectOptions::from_str(url)?
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(30));
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .min_connections(1)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .connect_with(options.clone())
+        };
+        // The file turns to WAL and is migrated over one connection: turning
+        // takes a lock for which SQLite does not wait, so two connections that
+        // both turn a new file make each other fail.
+        let first = pool(1).await?;
+        migrator().run(&first).await?;
+        // A second connection to `:memory:` would see another, empty database.
+        if url.contains(":memory:") {
+            return Ok(Self { pool: first });
+        }
+        first.close().await;
+        Ok(Self { pool: pool(8).await? })
+    }
+
+    pub(crate) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn jobs_from_before_upgrades_stand_alone_and_the_release_before_does_not_open_this() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let url = format!("sqlite://{}/catalog.db?mode=rwc", dir.path().display());
+        let before = SqlitePoolOptions::new().connect(&url).await.expect("opens");
+        migrator_to(3).run(&before).await.expect("migrates");
+        let id = holdfast_proto::ids::JobId::generate();
+        sqlx::query(
+            "insert into jobs (id, kind, state, actor, parameters, created_ms)
+             values ($1, 'prune', 'queued', 'anna', '{\"kind\":\"prune\"}', 7)",
+        )
+        .bind(id.to_string())
+        .execute(&before)
+        .await
+        .expect("a row");
+        before.close().await;
+        let catalog = Catalog::open(&url).await.expect("migrates");
+        let job = catalog.job(id).await.expect("reads").expect("there");
+        assert_eq!((job.parent, job.role.as_str(), job.created_ms), (None, "", 7));
+        assert!(migrator_to(3).run(catalog.pool()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn opens_migrates_and_opens_again() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let url = format!("sqlite://{}/catalog.db", dir.path().display());
+        for _ in 0..2 {
+            let catalog = Catalog::open(&url).await.expect("opens");
+            let hosts: i64 = sqlx::query_scalar("select count(*) from hosts")
+                .fetch_one(catalog.pool())
+                .await
+                .expect("query");
+            assert_eq!(hosts, 0);
+        }
+    }
+}

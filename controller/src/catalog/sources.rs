@@ -1,0 +1,225 @@
+//! What could be backed up on each host, as last seen there.
+//!
+//! A source keeps its id for ever, also through a time in which it was gone:
+//! its snapshots hang on it.
+
+use std::collections::BTreeMap;
+
+use holdfast_archive::ids::{HostId, SourceId};
+use holdfast_proto::v1::SourceKind;
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::{Catalog, CatalogError};
+
+/// A source as the catalogue knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRecord {
+    pub id: SourceId,
+    pub host: HostId,
+    pub kind: SourceKind,
+    pub name: String,
+    pub driver: String,
+    pub labels: BTreeMap<String, String>,
+    pub anonymous: bool,
+    pub used: bool,
+    pub first_seen_ms: i64,
+    pub last_seen_ms: i64,
+    pub gone_ms: Option<i64>,
+}
+
+/// A volume as a host just listed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenVolume {
+    pub name: String,
+    pub driver: String,
+    pub labels: BTreeMap<String, String>,
+    pub anonymous: bool,
+    pub used: bool,
+}
+
+impl Catalog {
+    /// Takes in a complete list of a host's volumes: what is not in it is gone.
+    pub async fn record_volumes(
+        &self,
+        host: HostId,
+        volumes: &[SeenVolume],
+        now_ms: i64,
+    ) -> Result<(), CatalogError> {
+        let mut tx = self.pool().begin_with("begin immediate").await?;
+        let mut missing = names_there(&mut tx, host).await?;
+        for volume in volumes {
+            missing.remove(&volume.name);
+            upsert_volume(&mut tx, host, volume, now_ms).await?;
+        }
+        for id in missing.values() {
+            sqlx::query("update sources set gone_ms = $2, used = 0 where id = $1")
+                .bind(id)
+                .bind(now_ms)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The id of a directory of a host, made on first use.
+    pub async fn directory_source(
+        &self,
+        host: HostId,
+        path: &str,
+        now_ms: i64,
+    ) -> Result<SourceRecord, CatalogError> {
+        sqlx::query(
+            "insert into sources (id, host_id, kind, name, used, first_seen_ms, last_seen_ms)
+             values ($1, $2, 'directory', $3, 1, $4, $4)
+             on conflict (host_id, kind, name) do update
+             set last_seen_ms = excluded.last_seen_ms, gone_ms = null",
+        )
+        .bind(SourceId::generate().to_string())
+        .bind(host.to_string())
+        .bind(path)
+        .bind(now_ms)
+        .execute(self.pool())
+        .await?;
+        let row =
+            sqlx::query("select * from sources where host_id = $1 and kind = 'directory' and name = $2")
+                .bind(host.to_string())
+                .bind(path)
+                .fetch_one(self.pool())
+                .await?;
+        read(&row)
+    }
+
+    /// Sources of one host or of all, gone ones included, by name.
+    pub async fn sources(&self, host: Option<HostId>) -> Result<Vec<SourceRecord>, CatalogError> {
+        let rows =
+            sqlx::query("select * from sources where $1 is null or host_id = $1 order by host_id, name")
+                .bind(host.map(|host| host.to_string()))
+                .fetch_all(self.pool())
+                .await?;
+        rows.iter().map(read).collect()
+    }
+
+    pub async fn source(&self, id: SourceId) -> Result<Option<SourceRecord>, CatalogError> {
+        let row = sqlx::query("select * from sources where id = $1")
+            .bind(id.to_string())
+            .fetch_optional(self.pool())
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+}
+
+async fn names_there(
+    tx: &mut SqliteConnection,
+    host: HostId,
+) -> Result<BTreeMap<String, String>, CatalogError> {
+    let rows = sqlx::query(
+        "select id, name from sources where host_id = $1 and kind = 'volume' and gone_ms is null",
+    )
+    .bind(host.to_string())
+    .fetch_all(tx)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("id")?))).collect()
+}
+
+async fn upsert_volume(
+    tx: &mut SqliteConnection,
+    host: HostId,
+    volume: &SeenVolume,
+    now_ms: i64,
+) -> Result<(), CatalogError> {
+    let labels = serde_json::to_string(&volume.labels).expect("a map of strings is always JSON");
+    sqlx::query(
+        "insert into sources (id, host_id, kind, name, driver, labels, anonymous, used,
+                              first_seen_ms, last_seen_ms)
+         values ($1, $2, 'volume', $3, $4, $5, $6, $7, $8, $8)
+         on conflict (host_id, kind, name) do update
+         set driver = excluded.driver, labels = excluded.labels, anonymous = excluded.anonymous,
+             used = excluded.used, last_seen_ms = excluded.last_seen_ms, gone_ms = null",
+    )
+    .bind(SourceId::generate().to_string())
+    .bind(host.to_string())
+    .bind(&volume.name)
+    .bind(&volume.driver)
+    .bind(labels)
+    .bind(volume.anonymous)
+    .bind(volume.used)
+    .bind(now_ms)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) fn read(row: &SqliteRow) -> Result<SourceRecord, CatalogError> {
+    let unreadable = |what, value: &str| CatalogError::Unreadable { what, value: value.to_owned() };
+    let id: String = row.try_get("id")?;
+    let host: String = row.try_get("host_id")?;
+    let kind: String = row.try_get("kind")?;
+    let labels: String = row.try_get("labels")?;
+    Ok(SourceRecord {
+        id: id.parse().map_err(|_| unreadable("source id", &id))?,
+        host: host.parse().map_err(|_| unreadable("host id", &host))?,
+        kind: match kind.as_str() {
+            "volume" => SourceKind::Volume,
+            "directory" => SourceKind::Directory,
+            _ => return Err(unreadable("source kind", &kind)),
+        },
+        name: row.try_get("name")?,
+        driver: row.try_get("driver")?,
+        labels: serde_json::from_str(&labels).map_err(|_| unreadable("label map", &labels))?,
+        anonymous: row.try_get("anonymous")?,
+        used: row.try_get("used")?,
+        first_seen_ms: row.try_get("first_seen_ms")?,
+        last_seen_ms: row.try_get("last_seen_ms")?,
+        gone_ms: row.try_get("gone_ms")?,
+    })
+}
+
+#[cfg(test)]
+pub(crate) async fn add_host(catalog: &Catalog, name: &str) -> HostId {
+    let host = HostId::generate();
+    sqlx::query("insert into hosts (id, name, joined_ms) values ($1, $2, 0)")
+        .bind(host.to_string())
+        .bind(name)
+        .execute(catalog.pool())
+        .await
+        .expect("a host row");
+    host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str) -> SeenVolume {
+        SeenVolume {
+            name: name.to_owned(),
+            driver: "local".to_owned(),
+            labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            anonymous: false,
+            used: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_went_and_came_back_is_the_same_source() {
+        let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+        let host = add_host(&catalog, "web-1").await;
+        let record = async |volumes: &[SeenVolume], now| {
+            catalog.record_volumes(host, volumes, now).await.expect("recorded");
+            catalog.sources(Some(host)).await.expect("listed")
+        };
+        let first = record(&[volume("a"), volume("b")], 1).await;
+        assert_eq!(first.len(), 2);
+        let without = record(&[volume("b")], 2).await;
+        assert_eq!((without[0].gone_ms, without[1].gone_ms), (Some(2), None));
+        let back = record(&[volume("a"), volume("b")], 3).await;
+        assert_eq!((back[0].id, back[0].gone_ms, back[0].first_seen_ms), (first[0].id, None, 1));
+        let directory = catalog.directory_source(host, "/srv", 4).await.expect("made");
+        assert_eq!(catalog.directory_source(host, "/srv", 5).await.expect("found").id, directory.id);
+        // A list of volumes says nothing about directories.
+        let after = record(&[volume("b")], 6).await;
+        assert!(after.iter().any(|source| source.id == directory.id && source.gone_ms.is_none()));
+    }
+}

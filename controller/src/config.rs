@@ -1,0 +1,111 @@
+//! `config.toml` of a state directory: everything the controller is told, read
+//! once and whole.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use holdfast_archive::store::StoreConfig;
+use serde::{Deserialize, Serialize};
+
+pub const FILE: &str = "config.toml";
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{} could not be read; `holdfast-controller init` makes one", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is not a configuration", path.display())]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+}
+
+/// As written in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// How hosts and operators reach this controller, `host` or `host:port`;
+    /// empty means the address that is bound.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// "none" until sealing exists; said, so that nobody assumes otherwise.
+    pub crypto: Crypto,
+    /// Where snapshots live and how to get there.
+    pub repository: StoreConfig,
+}
+
+/// How the repository's contents are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Crypto {
+    /// Not at all: whoever reads the store reads the data.
+    None,
+}
+
+impl Config {
+    /// Reads and checks the file of a state directory.
+    pub fn read(state_dir: &Path) -> Result<Self, ConfigError> {
+        let path = state_dir.join(FILE);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
+    }
+
+    /// Names and addresses for the controller's certificate.
+    pub fn certificate_names(&self) -> Vec<String> {
+        self.addresses.iter().map(|address| split_address(address).0.to_owned()).collect()
+    }
+}
+
+/// Every address of this machine, port 7443.
+pub fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 7443))
+}
+
+/// `host:port`, `[v6]:port`, `host` or a bare IPv6 address, split.
+pub fn split_address(address: &str) -> (&str, Option<u16>) {
+    if let Some(rest) = address.strip_prefix('[') {
+        if let Some((host, rest)) = rest.split_once(']') {
+            return (host, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
+        }
+        return (address, None);
+    }
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (address, None),
+        },
+        _ => (address, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_split() {
+        assert_eq!(split_address("c.example:7443"), ("c.example", Some(7443)));
+        assert_eq!(split_address("c.example"), ("c.example", None));
+        assert_eq!(split_address("[::1]:7443"), ("::1", Some(7443)));
+        assert_eq!(split_address("::1"), ("::1", None));
+    }
+
+    #[test]
+    fn a_configuration_survives_its_file_and_refuses_unknown_keys() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let config = Config {
+            listen: default_listen(),
+            addresses: vec!["c".to_owned()],
+            crypto: Crypto::None,
+            repository: StoreConfig::new("/srv/repository".parse().expect("a place")),
+        };
+        let text = toml::to_string(&config).expect("serialises");
+        std::fs::write(dir.path().join(FILE), &text).expect("written");
+        assert_eq!(Config::read(dir.path()).expect("read"), config);
+        std::fs::write(dir.path().join(FILE), format!("listen = 1\n{text}")).expect("written");
+        assert!(matches!(Config::read(dir.path()), Err(ConfigError::Parse { .. })));
+    }
+}

@@ -1,0 +1,200 @@
+use holdfast_archive::ids::{FrameId, SnapshotId};
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::Job;
+
+use super::*;
+use crate::jobs::parameters::{Parameters, RollbackParameters, UpgradeParameters};
+use crate::repository::protocol::SnapshotState;
+
+/// 2026-11-24 12:00:00 UTC, a Tuesday.
+const NOW: i64 = 1_795_521_600_000;
+const HOUR: i64 = 3_600_000;
+
+fn host(name: &str) -> HostRecord {
+    HostRecord {
+        id: HostId::generate(),
+        name: name.to_owned(),
+        labels: BTreeMap::new(),
+        joined_ms: NOW - 1000 * HOUR,
+        revoked_ms: None,
+        last_seen_ms: Some(NOW - 1000),
+        certificate_not_after_ms: None,
+        instance_id: None,
+        agent: None,
+        clock_skew_ms: 0,
+        volumes: 0,
+    }
+}
+
+fn volume(host: &HostRecord, name: &str) -> SourceRecord {
+    SourceRecord {
+        id: SourceId::generate(),
+        host: host.id,
+        kind: SourceKind::Volume,
+        name: name.to_owned(),
+        driver: "local".to_owned(),
+        labels: BTreeMap::new(),
+        anonymous: false,
+        used: true,
+        first_seen_ms: NOW - 1000 * HOUR,
+        last_seen_ms: NOW,
+        gone_ms: None,
+    }
+}
+
+fn snapshot(source: &SourceRecord, age_ms: i64, partial: bool) -> SnapshotRecord {
+    SnapshotRecord {
+        id: SnapshotId { host: source.host, source: source.id, number: 1 },
+        commit_number: 1,
+        state: SnapshotState::Committed,
+        job: String::new(),
+        policy: String::new(),
+        created_ms: NOW - age_ms,
+        root: FrameId([0; 32]),
+        host_name: String::new(),
+        source_kind: "volume".to_owned(),
+        source_name: source.name.clone(),
+        partial,
+        held: false,
+        purge_after_ms: None,
+        verified_ms: None,
+    }
+}
+
+fn policy(toml: &str) -> PolicyRecord {
+    let policy = crate::policy::parse(toml).expect("right");
+    PolicyRecord { policy, applied_ms: 0, since_ms: NOW - 500 * HOUR }
+}
+
+fn facts(hosts: Vec<HostRecord>, sources: Vec<SourceRecord>, policies: Vec<PolicyRecord>) -> Facts {
+    Facts {
+        now_ms: NOW,
+        connected: hosts.iter().map(|host| host.id).collect(),
+        hosts,
+        sources,
+        policies,
+        snapshots: Vec::new(),
+        latest_backups: Vec::new(),
+        ended_upgrades: Vec::new(),
+    }
+}
+
+/// An upgrade of `db`, or with `undo` its rollback.
+fn upgrade(host: &HostRecord, undo: bool, state: State, error: &str) -> JobRecord {
+    let container = "db".to_owned();
+    let parameters = if undo {
+        Parameters::Rollback(RollbackParameters { container, ..RollbackParameters::default() })
+    } else {
+        Parameters::Upgrade(UpgradeParameters { container, ..UpgradeParameters::default() })
+    };
+    JobRecord {
+        id: JobId::generate(),
+        run: None,
+        parent: None,
+        role: String::new(),
+        policy: String::new(),
+        fire_ms: None,
+        host: Some(host.id),
+        state,
+        generation: 1,
+        owner: None,
+        attempt: 1,
+        not_before_ms: 0,
+        actor: "op".to_owned(),
+        parameters,
+        result: Job::default(),
+        step: String::new(),
+        error_code: String::new(),
+        error: error.to_owned(),
+        cancel_requested: false,
+        created_ms: NOW - HOUR,
+        started_ms: Some(NOW - HOUR),
+        ended_ms: Some(NOW - HOUR),
+    }
+}
+
+fn kinds(facts: &Facts) -> Vec<(&'static str, String)> {
+    coverage(facts).troubles.into_iter().map(|trouble| (trouble.kind, trouble.source)).collect()
+}
+
+const NIGHTLY: &str = "name = 'nightly'\nvolumes = ['db_*']\n[schedule]\ncron = '0 2 * * *'\n";
+
+#[test]
+fn what_no_policy_covers_is_found_and_leftovers_are_not_counted() {
+    let web = host("web-1");
+    let mut sources = vec![volume(&web, "db_data"), volume(&web, "uploads"), volume(&web, "0a1b")];
+    sources[2].anonymous = true;
+    let mut facts = facts(vec![web], sources, vec![policy(NIGHTLY)]);
+    facts.snapshots = vec![snapshot(&facts.sources[0], HOUR, false)];
+    assert_eq!(kinds(&facts), [("unprotected", "uploads".to_owned()), ("unprotected", "0a1b".to_owned())]);
+    facts.sources[2].used = false;
+    assert_eq!(kinds(&facts), [("unprotected", "uploads".to_owned())]);
+    let line = &coverage(&facts).hosts[0];
+    assert_eq!((line.sources, line.protected, line.overdue), (2, 1, 0));
+    assert_eq!(line.last_backup_ms, NOW - HOUR);
+}
+
+#[test]
+fn overdue_goes_by_fire_times_and_complete_snapshots() {
+    let web = host("web-1");
+    let source = volume(&web, "db_data");
+    let mut facts = facts(vec![web], vec![source.clone()], vec![policy(NIGHTLY)]);
+    let mut judged = |age_hours: i64, partial: bool| {
+        facts.snapshots = vec![snapshot(&source, age_hours * HOUR, partial)];
+        !kinds(&facts).is_empty()
+    };
+    // It is noon; the fires were 10 and 34 hours ago.
+    assert!(!judged(9, false));
+    assert!(!judged(33, false));
+    assert!(judged(35, false));
+    assert!(judged(9, true));
+    // A volume that is there since yesterday evening has seen one fire.
+    facts.snapshots.clear();
+    facts.sources[0].first_seen_ms = NOW - 15 * HOUR;
+    assert!(kinds(&facts).is_empty());
+}
+
+#[test]
+fn silence_failure_and_a_policy_without_matches_are_troubles() {
+    let (mut web, mut db) = (host("web-1"), host("db-1"));
+    web.last_seen_ms = Some(NOW - 48 * HOUR);
+    db.last_seen_ms = None;
+    let mut facts = facts(vec![web, db], Vec::new(), vec![policy(NIGHTLY)]);
+    facts.connected.clear();
+    assert_eq!(
+        kinds(&facts),
+        [
+            ("silent-host", String::new()),
+            ("silent-host", String::new()),
+            ("policy-matches-nothing", String::new())
+        ]
+    );
+    facts.hosts[0].revoked_ms = Some(1);
+    assert_eq!(coverage(&facts).hosts.len(), 1);
+}
+
+#[test]
+fn a_failed_upgrade_is_told_of_until_one_goes_well() {
+    let web = host("web-1");
+    let mut facts = facts(vec![web.clone()], Vec::new(), Vec::new());
+    let failed = upgrade(&web, false, State::Failed, "rolled back: it is unhealthy");
+    facts.ended_upgrades = vec![failed.clone(), upgrade(&web, false, State::Succeeded, "")];
+    let troubles = coverage(&facts).troubles;
+    assert_eq!(troubles.len(), 1);
+    assert_eq!((troubles[0].kind, troubles[0].host.as_str()), ("failed-job", "web-1"));
+    assert_eq!(
+        troubles[0].message,
+        "the last upgrade of container `db` failed: rolled back: it is unhealthy"
+    );
+    assert_eq!(troubles[0].hint, format!("holdfast job show {}", failed.id));
+    facts.ended_upgrades.insert(0, upgrade(&web, true, State::Failed, "the port is taken"));
+    assert_eq!(
+        coverage(&facts).troubles[0].message,
+        "the last rollback of container `db` failed: the port is taken"
+    );
+    facts.ended_upgrades.insert(0, upgrade(&web, false, State::Succeeded, ""));
+    assert_eq!(coverage(&facts).troubles, []);
+    facts.ended_upgrades = vec![failed];
+    facts.hosts[0].revoked_ms = Some(1);
+    assert_eq!(coverage(&facts).troubles, []);
+}

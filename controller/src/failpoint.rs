@@ -1,0 +1,62 @@
+//! Named places at which a test makes the controller die.
+//!
+//! `HOLDFAST_FAILPOINT=name` kills the process with SIGKILL when it gets
+//! there, `name:3` the third time. Nothing is flushed and no destructor runs:
+//! what is on disk then is what a crash would leave. Release builds have no
+//! such places.
+
+/// Every name, so that a test can try them all.
+pub const NAMES: &[&str] = &[
+    "controller.fire.before-row",
+    "controller.fire.after-row",
+    "controller.dispatch.after-claim",
+    "controller.job.after-source",
+    "controller.job.before-finish",
+    "controller.upgrade.after-before-snapshot",
+    "controller.upgrade.after-run",
+    "controller.upgrade.at-stop-snapshot",
+    "controller.upgrade.before-proceed",
+    "controller.upgrade.after-proceed",
+    "controller.rollout.after-child",
+    "controller.pack.after-intent",
+    "controller.pack.after-store",
+    "controller.pack.after-commit",
+    "controller.commit.after-row",
+    "controller.commit.after-object",
+    "controller.commit.after-committed",
+    "controller.gc.after-condemn",
+    "controller.gc.after-deleting",
+    "controller.gc.after-objects",
+    "controller.purge.after-object",
+];
+
+/// Dies here if the environment asks for it.
+#[cfg(debug_assertions)]
+pub fn failpoint(name: &'static str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static HITS: AtomicU32 = AtomicU32::new(0);
+
+    debug_assert!(NAMES.contains(&name), "fail point {name} is not in the list");
+    let wanted = WANTED.get_or_init(|| std::env::var("HOLDFAST_FAILPOINT").ok().map(|text| parse(&text)));
+    let Some((wanted, hit)) = wanted else { return };
+    if wanted == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *hit {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+pub fn failpoint(_name: &'static str) {}
+
+#[cfg(debug_assertions)]
+fn parse(text: &str) -> (String, u32) {
+    match text.rsplit_once(':').and_then(|(name, hit)| Some((name, hit.parse().ok()?))) {
+        Some((name, hit)) => (name.to_owned(), hit),
+        None => (text.to_owned(), 1),
+    }
+}

@@ -1,0 +1,138 @@
+//! A call to an agent's service made on the controller goes on to the host as
+//! raw HTTP/2: no message is decoded and encoded again, streams stay streams.
+//!
+//! What tells the operator apart stays here. The host learns a name, never a
+//! token: a host that was taken over must not be able to act as whoever asks
+//! it something.
+
+use holdfast_proto::{ACTOR_METADATA, HOST_METADATA};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Service as _, ServiceExt as _};
+
+use super::Fleet;
+use crate::api::status_map::{Word, catalog_failed};
+use crate::catalog::Catalog;
+use crate::catalog::hosts::HostRecord;
+
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// The deadline of a forwarded call that came without one.
+const DEFAULT_TIMEOUT: HeaderValue = HeaderValue::from_static("60S");
+
+/// Sends `request` to the host it names and returns its answer.
+pub async fn forward(
+    fleet: &Fleet,
+    catalog: &Catalog,
+    mut request: http::Request<Body>,
+    actor: &str,
+) -> Result<http::Response<Body>, Status> {
+    let name = request.headers().get(HOST_METADATA).and_then(|value| value.to_str().ok());
+    let Some(name) = name else {
+        return Err(Word::HostRequired.status("this call is answered by a host, and none was named"));
+    };
+    let host = find_host(catalog, name).await?;
+    let Some(mut channel) = fleet.channel(host.id) else { return Err(not_connected(&host)) };
+    clean(request.headers_mut(), actor);
+    request.extensions_mut().clear();
+    let channel = channel.ready().await.map_err(|_| not_connected(&host))?;
+    channel.call(request).await.map_err(|error| {
+        tracing::debug!(host.id = %host.id, error = %crate::api::status_map::causes(&error), "forwarding failed");
+        not_connected(&host)
+    })
+}
+
+/// Removes what is ours and leaves the rest as it came.
+fn clean(headers: &mut HeaderMap, actor: &str) {
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            name.starts_with("holdfast-")
+                || matches!(name, "authorization" | "cookie" | "proxy-authorization")
+        })
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
+    }
+    if let Ok(actor) = HeaderValue::from_str(actor) {
+        headers.insert(ACTOR_METADATA, actor);
+    }
+    headers.entry(TIMEOUT_HEADER).or_insert(DEFAULT_TIMEOUT);
+}
+
+/// The host of that name or id; the error offers the nearest names.
+pub async fn find_host(catalog: &Catalog, name: &str) -> Result<HostRecord, Status> {
+    let found = catalog.host_by_name(name).await.map_err(|error| catalog_failed(&error))?;
+    if let Some(host) = found {
+        return Ok(host);
+    }
+    let names = catalog.host_names().await.map_err(|error| catalog_failed(&error))?;
+    let shown: String = name.chars().take(80).collect::<String>().escape_debug().to_string();
+    let near = nearest(name, &names);
+    if near.is_empty() {
+        return Err(Word::HostUnknown.status(format!("host `{shown}` is not known")));
+    }
+    let near = near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    Err(Word::HostUnknown.status(format!("host `{shown}` is not known; did you mean {near}?")))
+}
+
+/// At most three names that could have been meant, the likeliest first.
+pub fn nearest<'a>(name: &str, known: &'a [String]) -> Vec<&'a str> {
+    let mut scored: Vec<(f64, &str)> = known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate.as_str()))
+        .filter(|(score, _)| *score >= 0.8)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.into_iter().take(3).map(|(_, candidate)| candidate).collect()
+}
+
+fn not_connected(host: &HostRecord) -> Status {
+    if host.revoked_ms.is_some() {
+        let hint = Word::HostRevoked.hint();
+        return Word::HostNotConnected.status_with_hint(format!("host `{}` was revoked", host.name), hint);
+    }
+    let seen = match host.last_seen_ms.and_then(chrono::DateTime::from_timestamp_millis) {
+        Some(at) => format!("last seen {}", at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
+        None => "it never was".to_owned(),
+    };
+    Word::HostNotConnected.status(format!("host `{}` is not connected; {seen}", host.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r12_no_token_and_no_forged_actor_goes_on() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer hfo_secret"),
+            ("holdfast-host", "web-1"),
+            ("holdfast-actor", "somebody-else"),
+            ("holdfast-anything", "x"),
+            ("cookie", "hfo_secret"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers.append("authorization", HeaderValue::from_static("Bearer hfo_second"));
+        clean(&mut headers, "anna");
+        assert!(!format!("{headers:?}").contains("hfo_"));
+        assert_eq!(headers[ACTOR_METADATA], "anna");
+        assert_eq!(headers[TIMEOUT_HEADER], "60S");
+        assert_eq!(headers["content-type"], "application/grpc");
+        assert_eq!(headers.len(), 4);
+    }
+
+    #[test]
+    fn o02_near_names_are_offered() {
+        let known: Vec<String> = ["web-1", "web-2", "db-1"].map(str::to_owned).into();
+        assert_eq!(nearest("web-3", &known), ["web-1", "web-2"]);
+        assert!(nearest("zzz", &known).is_empty());
+    }
+}

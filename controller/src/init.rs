@@ -1,0 +1,246 @@
+//! `holdfast-controller init`: a state directory from nothing.
+//!
+//! `config.toml` is written last: a directory without one was never finished,
+//! and init may run there again; one with it is refused, because a second CA
+//! would lock every host out.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use holdfast_archive::repository::{CryptoMode, InitOptions, Repository};
+use holdfast_archive::store::{Store, StoreError};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::api::caller::Role;
+use crate::app::catalog_url;
+use crate::catalog::audit::{AuditEntry, Outcome};
+use crate::catalog::{Catalog, CatalogError};
+use crate::clock::now_ms;
+use crate::config::{Config, Crypto, FILE};
+use crate::identity::ca::{Authority, AuthorityError};
+use crate::identity::token;
+use crate::repository::{Rebuilt, RepositoryError, Settings};
+
+/// The operator that init makes.
+pub const FIRST_OPERATOR: &str = "admin";
+
+/// The file with the first token.
+pub const ADMIN_TOKEN_FILE: &str = "admin.token";
+
+/// The setting that holds this controller's id, which owns the repository.
+pub const CONTROLLER_ID: &str = "controller_id";
+
+/// Why nothing, or not everything, was made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error("{} already holds a controller; nothing was changed", .0.display())]
+    Exists(PathBuf),
+    #[error("{} could not be {action}", path.display())]
+    File { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("the certificate authority could not be made")]
+    Authority(#[from] AuthorityError),
+    #[error("the catalogue could not be made")]
+    Catalog(#[from] CatalogError),
+    #[error("the repository's place cannot be used")]
+    Store(#[from] StoreError),
+    #[error("the repository could not be made")]
+    Repository(#[from] holdfast_archive::repository::InitError),
+    #[error("the catalogue could not be made from the repository")]
+    Rebuild(#[from] Box<RepositoryError>),
+    #[error("the configuration could not be written as TOML")]
+    Config(#[from] toml::ser::Error),
+}
+
+/// Makes the state directory and everything in it, and the repository.
+pub async fn init(state_dir: &Path, config: &Config) -> Result<(), InitError> {
+    let catalog = make_state(state_dir, config).await?;
+    make_repository(&catalog, config, now_ms()).await?;
+    write_config(&state_dir.join(FILE), config)
+}
+
+/// Makes the state directory around a repository whose controller was lost:
+/// the catalogue comes from the bucket, which is this controller's from now
+/// on. Hosts join again under their old names; policies are applied again.
+pub async fn rebuild(state_dir: &Path, config: &Config) -> Result<Rebuilt, InitError> {
+    let catalog = make_state(state_dir, config).await?;
+    let owner = controller_id(&catalog).await?;
+    let store = Store::open(&config.repository)?;
+    let repository = crate::repository::Repository::new(catalog, store, Settings::default());
+    let rebuilt = repository.reconcile(Some(&owner)).await.map_err(Box::new)?;
+    write_config(&state_dir.join(FILE), config)?;
+    Ok(rebuilt)
+}
+
+async fn make_state(state_dir: &Path, config: &Config) -> Result<Catalog, InitError> {
+    if state_dir.join(FILE).exists() {
+        return Err(InitError::Exists(state_dir.to_owned()));
+    }
+    let file = |action| move |source| InitError::File { path: state_dir.to_owned(), action, source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(file("made"))?;
+    // The directory may have been there, and open.
+    fs::set_permissions(state_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .map_err(file("closed to others"))?;
+    let now = now_ms();
+    let authority = Authority::create(state_dir, now)?;
+    // Tells about an address that no certificate can name while all is new.
+    authority.issue_server(&config.certificate_names(), now)?;
+    let catalog = Catalog::open(&catalog_url(state_dir)).await?;
+    let token = create_operator(&catalog, FIRST_OPERATOR, Role::Admin, "init").await?;
+    write_secret(&state_dir.join(ADMIN_TOKEN_FILE), &token, true)?;
+    Ok(catalog)
+}
+
+async fn controller_id(catalog: &Catalog) -> Result<String, CatalogError> {
+    if let Some(owner) = catalog.setting(CONTROLLER_ID).await? {
+        return Ok(owner);
+    }
+    let owner = ulid::Ulid::generate().to_string();
+    catalog.set_setting(CONTROLLER_ID, &owner).await?;
+    Ok(owner)
+}
+
+/// The owner is written into the repository before it is used, so that no
+/// other controller deletes from it. One that is there and ours is what an
+/// earlier init that was cut off has left.
+async fn make_repository(catalog: &Catalog, config: &Config, now_ms: i64) -> Result<(), InitError> {
+    let owner = controller_id(catalog).await?;
+    let crypto = match config.crypto {
+        Crypto::None => CryptoMode::None,
+    };
+    let store = Store::create(&config.repository)?;
+    let options = InitOptions { owner: owner.clone(), created_unix_ms: now_ms, crypto };
+    match Repository::init(store.clone(), options).await {
+        Ok(_) => Ok(()),
+        Err(error) => match Repository::open(store).await {
+            Ok(repository) if repository.info().owner == owner => Ok(()),
+            Ok(_) | Err(_) => Err(error.into()),
+        },
+    }
+}
+
+/// Makes, or replaces, an operator's token and returns the only copy.
+pub async fn create_operator(
+    catalog: &Catalog,
+    name: &str,
+    role: Role,
+    actor: &str,
+) -> Result<SecretString, CatalogError> {
+    let token = token::generate_operator_token();
+    let now = now_ms();
+    let subject = format!("operator={name}");
+    let entry = AuditEntry {
+        at_ms: now,
+        actor,
+        action: "token create",
+        subject: &subject,
+        outcome: Outcome::Allowed,
+        detail: role.as_str(),
+    };
+    catalog.audit(&entry).await?;
+    catalog.put_operator(name, &token::hash(token.expose_secret().as_bytes()), role, now).await?;
+    Ok(token)
+}
+
+/// Writes a secret to a file only its owner can read.
+pub fn write_secret(path: &Path, secret: &SecretString, replace: bool) -> Result<(), InitError> {
+    let write = || {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).mode(0o600);
+        let mut file = match replace {
+            true => options.create(true).truncate(true).open(path)?,
+            false => options.create_new(true).open(path)?,
+        };
+        writeln!(file, "{}", secret.expose_secret())?;
+        file.sync_all()
+    };
+    write().map_err(|source| InitError::File { path: path.to_owned(), action: "written", source })
+}
+
+fn write_config(path: &Path, config: &Config) -> Result<(), InitError> {
+    let text = toml::to_string(config)?;
+    write_atomically(path, &text).map_err(|source| InitError::File {
+        path: path.to_owned(),
+        action: "written",
+        source,
+    })
+}
+
+/// The file is there whole or not at all.
+pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use holdfast_archive::store::StoreConfig;
+
+    use super::*;
+    use crate::config::default_listen;
+
+    #[tokio::test]
+    async fn makes_a_closed_directory_once() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let (state, repository) = (dir.path().join("state"), dir.path().join("repository"));
+        let config = Config {
+            listen: default_listen(),
+            addresses: vec!["controller.example:7443".to_owned()],
+            crypto: Crypto::None,
+            repository: StoreConfig::new(repository.to_str().expect("plain").parse().expect("a place")),
+        };
+        init(&state, &config).await.expect("made");
+        let mode = |name: &str| fs::metadata(state.join(name)).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(""), mode("ca.key"), mode(ADMIN_TOKEN_FILE)), (0o700, 0o600, 0o600));
+        assert_eq!(Config::read(&state).expect("read"), config);
+        let token = fs::read_to_string(state.join(ADMIN_TOKEN_FILE)).expect("token");
+        let catalog = Catalog::open(&catalog_url(&state)).await.expect("opens");
+        let admin = catalog.operator_by_token(&token::hash(token.trim().as_bytes())).await;
+        assert_eq!(admin.expect("query").expect("known").role, Role::Admin);
+
+        let store = Store::open(&config.repository).expect("a store");
+        let owner = Repository::open(store).await.expect("a repository").info().owner.clone();
+        assert_eq!(catalog.setting(CONTROLLER_ID).await.expect("query"), Some(owner));
+
+        let key = fs::read(state.join("ca.key")).expect("key");
+        assert!(matches!(init(&state, &config).await, Err(InitError::Exists(_))));
+        assert_eq!(fs::read(state.join("ca.key")).expect("key"), key);
+    }
+
+    #[tokio::test]
+    async fn an_init_that_was_cut_off_is_finished_and_a_foreign_repository_refused() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let repository = dir.path().join("repository");
+        let config = Config {
+            listen: default_listen(),
+            addresses: Vec::new(),
+            crypto: Crypto::None,
+            repository: StoreConfig::new(repository.to_str().expect("plain").parse().expect("a place")),
+        };
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        init(&first, &config).await.expect("made");
+        fs::remove_file(first.join(FILE)).expect("removed");
+        init(&first, &config).await.expect("finished");
+        assert!(matches!(init(&second, &config).await, Err(InitError::Repository(_))));
+    }
+
+    #[tokio::test]
+    async fn an_address_no_certificate_can_name_is_refused() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let config = Config {
+            listen: default_listen(),
+            addresses: vec!["not a name".to_owned()],
+            crypto: Crypto::None,
+            repository: StoreConfig::new("/nowhere".parse().expect("a place")),
+        };
+        assert!(matches!(init(dir.path(), &config).await, Err(InitError::Authority(_))));
+        assert!(!dir.path().join(FILE).exists());
+    }
+}

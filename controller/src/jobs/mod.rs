@@ -1,0 +1,243 @@
+//! Jobs: units of orchestrated work that outlive the process driving them.
+//!
+//! [`Jobs`] is the one handle the API, the loops and the operations share.
+//! Truth is in the catalogue; what is held here is progress for the eye, who
+//! is to be cancelled, and bells to ring when there is something to do.
+
+pub mod board;
+pub mod parameters;
+pub mod runner;
+pub mod settings;
+pub mod state;
+pub mod wire;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::ids::{InstanceId, JobId};
+use holdfast_proto::v1;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::jobs::JobRecord;
+use crate::catalog::{Catalog, CatalogError};
+use crate::clock::now_ms;
+use crate::fleet::Fleet;
+use crate::repository::Repository;
+
+use board::Board;
+use settings::Settings;
+use state::State;
+
+/// Who waits for a job looks at its row at least this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Bells: ringing one runs a loop's next pass at once.
+#[derive(Debug, Default)]
+pub struct Nudges {
+    pub scheduler: Notify,
+    pub dispatcher: Notify,
+    pub retention: Notify,
+    pub repository: Notify,
+    pub gc: Notify,
+    pub inventory: Notify,
+    pub export: Notify,
+}
+
+/// Cheap to clone; all clones share one state.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    catalog: Catalog,
+    fleet: Fleet,
+    repository: Repository,
+    settings: Settings,
+    board: Board,
+    nudges: Nudges,
+    /// Of this process: jobs another one drove are taken over.
+    owner: String,
+    driven: Mutex<HashMap<JobId, CancellationToken>>,
+}
+
+/// What became of a wish to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// It had not started and never will.
+    Cancelled,
+    /// It runs and was asked to stop.
+    Asked,
+    AlreadyEnded,
+    Unknown,
+}
+
+impl Jobs {
+    pub fn new(catalog: Catalog, fleet: Fleet, repository: Repository, settings: Settings) -> Self {
+        let inner = Inner {
+            catalog,
+            fleet,
+            repository,
+            settings,
+            board: Board::default(),
+            nudges: Nudges::default(),
+            owner: InstanceId::generate().to_string(),
+            driven: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
+    }
+
+    pub fn fleet(&self) -> &Fleet {
+        &self.inner.fleet
+    }
+
+    pub fn repository(&self) -> &Repository {
+        &self.inner.repository
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    pub fn board(&self) -> &Board {
+        &self.inner.board
+    }
+
+    pub fn nudges(&self) -> &Nudges {
+        &self.inner.nudges
+    }
+
+    pub fn owner(&self) -> &str {
+        &self.inner.owner
+    }
+
+    /// Adds a line to a job's story and wakes its watchers.
+    pub async fn tell(&self, job: JobId, message: &str) -> Result<(), CatalogError> {
+        self.catalog().add_job_event(job, now_ms(), message).await?;
+        self.board().wake(job);
+        Ok(())
+    }
+
+    /// A job with its sources and progress, for the wire.
+    pub async fn wire(&self, record: &JobRecord) -> Result<v1::Job, CatalogError> {
+        let host = match record.host {
+            Some(host) => self.host_name(host).await?,
+            None => String::new(),
+        };
+        let sources = self.catalog().job_sources(record.id).await?;
+        let children = self.children(record).await?;
+        Ok(wire::job(record, &host, sources, children, &self.board().live(record.id)))
+    }
+
+    async fn children(&self, record: &JobRecord) -> Result<Vec<v1::JobChild>, CatalogError> {
+        let mut children = Vec::new();
+        let mut names: HashMap<HostId, String> = HashMap::new();
+        for child in self.catalog().child_jobs(record.id).await? {
+            let host = match child.host {
+                None => String::new(),
+                Some(host) => match names.get(&host) {
+                    Some(name) => name.clone(),
+                    None => {
+                        let name = self.host_name(host).await?;
+                        names.insert(host, name.clone());
+                        name
+                    }
+                },
+            };
+            children.push(wire::child(&child, &host));
+        }
+        Ok(children)
+    }
+
+    /// Waits until a job has ended, however long that takes.
+    pub async fn ended(&self, id: JobId) -> Result<JobRecord, CatalogError> {
+        loop {
+            // Before the row is read, so that no change falls in between.
+            let mut version = self.board().subscribe(id);
+            let record = self.catalog().job(id).await?.ok_or_else(|| CatalogError::Unreadable {
+                what: "job",
+                value: format!("{id}, which is gone"),
+            })?;
+            if record.state.ended() {
+                self.board().remove_if_unwatched(id);
+                return Ok(record);
+            }
+            // Closed or late: the row tells.
+            let _ = tokio::time::timeout(LOOK_AGAIN, version.changed()).await;
+        }
+    }
+
+    /// A host's name, or its id where there is none any more.
+    pub async fn host_name(&self, host: HostId) -> Result<String, CatalogError> {
+        Ok(self.catalog().host(host).await?.map_or_else(|| host.to_string(), |host| host.name))
+    }
+
+    /// Cancels a job that waits, or asks the one that runs to stop; its
+    /// children as well.
+    pub async fn cancel(&self, id: JobId, actor: &str) -> Result<CancelOutcome, CatalogError> {
+        let outcome = self.cancel_one(id, actor).await?;
+        // After the job itself: it makes no more of them now, or sees the
+        // wish before it waits for one.
+        for child in self.catalog().child_jobs(id).await? {
+            if !child.state.ended() {
+                Box::pin(self.cancel(child.id, actor)).await?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn cancel_one(&self, id: JobId, actor: &str) -> Result<CancelOutcome, CatalogError> {
+        let Some(record) = self.catalog().job(id).await? else { return Ok(CancelOutcome::Unknown) };
+        if record.state.ended() {
+            return Ok(CancelOutcome::AlreadyEnded);
+        }
+        let reason = format!("cancelled by {actor} before it started");
+        if self.catalog().end_queued_job(id, State::Cancelled, "cancelled", &reason, now_ms()).await? {
+            self.board().remove(id);
+            return Ok(CancelOutcome::Cancelled);
+        }
+        if !self.catalog().request_cancel(id).await? {
+            return Ok(CancelOutcome::AlreadyEnded);
+        }
+        self.tell(id, &format!("{actor} asked to cancel")).await?;
+        let token = self.driven().get(&id).cloned();
+        if let Some(token) = token {
+            token.cancel();
+        }
+        Ok(CancelOutcome::Asked)
+    }
+
+    /// Notes that this process drives a job; the token is cancelled when
+    /// somebody asks for that. `None`: it is being driven already.
+    fn begin_driving(&self, id: JobId) -> Option<CancellationToken> {
+        let mut driven = self.driven();
+        if driven.contains_key(&id) {
+            return None;
+        }
+        let token = CancellationToken::new();
+        driven.insert(id, token.clone());
+        Some(token)
+    }
+
+    fn end_driving(&self, id: JobId) {
+        self.driven().remove(&id);
+        self.board().remove(id);
+    }
+
+    fn driven(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, CancellationToken>> {
+        self.inner.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

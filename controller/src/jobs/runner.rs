@@ -1,0 +1,182 @@
+//! Drives claimed jobs, each on a task of its own.
+//!
+//! A job that panics takes only its own task along: the panic is caught at
+//! the task's edge and recorded as the job's failure. When the controller
+//! stops, the tasks are dropped and the rows stay `running`: the agent goes on
+//! with its work, and the next controller takes the jobs over by their ids.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1;
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use super::Jobs;
+use super::parameters::Parameters;
+use super::state::State;
+use crate::catalog::jobs::{Ending, JobRecord};
+use crate::clock::now_ms;
+use crate::failpoint::failpoint;
+use crate::operations::{self, Driving, Failure};
+
+/// Between two attempts to write down how a job ended.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Owns the tasks.
+#[derive(Debug)]
+pub struct Runner {
+    jobs: Jobs,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Runner {
+    pub fn new(jobs: Jobs) -> Self {
+        Self { jobs, tasks: Mutex::default() }
+    }
+
+    /// Starts driving a job this process holds. `taken_over`: an agent may be
+    /// at work on it already.
+    pub fn start(&self, record: JobRecord, taken_over: bool) {
+        let Some(cancel) = self.jobs.begin_driving(record.id) else { return };
+        if record.cancel_requested {
+            cancel.cancel();
+        }
+        let (jobs, id) = (self.jobs.clone(), record.id);
+        let span = tracing::info_span!("job", job.id = %id, job.kind = ?record.parameters.kind());
+        let driving = Driving::new(jobs.clone(), record, cancel, taken_over);
+        let task = async move {
+            drive(driving).await;
+            jobs.end_driving(id);
+            jobs.nudges().dispatcher.notify_one();
+        };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task.instrument(span));
+    }
+
+    /// Drops all tasks; the jobs stay as their rows say.
+    pub async fn stop(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+    }
+}
+
+async fn drive(driving: Driving) {
+    let (jobs, id, held) = (driving.jobs.clone(), driving.job.id, driving.held());
+    let outcome = match caught(run(driving)).await {
+        Ok(outcome) => outcome,
+        Err(cause) => {
+            tracing::error!(job.id = %id, cause, "a job panicked");
+            Err(Failure::failed("panic", format!("the controller failed inside this job: {cause}")))
+        }
+    };
+    let ending = match outcome {
+        Ok(ending) => ending,
+        Err(failure) => match ending_of(&jobs, id, failure).await {
+            Some(ending) => ending,
+            None => return,
+        },
+    };
+    finish(&jobs, id, held.get(), &ending).await;
+}
+
+/// Runs a future on a task of its own, which goes when this one does; gives
+/// the words of a panic inside it.
+async fn caught<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, String> {
+    let mut task = JoinSet::new();
+    task.spawn(future.in_current_span());
+    match task.join_next().await {
+        Some(Ok(output)) => Ok(output),
+        Some(Err(error)) if error.is_panic() => Err(panic_text(error.into_panic())),
+        Some(Err(_)) | None => Err("the task was cut off".to_owned()),
+    }
+}
+
+async fn run(mut driving: Driving) -> Result<Ending, Failure> {
+    let parameters = driving.job.parameters.clone();
+    match &parameters {
+        Parameters::Backup(backup) => operations::backup::run(&mut driving, backup).await,
+        Parameters::Restore(restore) => operations::restore::run(&mut driving, restore).await,
+        Parameters::Prune {} => operations::prune::run(&mut driving).await,
+        Parameters::Upgrade(upgrade) => operations::upgrade::run(&mut driving, upgrade).await,
+        Parameters::Rollback(rollback) => operations::rollback::run(&mut driving, rollback).await,
+        Parameters::Rollout(rollout) => operations::rollout::run(&mut driving, rollout).await,
+    }
+}
+
+/// How a job ends that did not come to its own end; `None`: it is another's.
+async fn ending_of(jobs: &Jobs, id: JobId, failure: Failure) -> Option<Ending> {
+    // What was recorded so far stays with the job.
+    let result = match jobs.catalog().job(id).await {
+        Ok(record) => record.map(|record| record.result).unwrap_or_default(),
+        Err(_) => v1::Job::default(),
+    };
+    let (state, error_code, error) = match failure {
+        Failure::Superseded => {
+            tracing::warn!(job.id = %id, "the job is driven by somebody else by now");
+            return None;
+        }
+        Failure::Cancelled => (State::Cancelled, "cancelled".to_owned(), "cancelled on request".to_owned()),
+        Failure::Failed { code, message } => (State::Failed, code, message),
+        Failure::Catalog(error) => {
+            tracing::error!(job.id = %id, error = %crate::api::status_map::causes(&error), "the catalogue failed inside a job");
+            (
+                State::Failed,
+                "catalog-failed".to_owned(),
+                "the controller's catalogue failed; its log has the cause".to_owned(),
+            )
+        }
+    };
+    Some(Ending { state, error_code, error, result })
+}
+
+/// Writes down how a job ended, as often as it takes: a disk that is full or a
+/// file that is busy passes, and a row that stays `running` would keep its host
+/// from its next job. When the controller stops, the task is dropped here; the
+/// next one takes the job over and hears the end from the agent again.
+async fn finish(jobs: &Jobs, id: JobId, generation: u64, ending: &Ending) {
+    let line = if ending.error.is_empty() {
+        ending.state.as_str().to_owned()
+    } else {
+        format!("{}: {}", ending.state.as_str(), ending.error)
+    };
+    failpoint("controller.job.before-finish");
+    let recorded = loop {
+        match jobs.catalog().finish_job(id, generation, ending, &line, now_ms()).await {
+            Ok(recorded) => break recorded,
+            Err(error) => {
+                let error = crate::api::status_map::causes(&error);
+                tracing::error!(job.id = %id, error, "a job's end was not recorded; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    };
+    if recorded {
+        tracing::info!(job.id = %id, job.state = ending.state.as_str(), error = ending.error, "the job has ended");
+    } else {
+        tracing::warn!(job.id = %id, "the job's end was not recorded: it is driven by somebody else");
+    }
+}
+
+fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => {
+            panic.downcast::<&str>().map_or_else(|_| "a panic".to_owned(), |text| (*text).to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn p25_a_panic_becomes_words_and_ends_nothing_else() {
+        assert_eq!(caught(async { 7 }).await, Ok(7));
+        assert_eq!(caught(async { panic!("no {}", "frames") }).await, Err::<(), _>("no frames".to_owned()));
+    }
+}

@@ -1,0 +1,22 @@
+//! The Holdfast controller.
+
+pub mod api;
+pub mod app;
+pub mod args;
+pub mod catalog;
+pub mod clock;
+pub mod config;
+pub mod coverage;
+pub mod failpoint;
+pub mod fleet;
+pub mod identity;
+pub mod init;
+pub mod jobs;
+pub mod listen;
+pub mod logging;
+pub mod loops;
+pub mod operations;
+pub mod policy;
+pub mod repository;
+pub mod retention;
+pub mod schedule;

@@ -1,0 +1,212 @@
+//! Runs the loops: each on a timer and when nudged, one pass at a time.
+//!
+//! A loop takes no input. It reads what is intended and what is, does a
+//! bounded piece of work, and says whether more remains. So a lost nudge
+//! costs one period and nothing else, and the next tick is the retry after an
+//! error.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_proto::v1::LoopStatus;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::{dispatcher, export, gc, inventory, retention, scheduler};
+use crate::api::status_map::causes;
+use crate::catalog::CatalogError;
+use crate::clock::now_ms;
+use crate::jobs::Jobs;
+use crate::jobs::runner::Runner;
+use crate::repository::{RepositoryError, TICK};
+
+/// What one pass did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pass {
+    pub summary: String,
+    /// Run again at once.
+    pub more: bool,
+}
+
+impl Pass {
+    pub fn done(summary: impl Into<String>) -> Self {
+        Self { summary: summary.into(), more: false }
+    }
+}
+
+/// Why a pass ended early; the next tick tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopError {
+    #[error("the catalogue failed")]
+    Catalog(#[from] CatalogError),
+    #[error("the repository failed")]
+    Repository(#[from] RepositoryError),
+}
+
+/// How often each loop runs when nobody nudges it.
+#[derive(Debug, Clone)]
+pub struct Periods {
+    pub scheduler: Duration,
+    pub dispatcher: Duration,
+    pub retention: Duration,
+    pub gc: Duration,
+    pub inventory: Duration,
+    pub export: Duration,
+}
+
+impl Default for Periods {
+    fn default() -> Self {
+        Self {
+            scheduler: Duration::from_secs(1),
+            dispatcher: Duration::from_secs(2),
+            retention: Duration::from_mins(10),
+            gc: Duration::from_mins(15),
+            inventory: Duration::from_secs(30),
+            export: Duration::from_mins(5),
+        }
+    }
+}
+
+type Board = Arc<Mutex<BTreeMap<&'static str, LoopStatus>>>;
+
+/// Owns the loops and the jobs they drive.
+#[derive(Debug)]
+pub struct Driver {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    runner: Arc<Runner>,
+    statuses: Statuses,
+}
+
+/// What the loops last did; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Statuses(Board);
+
+impl Statuses {
+    pub fn all(&self) -> Vec<LoopStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn set(&self, name: &'static str, result: String) {
+        let status = LoopStatus { name: name.to_owned(), last_run_unix_ms: now_ms(), last_result: result };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, status);
+    }
+}
+
+impl Driver {
+    /// Starts the loops. Jobs that a former controller drove are taken over
+    /// first, so that nothing new is started beside them.
+    pub async fn start(jobs: Jobs, periods: Periods, statuses: Statuses) -> Result<Self, CatalogError> {
+        let runner = Arc::new(Runner::new(jobs.clone()));
+        dispatcher::take_over(&jobs, &runner).await?;
+        let mut driver = Self { tasks: JoinSet::new(), stop: CancellationToken::new(), runner, statuses };
+        let Periods { scheduler, dispatcher, retention, gc, inventory, export } = periods;
+        driver.run("scheduler", scheduler, &jobs, |jobs| jobs.nudges().scheduler.notified(), scheduler::pass);
+        let runner = driver.runner.clone();
+        driver.run(
+            "dispatcher",
+            dispatcher,
+            &jobs,
+            |jobs| jobs.nudges().dispatcher.notified(),
+            move |jobs| dispatcher::pass(jobs, runner.clone()),
+        );
+        driver.run("retention", retention, &jobs, |jobs| jobs.nudges().retention.notified(), retention::pass);
+        driver.run("repository", TICK, &jobs, |jobs| jobs.nudges().repository.notified(), gc::tick);
+        driver.run("gc", gc, &jobs, |jobs| jobs.nudges().gc.notified(), gc::pass);
+        driver.run("inventory", inventory, &jobs, |jobs| jobs.nudges().inventory.notified(), inventory::pass);
+        driver.run("export", export, &jobs, |jobs| jobs.nudges().export.notified(), export::pass);
+        driver.watch_fleet(&jobs);
+        Ok(driver)
+    }
+
+    /// Stops the loops and lets go of the jobs; agents go on with theirs.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.runner.stop().await;
+    }
+
+    fn run<P, F>(
+        &mut self,
+        name: &'static str,
+        period: Duration,
+        jobs: &Jobs,
+        bell: for<'j> fn(&'j Jobs) -> tokio::sync::futures::Notified<'j>,
+        pass: P,
+    ) where
+        P: Fn(Jobs) -> F + Send + 'static,
+        F: Future<Output = Result<Pass, LoopError>> + Send + 'static,
+    {
+        let (jobs, stop, statuses) = (jobs.clone(), self.stop.clone(), self.statuses.clone());
+        self.tasks.spawn(async move {
+            let mut timer = tokio::time::interval(period);
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut more = false;
+            while !stop.is_cancelled() {
+                if !more {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        _ = timer.tick() => {}
+                        () = bell(&jobs) => {}
+                    }
+                }
+                more = one_pass(name, &stop, &statuses, pass(jobs.clone())).await;
+            }
+        });
+    }
+
+    /// A host that comes is looked at, and its waiting jobs are started.
+    fn watch_fleet(&mut self, jobs: &Jobs) {
+        let (jobs, stop) = (jobs.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let mut changes = jobs.fleet().changes();
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = changes.changed() => if changed.is_err() { return },
+                }
+                jobs.nudges().inventory.notify_one();
+                jobs.nudges().dispatcher.notify_one();
+            }
+        });
+    }
+}
+
+/// Gives whether another pass should follow at once. A panic inside is an
+/// error of this pass, not the end of the loop.
+async fn one_pass(
+    name: &'static str,
+    stop: &CancellationToken,
+    statuses: &Statuses,
+    pass: impl Future<Output = Result<Pass, LoopError>> + Send + 'static,
+) -> bool {
+    let begun = Instant::now();
+    let mut task = JoinSet::new();
+    task.spawn(pass);
+    let result = tokio::select! {
+        // Passes are safe to be cut off anywhere: that is what a crash does.
+        () = stop.cancelled() => return false,
+        result = task.join_next() => result,
+    };
+    match result {
+        Some(Ok(Ok(pass))) => {
+            tracing::trace!(name, summary = pass.summary, elapsed = ?begun.elapsed(), "a pass is done");
+            statuses.set(name, pass.summary);
+            pass.more
+        }
+        Some(Ok(Err(error))) => {
+            tracing::error!(name, error = causes(&error), "a loop's pass failed");
+            statuses.set(name, format!("failed: {}", causes(&error)));
+            false
+        }
+        Some(Err(error)) => {
+            tracing::error!(name, %error, "a loop's pass panicked");
+            statuses.set(name, "failed: a panic; the log has the place".to_owned());
+            false
+        }
+        None => false,
+    }
+}

@@ -1,0 +1,29 @@
+//! Writes policies and hosts to the bucket when they have changed: what a
+//! controller that lost its disk needs besides the snapshots.
+
+use sha2::{Digest as _, Sha256};
+
+use super::driver::{LoopError, Pass};
+use crate::jobs::Jobs;
+use crate::policy::exchange::{hosts_json, policies_json};
+
+/// Under this name the catalogue keeps what was written last.
+const WRITTEN: &str = "exported_state";
+
+pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+    let catalog = jobs.catalog();
+    let policies = policies_json(&catalog.policies().await?);
+    let hosts = hosts_json(&catalog.hosts().await?);
+    let mut hash = Sha256::new();
+    hash.update((policies.len() as u64).to_be_bytes());
+    hash.update(&policies);
+    hash.update(&hosts);
+    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if catalog.setting(WRITTEN).await?.as_deref() == Some(&hash) {
+        return Ok(Pass::done("nothing changed"));
+    }
+    jobs.repository().export_state(&hosts, &policies).await?;
+    // After the write: a crash in between writes the same once more.
+    catalog.set_setting(WRITTEN, &hash).await?;
+    Ok(Pass::done("policies and hosts written to the bucket"))
+}

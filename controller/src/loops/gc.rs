@@ -1,0 +1,25 @@
+//! The repository's upkeep in the background: its clock, commits that were
+//! cut off, and the collection of what nothing needs.
+
+use super::driver::{LoopError, Pass};
+use crate::jobs::Jobs;
+use crate::operations::prune::line;
+use crate::repository::gc;
+
+/// Counts a tick and finishes commits that a crash cut off. Runs once a
+/// [`crate::repository::TICK`]: the age of leases is counted in these.
+pub async fn tick(jobs: Jobs) -> Result<Pass, LoopError> {
+    if jobs.catalog().repository().await?.is_none() {
+        // The store was out of reach until now, or this is the first start.
+        jobs.repository().check().await?;
+    }
+    jobs.repository().tick().await?;
+    let finished = jobs.repository().finish_committing().await?;
+    Ok(Pass::done(format!("{finished} commits finished")))
+}
+
+/// One round of collection.
+pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+    let report = gc::round(jobs.repository()).await?;
+    Ok(Pass::done(line(&report)))
+}

@@ -1,0 +1,131 @@
+//! Turns fire times that have come into runs and jobs.
+//!
+//! Knows nothing but the catalogue and the wall clock, so it may die at any
+//! point: a fire is either recorded with all its jobs or will be found due
+//! again. Which sources a job has is not asked here; hosts may be away.
+
+use chrono::{DateTime, Utc};
+use holdfast_archive::ids::HostId;
+use holdfast_proto::ids::JobId;
+
+use super::driver::{LoopError, Pass};
+use crate::catalog::CatalogError;
+use crate::catalog::hosts::HostRecord;
+use crate::catalog::jobs::NewJob;
+use crate::catalog::policies::PolicyRecord;
+use crate::catalog::runs::RunJob;
+use crate::clock::now_ms;
+use crate::failpoint::failpoint;
+use crate::jobs::Jobs;
+use crate::jobs::parameters::{BackupParameters, Parameters};
+use crate::policy::{Policy, Timing};
+use crate::schedule::due::{Due, Timed, due};
+use crate::schedule::jitter::jitter;
+
+/// Who a scheduled job says it was started by.
+pub const ACTOR: &str = "schedule";
+
+pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+    let fired = fire_due(&jobs, now_ms()).await?;
+    if fired > 0 {
+        jobs.nudges().dispatcher.notify_one();
+    }
+    Ok(Pass::done(format!("{fired} policies fired")))
+}
+
+/// Fires what is due at `now_ms`; gives the number of policies that did.
+pub async fn fire_due(jobs: &Jobs, now_ms: i64) -> Result<usize, CatalogError> {
+    let catalog = jobs.catalog();
+    let policies: Vec<PolicyRecord> = catalog
+        .policies()
+        .await?
+        .into_iter()
+        .filter(|record| record.policy.enabled && record.policy.timing.is_some())
+        .collect();
+    let mut last = Vec::new();
+    for record in &policies {
+        last.push(catalog.last_fire(&record.policy.name, now_ms).await?);
+    }
+    let timed: Vec<Timed<'_>> = policies
+        .iter()
+        .zip(&last)
+        .filter_map(|(record, last)| {
+            let timing = record.policy.timing.as_ref()?;
+            Some(Timed {
+                policy: &record.policy.name,
+                schedule: &timing.schedule,
+                since: instant(record.since_ms),
+                last: last.map(instant),
+                catch_up: timing.catch_up,
+            })
+        })
+        .collect();
+    let owed = due(instant(now_ms), &timed);
+    if owed.is_empty() {
+        return Ok(0);
+    }
+    let hosts = catalog.hosts().await?;
+    for due in &owed {
+        let Some(record) = policies.iter().find(|record| record.policy.name == due.policy) else { continue };
+        fire(jobs, &record.policy, due, &hosts, now_ms).await?;
+    }
+    Ok(owed.len())
+}
+
+fn instant(ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default()
+}
+
+async fn fire(
+    jobs: &Jobs,
+    policy: &Policy,
+    due: &Due,
+    hosts: &[HostRecord],
+    now_ms: i64,
+) -> Result<(), CatalogError> {
+    let catalog = jobs.catalog();
+    if !due.missed.is_empty() {
+        let missed: Vec<i64> = due.missed.iter().map(DateTime::timestamp_millis).collect();
+        let detail =
+            if due.more_missed { "not served in time; earlier ones too" } else { "not served in time" };
+        catalog.record_missed(&policy.name, &missed, detail, now_ms).await?;
+        tracing::warn!(policy.name = policy.name, count = missed.len(), "fire times were missed");
+    }
+    let (Some(at), Some(timing)) = (due.run, &policy.timing) else { return Ok(()) };
+    let fire_ms = at.timestamp_millis();
+    let run_jobs: Vec<RunJob> = hosts
+        .iter()
+        .filter(|host| host.revoked_ms.is_none() && policy.hosts.matches(&host.name, &host.labels))
+        .map(|host| run_job(policy, timing, host.id, fire_ms))
+        .collect();
+    failpoint("controller.fire.before-row");
+    let made = catalog.create_run(Some(&policy.name), Some(fire_ms), &run_jobs, now_ms).await?;
+    failpoint("controller.fire.after-row");
+    let Some(made) = made else { return Ok(()) };
+    if made.is_empty() {
+        tracing::warn!(policy.name = policy.name, "the policy fired and matches no host");
+    }
+    for job in made {
+        match job.skipped_for {
+            Some(other) => {
+                tracing::warn!(policy.name = policy.name, job.id = %job.id, other = %other, "skipped: the last job has not ended");
+                jobs.tell(job.id, &format!("skipped: job {other} has not ended")).await?;
+            }
+            None => jobs.tell(job.id, &format!("policy {} fired", policy.name)).await?,
+        }
+    }
+    Ok(())
+}
+
+fn run_job(policy: &Policy, timing: &Timing, host: HostId, fire_ms: i64) -> RunJob {
+    let delay = jitter(&policy.name, host, timing.jitter);
+    let job = NewJob {
+        id: JobId::generate(),
+        policy: policy.name.clone(),
+        host: Some(host),
+        actor: ACTOR.to_owned(),
+        parameters: Parameters::Backup(BackupParameters::of_policy(policy)),
+        not_before_ms: fire_ms + i64::try_from(delay.as_millis()).unwrap_or(0),
+    };
+    RunJob { job, overlap: Some(policy.overlap) }
+}

@@ -1,0 +1,224 @@
+//! `holdfast-controller`: see `args` for what it can be told to do.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use holdfast_archive::store::{S3Options, StoreConfig};
+use holdfast_controller::api::status_map::causes;
+use holdfast_controller::app::{App, catalog_url};
+use holdfast_controller::args::{
+    AuditCommand, Cli, Command, InitArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs, TokenRevokeArgs,
+};
+use holdfast_controller::catalog::Catalog;
+use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Outcome};
+use holdfast_controller::clock::now_ms;
+use holdfast_controller::config::Config;
+use holdfast_controller::init::{self, ADMIN_TOKEN_FILE};
+use holdfast_controller::logging;
+use holdfast_controller::repository::Rebuilt;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use secrecy::ExposeSecret as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Something that should be there, or whole, is not.
+const DAMAGE: u8 = 4;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start(cli.log_format);
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::warn!("a TLS provider was installed before");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(command(cli.command)),
+        Err(error) => Err(error.into()),
+    };
+    done.unwrap_or_else(|error| {
+        // Standard error may be closed; then nobody reads this anyway.
+        writeln!(std::io::stderr(), "error: {}", causes(error.as_ref())).ok();
+        ExitCode::FAILURE
+    })
+}
+
+async fn command(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Init(args) => initialise(args).await,
+        Command::Rebuild(args) => rebuild(args).await,
+        Command::Reconcile(args) => reconcile(args).await,
+        Command::Run(args) => run(args).await,
+        Command::Token(TokenCommand::Create(args)) => create_token(args).await,
+        Command::Token(TokenCommand::List(args)) => list_tokens(args).await,
+        Command::Token(TokenCommand::Revoke(args)) => revoke_token(args).await,
+        Command::Audit(AuditCommand::Verify(args)) => verify_audit(args).await,
+    }
+}
+
+/// The CA key is in this process's memory: it must not end up in a core file,
+/// nor be read by another process of the same user.
+fn guard_memory() {
+    let limit = Rlimit { current: Some(0), maximum: Some(0) };
+    let guarded =
+        setrlimit(Resource::Core, limit).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = guarded {
+        tracing::warn!(%error, "core files could not be switched off");
+    }
+}
+
+fn new_config(args: InitArgs) -> Config {
+    let s3 = S3Options {
+        endpoint: args.s3_endpoint,
+        region: args.s3_region,
+        credentials_file: args.s3_credentials_file,
+        profile: args.s3_profile,
+        ca_file: args.s3_ca_file,
+    };
+    Config {
+        listen: args.listen,
+        addresses: args.addresses,
+        crypto: args.crypto,
+        repository: StoreConfig { location: args.repository, s3 },
+    }
+}
+
+async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
+    guard_memory();
+    let dir = args.state.state_dir.clone();
+    let config = new_config(args);
+    let rebuilt = init::rebuild(&dir, &config).await?;
+    say(&format!(
+        "controller made in {dir} from {place}\nfirst token in {token}, role admin\n\
+         next: holdfast-controller run --state-dir {dir}",
+        dir = dir.display(),
+        place = config.repository.location,
+        token = dir.join(ADMIN_TOKEN_FILE).display(),
+    ))?;
+    report(&rebuilt)
+}
+
+async fn reconcile(args: StateArgs) -> anyhow::Result<ExitCode> {
+    let app = App::open(&args.state_dir, Config::read(&args.state_dir)?).await?;
+    report(&app.repository().reconcile(None).await?)
+}
+
+fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {
+    say(&format!("{} snapshots, {} packs, {} frames", rebuilt.snapshots, rebuilt.packs, rebuilt.frames))?;
+    for note in &rebuilt.notes {
+        say(note)?;
+    }
+    Ok(if rebuilt.notes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
+}
+
+async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
+    guard_memory();
+    let dir = args.state.state_dir.clone();
+    let config = new_config(args);
+    init::init(&dir, &config).await?;
+    say(&format!(
+        "controller made in {dir}\n\
+         repository {place}: NOT sealed, whoever reads it reads the data; sealing is not built yet\n\
+         first token in {token}, role admin\n\
+         next: holdfast-controller run --state-dir {dir}",
+        dir = dir.display(),
+        place = config.repository.location,
+        token = dir.join(ADMIN_TOKEN_FILE).display(),
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    guard_memory();
+    let dir = &args.state.state_dir;
+    let config = Config::read(dir)?;
+    let bound = App::open(dir, config).await?.bind(args.listen).await?;
+    say(&format!("listening on {}", bound.address()))?;
+    bound.run(stop_on_signal()?).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
+    let stopped = stop.clone();
+    // Lives as long as the process does.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopped.cancel();
+    });
+    Ok(stop)
+}
+
+async fn open_catalog(args: &StateArgs) -> anyhow::Result<Catalog> {
+    // A catalogue is made by `init` alone: elsewhere a wrong path must not look like an empty one.
+    Config::read(&args.state_dir)?;
+    Ok(Catalog::open(&catalog_url(&args.state_dir)).await?)
+}
+
+async fn create_token(args: TokenCreateArgs) -> anyhow::Result<ExitCode> {
+    let catalog = open_catalog(&args.state).await?;
+    let token = init::create_operator(&catalog, args.name.as_str(), args.role, "local").await?;
+    match &args.file {
+        Some(path) => {
+            init::write_secret(path, &token, false)?;
+            say(&format!("token of `{}` written to {}", args.name, path.display()))?;
+        }
+        None => say(token.expose_secret())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list_tokens(args: StateArgs) -> anyhow::Result<ExitCode> {
+    for operator in open_catalog(&args).await?.operators().await? {
+        let state = if operator.revoked_ms.is_some() { "revoked" } else { "active" };
+        say(&format!("{:<24} {:<9} {state}", operator.name, operator.role.as_str()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn revoke_token(args: TokenRevokeArgs) -> anyhow::Result<ExitCode> {
+    let catalog = open_catalog(&args.state).await?;
+    let now = now_ms();
+    let entry = AuditEntry {
+        at_ms: now,
+        actor: "local",
+        action: "token revoke",
+        subject: &format!("operator={}", args.name),
+        outcome: Outcome::Allowed,
+        detail: "",
+    };
+    catalog.audit(&entry).await?;
+    if !catalog.revoke_operator(args.name.as_str(), now).await? {
+        anyhow::bail!(
+            "there is no active token of `{}`; `holdfast-controller token list` shows them",
+            args.name
+        );
+    }
+    say(&format!("the token of `{}` is refused from now on", args.name))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify_audit(args: StateArgs) -> anyhow::Result<ExitCode> {
+    match open_catalog(&args).await?.verify_audit().await? {
+        AuditCheck::Intact { rows } => {
+            say(&format!("{rows} rows, none changed or missing"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        AuditCheck::Broken { number, reason } => {
+            say(&format!("row {number}: {reason}; rows before it are as they were written"))?;
+            Ok(ExitCode::from(DAMAGE))
+        }
+    }
+}
+
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}

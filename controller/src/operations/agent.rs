@@ -1,0 +1,440 @@
+//! Follows a job at work on an agent, through broken streams and restarts.
+//!
+//! The agent owns the work; a stream is only a view of it. So a lost stream
+//! costs nothing: the same call with the same job id attaches again and tells
+//! everything from the beginning. If the agent does not know the job any more
+//! it was restarted, the same call runs it anew, and that is what counts as an
+//! attempt.
+//!
+//! Generations: a first start uses the one the claim gave. Attaching again
+//! from the same process keeps it; a new process and a new attempt raise it.
+//! The catalogue is raised before the agent hears of it: the agent's own calls
+//! to the repository carry the generation, and one that is behind is accepted
+//! there until a newer attempt has begun, one that is ahead is not.
+//!
+//! Upgrades and rollbacks are *heard out*: once the agent may have begun one,
+//! only the agent knows how it ends, so neither a wish to cancel nor a lost
+//! stream ends the job here; the wish is passed on and the end awaited. An
+//! upgrade is never begun a second time either: an agent that lost the stream
+//! still remembers the upgrade and repeats how it ended.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::upgrade_event::Event;
+use holdfast_proto::v1::{
+    CreateSnapshotsRequest, ListRunningRequest, RestoreEvent, RestoreSnapshotRequest, RollBackUpgradeRequest,
+    RunUpgradeRequest, SnapshotEvent, UpgradeEvent, UpgradeFinished, UpgradeState,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use super::host::{
+    awaited, cancel_on_agent, client, containers, error_word, plain, unanswered, upgrade_on_agent,
+};
+use super::{Driving, Failure};
+
+/// The error word of an agent for a caller that was replaced.
+const STALE_GENERATION: &str = "stale-generation";
+
+/// The error word of a job that ended because its agent was stopped.
+pub(super) const SHUTDOWN: &str = "shutdown";
+
+/// An agent that said it stops is gone after this, or is a new one by now.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
+
+/// What must be heard out is given up after so many failures in a row: an
+/// hour, with the pauses between them.
+const TROUBLES_MOST: u32 = 60;
+
+/// What an agent is asked to do. Generations are filled in here.
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    Backup(CreateSnapshotsRequest),
+    Restore(RestoreSnapshotRequest),
+    Upgrade(RunUpgradeRequest),
+    RollBack(RollBackUpgradeRequest),
+}
+
+impl Work {
+    /// Only the agent can say how it ends, once it may have begun.
+    fn heard_out(&self) -> bool {
+        match self {
+            Self::Backup(_) | Self::Restore(_) => false,
+            Self::Upgrade(_) | Self::RollBack(_) => true,
+        }
+    }
+}
+
+/// What an agent tells.
+#[derive(Debug, Clone)]
+pub(super) enum Happening {
+    Snapshot(SnapshotEvent),
+    Restore(RestoreEvent),
+    Upgrade(UpgradeEvent),
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<Happening, Status>> + Send>>;
+
+/// A job on an agent.
+pub(super) struct AgentJob<'d> {
+    driving: &'d mut Driving,
+    host: HostId,
+    work: Work,
+    events: Option<Events>,
+    attached_before: bool,
+    /// An upgrade was heard of: it must not be begun again.
+    begun: bool,
+    troubles: u32,
+    /// Set once the agent was asked to cancel: it has until then to end.
+    cancel_deadline: Option<Instant>,
+}
+
+impl<'d> AgentJob<'d> {
+    pub(super) fn new(driving: &'d mut Driving, host: HostId, work: Work) -> Self {
+        let attached_before = driving.taken_over;
+        let begun = driving.job.result.upgrade.as_ref().is_some_and(|report| !report.steps.is_empty());
+        Self { driving, host, work, events: None, attached_before, begun, troubles: 0, cancel_deadline: None }
+    }
+
+    pub(super) fn driving(&self) -> &Driving {
+        self.driving
+    }
+
+    /// The next thing that happens; attaches, waits and tries again as
+    /// needed. After a break everything is told again from the beginning.
+    pub(super) async fn next(&mut self) -> Result<Happening, Failure> {
+        loop {
+            if self.events.is_none() {
+                self.events = Some(self.attach().await?);
+            }
+            match self.listen().await? {
+                Some(Ok(event)) => {
+                    self.troubles = 0;
+                    self.begun |= matches!(event, Happening::Upgrade(_));
+                    return Ok(event);
+                }
+                Some(Err(status)) => self.broken(status).await?,
+                None => self.broken(Status::unavailable("the stream ended before the job did")).await?,
+            }
+        }
+    }
+
+    /// One item of the stream; silence for too long is an error of it.
+    async fn listen(&mut self) -> Result<Option<Result<Happening, Status>>, Failure> {
+        let Some(events) = self.events.as_mut() else { return Ok(None) };
+        let idle = self.driving.jobs.settings().stream_idle;
+        let quiet = Instant::now() + idle;
+        let deadline = self.cancel_deadline.filter(|_| !self.work.heard_out()).unwrap_or(quiet);
+        if self.cancel_deadline.is_none() {
+            tokio::select! {
+                biased;
+                () = self.driving.cancel.cancelled() => {}
+                item = timeout_at(deadline, events.next()) => {
+                    return Ok(item.unwrap_or_else(|_| Some(Err(silent()))));
+                }
+            }
+            self.ask_to_cancel().await;
+            return Box::pin(self.listen()).await;
+        }
+        match timeout_at(deadline, events.next()).await {
+            Ok(item) => Ok(item),
+            Err(_) if self.work.heard_out() => Ok(Some(Err(silent()))),
+            Err(_) => Err(Failure::Cancelled),
+        }
+    }
+
+    async fn ask_to_cancel(&mut self) {
+        let settings = self.driving.jobs.settings();
+        self.cancel_deadline = Some(Instant::now() + settings.cancel_wait);
+        let Some(channel) = self.driving.jobs.fleet().channel(self.host) else { return };
+        let answer = cancel_on_agent(channel, &self.driving.job.id.to_string(), settings.call).await;
+        let Err(status) = answer else { return };
+        tracing::warn!(%status, "the agent could not be asked to cancel");
+        if self.work.heard_out() {
+            // Asked again with the next stream.
+            self.events = None;
+        }
+    }
+
+    /// Takes in that the stream is lost; fails where trying again is no use.
+    async fn broken(&mut self, status: Status) -> Result<(), Failure> {
+        self.events = None;
+        self.refuse_permanent(&status)?;
+        if self.gives_up() {
+            // It was asked to stop, or cannot be reached to be asked; without
+            // a running job the repository takes nothing from it any more.
+            return Err(Failure::Cancelled);
+        }
+        tracing::warn!(%status, "lost sight of the job on its agent");
+        self.driving.tell(&format!("lost sight of the agent: {}", plain(&status))).await?;
+        self.pause().await
+    }
+
+    /// The agent was stopped in the middle and said so: waits for it to go,
+    /// so that the next thing that is attached to is a new start.
+    pub(super) async fn again_after_shutdown(&mut self) -> Result<(), Failure> {
+        self.events = None;
+        self.driving.tell("the agent was stopped; the job goes on when it is back").await?;
+        let fleet = self.driving.jobs.fleet().clone();
+        let mut changes = fleet.changes();
+        let deadline = Instant::now() + SHUTDOWN_WAIT;
+        while fleet.is_connected(self.host) {
+            tokio::select! {
+                () = self.driving.cancel.cancelled() => return Err(Failure::Cancelled),
+                changed = timeout_at(deadline, changes.changed()) => if !matches!(changed, Ok(Ok(()))) { break },
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the wish to cancel is reason enough to end the job here.
+    fn gives_up(&self) -> bool {
+        self.driving.cancel.is_cancelled() && !self.must_hear()
+    }
+
+    fn must_hear(&self) -> bool {
+        self.work.heard_out() && self.attached_before
+    }
+
+    async fn pause(&mut self) -> Result<(), Failure> {
+        self.troubles += 1;
+        let pause = self.driving.jobs.settings().retry_pause(self.troubles);
+        if self.must_hear() {
+            if self.troubles > TROUBLES_MOST {
+                let text = "the agent does not say how it ended; once it does: holdfast upgrade status";
+                return Err(Failure::failed("agent-unreachable", text));
+            }
+            tokio::time::sleep(pause).await;
+            return Ok(());
+        }
+        tokio::select! {
+            () = self.driving.cancel.cancelled() => Err(Failure::Cancelled),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+
+    /// Opens the stream, for the first time or again.
+    async fn attach(&mut self) -> Result<Events, Failure> {
+        loop {
+            let most = self.driving.jobs.settings().host_gone;
+            let channel = awaited(self.driving, self.host, most, !self.must_hear()).await?;
+            let attempt = self.try_attach(channel).await;
+            match attempt {
+                Ok(Ok(events)) => {
+                    self.attached_before = true;
+                    if self.work.heard_out() {
+                        self.cancel_deadline = None;
+                    }
+                    return Ok(events);
+                }
+                Ok(Err(status)) => {
+                    self.refuse_permanent(&status)?;
+                    tracing::warn!(%status, "could not reach the job's agent");
+                    self.pause().await?;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    async fn try_attach(&mut self, channel: Channel) -> Result<Result<Events, Status>, Failure> {
+        if self.gives_up() {
+            return Err(Failure::Cancelled);
+        }
+        let held = self.driving.held().get();
+        if let Work::RollBack(request) = &self.work {
+            let upgrade = request.upgrade.clone();
+            return Ok(self.open_rollback(channel, &upgrade, held).await);
+        }
+        if !self.attached_before {
+            return Ok(self.open_begun(channel, held).await);
+        }
+        let running = match self.generation_on_agent(channel.clone()).await {
+            Ok(running) => running,
+            Err(status) => return Ok(Err(status)),
+        };
+        match running {
+            Some(seen) => self.attach_again(channel, held, seen).await,
+            None if matches!(self.work, Work::Upgrade(_)) => self.recall(channel, held).await,
+            None => self.start_again(channel, held).await,
+        }
+    }
+
+    /// Opens the stream for what the agent may not know yet. Whatever comes
+    /// back, even nothing: from here on it may have begun.
+    async fn open_begun(&mut self, channel: Channel, generation: u64) -> Result<Events, Status> {
+        let opened = self.open(channel, generation).await;
+        self.attached_before |= self.work.heard_out();
+        opened
+    }
+
+    /// A rollback is the agent's own: the same call attaches to it. One that
+    /// has ended is known by what became of its upgrade.
+    async fn open_rollback(&mut self, channel: Channel, upgrade: &str, held: u64) -> Result<Events, Status> {
+        if self.attached_before {
+            let call = self.driving.jobs.settings().call;
+            let known = upgrade_on_agent(channel.clone(), upgrade, call).await?;
+            if let Some(upgrade) = known.filter(|known| known.state() == UpgradeState::RolledBack) {
+                let finished = UpgradeFinished {
+                    rolled_back: true,
+                    upgrade: Some(upgrade),
+                    ..UpgradeFinished::default()
+                };
+                let event = UpgradeEvent {
+                    job_id: self.driving.job.id.to_string(),
+                    event: Some(Event::Finished(finished)),
+                };
+                return Ok(Box::pin(futures_util::stream::iter([Ok(Happening::Upgrade(event))])));
+            }
+        }
+        self.open_begun(channel, held).await
+    }
+
+    /// An upgrade that is not at work on its agent: hears how it ended, or
+    /// begins it if it never did.
+    async fn recall(&mut self, channel: Channel, held: u64) -> Result<Result<Events, Status>, Failure> {
+        let (id, call) = (self.driving.job.id.to_string(), self.driving.jobs.settings().call);
+        match upgrade_on_agent(channel.clone(), &id, call).await {
+            Ok(Some(_)) => self.attach_again(channel, held, held).await,
+            Ok(None) if self.begun => {
+                let text = "the host has no memory of this upgrade any more; look which container runs there, \
+                            and at the agent's log";
+                Err(Failure::failed("upgrade-lost", text))
+            }
+            Ok(None) if self.driving.cancel.is_cancelled() => {
+                // Remembered there, should our first call still be on its way.
+                match cancel_on_agent(channel, &id, call).await {
+                    Ok(()) => Err(Failure::Cancelled),
+                    Err(status) => Ok(Err(status)),
+                }
+            }
+            Ok(None) => self.start_again(channel, held).await,
+            Err(status) => Ok(Err(status)),
+        }
+    }
+
+    async fn attach_again(
+        &mut self,
+        channel: Channel,
+        held: u64,
+        seen: u64,
+    ) -> Result<Result<Events, Status>, Failure> {
+        let next = if self.driving.taken_over { held.max(seen) + 1 } else { held.max(seen) };
+        if next > held {
+            self.driving.raise(next, false).await?;
+        }
+        let opened = self.open(channel, next).await;
+        if opened.is_ok() {
+            self.driving.taken_over = false;
+            self.driving.tell("attached to the job on its agent again").await?;
+        }
+        Ok(opened)
+    }
+
+    async fn start_again(&mut self, channel: Channel, held: u64) -> Result<Result<Events, Status>, Failure> {
+        let most = self.driving.jobs.settings().attempts;
+        if self.driving.attempt >= most {
+            return Err(Failure::failed(
+                "attempts",
+                format!("given up after {most} attempts; the agent's log has the cause"),
+            ));
+        }
+        self.driving.raise(held + 1, true).await?;
+        self.driving.taken_over = false;
+        self.driving.jobs.board().clear(self.driving.job.id);
+        self.driving.tell(&format!("attempt {} of {most}", self.driving.attempt)).await?;
+        Ok(self.open(channel, held + 1).await)
+    }
+
+    async fn generation_on_agent(&mut self, channel: Channel) -> Result<Option<u64>, Status> {
+        let id = self.driving.job.id.to_string();
+        let call = self.driving.jobs.settings().call;
+        let running = timeout(call, client(channel).list_running(ListRunningRequest {}))
+            .await
+            .map_err(|_| unanswered())??;
+        let mine = running.into_inner().jobs.into_iter().find(|job| job.job_id == id);
+        Ok(mine.map(|job| job.generation))
+    }
+
+    async fn open(&mut self, channel: Channel, generation: u64) -> Result<Events, Status> {
+        let call = self.driving.jobs.settings().call;
+        let late = |_| unanswered();
+        let mut containers = containers(channel.clone());
+        let mut client = client(channel);
+        Ok(match self.work.clone() {
+            Work::Backup(mut request) => {
+                request.generation = generation;
+                let stream =
+                    timeout(call, client.create_snapshots(Request::new(request))).await.map_err(late)??;
+                Box::pin(stream.into_inner().map(|item| item.map(Happening::Snapshot)))
+            }
+            Work::Restore(mut request) => {
+                request.generation = generation;
+                let stream =
+                    timeout(call, client.restore_snapshot(Request::new(request))).await.map_err(late)??;
+                Box::pin(stream.into_inner().map(|item| item.map(Happening::Restore)))
+            }
+            Work::Upgrade(mut request) => {
+                request.generation = generation;
+                let stream = begins(self.driving, containers.run_upgrade(Request::new(request))).await?;
+                Box::pin(stream.into_inner().map(|item| item.map(Happening::Upgrade)))
+            }
+            Work::RollBack(request) => {
+                let stream =
+                    begins(self.driving, containers.roll_back_upgrade(Request::new(request))).await?;
+                Box::pin(stream.into_inner().map(|item| item.map(Happening::Upgrade)))
+            }
+        })
+    }
+
+    /// Errors that the same call would meet again.
+    fn refuse_permanent(&self, status: &Status) -> Result<(), Failure> {
+        let word = error_word(status);
+        match status.code() {
+            Code::Cancelled if self.gives_up() => Err(Failure::Cancelled),
+            Code::FailedPrecondition | Code::Aborted if word.as_deref() == Some(STALE_GENERATION) => Ok(()),
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented => {
+                let code = word.unwrap_or_else(|| "agent-refused".to_owned());
+                Err(Failure::failed(code, status.message().to_owned()))
+            }
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss => Ok(()),
+        }
+    }
+}
+
+fn silent() -> Status {
+    Status::deadline_exceeded("the agent said nothing for too long")
+}
+
+/// Waits for an agent that looks at everything again before it begins. A wish
+/// to cancel ends the wait, not what may have begun by then.
+async fn begins<T>(driving: &Driving, opening: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let settings = driving.jobs.settings();
+    let cancelled = driving.cancel.is_cancelled();
+    let most = if cancelled { settings.call } else { settings.fetch };
+    tokio::select! {
+        opened = timeout(most, opening) => opened.map_err(|_| unanswered())?,
+        () = driving.cancel.cancelled(), if !cancelled => {
+            Err(Status::unavailable("the wish to cancel came before an answer"))
+        }
+    }
+}

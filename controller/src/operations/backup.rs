@@ -1,0 +1,314 @@
+//! A backup on one host.
+//!
+//! 1. Look at the host: its volumes now, not as of the last inventory.
+//! 2. Choose the sources and write them down. From here on the job may write
+//!    snapshots of exactly these; a later attempt keeps the list.
+//! 3. Have the agent take them, and follow it to the end.
+//! 4. Sum up. Each source ends by itself: one that fails does not take the
+//!    others' snapshots away, but the job is not green.
+
+use std::collections::BTreeMap;
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::snapshot_event::Event;
+use holdfast_proto::v1::{
+    self, CreateSnapshotsRequest, JobEnded, JobSource, SnapshotSource, SourceFinished, SourceKind,
+};
+
+use super::agent::{AgentJob, Happening, SHUTDOWN, Work};
+use super::host::{connected, error_word, plain};
+use super::{Driving, Failure};
+use crate::catalog::jobs::Ending;
+use crate::catalog::sources::SourceRecord;
+use crate::clock::now_ms;
+use crate::failpoint::failpoint;
+use crate::jobs::parameters::BackupParameters;
+use crate::jobs::state::State;
+use crate::jobs::wire::{bytes, millis};
+use crate::loops::inventory;
+use crate::policy::definition::VolumeFacts;
+
+/// Times the host's volumes are asked for before that is the job's failure.
+const LIST_ATTEMPTS: u32 = 3;
+
+pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<Ending, Failure> {
+    let host = driving.job.host.ok_or_else(|| Failure::failed("internal", "a backup job without a host"))?;
+    let sources = sources(driving, host, backup).await?;
+    if sources.is_empty() {
+        driving.tell("nothing on this host matches: nothing to back up").await?;
+        return Ok(ended(State::Succeeded, v1::Job::default()));
+    }
+    driving.step(&format!("backing up {}", counted(sources.len(), "source"))).await?;
+    let request = CreateSnapshotsRequest {
+        job_id: driving.job.id.to_string(),
+        generation: 0,
+        sources: sources
+            .iter()
+            .map(|source| SnapshotSource {
+                source_id: source.source_id.clone(),
+                kind: source.kind,
+                name: source.name.clone(),
+            })
+            .collect(),
+        consistency: backup.consistency().into(),
+        torn: backup.torn().into(),
+        max_downtime_seconds: backup.max_downtime_seconds,
+        allow_empty: backup.allow_empty,
+    };
+    let mut tally = Tally::new(sources, driving.job.result.clone());
+    let mut agent = AgentJob::new(driving, host, Work::Backup(request));
+    let end = loop {
+        let Happening::Snapshot(event) = agent.next().await? else { continue };
+        match event.event {
+            Some(Event::Progress(progress)) => {
+                agent.driving().jobs.board().source_progress(agent.driving().job.id, progress);
+            }
+            Some(Event::Source(finished)) => tally.source(agent.driving(), finished).await?,
+            Some(Event::Quiesced(quiesced)) => tally.quiesced(agent.driving(), quiesced).await?,
+            Some(Event::Ended(end)) if end.error_code == SHUTDOWN => agent.again_after_shutdown().await?,
+            Some(Event::Ended(end)) => break end,
+            None => {}
+        }
+    };
+    Ok(tally.ending(&end))
+}
+
+/// The sources of the job: as written down, or chosen now.
+async fn sources(
+    driving: &Driving,
+    host: HostId,
+    backup: &BackupParameters,
+) -> Result<Vec<JobSource>, Failure> {
+    let catalog = driving.jobs.catalog();
+    let known = catalog.job_sources(driving.job.id).await?;
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    driving.step("looking for sources on the host").await?;
+    refresh(driving, host).await?;
+    let selector = backup.selector();
+    let mut chosen: Vec<SourceRecord> = catalog
+        .sources(Some(host))
+        .await?
+        .into_iter()
+        .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
+        .filter(|source| selector.matches(facts(source)))
+        .collect();
+    for path in &backup.directories {
+        chosen.push(catalog.directory_source(host, path, now_ms()).await?);
+    }
+    let sources: Vec<JobSource> = chosen
+        .into_iter()
+        .map(|source| JobSource {
+            source_id: source.id.to_string(),
+            name: source.name,
+            kind: source.kind.into(),
+            phase: v1::SourcePhase::Queued.into(),
+            ..JobSource::default()
+        })
+        .collect();
+    catalog.put_job_sources(driving.job.id, &sources).await?;
+    Ok(sources)
+}
+
+/// A source as selectors see it.
+pub fn facts(source: &SourceRecord) -> VolumeFacts<'_> {
+    VolumeFacts { name: &source.name, labels: &source.labels, anonymous: source.anonymous, used: source.used }
+}
+
+async fn refresh(driving: &Driving, host: HostId) -> Result<(), Failure> {
+    let settings = driving.jobs.settings();
+    let mut troubles = 0;
+    loop {
+        let channel = connected(driving, host, settings.host_gone).await?;
+        let error =
+            match inventory::refresh(driving.jobs.catalog(), host, channel, settings.call, now_ms()).await {
+                Ok(_) => return Ok(()),
+                Err(inventory::InventoryError::Catalog(error)) => return Err(error.into()),
+                Err(inventory::InventoryError::Agent(status)) => status,
+            };
+        troubles += 1;
+        if troubles >= LIST_ATTEMPTS {
+            let code = error_word(&error).unwrap_or_else(|| "agent-unreachable".to_owned());
+            let message = format!("the host's volumes could not be listed: {}", plain(&error));
+            return Err(Failure::failed(code, message));
+        }
+        tokio::select! {
+            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
+            () = tokio::time::sleep(settings.retry_pause(troubles)) => {}
+        }
+    }
+}
+
+/// What is known of the sources so far. Everything an agent tells may be told
+/// again after a break, so each fact is taken in once.
+struct Tally {
+    sources: BTreeMap<String, JobSource>,
+    result: v1::Job,
+}
+
+impl Tally {
+    fn new(sources: Vec<JobSource>, result: v1::Job) -> Self {
+        Self { sources: sources.into_iter().map(|s| (s.source_id.clone(), s)).collect(), result }
+    }
+
+    async fn source(&mut self, driving: &Driving, finished: SourceFinished) -> Result<(), Failure> {
+        let Some(source) = self.sources.get_mut(&finished.source_id) else {
+            tracing::warn!(
+                source.id = finished.source_id,
+                "the agent speaks of a source it was not asked for"
+            );
+            return Ok(());
+        };
+        if source.finished.as_ref() == Some(&finished) {
+            return Ok(());
+        }
+        let line = finished_line(&source.name, &finished);
+        source.stats = finished.stats;
+        source.phase = v1::SourcePhase::Unspecified.into();
+        source.finished = Some(finished);
+        driving.jobs.catalog().put_job_sources(driving.job.id, std::slice::from_ref(source)).await?;
+        failpoint("controller.job.after-source");
+        driving.tell(&line).await
+    }
+
+    async fn quiesced(&mut self, driving: &Driving, quiesced: v1::ContainerQuiesced) -> Result<(), Failure> {
+        if self.result.quiesced.contains(&quiesced) {
+            return Ok(());
+        }
+        let name = &quiesced.container_name;
+        let line = if quiesced.resumed {
+            format!("container {name} {} for {}", quiesced.how, millis(quiesced.downtime_ms))
+        } else {
+            format!("container {name} is still {}: {}", quiesced.how, quiesced.problem)
+        };
+        // A container that could not be resumed and then was is one story.
+        self.result.quiesced.retain(|q| q.resumed || q.container_id != quiesced.container_id);
+        self.result.quiesced.push(quiesced);
+        driving.record(&self.result).await?;
+        driving.tell(&line).await
+    }
+
+    fn ending(self, end: &JobEnded) -> Ending {
+        let mut failed = Vec::new();
+        let mut partial = 0_usize;
+        for source in self.sources.values() {
+            match &source.finished {
+                Some(finished) if finished.ok => partial += usize::from(finished.partial),
+                Some(finished) => {
+                    failed.push((source.name.clone(), finished.error_code.clone(), finished.error.clone()))
+                }
+                None => failed.push((source.name.clone(), String::new(), "it was not begun".to_owned())),
+            }
+        }
+        if end.cancelled {
+            return Ending {
+                error_code: "cancelled".to_owned(),
+                error: "cancelled on request".to_owned(),
+                ..ended(State::Cancelled, self.result)
+            };
+        }
+        if end.ok && failed.is_empty() {
+            let state = if partial > 0 { State::Partial } else { State::Succeeded };
+            let error = if partial > 0 {
+                format!("{} partial: some files could not be read as they were", counted(partial, "snapshot"))
+            } else {
+                String::new()
+            };
+            return Ending { error, ..ended(state, self.result) };
+        }
+        let (code, error) = describe(end, &failed, self.sources.len());
+        Ending { error_code: code, error, ..ended(State::Failed, self.result) }
+    }
+}
+
+fn describe(end: &JobEnded, failed: &[(String, String, String)], of: usize) -> (String, String) {
+    let causes: Vec<String> = failed
+        .iter()
+        .filter(|(_, code, _)| !code.is_empty())
+        .map(|(name, _, error)| format!("{name}: {error}"))
+        .collect();
+    let own_code = failed.iter().map(|(_, code, _)| code).find(|code| !code.is_empty());
+    let code = if end.error_code.is_empty() {
+        own_code.cloned().unwrap_or_default()
+    } else {
+        end.error_code.clone()
+    };
+    let code = if code.is_empty() { "backup-failed".to_owned() } else { code };
+    let count = format!("{} of {} failed", failed.len(), counted(of, "source"));
+    let error = match (causes.is_empty(), end.error.is_empty()) {
+        (false, _) => format!("{count}: {}", causes.join("; ")),
+        (true, false) => end.error.clone(),
+        (true, true) => count,
+    };
+    (code, error)
+}
+
+fn finished_line(name: &str, finished: &SourceFinished) -> String {
+    if !finished.ok {
+        return format!("{name}: failed: {}", finished.error);
+    }
+    let stats = finished.stats.unwrap_or_default();
+    let mut line = format!(
+        "{name}: {} in {}, {} read, {} new, {} stored, {}",
+        counted(usize::try_from(stats.files).unwrap_or(usize::MAX), "file"),
+        bytes(stats.size_bytes),
+        bytes(stats.read_bytes),
+        bytes(stats.new_bytes),
+        bytes(stats.stored_bytes),
+        millis(finished.duration_ms)
+    );
+    if finished.partial {
+        line.push_str(&format!(
+            ", PARTIAL: {} torn, {} unreadable",
+            stats.torn_files, stats.unreadable_entries
+        ));
+    }
+    line
+}
+
+pub(super) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+fn ended(state: State, result: v1::Job) -> Ending {
+    Ending { state, error_code: String::new(), error: String::new(), result }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(id: &str, finished: Option<SourceFinished>) -> JobSource {
+        JobSource { source_id: id.into(), name: id.into(), finished, ..JobSource::default() }
+    }
+
+    fn good(partial: bool) -> Option<SourceFinished> {
+        Some(SourceFinished { ok: true, partial, ..SourceFinished::default() })
+    }
+
+    fn ending(sources: Vec<JobSource>, end: JobEnded) -> Ending {
+        Tally::new(sources, v1::Job::default()).ending(&end)
+    }
+
+    #[test]
+    fn a_job_is_as_good_as_its_worst_source() {
+        let ok = JobEnded { ok: true, ..JobEnded::default() };
+        assert_eq!(ending(vec![source("a", good(false))], ok.clone()).state, State::Succeeded);
+        let partial = ending(vec![source("a", good(false)), source("b", good(true))], ok.clone());
+        assert_eq!(partial.state, State::Partial);
+        assert!(partial.error.starts_with("1 snapshot partial"), "{}", partial.error);
+        let bad = SourceFinished {
+            error_code: "empty".into(),
+            error: "it is empty now".into(),
+            ..Default::default()
+        };
+        let failed = ending(vec![source("a", good(false)), source("b", Some(bad))], ok.clone());
+        assert_eq!((failed.state, failed.error_code.as_str()), (State::Failed, "empty"));
+        assert_eq!(failed.error, "1 of 2 sources failed: b: it is empty now");
+        // Silence about a source is no success, whatever the agent says.
+        assert_eq!(ending(vec![source("a", None)], ok).state, State::Failed);
+        let cancelled = JobEnded { cancelled: true, ..JobEnded::default() };
+        assert_eq!(ending(vec![source("a", None)], cancelled).state, State::Cancelled);
+    }
+}

@@ -1,0 +1,83 @@
+//! Jobs that a job makes, and waits for.
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::ids::JobId;
+
+use super::{Driving, Failure, Held};
+use crate::catalog::jobs::{JobRecord, NewJob};
+use crate::clock::now_ms;
+use crate::jobs::Jobs;
+use crate::jobs::parameters::Parameters;
+
+/// Who cancels the children of a job that ends without them.
+const ACTOR: &str = "the job that started it";
+
+/// The children of one job, for its driver and the tasks of that.
+#[derive(Debug, Clone)]
+pub(super) struct Children {
+    pub(super) jobs: Jobs,
+    pub(super) parent: JobId,
+    pub(super) held: Held,
+    actor: String,
+}
+
+impl Children {
+    pub(super) fn of(driving: &Driving) -> Self {
+        Self {
+            jobs: driving.jobs.clone(),
+            parent: driving.job.id,
+            held: driving.held(),
+            actor: driving.job.actor.clone(),
+        }
+    }
+
+    /// The child in a role: found, or made now.
+    pub(super) async fn make(
+        &self,
+        role: &str,
+        host: HostId,
+        parameters: Parameters,
+    ) -> Result<JobId, Failure> {
+        let job = NewJob {
+            id: JobId::generate(),
+            policy: String::new(),
+            host: Some(host),
+            actor: self.actor.clone(),
+            parameters,
+            not_before_ms: 0,
+        };
+        let catalog = self.jobs.catalog();
+        let made = catalog.create_child(self.parent, self.held.get(), role, &job, now_ms()).await?;
+        let id = made.ok_or(Failure::Superseded)?;
+        if id == job.id {
+            self.jobs.tell(id, &format!("started by job {}", self.parent)).await?;
+            self.jobs.nudges().dispatcher.notify_one();
+        }
+        Ok(id)
+    }
+
+    pub(super) async fn find(&self, role: &str) -> Result<Option<JobRecord>, Failure> {
+        Ok(self.jobs.catalog().child_job(self.parent, role).await?)
+    }
+
+    /// Waits for a child that nothing may be done without. A wish to cancel
+    /// is passed on to it; one that has ended has ended, wish or not.
+    pub(super) async fn await_or_cancel(&self, driving: &Driving, id: JobId) -> Result<JobRecord, Failure> {
+        if let Some(record) = self.jobs.catalog().job(id).await?.filter(|record| record.state.ended()) {
+            return Ok(record);
+        }
+        tokio::select! {
+            record = self.jobs.ended(id) => return Ok(record?),
+            () = driving.cancel.cancelled() => {}
+        }
+        self.cancel(id).await?;
+        self.jobs.ended(id).await?;
+        Err(Failure::Cancelled)
+    }
+
+    /// Asks a child to stop; one that has ended stays as it is.
+    pub(super) async fn cancel(&self, id: JobId) -> Result<(), Failure> {
+        self.jobs.cancel(id, ACTOR).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! A job's short calls to its host: what they need around them, and what their
+//! errors say.
+
+use std::time::Duration;
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::container_service_client::ContainerServiceClient;
+use holdfast_proto::v1::snapshot_service_client::SnapshotServiceClient;
+use holdfast_proto::v1::{CancelJobRequest, Container, ListContainersRequest, ListUpgradesRequest, Upgrade};
+use holdfast_proto::{ERROR_CODE_METADATA, MAX_MESSAGE_BYTES};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::{Driving, Failure};
+
+/// Waits until the host is connected.
+pub(super) async fn connected(driving: &Driving, host: HostId, most: Duration) -> Result<Channel, Failure> {
+    awaited(driving, host, most, true).await
+}
+
+/// The same; `cancellable`: a wish to cancel ends the wait.
+pub(super) async fn awaited(
+    driving: &Driving,
+    host: HostId,
+    most: Duration,
+    cancellable: bool,
+) -> Result<Channel, Failure> {
+    let fleet = driving.jobs.fleet();
+    let mut changes = fleet.changes();
+    let deadline = Instant::now() + most;
+    let mut told = false;
+    loop {
+        if let Some(channel) = fleet.channel(host) {
+            return Ok(channel);
+        }
+        if !told {
+            driving.step("waiting for the host to connect").await?;
+            told = true;
+        }
+        tokio::select! {
+            () = driving.cancel.cancelled(), if cancellable => return Err(Failure::Cancelled),
+            changed = timeout_at(deadline, changes.changed()) => if !matches!(changed, Ok(Ok(()))) {
+                let name = driving.jobs.host_name(host).await?;
+                return Err(Failure::failed(
+                    "host-unreachable",
+                    format!("host `{name}` was not connected for {} minutes", most.as_secs() / 60),
+                ));
+            },
+        }
+    }
+}
+
+/// Asks a host to cancel a job, at work there or still to come.
+pub(super) async fn cancel_on_agent(channel: Channel, job: &str, most: Duration) -> Result<(), Status> {
+    let request = CancelJobRequest { job_id: job.to_owned() };
+    timeout(most, client(channel).cancel_job(request)).await.map_err(|_| unanswered())??;
+    Ok(())
+}
+
+/// An upgrade as its host remembers it.
+pub(super) async fn upgrade_on_agent(
+    channel: Channel,
+    job: &str,
+    most: Duration,
+) -> Result<Option<Upgrade>, Status> {
+    let request = ListUpgradesRequest { job_id: job.to_owned(), ..ListUpgradesRequest::default() };
+    Ok(upgrades_on_agent(channel, request, most).await?.into_iter().find(|upgrade| upgrade.job_id == job))
+}
+
+/// Upgrades that a host remembers, newest first.
+pub(super) async fn upgrades_on_agent(
+    channel: Channel,
+    request: ListUpgradesRequest,
+    most: Duration,
+) -> Result<Vec<Upgrade>, Status> {
+    let listing = async {
+        let mut stream = containers(channel).list_upgrades(request).await?.into_inner();
+        let mut upgrades = Vec::new();
+        while let Some(upgrade) = stream.message().await? {
+            upgrades.push(upgrade);
+        }
+        Ok(upgrades)
+    };
+    timeout(most, listing).await.map_err(|_| unanswered())?
+}
+
+/// Containers of a host, by labels; all of them without any.
+pub(super) async fn containers_on_agent(
+    channel: Channel,
+    labels: &[String],
+    most: Duration,
+) -> Result<Vec<Container>, Status> {
+    let request = ListContainersRequest { labels: labels.to_vec(), ..ListContainersRequest::default() };
+    let listing = async {
+        let mut stream = containers(channel).list_containers(request).await?.into_inner();
+        let mut listed = Vec::new();
+        while let Some(container) = stream.message().await? {
+            listed.push(container);
+        }
+        Ok(listed)
+    };
+    timeout(most, listing).await.map_err(|_| unanswered())?
+}
+
+pub(super) fn unanswered() -> Status {
+    Status::deadline_exceeded("the agent did not answer")
+}
+
+pub(super) fn containers(channel: Channel) -> ContainerServiceClient<Channel> {
+    ContainerServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+pub(super) fn client(channel: Channel) -> SnapshotServiceClient<Channel> {
+    SnapshotServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// The stable word that came with a status.
+pub(super) fn error_word(status: &Status) -> Option<String> {
+    status.metadata().get(ERROR_CODE_METADATA).and_then(|word| word.to_str().ok()).map(str::to_owned)
+}
+
+/// A status as part of a sentence.
+pub(super) fn plain(status: &Status) -> &str {
+    if status.message().is_empty() { status.code().description() } else { status.message() }
+}

@@ -1,0 +1,124 @@
+//! What jobs do, as lists of visible steps.
+//!
+//! An operation may be entered again at any time with the same row: by a
+//! controller that took the job over, or after the agent lost it. Each step
+//! therefore looks first at what is recorded.
+
+pub mod agent;
+pub mod backup;
+mod children;
+mod host;
+pub mod prune;
+pub mod restore;
+pub mod rollback;
+pub mod rollout;
+pub mod start;
+pub mod upgrade;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use holdfast_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::CatalogError;
+use crate::catalog::jobs::JobRecord;
+use crate::jobs::Jobs;
+
+/// Why an operation did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("cancelled on request")]
+    Cancelled,
+    #[error("the job is driven by somebody else")]
+    Superseded,
+    /// A stable word and a sentence for people.
+    #[error("{message}")]
+    Failed { code: String, message: String },
+    #[error("the catalogue failed")]
+    Catalog(#[from] CatalogError),
+}
+
+impl Failure {
+    pub fn failed(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Failed { code: code.into(), message: message.into() }
+    }
+}
+
+/// The generation a driver holds its job under, seen from outside its task
+/// too: a panic must not keep its end from being recorded.
+#[derive(Debug, Clone)]
+pub struct Held(Arc<AtomicU64>);
+
+impl Held {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn set(&self, generation: u64) {
+        self.0.store(generation, Ordering::SeqCst);
+    }
+}
+
+/// A job in the hands of its driver.
+#[derive(Debug)]
+pub struct Driving {
+    pub jobs: Jobs,
+    pub job: JobRecord,
+    pub cancel: CancellationToken,
+    /// Somebody drove it before: an agent may be at work on it.
+    pub taken_over: bool,
+    pub attempt: u32,
+    held: Held,
+}
+
+impl Driving {
+    pub fn new(jobs: Jobs, job: JobRecord, cancel: CancellationToken, taken_over: bool) -> Self {
+        let held = Held(Arc::new(AtomicU64::new(job.generation)));
+        let attempt = job.attempt;
+        Self { jobs, job, cancel, taken_over, attempt, held }
+    }
+
+    pub fn held(&self) -> Held {
+        self.held.clone()
+    }
+
+    /// Records what the job does now; also a line of its story.
+    pub async fn step(&self, text: &str) -> Result<(), Failure> {
+        let catalog = self.jobs.catalog();
+        if !catalog.set_job_step(self.job.id, self.held.get(), text).await? {
+            return Err(Failure::Superseded);
+        }
+        self.jobs.tell(self.job.id, text).await?;
+        Ok(())
+    }
+
+    /// A line of the job's story.
+    pub async fn tell(&self, text: &str) -> Result<(), Failure> {
+        Ok(self.jobs.tell(self.job.id, text).await?)
+    }
+
+    /// Records what is known of the result so far.
+    pub async fn record(&self, result: &v1::Job) -> Result<(), Failure> {
+        if !self.jobs.catalog().set_job_result(self.job.id, self.held.get(), result).await? {
+            return Err(Failure::Superseded);
+        }
+        Ok(())
+    }
+
+    /// Holds the job under a higher generation from now on; `again` counts an
+    /// attempt.
+    pub async fn raise(&mut self, next: u64, again: bool) -> Result<(), Failure> {
+        let held = self.held.get();
+        if !self.jobs.catalog().raise_generation(self.job.id, held, next, again).await? {
+            return Err(Failure::Superseded);
+        }
+        self.held.set(next);
+        self.attempt += u32::from(again);
+        Ok(())
+    }
+
+    pub fn cancelled(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() { Err(Failure::Cancelled) } else { Ok(()) }
+    }
+}

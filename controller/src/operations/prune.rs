@@ -1,0 +1,105 @@
+//! Deletes for good: snapshots whose grace is over, then packs that nothing
+//! reaches any more, round by round until a round finds nothing left to do.
+//!
+//! Deletion waits for uploads that were open when a pack was condemned, so a
+//! prune may end with packs condemned and not yet deleted. The loop that does
+//! the same in the background finishes them later.
+
+use holdfast_proto::v1::{self, PruneReport};
+
+use super::{Driving, Failure};
+use crate::api::status_map::causes;
+use crate::catalog::jobs::Ending;
+use crate::jobs::state::State;
+use crate::jobs::wire::bytes;
+use crate::repository::{RepositoryError, gc};
+
+/// Rounds in one job; each is bounded.
+const ROUNDS: usize = 64;
+
+pub async fn run(driving: &mut Driving) -> Result<Ending, Failure> {
+    driving.step("looking for what nothing needs").await?;
+    let mut total = PruneReport::default();
+    for _ in 0..ROUNDS {
+        driving.cancelled()?;
+        let round = gc::round(driving.jobs.repository()).await.map_err(failed)?;
+        let idle = round.packs_deleted == 0 && round.snapshots_purged == 0;
+        add(&mut total, round);
+        driving.record(&v1::Job { prune: Some(total.clone()), ..v1::Job::default() }).await?;
+        if idle {
+            break;
+        }
+        driving.tell(&line(&total)).await?;
+    }
+    driving.tell(&line(&total)).await?;
+    let result = v1::Job { prune: Some(total), ..v1::Job::default() };
+    Ok(Ending { state: State::Succeeded, error_code: String::new(), error: String::new(), result })
+}
+
+fn failed(error: RepositoryError) -> Failure {
+    match error {
+        RepositoryError::Catalog(error) => Failure::Catalog(error),
+        RepositoryError::Suspended(_) => Failure::failed("repository-suspended", error.to_string()),
+        other => Failure::failed("prune-failed", causes(&other)),
+    }
+}
+
+/// What is deleted adds up; what is kept is as the last round saw it.
+fn add(total: &mut PruneReport, round: PruneReport) {
+    let PruneReport {
+        packs_deleted,
+        bytes_deleted,
+        packs_kept,
+        bytes_kept,
+        snapshots_purged,
+        packs_condemned,
+        packs_revived,
+        notes,
+    } = round;
+    total.packs_deleted += packs_deleted;
+    total.bytes_deleted += bytes_deleted;
+    total.packs_kept = packs_kept;
+    total.bytes_kept = bytes_kept;
+    total.snapshots_purged += snapshots_purged;
+    total.packs_condemned += packs_condemned;
+    total.packs_revived += packs_revived;
+    for note in notes {
+        if !total.notes.contains(&note) {
+            total.notes.push(note);
+        }
+    }
+}
+
+/// A report in one line.
+pub(crate) fn line(report: &PruneReport) -> String {
+    format!(
+        "{} snapshots purged, {} packs deleted ({}), {} kept ({})",
+        report.snapshots_purged,
+        report.packs_deleted,
+        bytes(report.bytes_deleted),
+        report.packs_kept,
+        bytes(report.bytes_kept)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deletions_add_up_and_what_is_kept_does_not() {
+        let round = PruneReport {
+            packs_deleted: 2,
+            bytes_deleted: 2048,
+            packs_kept: 5,
+            bytes_kept: 1024,
+            notes: vec!["a".into()],
+            ..PruneReport::default()
+        };
+        let mut total = PruneReport::default();
+        add(&mut total, round.clone());
+        add(&mut total, round);
+        assert_eq!(line(&total), "0 snapshots purged, 4 packs deleted (4.0 KiB), 5 kept (1.0 KiB)");
+        assert_eq!(total.notes, ["a"]);
+    }
+}

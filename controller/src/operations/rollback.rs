@@ -1,0 +1,304 @@
+//! A committed upgrade undone, within its grace period.
+//!
+//! 1. **Find** the upgrade on its host, which alone knows whether there is
+//!    still a way back.
+//! 2. **Snapshot** of what will be discarded, as a child, while it is in use:
+//!    everything written since the upgrade. Left out on request, like step 4.
+//! 3. **Rest**: the agent stops what uses the data and says so.
+//! 4. **Snapshot at rest**, again a child and short after the first: nothing is
+//!    written between it and the end of what is discarded.
+//! 5. **Roll back**: the agent returns to the old container and to the data as
+//!    it was at the stop.
+//!
+//! Up to step 5 a wish to cancel, or a snapshot that does not come about, ends
+//! the job with everything running as before. Then it is heard out: an agent
+//! that goes back goes all the way.
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::upgrade_event::Event;
+use holdfast_proto::v1::{
+    Consistency, ListUpgradesRequest, RollBackUpgradeRequest, StartRollbackRequest, StartRollbackResponse,
+    Upgrade, UpgradeFinished, UpgradePlan, UpgradeState,
+};
+use tokio::task::JoinSet;
+use tonic::Status;
+use tracing::Instrument as _;
+
+use super::agent::{AgentJob, Happening, Work};
+use super::children::Children;
+use super::host::{connected, error_word, plain, upgrade_on_agent, upgrades_on_agent};
+use super::start::begun;
+use super::upgrade::at_stop::{AtStop, Rest};
+use super::upgrade::report::{Report, downtime_line};
+use super::upgrade::snapshots::{self, DISCARDED};
+use super::upgrade::start::channel;
+use super::{Driving, Failure};
+use crate::api::names::{self, did_you_mean};
+use crate::api::status_map::{Word, catalog_failed};
+use crate::catalog::jobs::{Ending, NewJob};
+use crate::clock::now_ms;
+use crate::jobs::Jobs;
+use crate::jobs::parameters::{Parameters, RollbackParameters};
+use crate::jobs::state::State;
+
+/// Times a host is asked for its upgrades before that is the job's failure.
+const ASKED_MOST: u32 = 5;
+
+pub async fn run(driving: &mut Driving, rollback: &RollbackParameters) -> Result<Ending, Failure> {
+    let host =
+        driving.job.host.ok_or_else(|| Failure::failed("internal", "a rollback job without a host"))?;
+    let upgrade = find(driving, host, &rollback.upgrade).await?;
+    let mut report = Report::of(driving);
+    report.about(&upgrade);
+    // A former driver of this job was that far: what it discards is gone.
+    let under_way = driving.taken_over
+        && matches!(
+            upgrade.state(),
+            UpgradeState::RollingBack | UpgradeState::RolledBack | UpgradeState::Resting
+        );
+    if !under_way {
+        if let Some(reason) = no_way_back(&upgrade) {
+            return Err(Failure::failed("upgrade-not-undoable", reason));
+        }
+        if !rollback.without_snapshot {
+            snapshot_discarded(driving, host, &upgrade).await?;
+        }
+        driving.cancelled()?;
+    }
+    driving.step(&format!("going back to {}", upgrade.from_image)).await?;
+    let wait = !rollback.without_snapshot && !upgrade.sources.is_empty();
+    let Heard { finished, unmet } = follow(driving, host, &upgrade, wait, &mut report).await?;
+    if let Some(line) = downtime_line(&finished) {
+        driving.tell(&line).await?;
+    }
+    Ok(report.undone(&finished, unmet, driving.cancel.is_cancelled()))
+}
+
+async fn find(driving: &Driving, host: HostId, upgrade: &str) -> Result<Upgrade, Failure> {
+    let settings = driving.jobs.settings();
+    let mut troubles = 0;
+    loop {
+        let channel = connected(driving, host, settings.host_gone).await?;
+        let status = match upgrade_on_agent(channel, upgrade, settings.call).await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {
+                let message = format!("the host does not remember upgrade {upgrade}: there is no way back");
+                return Err(Failure::failed("upgrade-unknown", message));
+            }
+            Err(status) => status,
+        };
+        troubles += 1;
+        if troubles >= ASKED_MOST {
+            let code = error_word(&status).unwrap_or_else(|| "agent-unreachable".to_owned());
+            let message = format!("the host's upgrades could not be listed: {}", plain(&status));
+            return Err(Failure::failed(code, message));
+        }
+        tokio::select! {
+            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
+            () = tokio::time::sleep(settings.retry_pause(troubles)) => {}
+        }
+    }
+}
+
+/// Why an upgrade cannot be undone; `None`: it can.
+fn no_way_back(upgrade: &Upgrade) -> Option<String> {
+    let (id, name) = (&upgrade.job_id, &upgrade.container_name);
+    match upgrade.state() {
+        UpgradeState::Committed => None,
+        UpgradeState::Finished => Some(format!(
+            "the grace period of upgrade {id} of `{name}` is over: the old container and its data are gone; \
+             the snapshots that were taken are not"
+        )),
+        UpgradeState::RolledBack => Some(format!("upgrade {id} of `{name}` was rolled back already")),
+        UpgradeState::RollingBack | UpgradeState::Resting => {
+            Some(format!("upgrade {id} of `{name}` is being rolled back"))
+        }
+        UpgradeState::Unspecified
+        | UpgradeState::Preparing
+        | UpgradeState::Stopping
+        | UpgradeState::Stopped
+        | UpgradeState::Switching
+        | UpgradeState::Gating
+        | UpgradeState::Committing => {
+            Some(format!("upgrade {id} of `{name}` has not ended: to have it go back, cancel its job"))
+        }
+    }
+}
+
+async fn snapshot_discarded(driving: &Driving, host: HostId, upgrade: &Upgrade) -> Result<(), Failure> {
+    if upgrade.sources.is_empty() {
+        return Ok(());
+    }
+    let children = Children::of(driving);
+    if children.find(DISCARDED).await?.is_none() {
+        driving.cancelled()?;
+        driving.step("snapshot of what will be discarded").await?;
+    }
+    let parameters = snapshots::parameters(&plan(upgrade), Consistency::None, true);
+    let id = children.make(DISCARDED, host, parameters).await?;
+    let child = children.await_or_cancel(driving, id).await?;
+    // Files torn in use are read again at rest; what fails here would fail there,
+    // with everything stopped for it.
+    if matches!(child.state, State::Succeeded | State::Partial) {
+        return Ok(());
+    }
+    let problem = match snapshots::judge(&driving.jobs, &child, &upgrade.sources).await? {
+        Ok(_) => return Ok(()),
+        Err(problem) => problem,
+    };
+    Err(Failure::failed("snapshot-before-failed", unmet_text(&problem)))
+}
+
+fn unmet_text(problem: &str) -> String {
+    format!(
+        "nothing was changed: the snapshot of what would be discarded {problem}; \
+         to do without it: --without-snapshot"
+    )
+}
+
+/// The part of a plan that snapshots go by.
+fn plan(upgrade: &Upgrade) -> UpgradePlan {
+    UpgradePlan { sources: upgrade.sources.clone(), ..UpgradePlan::default() }
+}
+
+/// How an agent's part ended. `unmet`: why the snapshot at rest did not do.
+struct Heard {
+    finished: UpgradeFinished,
+    unmet: Option<String>,
+}
+
+async fn follow(
+    driving: &mut Driving,
+    host: HostId,
+    upgrade: &Upgrade,
+    wait: bool,
+    report: &mut Report,
+) -> Result<Heard, Failure> {
+    let (id, job_id) = (upgrade.job_id.clone(), driving.job.id.to_string());
+    let children = Children::of(driving);
+    // Beside the stream: the agent may end the wait while the snapshot is taken.
+    // Dropped with the job, never detached.
+    let mut beside = JoinSet::new();
+    let mut last = None;
+    let mut agent =
+        AgentJob::new(driving, host, Work::RollBack(RollBackUpgradeRequest { upgrade: id, job_id, wait }));
+    let finished = loop {
+        let Happening::Upgrade(event) = agent.next().await? else { continue };
+        match event.event {
+            Some(Event::Step(step)) => report.step(agent.driving(), step).await?,
+            Some(Event::Finished(finished)) => break finished,
+            Some(Event::Stopped(stopped)) => {
+                // Told again after a break; one rest is known by its end.
+                let role = snapshots::discarded_at_rest(stopped.until_unix_ms);
+                if last.as_ref() == Some(&role) {
+                    continue;
+                }
+                last = Some(role.clone());
+                let rest = Rest::Undoing { upgrade: upgrade.job_id.clone(), role };
+                let at_stop = AtStop::new(children.clone(), host, plan(upgrade), rest);
+                beside.spawn(at_stop.run().in_current_span());
+            }
+            None => {}
+        }
+    };
+    beside.shutdown().await;
+    let unmet = match last {
+        Some(role) => taken_at_rest(driving, upgrade, &role, report).await?,
+        None => None,
+    };
+    Ok(Heard { finished, unmet })
+}
+
+/// Takes the snapshot at rest into the report. Gives why it did not do, if so;
+/// one that is still being taken is of no moment any more.
+async fn taken_at_rest(
+    driving: &Driving,
+    upgrade: &Upgrade,
+    role: &str,
+    report: &mut Report,
+) -> Result<Option<String>, Failure> {
+    let children = Children::of(driving);
+    let Some(child) = children.find(role).await? else { return Ok(None) };
+    if !child.state.ended() {
+        children.cancel(child.id).await?;
+        return Ok(None);
+    }
+    match snapshots::judge(&driving.jobs, &child, &upgrade.sources).await? {
+        Ok(taken) => report.before(driving, taken).await.map(|()| None),
+        Err(problem) => Ok(Some(unmet_text(&problem))),
+    }
+}
+
+/// Starts a rollback by hand.
+pub async fn start(
+    jobs: &Jobs,
+    request: StartRollbackRequest,
+    actor: &str,
+) -> Result<StartRollbackResponse, Status> {
+    let StartRollbackRequest { host, upgrade, without_snapshot } = request;
+    let host = names::host(jobs.catalog(), &host).await?;
+    if upgrade.is_empty() {
+        return Err(Word::InvalidRequest.status("name a container, or the job id of its upgrade"));
+    }
+    let channel = channel(jobs, &host)?;
+    let known = upgrades_on_agent(channel, ListUpgradesRequest::default(), jobs.settings().call).await?;
+    let Some(found) = chosen(&known, &upgrade) else {
+        let near = did_you_mean(&upgrade, known.iter().map(|known| known.container_name.as_str()));
+        let message = format!("host `{}` remembers no upgrade of `{upgrade}`{near}", host.name);
+        let hint = format!("holdfast upgrade status --host {}", host.name);
+        return Err(Word::UpgradeUnknown.status_with_hint(message, &hint));
+    };
+    if let Some(reason) = no_way_back(found) {
+        return Err(Word::UpgradeNotUndoable.status(reason));
+    }
+    let parameters = RollbackParameters {
+        upgrade: found.job_id.clone(),
+        container: found.container_name.clone(),
+        without_snapshot,
+    };
+    let job = NewJob {
+        id: JobId::generate(),
+        policy: String::new(),
+        host: Some(host.id),
+        actor: actor.to_owned(),
+        parameters: Parameters::Rollback(parameters),
+        not_before_ms: 0,
+    };
+    jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
+    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
+    jobs.nudges().dispatcher.notify_one();
+    Ok(StartRollbackResponse { job: Some(job) })
+}
+
+/// By job id, or the newest of a container by its name: they come newest
+/// first.
+fn chosen<'u>(known: &'u [Upgrade], wanted: &str) -> Option<&'u Upgrade> {
+    known
+        .iter()
+        .find(|upgrade| upgrade.job_id == wanted)
+        .or_else(|| known.iter().find(|upgrade| upgrade.container_name == wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_committed_upgrade_has_a_way_back_by_this() {
+        let upgrade = |id: &str, state: UpgradeState| Upgrade {
+            job_id: id.into(),
+            container_name: "db".into(),
+            state: state.into(),
+            ..Upgrade::default()
+        };
+        assert_eq!(no_way_back(&upgrade("a", UpgradeState::Committed)), None);
+        for state in [UpgradeState::Finished, UpgradeState::RolledBack, UpgradeState::Gating] {
+            assert!(no_way_back(&upgrade("a", state)).is_some(), "{state:?}");
+        }
+        let known = [upgrade("new", UpgradeState::Committed), upgrade("old", UpgradeState::Finished)];
+        assert_eq!(chosen(&known, "db").map(|found| found.job_id.as_str()), Some("new"));
+        assert_eq!(chosen(&known, "old").map(|found| found.job_id.as_str()), Some("old"));
+        assert_eq!(chosen(&known, "web"), None);
+    }
+}

@@ -1,0 +1,256 @@
+//! Starting a rollout: which containers, and whether each could be upgraded,
+//! before a job exists.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::{
+    Container, PlanUpgradeRequest, RolloutTarget, StartRolloutRequest, StartRolloutResponse,
+};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::api::status_map::{Word, catalog_failed};
+use crate::catalog::hosts::HostRecord;
+use crate::catalog::jobs::NewJob;
+use crate::clock::now_ms;
+use crate::jobs::Jobs;
+use crate::jobs::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
+use crate::operations::host::{containers_on_agent, plain};
+use crate::operations::start::begun;
+use crate::operations::upgrade::plan;
+use crate::operations::upgrade::start::known_consistency;
+use crate::policy::LabelMatch;
+
+/// Hosts asked, and plans made, at the same time.
+const CONCURRENT: usize = 8;
+
+/// In the names of containers that an upgrade keeps or makes beside the one
+/// it is about; they bear the same labels.
+const BESIDE: [&str; 2] = [".holdfast-old-", ".holdfast-new-"];
+
+/// A container that was found, and what can be done with it.
+#[derive(Debug, Clone)]
+struct Found {
+    place: RolloutPlace,
+    target: RolloutTarget,
+    /// It runs the image already.
+    done: bool,
+}
+
+/// Starts a rollout, or says what it would do.
+pub async fn rollout(
+    jobs: &Jobs,
+    request: StartRolloutRequest,
+    actor: &str,
+) -> Result<StartRolloutResponse, Status> {
+    let StartRolloutRequest {
+        selectors,
+        host_labels,
+        upgrade,
+        batch,
+        max_failures,
+        pause_seconds,
+        undo,
+        plan_only,
+        consistency,
+    } = request;
+    let upgrade = upgrade.unwrap_or_default();
+    if !upgrade.container.is_empty() {
+        return Err(Word::InvalidRequest.status("a rollout chooses containers by their labels, not by name"));
+    }
+    if selectors.is_empty() {
+        return Err(
+            Word::InvalidRequest.status("no labels of containers are given: a rollout is never about all")
+        );
+    }
+    let (selectors, host_labels) = (labels(&selectors)?, labels(&host_labels)?);
+    let consistency = known_consistency(consistency)?;
+    let mut warnings = Vec::new();
+    let found = resolve(jobs, &selectors, &host_labels, &upgrade, &mut warnings).await?;
+    let left_out = warnings.clone();
+    for done in found.iter().filter(|found| found.done) {
+        warnings.push(format!("{}: left out, it {}", text(&done.target), done.target.refusal));
+    }
+    let targets: Vec<RolloutTarget> = found.iter().map(|found| found.target.clone()).collect();
+    if plan_only {
+        return Ok(StartRolloutResponse { job: None, targets, warnings });
+    }
+    let (due, refused) = sorted(&found)?;
+    if u32::try_from(refused.len()).unwrap_or(u32::MAX) > max_failures {
+        let reasons: Vec<String> =
+            refused.iter().map(|target| format!("{}: {}", text(target), target.refusal)).collect();
+        let count = format!("{} of {} containers cannot be upgraded", refused.len(), due.len());
+        let message = format!("{count}, and {max_failures} failures are allowed: {}", reasons.join("; "));
+        return Err(Word::UpgradeRefused.status_with_hint(message, "the same command with --plan shows each"));
+    }
+    let parameters = RolloutParameters {
+        targets: due,
+        // Fetched by now: all get the same image.
+        upgrade: UpgradeParameters::new(&PlanUpgradeRequest { pull: false, ..upgrade }, "", consistency),
+        batch: batch.max(1),
+        max_failures,
+        pause_seconds,
+        undo,
+        left_out,
+    };
+    let job = NewJob {
+        id: JobId::generate(),
+        policy: String::new(),
+        host: None,
+        actor: actor.to_owned(),
+        parameters: Parameters::Rollout(parameters),
+        not_before_ms: 0,
+    };
+    jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
+    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
+    jobs.nudges().dispatcher.notify_one();
+    Ok(StartRolloutResponse { job: Some(job), targets, warnings })
+}
+
+fn labels(texts: &[String]) -> Result<Vec<LabelMatch>, Status> {
+    let parse = |text: &String| {
+        LabelMatch::parse(text)
+            .ok_or_else(|| Word::InvalidLabel.status(format!("`{text}` is no label: key or key=value is")))
+    };
+    texts.iter().map(parse).collect()
+}
+
+fn text(target: &RolloutTarget) -> String {
+    format!("{} on {}", target.container, target.host)
+}
+
+/// What is to be done, and of that what will be refused.
+fn sorted(found: &[Found]) -> Result<(Vec<RolloutPlace>, Vec<&RolloutTarget>), Status> {
+    let due: Vec<&Found> = found.iter().filter(|found| !found.done).collect();
+    if due.is_empty() {
+        let message = format!("all {} containers that match run this image already", found.len());
+        return Err(Word::NothingMatches.status_with_hint(message, ""));
+    }
+    let refused = due.iter().map(|found| &found.target).filter(|target| !target.refusal.is_empty()).collect();
+    Ok((due.iter().map(|found| found.place.clone()).collect(), refused))
+}
+
+/// The containers that match, by host and name.
+async fn resolve(
+    jobs: &Jobs,
+    selectors: &[LabelMatch],
+    host_labels: &[LabelMatch],
+    upgrade: &PlanUpgradeRequest,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Found>, Status> {
+    let mut hosts = jobs.catalog().hosts().await.map_err(|error| catalog_failed(&error))?;
+    hosts.retain(|host| {
+        host.revoked_ms.is_none() && host_labels.iter().all(|label| label.matches(&host.labels))
+    });
+    if hosts.is_empty() {
+        return Err(Word::NothingMatches.status_with_hint("no host bears these labels", "holdfast host ls"));
+    }
+    let mut listed = Vec::new();
+    for host in &hosts {
+        let Some(channel) = jobs.fleet().channel(host.id) else {
+            warnings.push(format!("host `{}` is not connected: its containers are left out", host.name));
+            continue;
+        };
+        listed.push(async move {
+            let texts: Vec<String> = selectors.iter().map(LabelMatch::to_string).collect();
+            (host, channel.clone(), containers_on_agent(channel, &texts, jobs.settings().call).await)
+        });
+    }
+    let mut answers: Vec<_> = futures_util::stream::iter(listed).buffer_unordered(CONCURRENT).collect().await;
+    answers.sort_by(|(a, ..), (b, ..)| a.name.cmp(&b.name));
+    let mut plans = Vec::new();
+    for (host, channel, answer) in answers {
+        let containers = match answer {
+            Ok(containers) => containers,
+            Err(status) => {
+                let why = plain(&status);
+                warnings.push(format!("host `{}`: its containers are left out: {why}", host.name));
+                continue;
+            }
+        };
+        for container in matching(containers, selectors) {
+            plans.push(look_at(jobs, host, channel.clone(), container, upgrade));
+        }
+    }
+    if plans.is_empty() {
+        let texts: Vec<String> = selectors.iter().map(|label| format!("`{label}`")).collect();
+        let mut message = format!("no container bears {}", texts.join(" and "));
+        if !warnings.is_empty() {
+            message.push_str(&format!(" ({})", warnings.join("; ")));
+        }
+        return Err(Word::NothingMatches.status_with_hint(message, "holdfast container ls --host HOST"));
+    }
+    // In order: the rollout goes by it.
+    Ok(futures_util::stream::iter(plans).buffered(CONCURRENT).collect().await)
+}
+
+fn matching(containers: Vec<Container>, selectors: &[LabelMatch]) -> Vec<Container> {
+    let mut matching: Vec<Container> = containers
+        .into_iter()
+        .filter(|container| !BESIDE.iter().any(|part| container.name.contains(part)))
+        .filter(|container| {
+            let labels: BTreeMap<String, String> = container.labels.clone().into_iter().collect();
+            selectors.iter().all(|label| label.matches(&labels))
+        })
+        .collect();
+    matching.sort_by(|a, b| a.name.cmp(&b.name));
+    matching
+}
+
+/// Asks for the plan of one container.
+async fn look_at(
+    jobs: &Jobs,
+    host: &HostRecord,
+    channel: Channel,
+    container: Container,
+    upgrade: &PlanUpgradeRequest,
+) -> Found {
+    let request = PlanUpgradeRequest { container: container.name.clone(), ..upgrade.clone() };
+    let (refusal, done) = match plan::ask(channel, request, jobs.settings().fetch).await {
+        Ok(plan) if !plan.to_image_id.is_empty() && plan.to_image_id == plan.from_image_id => {
+            ("runs this image already".to_owned(), true)
+        }
+        Ok(plan) => match plan::refusal(&plan) {
+            Some(refused) if refused.hint.is_empty() => (refused.message, false),
+            Some(refused) => (format!("{} ({})", refused.message, refused.hint), false),
+            None => (String::new(), false),
+        },
+        Err(status) => (plain(&status).to_owned(), false),
+    };
+    Found {
+        place: RolloutPlace { host: host.id, container: container.name.clone() },
+        target: RolloutTarget {
+            host: host.name.clone(),
+            container: container.name,
+            image: container.image,
+            refusal,
+        },
+        done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_upgrade_keeps_beside_is_no_target() {
+        let container = |name: &str| Container {
+            name: name.into(),
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            ..Container::default()
+        };
+        let listed = vec![
+            container("web-2"),
+            container("web-1"),
+            container("web-1.holdfast-old-abc123"),
+            container("web-3.holdfast-new-abc123"),
+            Container { name: "other".into(), ..Container::default() },
+        ];
+        let selectors = [LabelMatch::parse("app=web").expect("a label")];
+        let names: Vec<String> = matching(listed, &selectors).into_iter().map(|found| found.name).collect();
+        assert_eq!(names, ["web-1", "web-2"]);
+    }
+}

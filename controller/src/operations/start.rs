@@ -1,0 +1,420 @@
+//! Starting work by hand: everything that can be refused is refused before a
+//! job exists.
+
+use holdfast_proto::ids::JobId;
+use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
+use holdfast_proto::v1::{
+    Consistency, InspectVolumeRequest, Job, JobKind, JobSource, JobState, SourceKind, StartBackupRequest,
+    StartBackupResponse, StartPruneRequest, StartPruneResponse, StartRestoreRequest, StartRestoreResponse,
+    TornPolicy,
+};
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::backup::facts;
+use super::restore::target_text;
+use crate::api::names::{self, did_you_mean};
+use crate::api::status_map::{Word, catalog_failed};
+use crate::catalog::hosts::HostRecord;
+use crate::catalog::jobs::NewJob;
+use crate::catalog::runs::RunJob;
+use crate::clock::now_ms;
+use crate::jobs::Jobs;
+use crate::jobs::parameters::{BackupParameters, Parameters, RestoreParameters, RestoreTarget};
+use crate::jobs::wire::bytes;
+use crate::loops::inventory;
+use crate::policy::Patterns;
+use crate::policy::definition::pattern;
+use crate::repository::gc;
+use crate::repository::service::status;
+
+/// Starts a backup of a policy, or of sources named by hand.
+pub async fn backup(
+    jobs: &Jobs,
+    request: StartBackupRequest,
+    actor: &str,
+) -> Result<StartBackupResponse, Status> {
+    let (policy, parameters, hosts) = if request.policy.is_empty() {
+        let host = names::host(jobs.catalog(), &request.host).await?;
+        (String::new(), by_hand(&request)?, vec![host])
+    } else {
+        by_policy(jobs, &request).await?
+    };
+    let mut warnings = Vec::new();
+    for host in &hosts {
+        if host.revoked_ms.is_some() {
+            return Err(Word::HostRevoked.status(format!("host `{}` is revoked", host.name)));
+        }
+        look_at(jobs, host, &mut warnings).await;
+        if policy.is_empty() {
+            known_volumes(jobs, host, &parameters).await?;
+        }
+    }
+    if request.plan_only {
+        let mut planned = Vec::new();
+        for host in &hosts {
+            planned.push(plan(jobs, host, &policy, &parameters, actor).await?);
+        }
+        return Ok(StartBackupResponse { jobs: planned, warnings });
+    }
+    let run_jobs: Vec<RunJob> = hosts
+        .iter()
+        .map(|host| RunJob {
+            job: NewJob {
+                id: JobId::generate(),
+                policy: policy.clone(),
+                host: Some(host.id),
+                actor: actor.to_owned(),
+                parameters: Parameters::Backup(parameters.clone()),
+                not_before_ms: 0,
+            },
+            overlap: None,
+        })
+        .collect();
+    let run_policy = (!policy.is_empty()).then_some(policy.as_str());
+    jobs.catalog()
+        .create_run(run_policy, None, &run_jobs, now_ms())
+        .await
+        .map_err(|error| catalog_failed(&error))?;
+    let mut started = Vec::new();
+    for RunJob { job, .. } in &run_jobs {
+        started.push(begun(jobs, job.id, &format!("started by {actor}")).await?);
+    }
+    jobs.nudges().dispatcher.notify_one();
+    Ok(StartBackupResponse { jobs: started, warnings })
+}
+
+type Chosen = (String, BackupParameters, Vec<HostRecord>);
+
+async fn by_policy(jobs: &Jobs, request: &StartBackupRequest) -> Result<Chosen, Status> {
+    if !request.volumes.is_empty() || !request.directories.is_empty() {
+        return Err(Word::InvalidRequest.status("a policy and sources by hand exclude each other"));
+    }
+    let record = names::policy(jobs.catalog(), &request.policy).await?;
+    let policy = record.policy;
+    let all = jobs.catalog().hosts().await.map_err(|error| catalog_failed(&error))?;
+    let mut hosts: Vec<HostRecord> = all.into_iter().filter(|host| policy.selects(host)).collect();
+    if !request.host.is_empty() {
+        let wanted = names::host(jobs.catalog(), &request.host).await?;
+        hosts.retain(|host| host.id == wanted.id);
+        if hosts.is_empty() {
+            let message = format!("policy `{}` does not select host `{}`", policy.name, wanted.name);
+            let hint = format!("holdfast policy explain {}", policy.name);
+            return Err(Word::InvalidRequest.status_with_hint(message, &hint));
+        }
+    }
+    if hosts.is_empty() {
+        let hint = format!("holdfast policy explain {}", policy.name);
+        return Err(
+            Word::NothingMatches.status_with_hint(format!("policy `{}` matches no host", policy.name), &hint)
+        );
+    }
+    let mut parameters = BackupParameters::of_policy(&policy);
+    parameters.allow_empty = request.allow_empty;
+    if request.max_downtime_seconds > 0 {
+        parameters.max_downtime_seconds = request.max_downtime_seconds;
+    }
+    if consistency(request)? != Consistency::Unspecified {
+        parameters.consistency = request.consistency;
+    }
+    Ok((policy.name, parameters, hosts))
+}
+
+fn consistency(request: &StartBackupRequest) -> Result<Consistency, Status> {
+    Consistency::try_from(request.consistency)
+        .map_err(|_| Word::InvalidRequest.status("an unknown consistency; none, pause and stop are known"))
+}
+
+fn by_hand(request: &StartBackupRequest) -> Result<BackupParameters, Status> {
+    if request.volumes.is_empty() && request.directories.is_empty() {
+        return Err(
+            Word::InvalidRequest.status("nothing to back up: name a policy, volumes (globs) or directories")
+        );
+    }
+    for glob in &request.volumes {
+        if let Err(error) = pattern(glob) {
+            return Err(Word::InvalidRequest.status(format!("`{glob}` is no glob: {}", error.kind())));
+        }
+    }
+    for path in &request.directories {
+        if !path.starts_with('/') || path.split('/').any(|part| matches!(part, "." | "..")) {
+            return Err(
+                Word::InvalidRequest.status(format!("`{path}` is no absolute path without `.` and `..`"))
+            );
+        }
+    }
+    let consistency = match consistency(request)? {
+        Consistency::Unspecified => Consistency::None,
+        given => given,
+    };
+    Ok(BackupParameters {
+        volumes: request.volumes.clone(),
+        directories: request.directories.clone(),
+        consistency: consistency.into(),
+        torn: TornPolicy::Accept.into(),
+        max_downtime_seconds: request.max_downtime_seconds,
+        allow_empty: request.allow_empty,
+        ..BackupParameters::default()
+    })
+}
+
+/// Brings the host's inventory up to date, or warns.
+async fn look_at(jobs: &Jobs, host: &HostRecord, warnings: &mut Vec<String>) {
+    let Some(channel) = jobs.fleet().channel(host.id) else {
+        warnings.push(format!("host `{}` is not connected: its job waits for it", host.name));
+        return;
+    };
+    if let Err(error) =
+        inventory::refresh(jobs.catalog(), host.id, channel, jobs.settings().call, now_ms()).await
+    {
+        warnings.push(format!("host `{}`: {error}", host.name));
+    }
+}
+
+/// Refuses a volume that is named plainly and not there.
+async fn known_volumes(jobs: &Jobs, host: &HostRecord, parameters: &BackupParameters) -> Result<(), Status> {
+    let sources = jobs.catalog().sources(Some(host.id)).await.map_err(|error| catalog_failed(&error))?;
+    let there: Vec<&str> = sources
+        .iter()
+        .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
+        .map(|source| source.name.as_str())
+        .collect();
+    let patterns = Patterns::parse(&parameters.volumes).unwrap_or_default();
+    for name in patterns.plain_names() {
+        if !there.contains(&name) {
+            let near = did_you_mean(name, there.iter().copied());
+            let hint = format!("holdfast volume ls --host {}", host.name);
+            return Err(Word::VolumeUnknown
+                .status_with_hint(format!("volume `{name}` is not on host `{}`{near}", host.name), &hint));
+        }
+    }
+    if parameters.directories.is_empty() && !there.iter().any(|name| patterns.matches(name)) {
+        let hint = format!("holdfast volume ls --host {}", host.name);
+        let globs = parameters.volumes.join("`, `");
+        return Err(Word::NothingMatches
+            .status_with_hint(format!("no volume on host `{}` matches `{globs}`", host.name), &hint));
+    }
+    Ok(())
+}
+
+/// The job as it would be.
+async fn plan(
+    jobs: &Jobs,
+    host: &HostRecord,
+    policy: &str,
+    parameters: &BackupParameters,
+    actor: &str,
+) -> Result<Job, Status> {
+    let selector = parameters.selector();
+    let sources = jobs.catalog().sources(Some(host.id)).await.map_err(|error| catalog_failed(&error))?;
+    let volumes = sources
+        .iter()
+        .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
+        .filter(|source| selector.matches(facts(source)))
+        .map(|source| JobSource {
+            source_id: source.id.to_string(),
+            name: source.name.clone(),
+            kind: source.kind.into(),
+            ..JobSource::default()
+        });
+    let directories = parameters.directories.iter().map(|path| JobSource {
+        name: path.clone(),
+        kind: SourceKind::Directory.into(),
+        ..JobSource::default()
+    });
+    Ok(Job {
+        kind: JobKind::Backup.into(),
+        state: JobState::Unspecified.into(),
+        host: host.name.clone(),
+        policy: policy.to_owned(),
+        actor: actor.to_owned(),
+        sources: volumes.chain(directories).collect(),
+        ..Job::default()
+    })
+}
+
+pub(super) async fn begun(jobs: &Jobs, id: JobId, line: &str) -> Result<Job, Status> {
+    let failed = |error| catalog_failed(&error);
+    jobs.tell(id, line).await.map_err(failed)?;
+    let record = jobs.catalog().job(id).await.map_err(failed)?;
+    let record = record.ok_or_else(|| Word::Internal.status("the job just made is not there"))?;
+    jobs.wire(&record).await.map_err(failed)
+}
+
+/// Starts a restore, or says what it would do.
+pub async fn restore(
+    jobs: &Jobs,
+    request: StartRestoreRequest,
+    actor: &str,
+) -> Result<StartRestoreResponse, Status> {
+    let StartRestoreRequest {
+        snapshot,
+        host,
+        as_volume,
+        directory,
+        devices,
+        setuid,
+        strict,
+        paths,
+        plan_only,
+    } = request;
+    let host = names::host(jobs.catalog(), &host).await?;
+    let found = crate::api::catalog::resolve(jobs, &snapshot).await?;
+    let body = crate::api::catalog::body(jobs, &found).await?;
+    let target = match (as_volume.as_str(), directory.as_str()) {
+        ("", "") => return Err(Word::InvalidRequest.status("name a target: a new volume or a directory")),
+        (name, "") => RestoreTarget::NewVolume {
+            name: name.to_owned(),
+            driver: body.source.driver.clone(),
+            options: body.source.options.clone().into_iter().collect(),
+            labels: body.source.labels.clone().into_iter().collect(),
+        },
+        ("", path) if path.starts_with('/') => RestoreTarget::Directory(path.to_owned()),
+        ("", path) => return Err(Word::InvalidRequest.status(format!("`{path}` is no absolute path"))),
+        _ => return Err(Word::InvalidRequest.status("a new volume and a directory exclude each other")),
+    };
+    if let RestoreTarget::NewVolume { name, .. } = &target {
+        volume_is_free(jobs, &host, name).await?;
+    } else if !jobs.fleet().is_connected(host.id) {
+        return Err(not_connected(&host));
+    }
+    let mut plan = vec![
+        snapshot_line(&found, &body),
+        format!("to {}, {}{}", host.name, target_text(&target), labels_note(&target)),
+        "afterwards the target is walked and compared with the snapshot".to_owned(),
+    ];
+    if found.partial {
+        plan.push(format!("the snapshot is PARTIAL: {}", body.problems.join("; ")));
+    }
+    if found.id.host != host.id && !(devices && setuid) {
+        plan.push("from another host: device nodes and setuid bits are left out and listed".to_owned());
+    }
+    if !paths.is_empty() {
+        let shown: Vec<_> = paths.iter().map(|path| String::from_utf8_lossy(path)).collect();
+        plan.push(format!("only {}", shown.join(", ")));
+    }
+    if plan_only {
+        return Ok(StartRestoreResponse { job: None, plan });
+    }
+    let parameters =
+        RestoreParameters { snapshot: found.id.to_string(), target, devices, setuid, strict, paths };
+    let job = NewJob {
+        id: JobId::generate(),
+        policy: String::new(),
+        host: Some(host.id),
+        actor: actor.to_owned(),
+        parameters: Parameters::Restore(parameters),
+        not_before_ms: 0,
+    };
+    jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
+    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
+    jobs.nudges().dispatcher.notify_one();
+    Ok(StartRestoreResponse { job: Some(job), plan })
+}
+
+fn snapshot_line(
+    found: &crate::catalog::snapshots::SnapshotRecord,
+    body: &holdfast_archive::snapshot::SnapshotBody,
+) -> String {
+    let at = chrono::DateTime::from_timestamp_millis(found.created_ms).unwrap_or_default();
+    format!(
+        "{}, snapshot {} of {} from {}: {}, {} files{}",
+        found.source_name,
+        found.id.number,
+        at.format("%Y-%m-%d %H:%M UTC"),
+        found.host_name,
+        bytes(body.stats.size_bytes),
+        body.stats.files,
+        if found.partial { "" } else { ", complete" }
+    )
+}
+
+fn labels_note(target: &RestoreTarget) -> String {
+    match target {
+        RestoreTarget::NewVolume { labels, .. } if !labels.is_empty() => {
+            format!(", {} labels restored", labels.len())
+        }
+        _ => String::new(),
+    }
+}
+
+pub(super) fn not_connected(host: &HostRecord) -> Status {
+    Word::HostNotConnected.status(format!("host `{}` is not connected", host.name))
+}
+
+/// Asks the host itself: the inventory may be minutes old.
+async fn volume_is_free(jobs: &Jobs, host: &HostRecord, name: &str) -> Result<(), Status> {
+    let channel = jobs.fleet().channel(host.id).ok_or_else(|| not_connected(host))?;
+    let mut client = VolumeServiceClient::new(channel);
+    let request = InspectVolumeRequest { name: name.to_owned(), with_usage: false };
+    let answer = timeout(jobs.settings().call, client.inspect_volume(request)).await;
+    match answer {
+        Ok(Ok(_)) => Err(Word::VolumeExists
+            .status(format!("volume `{name}` exists on host `{}`; nothing is overwritten", host.name))),
+        Ok(Err(status)) if status.code() == Code::NotFound => Ok(()),
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(Word::HostNotConnected.status(format!("host `{}` did not answer in time", host.name))),
+    }
+}
+
+/// Starts a prune, or says what it would delete.
+pub async fn prune(
+    jobs: &Jobs,
+    request: StartPruneRequest,
+    actor: &str,
+) -> Result<StartPruneResponse, Status> {
+    if request.plan_only {
+        let plan = gc::plan(jobs.repository()).await.map_err(status)?;
+        return Ok(StartPruneResponse { job: None, plan: Some(plan) });
+    }
+    let job = NewJob {
+        id: JobId::generate(),
+        policy: String::new(),
+        host: None,
+        actor: actor.to_owned(),
+        parameters: Parameters::Prune {},
+        not_before_ms: 0,
+    };
+    jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
+    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
+    jobs.nudges().dispatcher.notify_one();
+    Ok(StartPruneResponse { job: Some(job), plan: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> StartBackupRequest {
+        StartBackupRequest { host: "web-1".into(), volumes: vec!["db_*".into()], ..Default::default() }
+    }
+
+    #[test]
+    fn a_backup_by_hand_is_checked_before_there_is_a_job() {
+        let parameters = by_hand(&request()).expect("right");
+        assert_eq!(parameters.consistency(), Consistency::None);
+        for bad in [
+            StartBackupRequest { volumes: Vec::new(), ..request() },
+            StartBackupRequest { volumes: vec!["[".into()], ..request() },
+            StartBackupRequest { directories: vec!["srv".into()], ..request() },
+            StartBackupRequest { directories: vec!["/srv/../etc".into()], ..request() },
+            StartBackupRequest { consistency: 77, ..request() },
+        ] {
+            assert_eq!(by_hand(&bad).expect_err("refused").code(), Code::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn the_plan_names_the_target() {
+        let target = RestoreTarget::NewVolume {
+            name: "copy".into(),
+            driver: "local".into(),
+            options: Default::default(),
+            labels: [("a".into(), "b".into())].into(),
+        };
+        assert_eq!(
+            format!("{}{}", target_text(&target), labels_note(&target)),
+            "new volume copy, 1 labels restored"
+        );
+    }
+}

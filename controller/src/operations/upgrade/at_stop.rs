@@ -1,0 +1,172 @@
+//! What happens while everything stands still, for an upgrade or for the
+//! undoing of one: a snapshot of that moment, then the word to proceed. Or, if
+//! the snapshot does not come about, the word to go back to what was.
+//!
+//! Runs beside the agent's stream, which may bring the end at any time: the
+//! agent waits only so long. Each call is repeated until the agent answers;
+//! it is dropped when the end is heard.
+
+use std::time::Duration;
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::{Consistency, ProceedUpgradeRequest, UpgradePlan, UpgradeState};
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::snapshots::{self, AT_STOP};
+use crate::failpoint::failpoint;
+use crate::operations::Failure;
+use crate::operations::children::Children;
+use crate::operations::host::{cancel_on_agent, containers, unanswered, upgrade_on_agent};
+
+/// For what everything stands still.
+#[derive(Debug, Clone)]
+pub(in crate::operations) enum Rest {
+    /// The old container's data is about to be the new one's.
+    Upgrade,
+    /// What was written since this upgrade is about to be discarded.
+    Undoing { upgrade: String, role: String },
+}
+
+/// What is done between the stop and the word to proceed.
+#[derive(Debug, Clone)]
+pub(in crate::operations) struct AtStop {
+    children: Children,
+    host: HostId,
+    plan: UpgradePlan,
+    rest: Rest,
+}
+
+/// What the agent is called for.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    State,
+    Proceed,
+    GoBack,
+}
+
+impl Rest {
+    fn role(&self) -> &str {
+        match self {
+            Self::Upgrade => AT_STOP,
+            Self::Undoing { role, .. } => role,
+        }
+    }
+
+    /// The snapshot, as the beginning of a sentence about it.
+    pub(in crate::operations) fn snapshot(&self) -> &'static str {
+        match self {
+            Self::Upgrade => "the snapshot at the stop",
+            Self::Undoing { .. } => "the snapshot of what would be discarded",
+        }
+    }
+}
+
+impl AtStop {
+    pub(in crate::operations) fn new(
+        children: Children,
+        host: HostId,
+        plan: UpgradePlan,
+        rest: Rest,
+    ) -> Self {
+        Self { children, host, plan, rest }
+    }
+
+    pub(in crate::operations) async fn run(self) {
+        let Err(failure) = self.snapshot_and_proceed().await else { return };
+        tracing::warn!(error = %failure, "the upgrade is sent back");
+        self.until_answered(Call::GoBack).await;
+    }
+
+    async fn snapshot_and_proceed(&self) -> Result<(), Failure> {
+        if !self.still_stopped().await {
+            return Ok(());
+        }
+        let jobs = &self.children.jobs;
+        if !self.plan.sources.is_empty() {
+            let role = self.rest.role();
+            let told = self.children.find(role).await?.is_some();
+            if !told {
+                jobs.tell(self.children.parent, "stopped; snapshot of this moment").await?;
+            }
+            // At rest already: nothing is left to pause.
+            let parameters = snapshots::parameters(&self.plan, Consistency::None, true);
+            let id = self.children.make(role, self.host, parameters).await?;
+            failpoint("controller.upgrade.at-stop-snapshot");
+            let child = jobs.ended(id).await?;
+            if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
+                let message = format!("{} {problem}", self.rest.snapshot());
+                jobs.tell(self.children.parent, &format!("{message}; going back")).await?;
+                return Err(Failure::failed("snapshot-at-stop-failed", message));
+            }
+        }
+        failpoint("controller.upgrade.before-proceed");
+        self.until_answered(Call::Proceed).await;
+        failpoint("controller.upgrade.after-proceed");
+        Ok(())
+    }
+
+    /// A stop that is told again may be long over.
+    async fn still_stopped(&self) -> bool {
+        let state = self.until_answered(Call::State).await;
+        if matches!(self.rest, Rest::Undoing { .. }) {
+            return state == UpgradeState::Resting;
+        }
+        match state {
+            UpgradeState::Unspecified
+            | UpgradeState::Preparing
+            | UpgradeState::Stopping
+            | UpgradeState::Stopped => true,
+            UpgradeState::Switching
+            | UpgradeState::Gating
+            | UpgradeState::Committing
+            | UpgradeState::Committed
+            | UpgradeState::Finished
+            | UpgradeState::RollingBack
+            | UpgradeState::Resting
+            | UpgradeState::RolledBack => false,
+        }
+    }
+
+    /// Makes a call until it is answered. A refusal is no answer either: the
+    /// generation may just have been raised by who follows the stream.
+    async fn until_answered(&self, call: Call) -> UpgradeState {
+        let (fleet, settings) = (self.children.jobs.fleet(), self.children.jobs.settings());
+        let mut troubles = 0;
+        loop {
+            let answer = match fleet.channel(self.host) {
+                Some(channel) => self.make(call, channel, settings.call).await,
+                None => Err(Status::unavailable("the host is not connected")),
+            };
+            match answer {
+                Ok(state) => return state,
+                Err(status) => tracing::warn!(%status, ?call, "the agent did not take a call of its upgrade"),
+            }
+            troubles += 1;
+            tokio::time::sleep(settings.retry_pause(troubles)).await;
+        }
+    }
+
+    /// One call; the state is told by the one that asks for it alone.
+    async fn make(&self, call: Call, channel: Channel, most: Duration) -> Result<UpgradeState, Status> {
+        let job_id = self.children.parent.to_string();
+        match call {
+            Call::State => {
+                let upgrade = match &self.rest {
+                    Rest::Upgrade => &job_id,
+                    Rest::Undoing { upgrade, .. } => upgrade,
+                };
+                let known = upgrade_on_agent(channel, upgrade, most).await?;
+                return Ok(known.map(|upgrade| upgrade.state()).unwrap_or_default());
+            }
+            Call::Proceed => {
+                let request = ProceedUpgradeRequest { job_id, generation: self.children.held.get() };
+                let answer = timeout(most, containers(channel).proceed_upgrade(request)).await;
+                answer.map_err(|_| unanswered())??;
+            }
+            Call::GoBack => cancel_on_agent(channel, &job_id, most).await?,
+        }
+        Ok(UpgradeState::Unspecified)
+    }
+}

@@ -1,0 +1,145 @@
+//! An upgrade of one container: the new image over the same data.
+//!
+//! 1. **Plan.** The host says what the upgrade would do, now. It has to be
+//!    runnable, and what was shown when the upgrade was asked for. The plan is
+//!    written down: from here on it is the plan of this job.
+//! 2. **Snapshot before.** A backup of every writable source, as a child. It
+//!    has to be complete; until then nothing has been touched.
+//! 3. **Run.** The agent makes the new container beside the old one, stops the
+//!    old one and says so. It owns the upgrade: without us it goes back.
+//! 4. **Snapshot at the stop**, again a child, of the very moment to which a
+//!    rollback returns; then the agent may **proceed**. See [`at_stop`].
+//! 5. **Finished.** The agent switched, saw the new container well and
+//!    committed, or went back to the old one and its data.
+//!
+//! Up to step 3 a wish to cancel, or a failure, ends the job with nothing
+//! changed. From then on the job ends only by what the agent says.
+
+pub(super) mod at_stop;
+pub mod plan;
+pub(super) mod report;
+pub(super) mod snapshots;
+pub mod start;
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::upgrade_event::Event;
+use holdfast_proto::v1::{RunUpgradeRequest, UpgradeFinished, UpgradePlan};
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use super::agent::{AgentJob, Happening, Work};
+use super::children::Children;
+use super::{Driving, Failure};
+use crate::catalog::jobs::Ending;
+use crate::failpoint::failpoint;
+use crate::jobs::parameters::UpgradeParameters;
+use at_stop::{AtStop, Rest};
+use report::Report;
+use snapshots::{AT_STOP, BEFORE};
+
+pub async fn run(driving: &mut Driving, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
+    let host =
+        driving.job.host.ok_or_else(|| Failure::failed("internal", "an upgrade job without a host"))?;
+    let plan = plan::of_job(driving, host, upgrade).await?;
+    let mut report = Report::of(driving);
+    report.planned(&plan);
+    snapshot_before(driving, host, upgrade, &plan, &mut report).await?;
+    failpoint("controller.upgrade.after-before-snapshot");
+    let finished = follow(driving, host, upgrade, &plan, &mut report).await?;
+    let unmet = after_stop(driving, &plan, &mut report).await?;
+    if let Some(line) = report::downtime_line(&finished) {
+        driving.tell(&line).await?;
+    }
+    Ok(report.ending(&finished, unmet, driving.cancel.is_cancelled()))
+}
+
+async fn snapshot_before(
+    driving: &Driving,
+    host: HostId,
+    upgrade: &UpgradeParameters,
+    plan: &UpgradePlan,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    if plan.sources.is_empty() {
+        return driving.tell("the plan has no volume or directory to snapshot").await;
+    }
+    let children = Children::of(driving);
+    if children.find(BEFORE).await?.is_none() {
+        driving.cancelled()?;
+        let what = super::backup::counted(plan.sources.len(), "source");
+        driving.step(&format!("snapshot of {what} before anything stops")).await?;
+    }
+    let parameters = snapshots::parameters(plan, upgrade.consistency(), false);
+    let id = children.make(BEFORE, host, parameters).await?;
+    let child = children.await_or_cancel(driving, id).await?;
+    match snapshots::judge(&driving.jobs, &child, &plan.sources).await? {
+        Ok(taken) => report.before(driving, taken).await,
+        Err(problem) => {
+            let message = format!("nothing was changed: the snapshot before the upgrade {problem}");
+            Err(Failure::failed("snapshot-before-failed", message))
+        }
+    }
+}
+
+/// Has the agent run the upgrade, or finds it at work on it, and hears it out.
+async fn follow(
+    driving: &mut Driving,
+    host: HostId,
+    upgrade: &UpgradeParameters,
+    plan: &UpgradePlan,
+    report: &mut Report,
+) -> Result<UpgradeFinished, Failure> {
+    let request = RunUpgradeRequest {
+        job_id: driving.job.id.to_string(),
+        generation: 0,
+        container: upgrade.container.clone(),
+        image: upgrade.image.clone(),
+        fingerprint: plan.fingerprint.clone(),
+        options: Some(plan::options(upgrade)?),
+    };
+    let at_stop = AtStop::new(Children::of(driving), host, plan.clone(), Rest::Upgrade);
+    // Beside the stream: the agent may go back while the snapshot is taken.
+    // Dropped with the job, never detached.
+    let mut beside = JoinSet::new();
+    let mut agent = AgentJob::new(driving, host, Work::Upgrade(request));
+    let finished = loop {
+        let Happening::Upgrade(event) = agent.next().await? else { continue };
+        failpoint("controller.upgrade.after-run");
+        match event.event {
+            Some(Event::Step(step)) => report.step(agent.driving(), step).await?,
+            // Told again after a break; done once.
+            Some(Event::Stopped(_)) if beside.is_empty() => {
+                beside.spawn(at_stop.clone().run().in_current_span());
+            }
+            Some(Event::Stopped(_)) | None => {}
+            Some(Event::Finished(finished)) => break finished,
+        }
+    };
+    beside.shutdown().await;
+    Ok(finished)
+}
+
+/// The snapshot at the stop as it is when the agent is done. Gives why it did
+/// not do, if so. One that is still being taken is of no moment any more.
+async fn after_stop(
+    driving: &Driving,
+    plan: &UpgradePlan,
+    report: &mut Report,
+) -> Result<Option<String>, Failure> {
+    let children = Children::of(driving);
+    let Some(child) = children.find(AT_STOP).await? else { return Ok(None) };
+    if !child.state.ended() {
+        children.cancel(child.id).await?;
+        return Ok(None);
+    }
+    match snapshots::judge(&driving.jobs, &child, &plan.sources).await? {
+        Ok(taken) => {
+            report.at_stop(taken);
+            Ok(None)
+        }
+        Err(problem) => Ok(Some(format!("the snapshot at the stop {problem}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! The plan of an upgrade: asked for on the host, judged, and held against the
+//! one that was shown before.
+
+use std::time::Duration;
+
+use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::{PlanUpgradeRequest, UpgradeOptions, UpgradePlan};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::catalog::upgrades::PlanRecord;
+use crate::clock::now_ms;
+use crate::jobs::parameters::UpgradeParameters;
+use crate::operations::host::{connected, containers, error_word, plain, unanswered};
+use crate::operations::{Driving, Failure};
+
+/// A plan can be run for a day.
+pub const VALID_MS: i64 = 24 * 3_600_000;
+
+/// Times a host is asked for a plan before that is the job's failure.
+const ASKED_MOST: u32 = 3;
+
+/// Why a plan is not run: a stable word, a sentence, the next command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: &'static str,
+    pub message: String,
+    pub hint: String,
+}
+
+/// Asks a host what an upgrade would do.
+pub(in crate::operations) async fn ask(
+    channel: Channel,
+    request: PlanUpgradeRequest,
+    most: Duration,
+) -> Result<UpgradePlan, Status> {
+    let answer = timeout(most, containers(channel).plan_upgrade(request)).await;
+    Ok(answer.map_err(|_| unanswered())??.into_inner())
+}
+
+/// What forbids the plan, if anything does.
+pub fn refusal(plan: &UpgradePlan) -> Option<Refusal> {
+    let name = &plan.container_name;
+    if !plan.refusals.is_empty() {
+        let message = format!("container `{name}` cannot be upgraded: {}", plan.refusals.join("; "));
+        return Some(Refusal { code: "upgrade-refused", message, hint: String::new() });
+    }
+    let lost: Vec<_> = plan.losses.iter().filter(|loss| !loss.allowed).collect();
+    if !lost.is_empty() {
+        let texts: Vec<String> = lost.iter().map(|loss| format!("{}: {}", loss.name, loss.text)).collect();
+        let message = format!("upgrading `{name}` would lose data: {}", texts.join("; "));
+        let allow: Vec<String> = lost.iter().map(|loss| format!("--allow-loss {}", loss.name)).collect();
+        let hint = format!("save it first, or allow it by name: {}", allow.join(" "));
+        return Some(Refusal { code: "upgrade-loses-data", message, hint });
+    }
+    (!plan.runnable).then(|| Refusal {
+        code: "upgrade-refused",
+        message: format!("the host says that container `{name}` cannot be upgraded, and not why"),
+        hint: "the agent's log has the cause".to_owned(),
+    })
+}
+
+/// That the world is not as the plan shown has it; what of it, as far as the
+/// two plans tell. `None`: the plan holds.
+pub fn changed(shown: &UpgradePlan, now: &UpgradePlan) -> Option<Refusal> {
+    if shown.fingerprint == now.fingerprint {
+        return None;
+    }
+    let differences = differences(shown, now);
+    let what = if differences.is_empty() {
+        "nothing that the plan shows, but something it rests on".to_owned()
+    } else {
+        differences.join("; ")
+    };
+    Some(Refusal {
+        code: "plan-changed",
+        message: format!("the world has changed since the plan: {what}"),
+        hint: format!("holdfast upgrade plan {}", now.container_name),
+    })
+}
+
+fn differences(shown: &UpgradePlan, now: &UpgradePlan) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut differs = |what: &str, was: String, is: String| {
+        if was != is {
+            let none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+            found.push(format!("{what} was {}, is {}", none(was), none(is)));
+        }
+    };
+    let running = |plan: &UpgradePlan| if plan.running { "running" } else { "not running" }.to_owned();
+    let names = |names: Vec<&str>| names.join(", ");
+    differs("the container", shown.container_id.clone(), now.container_id.clone());
+    differs("its name", shown.container_name.clone(), now.container_name.clone());
+    differs("it", running(shown), running(now));
+    differs("the image it runs", shown.from_image_id.clone(), now.from_image_id.clone());
+    differs("the new image", shown.to_image.clone(), now.to_image.clone());
+    differs("the new image's id", shown.to_image_id.clone(), now.to_image_id.clone());
+    let sources =
+        |plan: &UpgradePlan| names(plan.sources.iter().map(|source| source.name.as_str()).collect());
+    differs("its data", sources(shown), sources(now));
+    differs("what stops", shown.stops.join(", "), now.stops.join(", "));
+    let losses = |plan: &UpgradePlan| names(plan.losses.iter().map(|loss| loss.name.as_str()).collect());
+    differs("what is lost", losses(shown), losses(now));
+    let changes =
+        |plan: &UpgradePlan| names(plan.changes.iter().map(|change| change.what.as_str()).collect());
+    differs("what the new image changes", changes(shown), changes(now));
+    differs("what forbids it", shown.refusals.join("; "), now.refusals.join("; "));
+    found
+}
+
+/// The options of a job as its host reads them.
+pub(super) fn options(upgrade: &UpgradeParameters) -> Result<UpgradeOptions, Failure> {
+    upgrade.options().ok_or_else(|| Failure::failed("internal", "the job's options cannot be read"))
+}
+
+/// The plan this job runs: as it was written down, or made now.
+pub(super) async fn of_job(
+    driving: &Driving,
+    host: HostId,
+    upgrade: &UpgradeParameters,
+) -> Result<UpgradePlan, Failure> {
+    let (catalog, id) = (driving.jobs.catalog(), driving.job.id.to_string());
+    if let Some(kept) = catalog.upgrade_plan(&id).await? {
+        return Ok(kept.plan);
+    }
+    driving.cancelled()?;
+    let shown = match upgrade.plan_id.as_str() {
+        "" => None,
+        plan => {
+            let kept = catalog.upgrade_plan(plan).await?;
+            let gone = || Failure::failed("plan-unknown", format!("plan {plan} is not kept any more"));
+            Some(kept.ok_or_else(gone)?.plan)
+        }
+    };
+    driving.step("asking the host what the upgrade would do").await?;
+    let request = PlanUpgradeRequest {
+        container: upgrade.container.clone(),
+        image: upgrade.image.clone(),
+        // What was shown was fetched then; a newer one is another plan.
+        pull: upgrade.pull && shown.is_none(),
+        options: Some(options(upgrade)?),
+    };
+    let plan = ask_patiently(driving, host, &request).await?;
+    let refused = shown.and_then(|shown| changed(&shown, &plan)).or_else(|| refusal(&plan));
+    if let Some(Refusal { code, message, hint }) = refused {
+        let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+        return Err(Failure::failed(code, format!("nothing was changed: {message}{hint}")));
+    }
+    let record =
+        PlanRecord { id, host, request, plan, created_ms: now_ms(), actor: driving.job.actor.clone() };
+    catalog.put_upgrade_plan(&record).await?;
+    Ok(record.plan)
+}
+
+async fn ask_patiently(
+    driving: &Driving,
+    host: HostId,
+    request: &PlanUpgradeRequest,
+) -> Result<UpgradePlan, Failure> {
+    let settings = driving.jobs.settings();
+    let mut troubles = 0;
+    loop {
+        let channel = connected(driving, host, settings.host_gone).await?;
+        let asked = tokio::select! {
+            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
+            asked = ask(channel, request.clone(), settings.fetch) => asked,
+        };
+        let status = match asked {
+            Ok(plan) => return Ok(plan),
+            Err(status) => status,
+        };
+        troubles += 1;
+        let passing = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
+        if !passing || troubles >= ASKED_MOST {
+            let code = error_word(&status).unwrap_or_else(|| "agent-refused".to_owned());
+            return Err(Failure::failed(code, format!("the host made no plan: {}", plain(&status))));
+        }
+        tokio::select! {
+            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
+            () = tokio::time::sleep(settings.retry_pause(troubles)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::v1::UpgradeLoss;
+
+    use super::*;
+
+    fn plan() -> UpgradePlan {
+        UpgradePlan {
+            fingerprint: "1".into(),
+            container_id: "aa".into(),
+            container_name: "db".into(),
+            running: true,
+            from_image_id: "sha256:1".into(),
+            to_image_id: "sha256:2".into(),
+            runnable: true,
+            ..UpgradePlan::default()
+        }
+    }
+
+    #[test]
+    fn a_plan_is_refused_with_every_reason_and_the_way_around_it() {
+        assert_eq!(refusal(&plan()), None);
+        let forbidden = UpgradePlan {
+            refusals: vec!["it is a swarm task".into(), "there is no space".into()],
+            runnable: false,
+            ..plan()
+        };
+        let refused = refusal(&forbidden).expect("refused");
+        assert_eq!(
+            refused.message,
+            "container `db` cannot be upgraded: it is a swarm task; there is no space"
+        );
+        let loss = |name: &str, allowed| UpgradeLoss { name: name.into(), text: "3 files".into(), allowed };
+        let losing = UpgradePlan {
+            losses: vec![loss("tmpfs:/run", true), loss("writable-layer", false)],
+            runnable: false,
+            ..plan()
+        };
+        let refused = refusal(&losing).expect("refused");
+        assert_eq!(refused.message, "upgrading `db` would lose data: writable-layer: 3 files");
+        assert!(refused.hint.ends_with("--allow-loss writable-layer"), "{}", refused.hint);
+        assert!(refusal(&UpgradePlan { runnable: false, ..plan() }).is_some());
+    }
+
+    #[test]
+    fn a_changed_world_is_named() {
+        assert_eq!(changed(&plan(), &plan()), None);
+        let now =
+            UpgradePlan { fingerprint: "2".into(), to_image_id: "sha256:3".into(), running: false, ..plan() };
+        assert_eq!(
+            changed(&plan(), &now).expect("changed").message,
+            "the world has changed since the plan: it was running, is not running; \
+             the new image's id was sha256:2, is sha256:3"
+        );
+        let unseen = UpgradePlan { fingerprint: "3".into(), ..plan() };
+        assert!(changed(&plan(), &unseen).expect("changed").message.ends_with("something it rests on"));
+    }
+}

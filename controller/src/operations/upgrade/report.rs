@@ -1,0 +1,187 @@
+//! What an upgrade came to, as its job keeps it. Everything an agent tells may
+//! be told again after a break; each fact is taken in once.
+
+use holdfast_proto::v1::{
+    self, Upgrade, UpgradeFinished, UpgradePlan, UpgradeReport, UpgradeState, UpgradeStep,
+};
+
+use crate::catalog::jobs::Ending;
+use crate::jobs::state::State;
+use crate::jobs::wire::millis;
+use crate::operations::{Driving, Failure};
+
+/// Steps kept; an upgrade has a dozen.
+const STEPS_MOST: usize = 200;
+
+/// The report of one job, growing.
+#[derive(Debug)]
+pub(in crate::operations) struct Report(UpgradeReport);
+
+impl Report {
+    /// As far as it was recorded.
+    pub(in crate::operations) fn of(driving: &Driving) -> Self {
+        Self(driving.job.result.upgrade.clone().unwrap_or_default())
+    }
+
+    pub(super) fn planned(&mut self, plan: &UpgradePlan) {
+        self.0.container = plan.container_name.clone();
+        self.0.from_image = plan.from_image.clone();
+        self.0.to_image = plan.to_image.clone();
+    }
+
+    pub(in crate::operations) fn about(&mut self, upgrade: &Upgrade) {
+        self.0.container = upgrade.container_name.clone();
+        self.0.from_image = upgrade.from_image.clone();
+        self.0.to_image = upgrade.to_image.clone();
+        self.0.state = upgrade.state;
+    }
+
+    pub(in crate::operations) async fn before(
+        &mut self,
+        driving: &Driving,
+        taken: Vec<String>,
+    ) -> Result<(), Failure> {
+        self.0.snapshots_before = taken;
+        driving.record(&self.result()).await
+    }
+
+    pub(super) fn at_stop(&mut self, taken: Vec<String>) {
+        self.0.snapshots_at_stop = taken;
+    }
+
+    pub(in crate::operations) async fn step(
+        &mut self,
+        driving: &Driving,
+        step: UpgradeStep,
+    ) -> Result<(), Failure> {
+        if self.0.steps.contains(&step) || self.0.steps.len() >= STEPS_MOST {
+            return Ok(());
+        }
+        let line = step.text.clone();
+        self.0.state = step.state;
+        self.0.steps.push(step);
+        // Recorded before it is told: that the upgrade has begun must be known.
+        driving.record(&self.result()).await?;
+        driving.step(&line).await
+    }
+
+    pub(in crate::operations) fn result(&self) -> v1::Job {
+        v1::Job { upgrade: Some(self.0.clone()), ..v1::Job::default() }
+    }
+
+    fn finished(&mut self, finished: &UpgradeFinished) {
+        self.0.rolled_back = finished.rolled_back;
+        self.0.downtime_ms = finished.downtime_ms;
+        let Some(upgrade) = &finished.upgrade else {
+            if finished.rolled_back {
+                self.0.state = UpgradeState::RolledBack.into();
+            }
+            return;
+        };
+        self.0.state = upgrade.state;
+        self.0.grace_until_unix_ms = upgrade.grace_until_unix_ms;
+        // What a controller that was away did not hear.
+        for step in &upgrade.steps {
+            if !self.0.steps.contains(step) && self.0.steps.len() < STEPS_MOST {
+                self.0.steps.push(step.clone());
+            }
+        }
+        self.0.steps.sort_by_key(|step| step.unix_ms);
+    }
+
+    /// How an upgrade ends. `unmet`: why the snapshot at the stop did not do.
+    pub(super) fn ending(
+        mut self,
+        finished: &UpgradeFinished,
+        unmet: Option<String>,
+        cancel_wanted: bool,
+    ) -> Ending {
+        self.finished(finished);
+        if finished.ok {
+            return ended(State::Succeeded, "", String::new(), &self);
+        }
+        let after = if finished.rolled_back { "rolled back: " } else { "" };
+        if finished.cancelled && cancel_wanted {
+            return ended(State::Cancelled, "cancelled", format!("{after}cancelled on request"), &self);
+        }
+        let (code, cause) = match unmet {
+            Some(problem) => ("snapshot-at-stop-failed", problem),
+            None if finished.error.is_empty() => {
+                (finished.error_code.as_str(), "the agent's log has the cause".to_owned())
+            }
+            None => (finished.error_code.as_str(), finished.error.clone()),
+        };
+        let code = if code.is_empty() { "upgrade-failed" } else { code };
+        ended(State::Failed, code, format!("{after}{cause}"), &self)
+    }
+
+    /// How an undoing ends.
+    /// `unmet`: why the snapshot of what is discarded did not do.
+    pub(in crate::operations) fn undone(
+        mut self,
+        finished: &UpgradeFinished,
+        unmet: Option<String>,
+        cancel_wanted: bool,
+    ) -> Ending {
+        self.finished(finished);
+        if finished.rolled_back {
+            return ended(State::Succeeded, "", String::new(), &self);
+        }
+        if finished.cancelled && cancel_wanted {
+            let text = "cancelled on request; everything runs as before".to_owned();
+            return ended(State::Cancelled, "cancelled", text, &self);
+        }
+        if let Some(problem) = unmet {
+            return ended(State::Failed, "snapshot-before-failed", problem, &self);
+        }
+        let code = if finished.error_code.is_empty() { "rollback-failed" } else { &finished.error_code };
+        let error = if finished.error.is_empty() {
+            "the agent's log has the cause".to_owned()
+        } else {
+            finished.error.clone()
+        };
+        ended(State::Failed, code, error, &self)
+    }
+}
+
+fn ended(state: State, code: &str, error: String, report: &Report) -> Ending {
+    Ending { state, error_code: code.to_owned(), error, result: report.result() }
+}
+
+/// One line about an end that was heard.
+pub(in crate::operations) fn downtime_line(finished: &UpgradeFinished) -> Option<String> {
+    (finished.downtime_ms > 0).then(|| format!("stood still for {}", millis(finished.downtime_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending(finished: UpgradeFinished, unmet: Option<&str>, cancel: bool) -> Ending {
+        Report(UpgradeReport::default()).ending(&finished, unmet.map(str::to_owned), cancel)
+    }
+
+    #[test]
+    fn an_upgrade_that_went_back_is_no_success_and_says_why() {
+        let ok = UpgradeFinished { ok: true, downtime_ms: 7, ..UpgradeFinished::default() };
+        let end = ending(ok, None, false);
+        assert_eq!((end.state, end.result.upgrade.map(|u| u.downtime_ms)), (State::Succeeded, Some(7)));
+        let back = UpgradeFinished {
+            rolled_back: true,
+            error_code: "unhealthy".into(),
+            error: "it is unhealthy".into(),
+            ..UpgradeFinished::default()
+        };
+        let end = ending(back.clone(), None, true);
+        assert_eq!((end.state, end.error_code.as_str()), (State::Failed, "unhealthy"));
+        assert_eq!(end.error, "rolled back: it is unhealthy");
+        assert!(end.result.upgrade.is_some_and(|u| u.rolled_back));
+        let sent_back = UpgradeFinished { cancelled: true, ..back.clone() };
+        let end = ending(sent_back.clone(), Some("the snapshot failed"), false);
+        assert_eq!((end.state, end.error.as_str()), (State::Failed, "rolled back: the snapshot failed"));
+        assert_eq!(ending(sent_back, Some("the snapshot was cancelled"), true).state, State::Cancelled);
+        let stuck = UpgradeFinished { rolled_back: false, ..back };
+        assert_eq!(ending(stuck.clone(), None, false).error, "it is unhealthy");
+        assert_eq!(Report(UpgradeReport::default()).undone(&stuck, None, true).state, State::Failed);
+    }
+}

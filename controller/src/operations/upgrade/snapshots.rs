@@ -1,0 +1,119 @@
+//! Snapshots that an upgrade rests on: backups of exactly its sources, as
+//! children, and whether such a child will do. A partial snapshot does not.
+
+use holdfast_proto::v1::{Consistency, JobSource, UpgradePlan, UpgradeSource};
+
+use crate::catalog::CatalogError;
+use crate::catalog::jobs::JobRecord;
+use crate::jobs::Jobs;
+use crate::jobs::parameters::{BackupParameters, Parameters};
+use crate::jobs::state::State;
+
+/// Roles of children. Kept in rows: they stay.
+pub(in crate::operations) const BEFORE: &str = "before";
+pub(in crate::operations) const AT_STOP: &str = "at-stop";
+/// Of what an undoing will discard, while it is in use: most of the upload.
+pub(in crate::operations) const DISCARDED: &str = "discarded";
+
+/// The same with everything at rest, once for each time it came to rest: an
+/// agent that was restarted meanwhile set everything going again, and what was
+/// written then is in no earlier snapshot.
+pub(in crate::operations) fn discarded_at_rest(until_unix_ms: i64) -> String {
+    format!("{DISCARDED}-{until_unix_ms}")
+}
+
+/// What the child is asked for. At the stop a source may be empty: programs
+/// clear theirs when they stop, and the snapshot before has what was there.
+pub(in crate::operations) fn parameters(
+    plan: &UpgradePlan,
+    consistency: Consistency,
+    allow_empty: bool,
+) -> Parameters {
+    Parameters::Backup(BackupParameters::of_sources(&plan.sources, consistency, allow_empty))
+}
+
+/// The snapshots of an ended child, or what is wrong with it, as the rest of a
+/// sentence about it.
+pub(in crate::operations) async fn judge(
+    jobs: &Jobs,
+    child: &JobRecord,
+    wanted: &[UpgradeSource],
+) -> Result<Result<Vec<String>, String>, CatalogError> {
+    let sources = jobs.catalog().job_sources(child.id).await?;
+    Ok(verdict(child.state, &child.error, &sources, wanted)
+        .map_err(|why| format!("{why} (job {})", child.id)))
+}
+
+fn verdict(
+    state: State,
+    error: &str,
+    sources: &[JobSource],
+    wanted: &[UpgradeSource],
+) -> Result<Vec<String>, String> {
+    match state {
+        State::Succeeded => {}
+        State::Partial => return Err(format!("is partial: {error}")),
+        State::Cancelled => return Err("was cancelled".to_owned()),
+        State::Failed => return Err(format!("failed: {error}")),
+        State::Queued | State::Running => return Err("has not ended".to_owned()),
+    }
+    // A backup is green also when nothing matched: each source is asked for.
+    wanted.iter().map(|source| snapshot_of(sources, source)).collect()
+}
+
+fn snapshot_of(sources: &[JobSource], wanted: &UpgradeSource) -> Result<String, String> {
+    let taken = sources.iter().find(|source| source.kind == wanted.kind && source.name == wanted.name);
+    let finished = taken.and_then(|source| source.finished.as_ref());
+    match finished {
+        Some(finished) if finished.ok && !finished.partial && !finished.snapshot_id.is_empty() => {
+            Ok(finished.snapshot_id.clone())
+        }
+        _ => Err(format!("does not hold {}", wanted.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::v1::{SourceFinished, SourceKind};
+
+    use super::*;
+
+    fn wanted(name: &str) -> UpgradeSource {
+        UpgradeSource { kind: SourceKind::Volume.into(), name: name.into(), ..UpgradeSource::default() }
+    }
+
+    fn taken(name: &str, partial: bool) -> JobSource {
+        let finished = SourceFinished {
+            ok: true,
+            partial,
+            snapshot_id: format!("{name}/1"),
+            ..SourceFinished::default()
+        };
+        JobSource {
+            name: name.into(),
+            kind: SourceKind::Volume.into(),
+            finished: Some(finished),
+            ..JobSource::default()
+        }
+    }
+
+    #[test]
+    fn u02_only_a_complete_snapshot_of_every_source_will_do() {
+        let sources = [taken("a", false), taken("b", false)];
+        let both = [wanted("a"), wanted("b")];
+        assert_eq!(
+            verdict(State::Succeeded, "", &sources, &both),
+            Ok(vec!["a/1".to_owned(), "b/1".to_owned()])
+        );
+        for state in [State::Partial, State::Failed, State::Cancelled, State::Running, State::Queued] {
+            assert!(verdict(state, "why", &sources, &both).is_err(), "{state:?}");
+        }
+        // Green, and yet not everything is in it.
+        let missing = verdict(State::Succeeded, "", &sources[..1], &both).expect_err("b is not there");
+        assert_eq!(missing, "does not hold b");
+        assert!(verdict(State::Succeeded, "", &[taken("a", true)], &both[..1]).is_err());
+        assert!(verdict(State::Succeeded, "", &[], &both[..1]).is_err());
+        let directory = UpgradeSource { kind: SourceKind::Directory.into(), ..wanted("a") };
+        assert!(verdict(State::Succeeded, "", &sources, &[directory]).is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! What policies match on the hosts as they are known. Pure.
+
+use holdfast_proto::v1::SourceKind;
+
+use super::Policy;
+use crate::catalog::hosts::HostRecord;
+use crate::catalog::sources::SourceRecord;
+use crate::operations::backup::facts;
+
+/// What a policy matches on one host.
+#[derive(Debug, Clone)]
+pub struct HostMatches<'a> {
+    pub host: &'a HostRecord,
+    /// Names: volumes that are there now, then directories.
+    pub sources: Vec<String>,
+}
+
+impl Policy {
+    /// Whether the policy is about this host at all.
+    pub fn selects(&self, host: &HostRecord) -> bool {
+        host.revoked_ms.is_none() && self.hosts.matches(&host.name, &host.labels)
+    }
+
+    /// Whether a source of a selected host is in it.
+    pub fn covers(&self, source: &SourceRecord) -> bool {
+        match source.kind {
+            SourceKind::Directory => self.directories.contains(&source.name),
+            SourceKind::Volume | SourceKind::Unspecified => {
+                source.gone_ms.is_none() && self.volumes.matches(facts(source))
+            }
+        }
+    }
+
+    /// What the policy matches on every host it selects.
+    pub fn matches<'a>(&self, hosts: &'a [HostRecord], sources: &[SourceRecord]) -> Vec<HostMatches<'a>> {
+        hosts
+            .iter()
+            .filter(|host| self.selects(host))
+            .map(|host| {
+                let volumes = sources
+                    .iter()
+                    .filter(|source| source.host == host.id && source.kind == SourceKind::Volume)
+                    .filter(|source| self.covers(source))
+                    .map(|source| source.name.clone());
+                HostMatches { host, sources: volumes.chain(self.directories.iter().cloned()).collect() }
+            })
+            .collect()
+    }
+
+    /// What an operator should know about a match that is empty or thin.
+    pub fn match_warnings(&self, matches: &[HostMatches<'_>], hosts: &[HostRecord]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for name in self.hosts.names.plain_names() {
+            if !hosts.iter().any(|host| host.name == name) {
+                let near = crate::api::names::did_you_mean(name, hosts.iter().map(|host| host.name.as_str()));
+                warnings.push(format!("host `{name}` is not known{near}"));
+            }
+        }
+        if matches.is_empty() {
+            warnings.push("no host matches: it will fire and do nothing".to_owned());
+        }
+        for found in matches.iter().filter(|found| found.sources.is_empty()) {
+            warnings.push(format!("{}: nothing matches there", found.host.name));
+        }
+        warnings
+    }
+}

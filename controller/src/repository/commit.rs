@@ -1,0 +1,291 @@
+//! Committing a snapshot.
+//!
+//! The controller believes nothing about which frames a snapshot uses: it
+//! reads the manifest's pages, as far as it has not read them for an earlier
+//! snapshot, and derives the set. Transaction 1 checks each of them and
+//! numbers the snapshot; then the head is raised, the object is put,
+//! transaction 2 follows, and only then is the agent told. Whatever dies in
+//! between, the row says `committing`, keeps its frames, and is finished by
+//! whoever comes next: the agent's own repetition or the loop.
+
+use std::sync::Arc;
+
+use holdfast_archive::ids::{FrameId, HostId};
+use holdfast_archive::keys::ObjectKey;
+use holdfast_archive::manifest::{PageRefs, page_refs};
+use holdfast_archive::snapshot::{MAX_OBJECT_LEN, decode_body, encode_object};
+use holdfast_proto::ids::LeaseId;
+use roaring::RoaringTreemap;
+
+use super::lease::upload_source;
+use super::protocol::{CommitStep, Protocol, SnapshotState};
+use super::{Repository, RepositoryError, locked};
+use crate::catalog::frames::PageRefRow;
+use crate::catalog::jobs::GrantKind;
+use crate::catalog::snapshots::{Begun, NewSnapshot, SnapshotRecord};
+use crate::clock::now_ms;
+use crate::failpoint::failpoint;
+
+/// Missing frames named in one answer.
+const MAX_MISSING: usize = 65_536;
+
+/// Pages looked at together.
+const PAGES: usize = 512;
+
+/// How often the references are derived anew because frames went meanwhile.
+const ATTEMPTS: u32 = 4;
+
+/// Room a snapshot's header takes beside its body.
+const HEADER_ROOM: usize = 4096;
+
+/// What became of a snapshot offered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Committed {
+    Snapshot(Box<SnapshotRecord>),
+    /// Frames that are not there.
+    Missing(Vec<FrameId>),
+}
+
+/// What a manifest reaches.
+enum Reach {
+    Frames { all: RoaringTreemap, pages: RoaringTreemap },
+    Missing(Vec<FrameId>),
+}
+
+impl Repository {
+    /// Commits the snapshot whose account `body` is.
+    pub async fn commit_snapshot(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        body: &[u8],
+    ) -> Result<Committed, RepositoryError> {
+        let lease = self.known_lease(host, lease).await?;
+        let source = upload_source(&lease)?;
+        if body.len() > MAX_OBJECT_LEN - HEADER_ROOM {
+            return Err(RepositoryError::Invalid(
+                "the snapshot's account of itself is over 4 MiB".to_owned(),
+            ));
+        }
+        // A repetition, perhaps by a later attempt, gets the first answer.
+        if let Some(before) = self.catalog().snapshot_of_job(lease.job, source).await? {
+            return self.answer_again(before).await;
+        }
+        let lease = self.lease(host, lease.id).await?;
+        match self.running_grant(host, lease.job).await?.kind {
+            GrantKind::Upload { sources } if sources.contains(&source) => {}
+            GrantKind::Upload { .. } | GrantKind::Restore { .. } => {
+                return Err(RepositoryError::Denied(format!("job {} does not back up {source}", lease.job)));
+            }
+        }
+        self.refuse_foreign().await?;
+        let account = decode_body(body).map_err(|error| RepositoryError::Invalid(error.to_string()))?;
+        for _ in 0..ATTEMPTS {
+            let (frames, pages) = match self.reach(host, account.root).await? {
+                Reach::Missing(missing) => return Ok(Committed::Missing(missing)),
+                Reach::Frames { all, pages } => (all, pages),
+            };
+            let new = NewSnapshot {
+                lease: lease.number,
+                job: lease.job,
+                host,
+                source,
+                body: &account,
+                body_bytes: body,
+                frames: &frames,
+                created_ms: now_ms(),
+            };
+            match self.catalog().begin_commit(&new).await? {
+                Begun::Committing(record) => {
+                    failpoint("controller.commit.after-row");
+                    return self
+                        .drive_commit(record)
+                        .await
+                        .map(|record| Committed::Snapshot(Box::new(record)));
+                }
+                Begun::Before(record) => return self.answer_again(record).await,
+                Begun::Missing(missing, absent) if absent.is_empty() => {
+                    return Ok(Committed::Missing(missing));
+                }
+                // What was known of some page names frames that have lost
+                // their rows since: the pages themselves have to be asked.
+                Begun::Missing(..) => self.catalog().drop_page_refs(&pages).await?,
+                Begun::LeaseLost => {
+                    return Err(RepositoryError::LeaseLost(format!("lease {} has ended", lease.id)));
+                }
+            }
+        }
+        Err(RepositoryError::TooMuch("frames go as fast as they are looked for; try again".to_owned()))
+    }
+
+    async fn answer_again(&self, record: SnapshotRecord) -> Result<Committed, RepositoryError> {
+        match record.state {
+            SnapshotState::Committing => {
+                self.drive_commit(record).await.map(|record| Committed::Snapshot(Box::new(record)))
+            }
+            SnapshotState::Committed | SnapshotState::Forgotten => Ok(Committed::Snapshot(Box::new(record))),
+            SnapshotState::Purging => {
+                Err(RepositoryError::LeaseLost(format!("snapshot {} of this job was removed", record.id)))
+            }
+        }
+    }
+
+    /// Finishes commits that were cut off. Safe at any time: one that is
+    /// being driven is waited for.
+    pub async fn finish_committing(&self) -> Result<u64, RepositoryError> {
+        self.compared().await?;
+        if self.suspended().await?.is_some() {
+            return Ok(0);
+        }
+        let mut finished = 0;
+        for number in self.catalog().snapshots_in(SnapshotState::Committing, 1000).await? {
+            if let Some(record) = self.catalog().snapshot_by_commit(number).await? {
+                self.drive_commit(record).await?;
+                finished += 1;
+            }
+        }
+        Ok(finished)
+    }
+
+    /// From transaction 1 to transaction 2, in a task of its own: a caller
+    /// that goes away does not leave it half-way.
+    async fn drive_commit(&self, record: SnapshotRecord) -> Result<SnapshotRecord, RepositoryError> {
+        let repository = self.clone();
+        let driven = tokio::spawn(async move { repository.drive_commit_alone(record).await });
+        driven.await.map_err(|error| RepositoryError::Damaged(format!("a commit broke off: {error}")))?
+    }
+
+    async fn drive_commit_alone(&self, record: SnapshotRecord) -> Result<SnapshotRecord, RepositoryError> {
+        let number = record.commit_number;
+        let turn = locked(&self.inner.driving).entry(number).or_default().clone();
+        let outcome = {
+            let _turn = turn.lock().await;
+            self.take_steps(number).await
+        };
+        let mut driving = locked(&self.inner.driving);
+        // The map and `turn` are the last two.
+        if Arc::strong_count(&turn) == 2 {
+            driving.remove(&number);
+        }
+        outcome
+    }
+
+    async fn take_steps(&self, number: u64) -> Result<SnapshotRecord, RepositoryError> {
+        let (mut raised, mut put) = (false, false);
+        loop {
+            let Some(record) = self.catalog().snapshot_by_commit(number).await? else {
+                return Err(RepositoryError::LeaseLost(format!("commit {number} was given up")));
+            };
+            if record.state != SnapshotState::Committing {
+                return Ok(record);
+            }
+            match Protocol::WHOLE.commit_step(raised, put) {
+                CommitStep::RaiseHead => {
+                    self.raise_head().await?;
+                    raised = true;
+                }
+                CommitStep::PutObject => {
+                    let Some(stored) = self.catalog().stored_snapshot(number).await? else {
+                        return Err(RepositoryError::Damaged(format!("commit {number} has no body")));
+                    };
+                    let object = encode_object(&stored.header, &stored.body);
+                    self.store().put(&ObjectKey::Snapshot(record.id), object.into()).await?;
+                    put = true;
+                    failpoint("controller.commit.after-object");
+                }
+                CommitStep::SetCommitted => {
+                    self.catalog().set_committed(number).await?;
+                    failpoint("controller.commit.after-committed");
+                }
+            }
+        }
+    }
+
+    /// Every frame that a manifest of this host reaches.
+    async fn reach(&self, host: HostId, root: FrameId) -> Result<Reach, RepositoryError> {
+        let mut missing = Vec::new();
+        let found = self.catalog().find_frames(host, &[root]).await?.into_iter().flatten().next();
+        let Some(found) = found else { return Ok(Reach::Missing(vec![root])) };
+        let mut pages = RoaringTreemap::from_iter([found.number]);
+        let mut all = pages.clone();
+        let mut todo = pages.clone();
+        while !todo.is_empty() {
+            let batch: RoaringTreemap = todo.iter().take(PAGES).collect();
+            todo -= &batch;
+            let mut known = self.catalog().page_refs(&batch).await?;
+            let unknown = &batch - known.keys().copied().collect::<RoaringTreemap>();
+            let read = self.read_pages(host, &unknown, &mut missing).await?;
+            self.catalog().put_page_refs(&read).await?;
+            known.extend(read);
+            for refs in known.into_values() {
+                todo |= &refs.pages - &pages;
+                pages |= &refs.pages;
+                all |= refs.pages;
+                all |= refs.data;
+            }
+            if missing.len() >= MAX_MISSING {
+                break;
+            }
+        }
+        missing.truncate(MAX_MISSING);
+        Ok(if missing.is_empty() { Reach::Frames { all, pages } } else { Reach::Missing(missing) })
+    }
+
+    /// Reads pages from the store. What cannot be had is added to `missing`
+    /// and marked, so that it is asked for and not offered.
+    async fn read_pages(
+        &self,
+        host: HostId,
+        pages: &RoaringTreemap,
+        missing: &mut Vec<FrameId>,
+    ) -> Result<Vec<(u64, PageRefRow)>, RepositoryError> {
+        if pages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.catalog().frames_by_number(pages).await?;
+        let numbers: std::collections::HashMap<FrameId, u64> =
+            rows.iter().map(|row| (row.location.entry.id, row.number)).collect();
+        let read = self.read_frames(rows.into_iter().map(|row| row.location).collect()).await?;
+        let mut resolved = Vec::new();
+        let mut lost = Vec::new();
+        for (id, raw) in read {
+            let Some(raw) = raw else {
+                lost.push(id);
+                continue;
+            };
+            let refs = page_refs(&raw)
+                .map_err(|error| RepositoryError::Invalid(format!("the manifest's page {id}: {error}")))?;
+            let row = self.resolve_refs(host, &refs, missing).await?;
+            if let (Some(row), Some(&number)) = (row, numbers.get(&id)) {
+                resolved.push((number, row));
+            }
+        }
+        if !lost.is_empty() {
+            self.catalog().mark_damaged(host, &lost).await?;
+            missing.extend(lost);
+        }
+        Ok(resolved)
+    }
+
+    /// A page's references as numbers; `None` where some are not there.
+    async fn resolve_refs(
+        &self,
+        host: HostId,
+        refs: &PageRefs,
+        missing: &mut Vec<FrameId>,
+    ) -> Result<Option<PageRefRow>, RepositoryError> {
+        let before = missing.len();
+        let mut row = PageRefRow::default();
+        for (ids, numbers) in [(&refs.pages, &mut row.pages), (&refs.data, &mut row.data)] {
+            for (id, found) in ids.iter().zip(self.catalog().find_frames(host, ids).await?) {
+                match found {
+                    Some(frame) => {
+                        numbers.insert(frame.number);
+                    }
+                    None => missing.push(*id),
+                }
+            }
+        }
+        Ok((missing.len() == before).then_some(row))
+    }
+}

@@ -1,0 +1,118 @@
+//! `state/head`: how far the repository has come, as the bucket knows it.
+//!
+//! It is raised before a snapshot's object is put, before a batch of packs is
+//! deleted and before snapshots are purged. A catalogue that was put back
+//! from a copy therefore finds a higher number than its own and suspends
+//! itself: what it believes to be in the bucket may be gone, and what it does
+//! not know of may be needed.
+
+use holdfast_archive::keys::{ObjectKey, StateFile};
+use holdfast_archive::repository::RepositoryInfo;
+use holdfast_archive::state::{Head, decode_head, encode_head};
+
+use super::protocol::{Protocol, Trust};
+use super::{Repository, RepositoryError};
+
+impl Repository {
+    /// Compares the catalogue with the bucket: at start, and before each
+    /// batch of deletes. Suspends the repository where they disagree, and
+    /// says so; a store that cannot be asked is an error and suspends nothing.
+    ///
+    /// The bucket is read first. Its number is never raised above the
+    /// catalogue's, which only grows: a commit between the two readings makes
+    /// the catalogue look further ahead, never behind.
+    pub async fn check(&self) -> Result<Trust, RepositoryError> {
+        let info = self.info().await?;
+        self.catalog().adopt_repository(info.id, &info.owner).await?;
+        let head = self.read_head().await?;
+        let Some(row) = self.catalog().repository().await? else {
+            return Err(RepositoryError::Damaged(
+                "the catalogue does not keep its repository's row".to_owned(),
+            ));
+        };
+        let same = row.repository == info.id && row.owner == info.owner;
+        let trust = Protocol::WHOLE.trust(same, head.commit_number, row.commit_number);
+        match trust {
+            Trust::Whole => {}
+            Trust::Foreign => {
+                let reason = format!(
+                    "{} holds repository {} of controller {}, and this catalogue is of repository {} of controller {}",
+                    self.store().location(),
+                    info.id,
+                    info.owner,
+                    row.repository,
+                    row.owner
+                );
+                self.suspend(&reason, None).await?;
+            }
+            Trust::Behind => {
+                let reason = format!(
+                    "the catalogue ends at commit {} and the bucket at {}: the catalogue is an old copy",
+                    row.commit_number, head.commit_number
+                );
+                self.suspend(&reason, Some(&head)).await?;
+            }
+        }
+        Ok(trust)
+    }
+
+    /// [`Self::check`], once in the life of this process and before anything
+    /// is built on what the catalogue believes.
+    pub(super) async fn compared(&self) -> Result<(), RepositoryError> {
+        self.inner.compared.get_or_try_init(|| async { self.check().await.map(|_| ()) }).await?;
+        Ok(())
+    }
+
+    async fn suspend(&self, reason: &str, head: Option<&Head>) -> Result<(), RepositoryError> {
+        tracing::error!(reason, "the repository is suspended: nothing is deleted and nothing is shared");
+        self.catalog().suspend(reason, head).await?;
+        Ok(())
+    }
+
+    pub(super) async fn info(&self) -> Result<RepositoryInfo, RepositoryError> {
+        let bytes = self.store().get(&ObjectKey::Repository).await?;
+        RepositoryInfo::decode(&bytes)
+            .map_err(|error| RepositoryError::Damaged(format!("{}: {error}", self.store().location())))
+    }
+
+    pub(super) async fn read_head(&self) -> Result<Head, RepositoryError> {
+        match self.store().get(&ObjectKey::State(StateFile::Head)).await {
+            Ok(bytes) => decode_head(&bytes)
+                .map_err(|error| RepositoryError::Damaged(format!("state/head cannot be read: {error}"))),
+            Err(error) if error.is_not_found() => Ok(Head::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the catalogue's numbers to the bucket.
+    pub(super) async fn raise_head(&self) -> Result<(), RepositoryError> {
+        let _one = self.inner.head.lock().await;
+        let head = self.catalog().head().await?;
+        self.store().put(&ObjectKey::State(StateFile::Head), encode_head(&head).into()).await?;
+        Ok(())
+    }
+
+    /// Why the repository is suspended, if it is.
+    pub async fn suspended(&self) -> Result<Option<String>, RepositoryError> {
+        let row = self.catalog().repository().await?;
+        Ok(row.map(|row| row.suspended).filter(|reason| !reason.is_empty()))
+    }
+
+    pub(super) async fn refuse_suspended(&self) -> Result<(), RepositoryError> {
+        match self.suspended().await? {
+            Some(reason) => Err(RepositoryError::Suspended(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses writes to a bucket that is not ours. A catalogue that is only
+    /// behind may go on writing: its numbers were raised above the bucket's,
+    /// and it builds on nothing it knew before.
+    pub(super) async fn refuse_foreign(&self) -> Result<(), RepositoryError> {
+        let Some(reason) = self.suspended().await? else { return Ok(()) };
+        let info = self.info().await?;
+        let row = self.catalog().repository().await?;
+        let same = row.is_some_and(|row| row.repository == info.id && row.owner == info.owner);
+        if same { Ok(()) } else { Err(RepositoryError::Suspended(reason)) }
+    }
+}

@@ -1,0 +1,210 @@
+//! Opening, checking and closing leases: who may use the data plane for what.
+//!
+//! The host comes from the certificate alone. A lease is bound to it and to a
+//! running job of that host; a newer attempt of the job ends the leases of
+//! older ones, and an older attempt that comes back is refused.
+
+use holdfast_archive::ids::{FrameId, HostId, RepositoryId, SnapshotId, SourceId};
+use holdfast_archive::snapshot::{SnapshotBody, encode_object};
+use holdfast_proto::ids::{JobId, LeaseId};
+
+use super::protocol::SnapshotState;
+use super::{Repository, RepositoryError};
+use crate::catalog::jobs::{GrantKind, JobGrant};
+use crate::catalog::leases::{LeaseKind, LeaseRecord, NewLease, Opened};
+use crate::catalog::snapshots::SnapshotRecord;
+
+/// A lease in use says so at most once in so many ticks.
+const RENEW_TICKS: u64 = 30;
+
+/// An upload that may begin.
+#[derive(Debug)]
+pub struct OpenedUpload {
+    pub lease: LeaseId,
+    pub repository: RepositoryId,
+    pub base: Option<(SnapshotRecord, SnapshotBody)>,
+    /// Frames of the base that were found unreadable.
+    pub damaged: Vec<FrameId>,
+}
+
+/// A restore that may begin.
+#[derive(Debug)]
+pub struct OpenedRestore {
+    pub lease: LeaseId,
+    pub repository: RepositoryId,
+    /// As it lies in the bucket.
+    pub object: Vec<u8>,
+    pub same_host: bool,
+}
+
+impl Repository {
+    /// Opens an upload of one source of a running job.
+    pub async fn open_upload(
+        &self,
+        host: HostId,
+        job: JobId,
+        generation: u64,
+        source: SourceId,
+    ) -> Result<OpenedUpload, RepositoryError> {
+        let grant = self.grant(host, job, generation).await?;
+        match &grant.kind {
+            GrantKind::Upload { sources } if sources.contains(&source) => {}
+            GrantKind::Upload { .. } | GrantKind::Restore { .. } => {
+                return Err(RepositoryError::Denied(format!("job {job} does not back up source {source}")));
+            }
+        }
+        self.compared().await?;
+        self.refuse_foreign().await?;
+        let with_base = self.suspended().await?.is_none();
+        let kind = LeaseKind::Upload { source };
+        let new = NewLease { kind, job, generation, host, snapshot: None, with_base };
+        let lease = self.opened(new).await?;
+        let mut opened =
+            OpenedUpload { lease: lease.id, repository: self.id().await?, base: None, damaged: Vec::new() };
+        if let Some(number) = lease.snapshot.filter(|_| with_base)
+            && let Some(base) = self.catalog().snapshot_by_commit(number).await?
+        {
+            let body = self.body(&base.id).await?;
+            let frames = self.frames_of(number).await?;
+            opened.damaged = self.catalog().damaged_frames(host, &frames).await?;
+            opened.base = Some((base, body));
+        }
+        Ok(opened)
+    }
+
+    /// Opens a restore of the snapshot a running job restores.
+    pub async fn open_restore(
+        &self,
+        host: HostId,
+        job: JobId,
+        generation: u64,
+        snapshot: SnapshotId,
+    ) -> Result<OpenedRestore, RepositoryError> {
+        let grant = self.grant(host, job, generation).await?;
+        if grant.kind != (GrantKind::Restore { snapshot }) {
+            return Err(RepositoryError::Denied(format!("job {job} does not restore snapshot {snapshot}")));
+        }
+        let record = self.get(&snapshot).await?;
+        if !matches!(record.state, SnapshotState::Committed | SnapshotState::Forgotten) {
+            return Err(RepositoryError::no_snapshot(&snapshot));
+        }
+        let new = NewLease {
+            kind: LeaseKind::Restore,
+            job,
+            generation,
+            host,
+            snapshot: Some(record.commit_number),
+            with_base: false,
+        };
+        let lease = self.opened(new).await?;
+        let stored = self
+            .catalog()
+            .stored_snapshot(record.commit_number)
+            .await?
+            .ok_or_else(|| RepositoryError::no_snapshot(&snapshot))?;
+        Ok(OpenedRestore {
+            lease: lease.id,
+            repository: self.id().await?,
+            object: encode_object(&stored.header, &stored.body),
+            same_host: snapshot.host == host,
+        })
+    }
+
+    /// Ends a lease. One that is ended already stays so.
+    pub async fn close_lease(&self, host: HostId, lease: LeaseId) -> Result<(), RepositoryError> {
+        match self.catalog().lease(lease).await? {
+            Some(record) if record.host != host => Err(foreign_lease(lease)),
+            Some(record) => Ok(self.catalog().end_lease(record.number).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// The open lease of that id, for its own host.
+    pub(super) async fn lease(&self, host: HostId, lease: LeaseId) -> Result<LeaseRecord, RepositoryError> {
+        let record = self.known_lease(host, lease).await?;
+        if record.facts.ended_tick.is_some() {
+            return Err(RepositoryError::LeaseLost(format!(
+                "lease {lease} has ended: it was closed, or a newer attempt of the job took its place"
+            )));
+        }
+        self.catalog().renew_lease(record.number, RENEW_TICKS).await?;
+        Ok(record)
+    }
+
+    /// The lease of that id, open or not, for its own host.
+    pub(super) async fn known_lease(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+    ) -> Result<LeaseRecord, RepositoryError> {
+        match self.catalog().lease(lease).await? {
+            None => Err(RepositoryError::LeaseLost(format!("there is no lease {lease} any more"))),
+            Some(record) if record.host != host => Err(foreign_lease(lease)),
+            Some(record) => Ok(record),
+        }
+    }
+
+    /// The open upload lease of that id.
+    pub(super) async fn upload_lease(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+    ) -> Result<(LeaseRecord, SourceId), RepositoryError> {
+        self.compared().await?;
+        let record = self.lease(host, lease).await?;
+        let source = upload_source(&record)?;
+        Ok((record, source))
+    }
+
+    /// What the running job may do, if it is this host's and of that
+    /// generation.
+    async fn grant(&self, host: HostId, job: JobId, generation: u64) -> Result<JobGrant, RepositoryError> {
+        let grant = self.running_grant(host, job).await?;
+        if generation > grant.generation {
+            return Err(RepositoryError::Denied(format!(
+                "job {job} is at generation {}, not {generation}",
+                grant.generation
+            )));
+        }
+        Ok(grant)
+    }
+
+    pub(super) async fn running_grant(&self, host: HostId, job: JobId) -> Result<JobGrant, RepositoryError> {
+        match self.catalog().job_grant(job).await? {
+            None => Err(RepositoryError::LeaseLost(format!("job {job} does not run"))),
+            Some(grant) if grant.host != host => {
+                Err(RepositoryError::Denied(format!("job {job} is not one of this host")))
+            }
+            Some(grant) => Ok(grant),
+        }
+    }
+
+    async fn opened(&self, new: NewLease) -> Result<LeaseRecord, RepositoryError> {
+        match self.catalog().open_lease(new).await? {
+            Opened::Lease(lease) => Ok(lease),
+            Opened::Superseded => Err(RepositoryError::Stale(format!(
+                "a newer attempt of job {} has begun; generation {} is over",
+                new.job, new.generation
+            ))),
+        }
+    }
+
+    /// The repository's id, as this catalogue keeps it.
+    pub(super) async fn id(&self) -> Result<RepositoryId, RepositoryError> {
+        match self.catalog().repository().await? {
+            Some(row) => Ok(row.repository),
+            None => Err(RepositoryError::Busy("the repository has not been reached yet".to_owned())),
+        }
+    }
+}
+
+pub(super) fn upload_source(lease: &LeaseRecord) -> Result<SourceId, RepositoryError> {
+    match lease.kind {
+        LeaseKind::Upload { source } => Ok(source),
+        LeaseKind::Restore => Err(RepositoryError::Denied(format!("lease {} is for reading", lease.id))),
+    }
+}
+
+fn foreign_lease(lease: LeaseId) -> RepositoryError {
+    RepositoryError::Denied(format!("lease {lease} is not one of this host"))
+}

@@ -1,0 +1,329 @@
+//! Where snapshots live: the agents' data plane, commit and deletion, and
+//! what the rest of the controller asks of the repository.
+//!
+//! `protocol` decides, `catalog` applies inside transactions, and this folder
+//! does what lies between: it talks to the store. No transaction is open
+//! while a store is waited for. Nothing here is only in memory that a restart
+//! would need: a commit that was cut off is a row in state `committing`, a
+//! half-done deletion one in state `deleting` or `purging`.
+
+mod commit;
+mod error;
+#[cfg(test)]
+mod exploration;
+pub mod gc;
+mod head;
+mod lease;
+pub mod protocol;
+mod read;
+mod rebuild;
+pub mod reference;
+pub mod service;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_archive::ids::{FrameId, HostId, SnapshotId};
+use holdfast_archive::keys::{ObjectKey, StateFile};
+use holdfast_archive::snapshot::{SnapshotBody, decode_body};
+use holdfast_archive::state::{encode_hosts, encode_policies};
+use holdfast_archive::store::Store;
+use roaring::RoaringTreemap;
+use tokio::sync::Semaphore;
+
+pub use commit::Committed;
+pub use error::RepositoryError;
+pub use lease::{OpenedRestore, OpenedUpload};
+pub use read::SnapshotSource;
+pub use rebuild::Rebuilt;
+
+use crate::catalog::Catalog;
+use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
+use crate::clock::now_ms;
+use protocol::LeaseLimits;
+
+/// How long a tick is: the unit in which a running controller counts time.
+pub const TICK: Duration = Duration::from_secs(10);
+
+/// What can be set about the repository.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Between forgetting a snapshot and removing it for good.
+    pub grace: Duration,
+    pub leases: LeaseLimits,
+    /// How long an object without a row is left alone, in ticks.
+    pub orphan_ticks: u64,
+    /// Packs of one host on their way through the controller at once.
+    pub uploads_per_host: usize,
+    /// Bytes of packs in the controller's memory, all hosts together.
+    pub upload_memory_bytes: u64,
+    /// Let hosts write straight to a store that was seen to hold them to
+    /// length, content and key.
+    pub direct_uploads: bool,
+    pub compression_level: u32,
+    pub pack_bytes: u32,
+    pub upload_concurrency: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(7 * 86_400),
+            leases: LeaseLimits {
+                silent: ticks_of(86_400),
+                open: ticks_of(7 * 86_400),
+                resume: ticks_of(2 * 86_400),
+            },
+            orphan_ticks: ticks_of(86_400),
+            uploads_per_host: 4,
+            upload_memory_bytes: 512 << 20,
+            direct_uploads: false,
+            compression_level: 3,
+            pack_bytes: 32 << 20,
+            upload_concurrency: 2,
+        }
+    }
+}
+
+const fn ticks_of(seconds: u64) -> u64 {
+    seconds / TICK.as_secs()
+}
+
+/// How the repository is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryStatus {
+    /// Empty while the repository was never reached.
+    pub id: String,
+    pub location: String,
+    pub snapshots: u64,
+    pub packs: u64,
+    pub stored_bytes: u64,
+    pub commit_number: u64,
+    /// Empty: not suspended.
+    pub suspended: String,
+    /// Why the store could not be asked; empty when it was.
+    pub problem: String,
+}
+
+/// Handle of the repository. Cheap to clone; clones share everything.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    catalog: Catalog,
+    store: Store,
+    settings: Settings,
+    /// One writer of `state/head`, so that it never goes back.
+    head: tokio::sync::Mutex<()>,
+    /// One round of deletion, or one reconciliation, at a time.
+    collecting: tokio::sync::Mutex<()>,
+    /// Commits being driven, by commit number: one driver each, so that no
+    /// PUT of a snapshot can be under way when its purge deletes the object.
+    driving: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<()>>>>,
+    uploads: Mutex<HashMap<HostId, Arc<Semaphore>>>,
+    upload_memory: Arc<Semaphore>,
+    /// Packs whose table was read from their very bytes on the way through.
+    tables: Mutex<upload::Tables>,
+    readable: Mutex<read::Readable>,
+    direct: tokio::sync::OnceCell<bool>,
+    /// The catalogue was compared with the bucket since this process began.
+    compared: tokio::sync::OnceCell<()>,
+}
+
+impl Repository {
+    pub fn new(catalog: Catalog, store: Store, settings: Settings) -> Self {
+        let megabytes = (settings.upload_memory_bytes >> 20).max(64);
+        Self {
+            inner: Arc::new(Inner {
+                catalog,
+                store,
+                head: tokio::sync::Mutex::default(),
+                collecting: tokio::sync::Mutex::default(),
+                driving: Mutex::default(),
+                uploads: Mutex::default(),
+                upload_memory: Arc::new(Semaphore::new(usize::try_from(megabytes).unwrap_or(512))),
+                tables: Mutex::default(),
+                readable: Mutex::default(),
+                direct: tokio::sync::OnceCell::new(),
+                compared: tokio::sync::OnceCell::new(),
+                settings,
+            }),
+        }
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Counts a tick. To be called every [`TICK`] by a running controller and
+    /// by nobody else: the age of leases is counted in these.
+    pub async fn tick(&self) -> Result<(), RepositoryError> {
+        self.catalog().advance_ticks(1).await?;
+        Ok(())
+    }
+
+    /// Snapshots, newest first.
+    pub async fn list(&self, filter: &SnapshotFilter) -> Result<Vec<SnapshotRecord>, RepositoryError> {
+        Ok(self.catalog().snapshots(filter).await?)
+    }
+
+    pub async fn get(&self, id: &SnapshotId) -> Result<SnapshotRecord, RepositoryError> {
+        self.catalog().snapshot(id).await?.ok_or_else(|| RepositoryError::no_snapshot(id))
+    }
+
+    /// The agent's account of a snapshot.
+    pub async fn body(&self, id: &SnapshotId) -> Result<SnapshotBody, RepositoryError> {
+        let record = self.get(id).await?;
+        let bytes = self
+            .catalog()
+            .snapshot_body(record.commit_number)
+            .await?
+            .ok_or_else(|| RepositoryError::no_snapshot(id))?;
+        decode_body(&bytes)
+            .map_err(|error| RepositoryError::Damaged(format!("snapshot {id} in the catalogue: {error}")))
+    }
+
+    /// Holds a snapshot, so that nothing forgets it, or releases it.
+    pub async fn hold(&self, id: &SnapshotId, hold: bool) -> Result<SnapshotRecord, RepositoryError> {
+        if !self.catalog().hold_snapshot(id, hold).await? {
+            return Err(RepositoryError::no_snapshot(id));
+        }
+        self.get(id).await
+    }
+
+    /// Forgets a snapshot: it is removed for good once the grace is over.
+    pub async fn forget(&self, id: &SnapshotId) -> Result<SnapshotRecord, RepositoryError> {
+        let grace = i64::try_from(self.settings().grace.as_millis()).unwrap_or(i64::MAX);
+        let done = self.catalog().forget_snapshot(id, now_ms().saturating_add(grace)).await?;
+        let record = self.get(id).await?;
+        match (done, record.state, record.held) {
+            (true, _, _) | (false, protocol::SnapshotState::Forgotten, _) => Ok(record),
+            (false, _, true) => Err(RepositoryError::Held(*id)),
+            (false, _, false) => {
+                Err(RepositoryError::Busy(format!("snapshot {id} is {}", record.state.as_str())))
+            }
+        }
+    }
+
+    /// Takes a forgotten snapshot back.
+    pub async fn undelete(&self, id: &SnapshotId) -> Result<SnapshotRecord, RepositoryError> {
+        self.refuse_suspended().await?;
+        let done = self.catalog().undelete_snapshot(id).await?;
+        let record = self.get(id).await?;
+        match (done, record.state) {
+            (true, _) | (false, protocol::SnapshotState::Committed) => Ok(record),
+            (false, state) => Err(RepositoryError::Busy(format!(
+                "snapshot {id} is {}: it cannot be taken back",
+                state.as_str()
+            ))),
+        }
+    }
+
+    /// Notes that a snapshot was proved readable now.
+    pub async fn note_verified(&self, id: &SnapshotId) -> Result<(), RepositoryError> {
+        Ok(self.catalog().set_verified(id, now_ms()).await?)
+    }
+
+    /// Notes frames that could not be read: they are sent again by the next
+    /// backup that needs them.
+    pub async fn note_damaged(&self, host: HostId, frames: &[FrameId]) -> Result<(), RepositoryError> {
+        self.catalog().mark_damaged(host, frames).await?;
+        Ok(())
+    }
+
+    /// What `status` shows. The store is asked once, so that a store that
+    /// cannot be reached is told.
+    pub async fn status(&self) -> Result<RepositoryStatus, RepositoryError> {
+        let row = self.catalog().repository().await?;
+        let counts = self.catalog().repository_counts().await?;
+        let problem = match self.store().head(&ObjectKey::Repository).await {
+            Ok(Some(_)) => String::new(),
+            Ok(None) => format!("{} holds no repository", self.store().location()),
+            Err(error) => error.to_string(),
+        };
+        Ok(RepositoryStatus {
+            id: row.as_ref().map(|row| row.repository.to_string()).unwrap_or_default(),
+            location: self.store().location(),
+            snapshots: counts.snapshots,
+            packs: counts.packs,
+            stored_bytes: counts.stored_bytes,
+            commit_number: row.as_ref().map_or(0, |row| row.commit_number),
+            suspended: row.map(|row| row.suspended).unwrap_or_default(),
+            problem,
+        })
+    }
+
+    /// Writes what a lost controller needs besides snapshots. The content is
+    /// the caller's.
+    pub async fn export_state(&self, hosts: &[u8], policies: &[u8]) -> Result<(), RepositoryError> {
+        self.refuse_suspended().await?;
+        let state = |file, bytes: Vec<u8>| {
+            let store = self.store().clone();
+            async move { store.put(&ObjectKey::State(file), bytes.into()).await }
+        };
+        state(StateFile::Hosts, encode_hosts(hosts)).await?;
+        state(StateFile::Policies, encode_policies(policies)).await?;
+        Ok(())
+    }
+
+    /// The frames a snapshot reaches, from a small cache.
+    async fn frames_of(&self, commit_number: u64) -> Result<Arc<RoaringTreemap>, RepositoryError> {
+        let known = locked(&self.inner.readable).get(commit_number);
+        if let Some(frames) = known {
+            return Ok(frames);
+        }
+        let frames = Arc::new(self.catalog().snapshot_frames(commit_number).await?);
+        locked(&self.inner.readable).put(commit_number, frames.clone());
+        Ok(frames)
+    }
+
+    /// Leases that hold their packs and snapshots, as of now.
+    async fn holding(&self) -> Result<Holding, RepositoryError> {
+        let now = self.catalog().repository().await?.map_or(0, |row| row.ticks);
+        let limits = self.settings().leases;
+        let mut holding = Holding::default();
+        for lease in self.catalog().leases_since(now.saturating_sub(limits.resume)).await? {
+            if !protocol::Protocol::WHOLE.lease_holds(lease.facts, now, limits) {
+                continue;
+            }
+            holding.packs.insert(lease.number);
+            if lease.facts.ended_tick.is_none() {
+                holding.open.insert(lease.number);
+                holding.snapshots.extend(lease.snapshot);
+            }
+        }
+        Ok(holding)
+    }
+}
+
+/// What leases hold.
+#[derive(Debug, Default)]
+struct Holding {
+    /// Leases whose committed packs stay.
+    packs: HashSet<u64>,
+    /// Those that are open: their intents stay, and collection waits for them.
+    open: HashSet<u64>,
+    /// Commit numbers of bases and of what is being restored.
+    snapshots: Vec<u64>,
+}
+
+/// None of these locks is held across anything that can panic half-way
+/// through a change, so what a poisoned one holds is whole.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

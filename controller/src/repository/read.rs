@@ -1,0 +1,291 @@
+//! Reading: where frames lie, bytes of packs for a lease, and snapshots for
+//! whoever browses them on the controller.
+//!
+//! A host may read its own frames. One that restores another host's snapshot
+//! gets exactly the frames of that snapshot: what lies between them in a pack
+//! belongs to other sources and comes as zeros.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use holdfast_archive::frame::decode;
+use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
+use holdfast_archive::keys::ObjectKey;
+use holdfast_archive::pack::MAX_PACK_LEN;
+use holdfast_archive::seam::{FrameLocation, PackSource, SeamError};
+use holdfast_archive::store::{StoreError, StoreErrorKind};
+use holdfast_proto::ids::LeaseId;
+use roaring::RoaringTreemap;
+use tokio::runtime::Handle;
+
+use super::protocol::SnapshotState;
+use super::upload::check_count;
+use super::{Repository, RepositoryError};
+use crate::catalog::leases::{LeaseKind, LeaseRecord};
+
+/// Bitmaps of snapshots that are being read.
+const READABLE: usize = 8;
+
+/// Neighbouring frames are read together across a gap of at most this.
+const GAP: u64 = 128 << 10;
+/// And at most so many bytes at once.
+const SPAN: u64 = 8 << 20;
+/// Ranges read at once.
+const READS: usize = 8;
+
+/// A few bitmaps, the least recently made going first.
+#[derive(Debug, Default)]
+pub(super) struct Readable {
+    known: VecDeque<(u64, Arc<RoaringTreemap>)>,
+}
+
+impl Readable {
+    pub(super) fn get(&self, commit_number: u64) -> Option<Arc<RoaringTreemap>> {
+        self.known.iter().find(|(number, _)| *number == commit_number).map(|(_, frames)| frames.clone())
+    }
+
+    pub(super) fn put(&mut self, commit_number: u64, frames: Arc<RoaringTreemap>) {
+        self.known.push_back((commit_number, frames));
+        if self.known.len() > READABLE {
+            self.known.pop_front();
+        }
+    }
+}
+
+/// What a lease may read.
+struct Scope {
+    host: HostId,
+    /// Of another host's snapshot: only these.
+    only: Option<Arc<RoaringTreemap>>,
+}
+
+impl Repository {
+    /// Where these frames lie, among those the lease may read.
+    pub async fn locate(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        frames: &[FrameId],
+    ) -> Result<Vec<Option<FrameLocation>>, RepositoryError> {
+        check_count(frames.len())?;
+        let lease = self.lease(host, lease).await?;
+        let scope = self.scope(&lease).await?;
+        self.locate_in(&scope, frames).await
+    }
+
+    async fn locate_in(
+        &self,
+        scope: &Scope,
+        frames: &[FrameId],
+    ) -> Result<Vec<Option<FrameLocation>>, RepositoryError> {
+        let found = self.catalog().find_frames(scope.host, frames).await?;
+        let allowed = |number: u64| scope.only.as_ref().is_none_or(|only| only.contains(number));
+        Ok(found
+            .into_iter()
+            .map(|frame| frame.filter(|frame| allowed(frame.number)).map(|frame| frame.location))
+            .collect())
+    }
+
+    /// That range of the pack, as far as the lease may read it.
+    pub async fn read_pack(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        pack: PackId,
+        range: Range<u64>,
+    ) -> Result<Bytes, RepositoryError> {
+        let lease = self.lease(host, lease).await?;
+        let scope = self.scope(&lease).await?;
+        if range.start > range.end || range.end > MAX_PACK_LEN {
+            return Err(RepositoryError::Invalid(format!("{range:?} is no range of a pack")));
+        }
+        let denied = || RepositoryError::Denied(format!("pack {pack} is not one this lease may read"));
+        let Some(only) = scope.only else {
+            let own = match self.catalog().pack(&pack).await? {
+                Some(row) if row.host == scope.host => true,
+                // A rebuilt catalogue may know one pack for two hosts.
+                _ => self.has_frame_of(scope.host, &pack).await?,
+            };
+            return match own {
+                true => Ok(self.store().get_range(&ObjectKey::Pack(pack), range).await?),
+                false => Err(denied()),
+            };
+        };
+        let inside: Vec<Range<u64>> = self
+            .catalog()
+            .frames_of_pack(&pack)
+            .await?
+            .into_iter()
+            .filter(|frame| only.contains(frame.number))
+            .map(|frame| extent(&frame.location))
+            .collect();
+        if inside.is_empty() {
+            return Err(denied());
+        }
+        let bytes = self.store().get_range(&ObjectKey::Pack(pack), range.clone()).await?;
+        Ok(keep_only(&bytes, range.start, &inside))
+    }
+
+    async fn has_frame_of(&self, host: HostId, pack: &PackId) -> Result<bool, RepositoryError> {
+        let Some(first) = self.catalog().frames_of_pack(pack).await?.into_iter().next() else {
+            return Ok(false);
+        };
+        let found = self.catalog().find_frames(host, &[first.location.entry.id]).await?;
+        Ok(found.into_iter().flatten().any(|frame| frame.location.pack == *pack))
+    }
+
+    async fn scope(&self, lease: &LeaseRecord) -> Result<Scope, RepositoryError> {
+        match (lease.kind, lease.snapshot) {
+            (LeaseKind::Upload { .. }, _) | (LeaseKind::Restore, None) => {
+                Ok(Scope { host: lease.host, only: None })
+            }
+            (LeaseKind::Restore, Some(number)) => {
+                let Some(record) = self.catalog().snapshot_by_commit(number).await? else {
+                    return Err(RepositoryError::LeaseLost(format!(
+                        "the snapshot that lease {} restores is gone",
+                        lease.id
+                    )));
+                };
+                let host = record.id.host;
+                let only = if host == lease.host { None } else { Some(self.frames_of(number).await?) };
+                Ok(Scope { host, only })
+            }
+        }
+    }
+
+    /// A snapshot's root page and a source for its frames. The source blocks
+    /// and is for plain threads.
+    pub async fn reader(&self, id: &SnapshotId) -> Result<(FrameId, Arc<dyn PackSource>), RepositoryError> {
+        let record = self.get(id).await?;
+        if !matches!(record.state, SnapshotState::Committed | SnapshotState::Forgotten) {
+            return Err(RepositoryError::no_snapshot(id));
+        }
+        let source = SnapshotSource { repository: self.clone(), host: id.host, runtime: Handle::current() };
+        Ok((record.root, Arc::new(source)))
+    }
+
+    /// Reads and decodes frames; `None` for one whose bytes are not there or
+    /// are not the frame.
+    pub(super) async fn read_frames(
+        &self,
+        mut wanted: Vec<FrameLocation>,
+    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        wanted.sort_by_key(|location| (location.pack, location.entry.offset));
+        let mut spans: Vec<Vec<FrameLocation>> = Vec::new();
+        for location in wanted {
+            let joins = spans.last().and_then(|span| Some((span.first()?, span.last()?))).is_some_and(
+                |(first, last)| {
+                    first.pack == location.pack
+                        && location.entry.offset <= extent(last).end + GAP
+                        && extent(&location).end - first.entry.offset <= SPAN
+                },
+            );
+            match spans.last_mut() {
+                Some(span) if joins => span.push(location),
+                _ => spans.push(vec![location]),
+            }
+        }
+        let read = spans.into_iter().map(|span| self.read_span(span));
+        let read: Vec<Vec<_>> =
+            futures_util::stream::iter(read).buffer_unordered(READS).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
+    }
+
+    async fn read_span(
+        &self,
+        span: Vec<FrameLocation>,
+    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        let (Some(first), Some(last)) = (span.first(), span.last()) else { return Ok(Vec::new()) };
+        let start = first.entry.offset;
+        let range = start..extent(last).end;
+        let bytes = match self.store().get_range(&ObjectKey::Pack(first.pack), range).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => {
+                return Ok(span.into_iter().map(|location| (location.entry.id, None)).collect());
+            }
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                return self.read_before_the_end(span, error).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let frame = |location: &FrameLocation| {
+            let at = (location.entry.offset - start) as usize;
+            let stored = bytes.get(at..at + location.entry.stored_len as usize)?;
+            decode(stored, &location.entry).ok()
+        };
+        Ok(span.iter().map(|location| (location.entry.id, frame(location))).collect())
+    }
+
+    /// Reads what a pack that ends too early still has: frames beyond its end
+    /// are lost, those before are not. A pack that has all its bytes came wrong
+    /// on its way, and nothing is lost.
+    async fn read_before_the_end(
+        &self,
+        span: Vec<FrameLocation>,
+        error: StoreError,
+    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        let Some(pack) = span.first().map(|first| first.pack) else { return Ok(Vec::new()) };
+        let length = self.store().head(&ObjectKey::Pack(pack)).await?.map_or(0, |meta| meta.len);
+        let (before, beyond): (Vec<_>, Vec<_>) =
+            span.into_iter().partition(|location| extent(location).end <= length);
+        if beyond.is_empty() {
+            return Err(error.into());
+        }
+        let mut read = Box::pin(self.read_span(before)).await?;
+        read.extend(beyond.into_iter().map(|location| (location.entry.id, None)));
+        Ok(read)
+    }
+}
+
+fn extent(location: &FrameLocation) -> Range<u64> {
+    location.entry.offset..location.entry.offset + u64::from(location.entry.stored_len)
+}
+
+/// The bytes from `start` on, zero where none of the ranges is.
+fn keep_only(bytes: &[u8], start: u64, ranges: &[Range<u64>]) -> Bytes {
+    let mut kept = BytesMut::zeroed(bytes.len());
+    for range in ranges {
+        let at = |position: u64| (position.saturating_sub(start) as usize).min(bytes.len());
+        let (from, to) = (at(range.start), at(range.end));
+        kept[from..to].copy_from_slice(&bytes[from..to]);
+    }
+    kept.freeze()
+}
+
+/// Frames of one host, read on the controller.
+#[derive(Debug)]
+pub struct SnapshotSource {
+    repository: Repository,
+    host: HostId,
+    runtime: Handle,
+}
+
+impl PackSource for SnapshotSource {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+        let scope = Scope { host: self.host, only: None };
+        self.runtime.block_on(self.repository.locate_in(&scope, frames)).map_err(|error| match error {
+            RepositoryError::Store(error) => error.into(),
+            other => SeamError::new("catalog-failed", other.to_string()),
+        })
+    }
+
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+        Ok(self.runtime.block_on(self.repository.store().get_range(&ObjectKey::Pack(*pack), range))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_allowed_reads_as_zeros() {
+        let bytes = b"0123456789";
+        assert_eq!(keep_only(bytes, 100, &[102..104, 108..200, 0..101]).as_ref(), b"0\x0023\0\0\0\x0089");
+        assert_eq!(keep_only(bytes, 100, &[0..50, 300..400]).as_ref(), &[0; 10]);
+        assert_eq!(keep_only(bytes, 0, &[0..4, 4..10]).as_ref(), bytes);
+    }
+}

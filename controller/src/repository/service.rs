@@ -1,0 +1,360 @@
+//! `RepositoryService` for agents: parse, one call, encode.
+//!
+//! The host of every call is the certificate's; no message names one.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::Stream;
+use holdfast_archive::ids::{FrameId, HostId, PackId};
+use holdfast_archive::seam::{FrameKind, FrameLocation, PackEntry};
+use holdfast_archive::store::StoreErrorKind;
+use holdfast_proto::v1::repository_service_server::{RepositoryService, RepositoryServiceServer};
+use holdfast_proto::v1::{self, alloc_pack_response, commit_snapshot_response};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::upload::Way;
+use super::{Committed, Repository, RepositoryError};
+use crate::api::caller::Caller;
+use crate::api::status_map::{catalog_failed, tagged};
+use crate::clock::now_ms;
+
+/// Bytes of a pack in one message of an answer.
+const MESSAGE: usize = 1 << 20;
+
+/// How long an upload may stand still.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// The service for agents.
+#[derive(Debug, Clone)]
+pub struct RepositoryApi {
+    repository: Repository,
+}
+
+impl RepositoryApi {
+    pub fn new(repository: Repository) -> Self {
+        Self { repository }
+    }
+
+    /// To be added to the controller's routes.
+    pub fn service(repository: Repository) -> RepositoryServiceServer<Self> {
+        RepositoryServiceServer::new(Self::new(repository))
+            .max_decoding_message_size(holdfast_proto::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(holdfast_proto::MAX_MESSAGE_BYTES)
+    }
+}
+
+#[tonic::async_trait]
+impl RepositoryService for RepositoryApi {
+    async fn open_upload(
+        &self,
+        request: Request<v1::OpenUploadRequest>,
+    ) -> Result<Response<v1::OpenUploadResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::OpenUploadRequest { job_id, generation, source_id } = request.into_inner();
+        let opened = self
+            .repository
+            .open_upload(host, parse("job", &job_id)?, generation, parse("source", &source_id)?)
+            .await
+            .map_err(status)?;
+        let settings = self.repository.settings();
+        Ok(Response::new(v1::OpenUploadResponse {
+            lease_id: opened.lease.to_string(),
+            repository_id: opened.repository.to_string(),
+            base: opened.base.map(|(record, body)| v1::BaseSnapshot {
+                snapshot_id: record.id.to_string(),
+                root: record.root.as_bytes().to_vec(),
+                started_unix_ns: body.started_unix_ns,
+                entries: body.stats.entries,
+                size_bytes: body.stats.size_bytes,
+            }),
+            damaged_frames: wire_ids(&opened.damaged),
+            parameters: Some(v1::UploadParameters {
+                compression_level: settings.compression_level,
+                pack_bytes: settings.pack_bytes,
+                upload_concurrency: settings.upload_concurrency,
+            }),
+        }))
+    }
+
+    async fn open_restore(
+        &self,
+        request: Request<v1::OpenRestoreRequest>,
+    ) -> Result<Response<v1::OpenRestoreResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::OpenRestoreRequest { job_id, generation, snapshot_id } = request.into_inner();
+        let opened = self
+            .repository
+            .open_restore(host, parse("job", &job_id)?, generation, parse("snapshot", &snapshot_id)?)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::OpenRestoreResponse {
+            lease_id: opened.lease.to_string(),
+            repository_id: opened.repository.to_string(),
+            snapshot_object: opened.object,
+            same_host: opened.same_host,
+        }))
+    }
+
+    async fn have(&self, request: Request<v1::HaveRequest>) -> Result<Response<v1::HaveResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::HaveRequest { lease_id, frames } = request.into_inner();
+        let frames = frame_ids(&frames)?;
+        let have = self.repository.have(host, parse("lease", &lease_id)?, &frames).await.map_err(status)?;
+        let mut bitmap = vec![0_u8; have.len().div_ceil(8)];
+        for (at, _) in have.iter().enumerate().filter(|(_, have)| **have) {
+            bitmap[at / 8] |= 1 << (at % 8);
+        }
+        Ok(Response::new(v1::HaveResponse { bitmap }))
+    }
+
+    async fn alloc_pack(
+        &self,
+        request: Request<v1::AllocPackRequest>,
+    ) -> Result<Response<v1::AllocPackResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::AllocPackRequest { lease_id, length, sha256 } = request.into_inner();
+        let sha256 = sha256.try_into().map_err(|_| invalid("a SHA-256 has 32 bytes"))?;
+        let (pack, way) = self
+            .repository
+            .alloc_pack(host, parse("lease", &lease_id)?, length, sha256)
+            .await
+            .map_err(status)?;
+        let way = match way {
+            Way::Relay => alloc_pack_response::Way::Relay(v1::Relay {}),
+            Way::Direct { request, expires } => {
+                let expires_ms = i64::try_from(expires.as_millis()).unwrap_or(i64::MAX);
+                alloc_pack_response::Way::Presigned(v1::PresignedPut {
+                    url: request.url,
+                    headers: request.headers.into_iter().collect(),
+                    expires_unix_ms: now_ms().saturating_add(expires_ms),
+                })
+            }
+        };
+        Ok(Response::new(v1::AllocPackResponse { pack_id: pack.to_string(), way: Some(way) }))
+    }
+
+    async fn upload_pack(
+        &self,
+        request: Request<Streaming<v1::UploadPackRequest>>,
+    ) -> Result<Response<v1::UploadPackResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let mut messages = request.into_inner();
+        let first = next(&mut messages).await?.ok_or_else(|| invalid("an upload without a message"))?;
+        let v1::UploadPackRequest { lease_id, pack_id, data } = first;
+        let mut incoming = self
+            .repository
+            .begin_upload(host, parse("lease", &lease_id)?, parse("pack", &pack_id)?)
+            .await
+            .map_err(status)?;
+        incoming.push(&data).map_err(status)?;
+        while let Some(message) = next(&mut messages).await? {
+            incoming.push(&message.data).map_err(status)?;
+        }
+        self.repository.finish_upload(incoming).await.map_err(status)?;
+        Ok(Response::new(v1::UploadPackResponse {}))
+    }
+
+    async fn commit_pack(
+        &self,
+        request: Request<v1::CommitPackRequest>,
+    ) -> Result<Response<v1::CommitPackResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::CommitPackRequest { lease_id, pack_id, frames } = request.into_inner();
+        let table = frames.into_iter().map(pack_entry).collect::<Result<Vec<_>, _>>()?;
+        let pack: PackId = parse("pack", &pack_id)?;
+        self.repository.commit_pack(host, parse("lease", &lease_id)?, pack, &table).await.map_err(status)?;
+        Ok(Response::new(v1::CommitPackResponse {}))
+    }
+
+    async fn commit_snapshot(
+        &self,
+        request: Request<v1::CommitSnapshotRequest>,
+    ) -> Result<Response<v1::CommitSnapshotResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::CommitSnapshotRequest { lease_id, body } = request.into_inner();
+        let committed =
+            self.repository.commit_snapshot(host, parse("lease", &lease_id)?, &body).await.map_err(status)?;
+        let outcome = match committed {
+            Committed::Snapshot(record) => {
+                commit_snapshot_response::Outcome::Committed(v1::CommittedSnapshot {
+                    snapshot_id: record.id.to_string(),
+                    number: record.id.number,
+                    created_unix_ms: record.created_ms,
+                })
+            }
+            Committed::Missing(frames) => {
+                commit_snapshot_response::Outcome::Missing(v1::MissingFrames { frames: wire_ids(&frames) })
+            }
+        };
+        Ok(Response::new(v1::CommitSnapshotResponse { outcome: Some(outcome) }))
+    }
+
+    async fn locate(
+        &self,
+        request: Request<v1::LocateRequest>,
+    ) -> Result<Response<v1::LocateResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::LocateRequest { lease_id, frames } = request.into_inner();
+        let frames = frame_ids(&frames)?;
+        let locations =
+            self.repository.locate(host, parse("lease", &lease_id)?, &frames).await.map_err(status)?;
+        let locations = locations.into_iter().map(wire_location).collect();
+        Ok(Response::new(v1::LocateResponse { locations }))
+    }
+
+    type ReadPackStream = Pin<Box<dyn Stream<Item = Result<v1::ReadPackResponse, Status>> + Send>>;
+
+    async fn read_pack(
+        &self,
+        request: Request<v1::ReadPackRequest>,
+    ) -> Result<Response<Self::ReadPackStream>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::ReadPackRequest { lease_id, pack_id, offset, length } = request.into_inner();
+        let end = offset.checked_add(length).ok_or_else(|| invalid("a range beyond all numbers"))?;
+        let bytes = self
+            .repository
+            .read_pack(host, parse("lease", &lease_id)?, parse("pack", &pack_id)?, offset..end)
+            .await
+            .map_err(status)?;
+        let pieces = (0..bytes.len().div_ceil(MESSAGE)).map(move |piece| {
+            let from = piece * MESSAGE;
+            let data = bytes[from..(from + MESSAGE).min(bytes.len())].to_vec();
+            Ok(v1::ReadPackResponse { data })
+        });
+        Ok(Response::new(Box::pin(futures_util::stream::iter(pieces))))
+    }
+
+    async fn close_lease(
+        &self,
+        request: Request<v1::CloseLeaseRequest>,
+    ) -> Result<Response<v1::CloseLeaseResponse>, Status> {
+        let host: HostId = Caller::host(&request)?;
+        let v1::CloseLeaseRequest { lease_id } = request.into_inner();
+        self.repository.close_lease(host, parse("lease", &lease_id)?).await.map_err(status)?;
+        Ok(Response::new(v1::CloseLeaseResponse {}))
+    }
+}
+
+async fn next(
+    messages: &mut Streaming<v1::UploadPackRequest>,
+) -> Result<Option<v1::UploadPackRequest>, Status> {
+    tokio::time::timeout(STALL_LIMIT, messages.message()).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!("no byte came for {} s", STALL_LIMIT.as_secs())))
+    })
+}
+
+fn invalid(message: impl Into<String>) -> Status {
+    tagged(Status::invalid_argument(message), "invalid-request", "")
+}
+
+fn parse<T>(what: &str, text: &str) -> Result<T, Status>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error| invalid(format!("{what}: {error}")))
+}
+
+fn frame_ids(frames: &[Vec<u8>]) -> Result<Vec<FrameId>, Status> {
+    let id = |bytes: &Vec<u8>| FrameId::from_slice(bytes).ok_or_else(|| invalid("a frame id has 32 bytes"));
+    frames.iter().map(id).collect()
+}
+
+fn wire_ids(frames: &[FrameId]) -> Vec<Vec<u8>> {
+    frames.iter().map(|frame| frame.as_bytes().to_vec()).collect()
+}
+
+fn wire_kind(kind: FrameKind) -> v1::FrameKind {
+    match kind {
+        FrameKind::Data => v1::FrameKind::Data,
+        FrameKind::Page => v1::FrameKind::Page,
+    }
+}
+
+fn pack_entry(frame: v1::PackFrame) -> Result<PackEntry, Status> {
+    let kind = match frame.kind() {
+        v1::FrameKind::Data => FrameKind::Data,
+        v1::FrameKind::Page => FrameKind::Page,
+        v1::FrameKind::Unspecified => return Err(invalid("a frame without a kind")),
+    };
+    let v1::PackFrame { id, kind: _, key_epoch, offset, stored_bytes, raw_bytes } = frame;
+    let id = FrameId::from_slice(&id).ok_or_else(|| invalid("a frame id has 32 bytes"))?;
+    Ok(PackEntry { id, kind, key_epoch, offset, stored_len: stored_bytes, raw_len: raw_bytes })
+}
+
+fn wire_location(location: Option<FrameLocation>) -> v1::FrameLocation {
+    let Some(FrameLocation { pack, entry }) = location else { return v1::FrameLocation::default() };
+    let PackEntry { id: _, kind, key_epoch, offset, stored_len, raw_len } = entry;
+    v1::FrameLocation {
+        pack_id: pack.to_string(),
+        kind: wire_kind(kind).into(),
+        key_epoch,
+        offset,
+        stored_bytes: stored_len,
+        raw_bytes: raw_len,
+    }
+}
+
+/// Every error of the repository as agents and operators meet it.
+pub fn status(error: RepositoryError) -> Status {
+    let text = error.to_string();
+    let (code, word, hint) = match &error {
+        RepositoryError::Catalog(error) => return catalog_failed(error),
+        RepositoryError::Store(error) => {
+            let code = match error.kind() {
+                kind if kind.is_transient() => Code::Unavailable,
+                StoreErrorKind::Corrupt => Code::DataLoss,
+                _ => Code::FailedPrecondition,
+            };
+            (code, error.kind().code(), "holdfast status")
+        }
+        RepositoryError::Id(_) | RepositoryError::Invalid(_) => {
+            (Code::InvalidArgument, "invalid-request", "")
+        }
+        RepositoryError::Denied(_) => (Code::PermissionDenied, "denied", ""),
+        RepositoryError::LeaseLost(_) => (Code::FailedPrecondition, "lease-lost", ""),
+        RepositoryError::Stale(_) => (Code::FailedPrecondition, "stale-generation", ""),
+        RepositoryError::UploadFailed(_) => (Code::FailedPrecondition, "upload-failed", ""),
+        RepositoryError::TooMuch(_) => (Code::ResourceExhausted, "too-much", ""),
+        RepositoryError::Held(_) => {
+            (Code::FailedPrecondition, "snapshot-held", "holdfast snapshot release SNAPSHOT")
+        }
+        RepositoryError::Busy(_) => (Code::FailedPrecondition, "not-now", ""),
+        RepositoryError::Suspended(_) => (
+            Code::FailedPrecondition,
+            "repository-suspended",
+            "on the controller: holdfast-controller reconcile",
+        ),
+        RepositoryError::NotFound { .. } => (Code::NotFound, "not-found", "holdfast snapshot ls"),
+        RepositoryError::Ambiguous { .. } => {
+            (Code::InvalidArgument, "ambiguous", "name the host as well: HOST/SOURCE")
+        }
+        RepositoryError::Damaged(_) => (Code::DataLoss, "damaged", "holdfast repo verify"),
+    };
+    tagged(Status::new(code, text), word, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_archive::store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn x01_no_call_is_answered_without_a_certificate() {
+        let request = Request::new(v1::HaveRequest::default());
+        assert_eq!(Caller::host(&request).expect_err("refused").code(), Code::PermissionDenied);
+    }
+
+    #[test]
+    fn an_object_that_is_short_is_lost_data_and_a_store_out_of_reach_is_not() {
+        let answer = |kind| status(StoreError::new(kind, "packs/1").into());
+        let short = answer(StoreErrorKind::Corrupt);
+        assert_eq!(short.code(), Code::DataLoss);
+        let word = short.metadata().get(holdfast_proto::ERROR_CODE_METADATA).expect("a word");
+        assert_eq!(word.to_str().expect("ASCII"), "store-corrupt");
+        assert_eq!(answer(StoreErrorKind::Unreachable).code(), Code::Unavailable);
+        assert_eq!(answer(StoreErrorKind::Auth).code(), Code::FailedPrecondition);
+    }
+}

@@ -1,0 +1,302 @@
+//! Packs on their way in: what need not be sent, where a pack goes, its bytes
+//! through the controller, and the check that makes its frames visible.
+//!
+//! A pack's row is written before its object can be. Its table counts only as
+//! it stands in the bytes themselves: what the agent sends along must be
+//! equal to it. A controller that relays a pack has seen the bytes; for any
+//! other it reads the pack's end from the store.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use holdfast_archive::ids::{AllocationId, FrameId, HostId, PackId};
+use holdfast_archive::keys::ObjectKey;
+use holdfast_archive::pack::{MAX_PACK_LEN, TableRead, check_table, read_table, table_len};
+use holdfast_archive::seam::PackEntry;
+use holdfast_archive::store::{Presigned, StoreErrorKind};
+use holdfast_proto::ids::LeaseId;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::protocol::{PackCommit, PackState};
+use super::{Repository, RepositoryError, locked};
+use crate::catalog::packs::PackRecord;
+use crate::failpoint::failpoint;
+
+/// Most ids in one question.
+pub(super) const MAX_IDS: usize = 4096;
+
+/// Packs one lease may have announced and not committed.
+const MAX_INTENTS: u64 = 64;
+
+/// Bytes of a pack's end that hold most tables.
+const TAIL: u64 = 64 << 10;
+
+/// How long a presigned request is good for.
+const PRESIGNED_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// Tables kept in memory between upload and commit.
+const TABLES: usize = 64;
+
+/// Tables of packs that went through this controller.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    known: HashMap<PackId, Arc<Vec<PackEntry>>>,
+    order: VecDeque<PackId>,
+}
+
+impl Tables {
+    fn put(&mut self, pack: PackId, table: Vec<PackEntry>) {
+        if self.known.insert(pack, Arc::new(table)).is_none() {
+            self.order.push_back(pack);
+        }
+        while self.order.len() > TABLES {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// How a pack gets into the bucket.
+#[derive(Debug)]
+pub enum Way {
+    Direct { request: Presigned, expires: Duration },
+    Relay,
+}
+
+/// A pack's bytes while they come in.
+#[derive(Debug)]
+pub struct Incoming {
+    pack: PackRecord,
+    bytes: BytesMut,
+    hash: Sha256,
+    /// Another call has stored it already: what comes is dropped.
+    done: bool,
+    _place: OwnedSemaphorePermit,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Incoming {
+    /// Takes the next bytes. More than announced are refused at once.
+    pub fn push(&mut self, data: &[u8]) -> Result<(), RepositoryError> {
+        if self.done {
+            return Ok(());
+        }
+        if (self.bytes.len() + data.len()) as u64 > self.pack.length {
+            return Err(RepositoryError::UploadFailed(format!(
+                "pack {} is longer than the {} bytes announced",
+                self.pack.id, self.pack.length
+            )));
+        }
+        self.hash.update(data);
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+impl Repository {
+    /// Which of these frames this host need not send.
+    pub async fn have(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        frames: &[FrameId],
+    ) -> Result<Vec<bool>, RepositoryError> {
+        check_count(frames.len())?;
+        self.upload_lease(host, lease).await?;
+        Ok(self.catalog().have(host, frames).await?)
+    }
+
+    /// Announces a pack: its row, then the way its bytes may go.
+    pub async fn alloc_pack(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        length: u64,
+        sha256: [u8; 32],
+    ) -> Result<(PackId, Way), RepositoryError> {
+        if length < table_len(1) as u64 || length > MAX_PACK_LEN {
+            return Err(RepositoryError::Invalid(format!("{length} bytes are no length a pack can have")));
+        }
+        let (lease, _) = self.upload_lease(host, lease).await?;
+        self.refuse_foreign().await?;
+        let pack = PackId { sha256, allocation: AllocationId::generate() };
+        if !self.catalog().intend_pack(&pack, host, lease.number, length, MAX_INTENTS).await? {
+            return Err(RepositoryError::TooMuch(format!(
+                "lease {} has {MAX_INTENTS} packs announced and not committed",
+                lease.id
+            )));
+        }
+        failpoint("controller.pack.after-intent");
+        if self.direct().await {
+            let key = ObjectKey::Pack(pack);
+            if let Some(request) = self.store().presign_put(&key, length, &sha256, PRESIGNED_FOR).await? {
+                return Ok((pack, Way::Direct { request, expires: PRESIGNED_FOR }));
+            }
+        }
+        Ok((pack, Way::Relay))
+    }
+
+    /// Whether packs may go straight to the store: wished for, and the store
+    /// was seen to hold senders to what was signed.
+    async fn direct(&self) -> bool {
+        if !self.settings().direct_uploads {
+            return false;
+        }
+        let probe = || async { self.store().probe().await.map(|probe| probe.allows_direct_uploads()) };
+        match self.inner.direct.get_or_try_init(probe).await {
+            Ok(allowed) => *allowed,
+            Err(error) => {
+                tracing::warn!(%error, "the store could not be probed; packs go through the controller");
+                false
+            }
+        }
+    }
+
+    /// Makes room for a pack's bytes: waits while the host sends too many at
+    /// once, or all hosts together.
+    pub async fn begin_upload(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        pack: PackId,
+    ) -> Result<Incoming, RepositoryError> {
+        let (lease, _) = self.upload_lease(host, lease).await?;
+        let row = self.own_pack(host, lease.number, &pack).await?;
+        let closed = |_| RepositoryError::Busy("the controller stops".to_owned());
+        let place = locked(&self.inner.uploads)
+            .entry(host)
+            .or_insert_with(|| Arc::new(Semaphore::new(self.settings().uploads_per_host.max(1))))
+            .clone();
+        let place = place.acquire_owned().await.map_err(closed)?;
+        let megabytes = u32::try_from(row.length.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let memory = self.inner.upload_memory.clone().acquire_many_owned(megabytes).await.map_err(closed)?;
+        Ok(Incoming {
+            done: row.state != PackState::Intended,
+            bytes: BytesMut::with_capacity(usize::try_from(row.length).unwrap_or(0)),
+            hash: Sha256::new(),
+            pack: row,
+            _place: place,
+            _memory: memory,
+        })
+    }
+
+    /// Stores a pack whose bytes are all there, if they are what was announced.
+    pub async fn finish_upload(&self, incoming: Incoming) -> Result<(), RepositoryError> {
+        let Incoming { pack, bytes, hash, done, .. } = incoming;
+        if done {
+            return Ok(());
+        }
+        let failed = |what: &str| RepositoryError::UploadFailed(format!("pack {}: {what}", pack.id));
+        if bytes.len() as u64 != pack.length {
+            return Err(failed(&format!("{} of {} bytes came", bytes.len(), pack.length)));
+        }
+        if hash.finalize().as_slice() != pack.id.sha256 {
+            return Err(failed("its bytes have another SHA-256 than announced"));
+        }
+        let bytes: Bytes = bytes.freeze();
+        let table = match read_table(&bytes, pack.length) {
+            Ok(TableRead::Table(table)) => table,
+            Ok(TableRead::NeedTail(_)) => {
+                return Err(RepositoryError::Invalid(format!("{}: no table", pack.id)));
+            }
+            Err(error) => return Err(RepositoryError::Invalid(format!("pack {}: {error}", pack.id))),
+        };
+        self.store().put(&ObjectKey::Pack(pack.id), bytes).await.map_err(|error| match error.kind() {
+            // They were what was announced when they came here; nothing stored is damaged.
+            StoreErrorKind::Corrupt => failed(&error.to_string()),
+            _ => error.into(),
+        })?;
+        locked(&self.inner.tables).put(pack.id, table);
+        failpoint("controller.pack.after-store");
+        Ok(())
+    }
+
+    /// Checks a stored pack and makes its frames visible.
+    pub async fn commit_pack(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        pack: PackId,
+        table: &[PackEntry],
+    ) -> Result<(), RepositoryError> {
+        let (lease, _) = self.upload_lease(host, lease).await?;
+        let row = self.own_pack(host, lease.number, &pack).await?;
+        check_table(row.length, table)
+            .map_err(|error| RepositoryError::Invalid(format!("the table sent for pack {pack}: {error}")))?;
+        let seen = row.state == PackState::Intended && self.is_stored(&row).await?;
+        if seen && *self.true_table(&row).await? != table {
+            return Err(RepositoryError::Invalid(format!(
+                "the table sent for pack {pack} is not the one in the pack"
+            )));
+        }
+        let lost = |what: &str| RepositoryError::UploadFailed(format!("pack {pack} {what}: send it again"));
+        match self.catalog().commit_pack(&pack, table, seen).await? {
+            PackCommit::Accept | PackCommit::Repeat => {
+                locked(&self.inner.tables).known.remove(&pack);
+                failpoint("controller.pack.after-commit");
+                Ok(())
+            }
+            PackCommit::NotStored => Err(lost("is not in the store as announced")),
+            PackCommit::Lost => Err(lost("was given up meanwhile")),
+        }
+    }
+
+    /// The row of a pack that was announced under this lease.
+    async fn own_pack(&self, host: HostId, lease: u64, pack: &PackId) -> Result<PackRecord, RepositoryError> {
+        match self.catalog().pack(pack).await? {
+            None => Err(RepositoryError::UploadFailed(format!("pack {pack} is not announced any more"))),
+            Some(row) if row.host != host || row.lease != lease => {
+                Err(RepositoryError::Denied(format!("pack {pack} was not announced under this lease")))
+            }
+            Some(row) => Ok(row),
+        }
+    }
+
+    async fn is_stored(&self, row: &PackRecord) -> Result<bool, RepositoryError> {
+        let Some(meta) = self.store().head(&ObjectKey::Pack(row.id)).await? else { return Ok(false) };
+        let same_hash = meta.sha256.is_none_or(|sha256| sha256 == row.id.sha256);
+        Ok(meta.len == row.length && same_hash)
+    }
+
+    /// The table as it stands in the pack's own bytes.
+    async fn true_table(&self, row: &PackRecord) -> Result<Arc<Vec<PackEntry>>, RepositoryError> {
+        let known = locked(&self.inner.tables).known.get(&row.id).cloned();
+        match known {
+            Some(table) => Ok(table),
+            None => self.read_table(&row.id, row.length).await.map(Arc::new),
+        }
+    }
+
+    /// Reads a pack's table from the store.
+    pub(super) async fn read_table(
+        &self,
+        pack: &PackId,
+        length: u64,
+    ) -> Result<Vec<PackEntry>, RepositoryError> {
+        let wrong = |error| RepositoryError::Invalid(format!("pack {pack}: {error}"));
+        let mut wanted = TAIL.min(length);
+        loop {
+            let tail = self.store().get_range(&ObjectKey::Pack(*pack), length - wanted..length).await?;
+            match read_table(&tail, length).map_err(wrong)? {
+                TableRead::Table(table) => return Ok(table),
+                TableRead::NeedTail(more) if more > wanted && more <= length => wanted = more,
+                TableRead::NeedTail(_) => {
+                    return Err(RepositoryError::Invalid(format!("pack {pack} has no table")));
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn check_count(count: usize) -> Result<(), RepositoryError> {
+    if count > MAX_IDS {
+        return Err(RepositoryError::Invalid(format!(
+            "{count} frames were asked for at once; {MAX_IDS} may be"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! When a policy fires. Pure: no clock, no I/O; `now` is an argument.
+//!
+//! Three layers that do not know each other's trade. [`cron`] reads the
+//! expression and walks a plain calendar that has no zone. [`zone`] maps the
+//! wall-clock times found there to instants, by a rule of our own for the two
+//! days a year on which that is not one to one. [`due`] compares instants with
+//! what was recorded and says what to run and what was missed. [`jitter`]
+//! spreads the hosts of one firing.
+
+pub mod cron;
+pub mod due;
+pub mod jitter;
+pub mod zone;
+
+pub use cron::{CronError, CronExpression};
+pub use zone::{DstRule, Fire, FireNote, Schedule};
