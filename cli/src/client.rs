@@ -1,0 +1,213 @@
+//! Connections: to the controller over TLS with the operator's token, or to
+//! an agent at its own socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use holdfast_proto::v1::catalog_service_client::CatalogServiceClient;
+use holdfast_proto::v1::container_service_client::ContainerServiceClient;
+use holdfast_proto::v1::host_service_client::HostServiceClient;
+use holdfast_proto::v1::job_service_client::JobServiceClient;
+use holdfast_proto::v1::mount_service_client::MountServiceClient;
+use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
+use holdfast_proto::v1::status_service_client::StatusServiceClient;
+use holdfast_proto::v1::upgrade_service_client::UpgradeServiceClient;
+use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret as _, SecretString};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+
+use crate::config::{Context, Target};
+use crate::error::{CliError, Exit, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A call that says nothing for this long has lost its server.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Adds the operator's token and the host a call is meant for.
+#[derive(Clone)]
+pub struct Headers {
+    authorization: Option<MetadataValue<Ascii>>,
+    host: Option<MetadataValue<Ascii>>,
+}
+
+impl Interceptor for Headers {
+    fn call(&mut self, mut request: Request<()>) -> std::result::Result<Request<()>, Status> {
+        if let Some(value) = &self.authorization {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        if let Some(value) = &self.host {
+            request.metadata_mut().insert(holdfast_proto::HOST_METADATA, value.clone());
+        }
+        Ok(request)
+    }
+}
+
+pub type Service = InterceptedService<Channel, Headers>;
+
+/// An open connection.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+    authorization: Option<MetadataValue<Ascii>>,
+    at_socket: bool,
+}
+
+// === impl Client ===
+
+impl Client {
+    pub async fn connect(target: &Target) -> Result<Self> {
+        match target {
+            Target::Controller(context) => Self::connect_controller(context).await,
+            Target::Socket(path) => Self::connect_socket(path).await,
+        }
+    }
+
+    async fn connect_controller(context: &Context) -> Result<Self> {
+        let ca = read_file(&context.ca_file)?;
+        let token = SecretString::from(read_file(&context.token_file)?.trim().to_owned());
+        let mut authorization: MetadataValue<Ascii> =
+            format!("Bearer {}", token.expose_secret()).parse().map_err(|_| {
+                CliError::usage(format!("{} does not hold a token", context.token_file.display()))
+            })?;
+        authorization.set_sensitive(true);
+        let host = context.address.rsplit_once(':').map_or(context.address.as_str(), |(host, _)| host);
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(ca))
+            .domain_name(host.trim_start_matches('[').trim_end_matches(']'));
+        let channel = Endpoint::from_shared(format!("https://{}", context.address))
+            .and_then(|endpoint| endpoint.tls_config(tls))
+            .map_err(|error| {
+                CliError::usage(format!("controller address `{}`: {}", context.address, chain(&error)))
+            })?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+            .map_err(|error| {
+                let message =
+                    format!("the controller at {} is out of reach: {}", context.address, chain(&error));
+                CliError::new(Exit::Unreachable, "unreachable", message)
+                    .hint("is it running, and is this its CA file? holdfast context ls")
+            })?;
+        Ok(Self { channel, authorization: Some(authorization), at_socket: false })
+    }
+
+    async fn connect_socket(path: &Path) -> Result<Self> {
+        let owned = path.to_owned();
+        let connector = tower::service_fn(move |_| {
+            let path = owned.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://agent")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| {
+                let message = format!("no agent answers at {}: {}", path.display(), chain(&error));
+                CliError::new(Exit::Unreachable, "unreachable", message)
+                    .hint("is holdfast-agent running, and are you root?")
+            })?;
+        Ok(Self { channel, authorization: None, at_socket: true })
+    }
+
+    /// A controller at the other end of `channel`.
+    #[cfg(test)]
+    pub fn over(channel: Channel) -> Self {
+        Self { channel, authorization: None, at_socket: false }
+    }
+
+    fn controller(&self) -> Result<Service> {
+        if self.at_socket {
+            return Err(CliError::usage(
+                "this command needs a controller; an agent's socket does not serve it",
+            ));
+        }
+        Ok(self.service(None))
+    }
+
+    /// For an agent's services: forwarded to `host`, or served at the socket.
+    fn agent(&self, host: Option<&str>) -> Result<Service> {
+        check_host(self.at_socket, host)?;
+        let value = match host {
+            Some(host) => {
+                Some(host.parse().map_err(|_| CliError::usage(format!("`{host}` is no host name")))?)
+            }
+            None => None,
+        };
+        Ok(self.service(value))
+    }
+
+    fn service(&self, host: Option<MetadataValue<Ascii>>) -> Service {
+        let headers = Headers { authorization: self.authorization.clone(), host };
+        InterceptedService::new(self.channel.clone(), headers)
+    }
+
+    pub fn hosts(&self) -> Result<HostServiceClient<Service>> {
+        Ok(HostServiceClient::new(self.controller()?))
+    }
+
+    pub fn policies(&self) -> Result<PolicyServiceClient<Service>> {
+        Ok(PolicyServiceClient::new(self.controller()?))
+    }
+
+    pub fn jobs(&self) -> Result<JobServiceClient<Service>> {
+        Ok(JobServiceClient::new(self.controller()?))
+    }
+
+    pub fn catalog(&self) -> Result<CatalogServiceClient<Service>> {
+        Ok(CatalogServiceClient::new(self.controller()?))
+    }
+
+    pub fn status(&self) -> Result<StatusServiceClient<Service>> {
+        Ok(StatusServiceClient::new(self.controller()?))
+    }
+
+    pub fn upgrades(&self) -> Result<UpgradeServiceClient<Service>> {
+        Ok(UpgradeServiceClient::new(self.controller()?))
+    }
+
+    pub fn containers(&self, host: Option<&str>) -> Result<ContainerServiceClient<Service>> {
+        Ok(ContainerServiceClient::new(self.agent(host)?))
+    }
+
+    pub fn volumes(&self, host: Option<&str>) -> Result<VolumeServiceClient<Service>> {
+        Ok(VolumeServiceClient::new(self.agent(host)?))
+    }
+
+    pub fn mounts(&self, host: Option<&str>) -> Result<MountServiceClient<Service>> {
+        Ok(MountServiceClient::new(self.agent(host)?))
+    }
+}
+
+/// Whether an agent's call has its one host: the socket's, or the one named.
+pub fn check_host(at_socket: bool, host: Option<&str>) -> Result<()> {
+    match (at_socket, host) {
+        (true, None) | (false, Some(_)) => Ok(()),
+        (true, Some(_)) => {
+            Err(CliError::usage("--host and --socket exclude each other: a socket is one host's"))
+        }
+        (false, None) => {
+            Err(CliError::usage("--host is missing: which host do you mean?").hint("holdfast host ls"))
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| CliError::io(&path.display().to_string(), &error))
+}
+
+/// The innermost cause says what happened; the layers above only that
+/// something did.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,83 @@
+//! `holdfast context`
+
+use serde::Serialize;
+
+use super::Env;
+use crate::args::ContextCommand;
+use crate::config::{Config, Context};
+use crate::error::{CliError, Exit, Result};
+use crate::output::{self, Render, Rows};
+
+#[derive(Serialize)]
+struct ContextRow {
+    name: String,
+    current: bool,
+    address: String,
+    ca_file: String,
+    token_file: String,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct ContextList(Vec<ContextRow>);
+
+impl Render for ContextList {
+    fn human(&self) -> String {
+        let mut rows = Rows::new(
+            &["", "NAME", "CONTROLLER"],
+            "no contexts; add one with: holdfast context add NAME ...",
+        );
+        for row in &self.0 {
+            rows.push([if row.current { "*" } else { "" }, &row.name, &row.address]);
+        }
+        rows.finish()
+    }
+}
+
+pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
+    let mut config = Config::load()?;
+    match command {
+        ContextCommand::Ls => {
+            let row = |(name, context): (&String, &Context)| ContextRow {
+                name: name.clone(),
+                current: config.current.as_ref() == Some(name),
+                address: context.address.clone(),
+                ca_file: context.ca_file.display().to_string(),
+                token_file: context.token_file.display().to_string(),
+            };
+            output::emit(env.format, &ContextList(config.contexts.iter().map(row).collect()));
+            return Ok(Exit::Done);
+        }
+        ContextCommand::Add { name } => {
+            let (Some(address), Some(ca_file), Some(token_file)) =
+                (&env.global.controller, &env.global.ca_file, &env.global.token_file)
+            else {
+                return Err(CliError::usage("a context needs --controller, --ca-file and --token-file"));
+            };
+            let absolute = |path: &std::path::Path| {
+                std::path::absolute(path).map_err(|error| CliError::io(&path.display().to_string(), &error))
+            };
+            let context = Context {
+                address: address.clone(),
+                ca_file: absolute(ca_file)?,
+                token_file: absolute(token_file)?,
+            };
+            config.contexts.insert(name.clone(), context);
+            config.current.get_or_insert(name);
+        }
+        ContextCommand::Use { name } => {
+            if !config.contexts.contains_key(&name) {
+                return Err(config.unknown(&name));
+            }
+            config.current = Some(name);
+        }
+        ContextCommand::Rm { name } => {
+            if config.contexts.remove(&name).is_none() {
+                return Err(config.unknown(&name));
+            }
+            config.current.take_if(|current| *current == name);
+        }
+    }
+    config.save()?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,194 @@
+//! `holdfast host`
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use holdfast_proto::v1::{
+    CreateJoinTokenRequest, GetHostRequest, Host, LabelHostRequest, ListHostsRequest, RevokeHostRequest,
+};
+use serde::Serialize;
+
+use super::{Env, collect, labels, within};
+use crate::args::HostCommand;
+use crate::error::{CliError, Exit, Result};
+use crate::output::{self, Details, Render, Rows, When};
+
+#[derive(Serialize)]
+struct HostView {
+    id: String,
+    name: String,
+    labels: BTreeMap<String, String>,
+    connected: bool,
+    revoked: bool,
+    last_seen: When,
+    joined: When,
+    certificate_until: When,
+    clock_skew_ms: i64,
+    volumes: u32,
+    agent_version: String,
+    engine_version: String,
+    engine_problem: String,
+    allow: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct HostList(Vec<HostView>);
+
+#[derive(Serialize)]
+struct TokenView {
+    token: String,
+    expires: When,
+}
+
+impl From<Host> for HostView {
+    fn from(host: Host) -> Self {
+        let agent = host.agent.unwrap_or_default();
+        Self {
+            id: host.id,
+            name: host.name,
+            labels: host.labels.into_iter().collect(),
+            connected: host.connected,
+            revoked: host.revoked,
+            last_seen: When(host.last_seen_unix_ms),
+            joined: When(host.joined_unix_ms),
+            certificate_until: When(host.certificate_not_after_unix_ms),
+            clock_skew_ms: host.clock_skew_ms,
+            volumes: host.volumes,
+            agent_version: agent.version,
+            engine_version: agent.engine.map(|engine| engine.version).unwrap_or_default(),
+            engine_problem: agent.engine_problem,
+            allow: agent.allow,
+        }
+    }
+}
+
+impl HostView {
+    fn state(&self) -> &'static str {
+        match (self.revoked, self.connected) {
+            (true, _) => "revoked",
+            (false, true) if !self.engine_problem.is_empty() => "engine unreachable",
+            (false, true) => "connected",
+            (false, false) if self.last_seen == When(0) => "never seen",
+            (false, false) => "silent",
+        }
+    }
+}
+
+impl Render for HostList {
+    fn human(&self) -> String {
+        let mut rows = Rows::new(
+            &["HOST", "STATE", "ENGINE", "SEEN", "VOLUMES", "LABELS"],
+            "no hosts yet; `holdfast host token NAME` prints the token a host joins with",
+        )
+        .right(&[4]);
+        for host in &self.0 {
+            rows.push([
+                host.name.clone(),
+                host.state().to_owned(),
+                host.engine_version.clone(),
+                host.last_seen.to_string(),
+                host.volumes.to_string(),
+                labels(&host.labels),
+            ]);
+        }
+        rows.finish()
+    }
+}
+
+impl Render for HostView {
+    fn human(&self) -> String {
+        let skew = if self.clock_skew_ms.abs() > 1000 {
+            format!("{} ms", self.clock_skew_ms)
+        } else {
+            String::new()
+        };
+        Details::new()
+            .add("name", &self.name)
+            .add("id", &self.id)
+            .add("state", self.state())
+            .add("seen", self.last_seen)
+            .add("labels", labels(&self.labels))
+            .add("agent", &self.agent_version)
+            .add("engine", &self.engine_version)
+            .add("problem", &self.engine_problem)
+            .add("allows", self.allow.join(", "))
+            .add("volumes", self.volumes)
+            .add("joined", self.joined)
+            .add("certificate", format!("until {}", self.certificate_until.local()))
+            .add("clock skew", skew)
+            .finish()
+    }
+}
+
+impl Render for TokenView {
+    fn human(&self) -> String {
+        self.token.clone()
+    }
+}
+
+pub(super) async fn run(env: &Env, command: HostCommand) -> Result<Exit> {
+    let mut hosts = env.client().await?.hosts()?;
+    match command {
+        HostCommand::Ls { label } => {
+            let list = collect(hosts.list_hosts(within(ListHostsRequest { labels: label }))).await?;
+            output::emit(env.format, &HostList(list.into_iter().map(HostView::from).collect()));
+        }
+        HostCommand::Show { host } => {
+            let host = hosts.get_host(within(GetHostRequest { host })).await?.into_inner();
+            output::emit(env.format, &HostView::from(host));
+        }
+        HostCommand::Token { name, label, valid, to } => {
+            let request = CreateJoinTokenRequest {
+                name: name.clone(),
+                labels: label.into_iter().collect(),
+                valid_seconds: valid * 60,
+            };
+            let answer = hosts.create_join_token(within(request)).await?.into_inner();
+            let expires = When(answer.expires_unix_ms);
+            match to {
+                Some(path) => write_secret(&path, &answer.token)?,
+                None => output::emit(env.format, &TokenView { token: answer.token, expires }),
+            }
+            output::note(format!(
+                "valid once, until {}. On {name}: holdfast-agent join TOKEN-FILE",
+                expires.local()
+            ));
+        }
+        HostCommand::Label { host, labels } => {
+            let mut request = LabelHostRequest { host, set: HashMap::new(), remove: Vec::new() };
+            for label in labels {
+                match (label.split_once('='), label.strip_suffix('-')) {
+                    (Some((key, value)), _) if !key.is_empty() => {
+                        request.set.insert(key.to_owned(), value.to_owned());
+                    }
+                    (None, Some(key)) if !key.is_empty() => request.remove.push(key.to_owned()),
+                    _ => return Err(CliError::usage(format!("`{label}`: key=value to set, key- to remove"))),
+                }
+            }
+            let host = hosts.label_host(within(request)).await?.into_inner();
+            output::emit(env.format, &HostView::from(host));
+        }
+        HostCommand::Revoke { host } => {
+            hosts.revoke_host(within(RevokeHostRequest { host: host.clone() })).await?;
+            output::note(format!(
+                "{host} is refused from now on; a new token for that name lets it join again"
+            ));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<()> {
+    let failed = |error: std::io::Error| CliError::io(&path.display().to_string(), &error);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    writeln!(file, "{text}").map_err(failed)
+}

@@ -1,0 +1,305 @@
+//! Following jobs to their end.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use holdfast_proto::v1::{Job, JobState, WatchJobRequest};
+use serde::Serialize;
+
+use super::{JobView, has_ended};
+use crate::client::Client;
+use crate::commands::Env;
+use crate::error::{CliError, Exit, Result};
+use crate::output::progress::Watcher;
+use crate::output::{self, Render};
+
+/// Between two attempts to watch a job.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Follows jobs until all have ended, prints them, and says with the exit
+/// code how the worst of them went.
+pub(in crate::commands) async fn follow(env: &Env, client: &Client, ids: Vec<String>) -> Result<Exit> {
+    let watcher = Watcher::new();
+    let watches = ids.into_iter().map(|id| watch(client, id, &watcher, true));
+    let ended = try_join_all(watches).await?;
+    watcher.finish();
+    let exit = ended.iter().map(exit_for).max_by_key(|exit| severity(*exit)).unwrap_or(Exit::Done);
+    let views: Vec<JobView> = ended.into_iter().map(JobView::from).collect();
+    match <[JobView; 1]>::try_from(views) {
+        Ok([single]) => output::emit(env.format, &single),
+        Err(views) => output::emit(env.format, &Followed(views)),
+    }
+    Ok(exit)
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Followed(Vec<JobView>);
+
+impl Render for Followed {
+    fn human(&self) -> String {
+        self.0.iter().map(Render::human).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Watches one job to its end, and with it, only to show them, the jobs it
+/// starts. A watch that breaks off is taken up again where it was: the job does
+/// not depend on being watched.
+fn watch<'a>(client: &'a Client, id: String, watcher: &'a Watcher, top: bool) -> BoxFuture<'a, Result<Job>> {
+    Box::pin(async move {
+        let mut after = 0;
+        let mut last = None;
+        let mut known = HashSet::new();
+        let mut children = FuturesUnordered::new();
+        for attempt in 0..10 {
+            let request = WatchJobRequest { id: id.clone(), after };
+            let mut stream = match client.jobs()?.watch_job(request).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) if attempt == 0 || status.code() != tonic::Code::Unavailable => {
+                    return Err(status.into());
+                }
+                Err(_) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let mut ended = None;
+            loop {
+                let event = tokio::select! {
+                    event = stream.message() => match event {
+                        Ok(Some(event)) => event,
+                        _ => break,
+                    },
+                    // How a child ended is the parent's to judge.
+                    Some(_) = children.next() => continue,
+                };
+                after = after.max(event.sequence);
+                let Some(job) = event.job else { continue };
+                watcher.show(&job, event.restore_progress.as_ref(), &event.message, top);
+                if has_ended(job.state()) {
+                    // The rest of what was told comes with it; then the stream ends.
+                    ended = Some(job);
+                    continue;
+                }
+                for child in job.children.iter().filter(|child| !has_ended(child.state())) {
+                    if known.insert(child.id.clone()) {
+                        children.push(watch(client, child.id.clone(), watcher, false));
+                    }
+                }
+                last = Some(job);
+            }
+            if let Some(job) = ended {
+                return Ok(job);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let step = last.map(|job| job.step).unwrap_or_default();
+        Err(CliError::new(
+            Exit::Unreachable,
+            "watch-lost",
+            format!("job {id} can no longer be watched; last seen: {step}"),
+        )
+        .hint(format!("holdfast job watch {id}")))
+    })
+}
+
+fn exit_for(job: &Job) -> Exit {
+    match job.state() {
+        JobState::Succeeded if left_out(job) => Exit::Attention,
+        JobState::Succeeded => Exit::Done,
+        JobState::Partial => Exit::Attention,
+        JobState::Cancelled => Exit::Interrupted,
+        // What was to be restored: its contents, its snapshot's own object, or an object that ends early.
+        _ if matches!(job.error_code.as_str(), "damaged" | "corrupt" | "store-corrupt") => Exit::Damage,
+        _ => Exit::Failed,
+    }
+}
+
+/// Whether a restore did not bring back all there is, as `repo restore` has it.
+fn left_out(job: &Job) -> bool {
+    job.restore.as_ref().is_some_and(|restore| restore.left_out > 0)
+}
+
+fn severity(exit: Exit) -> u8 {
+    match exit {
+        Exit::Done => 0,
+        Exit::Attention => 1,
+        Exit::Interrupted => 2,
+        _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::stream::{self, BoxStream};
+    use holdfast_proto::v1::job_service_server::{JobService, JobServiceServer};
+    use holdfast_proto::v1::{
+        GetJobRequest, JobChild, JobEvent, JobKind, JobServiceCancelJobRequest, JobServiceCancelJobResponse,
+        ListJobsRequest, RestoreFinished, StartBackupRequest, StartBackupResponse, StartPruneRequest,
+        StartPruneResponse, StartRestoreRequest, StartRestoreResponse,
+    };
+    use hyper_util::rt::TokioIo;
+    use tonic::transport::{Endpoint, Server};
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+
+    /// Serves two watches of one upgrade: the first breaks off once its child is
+    /// known, the second has the end. Each is held until the child was asked
+    /// for, which is refused.
+    #[derive(Clone, Default)]
+    struct Jobs {
+        watched: Arc<Mutex<Vec<(String, u64)>>>,
+        child_seen: Arc<tokio::sync::Notify>,
+    }
+
+    const PARENT: &str = "01PARENT";
+    const CHILD: &str = "01CHILD";
+
+    fn event(sequence: u64, state: JobState) -> JobEvent {
+        let child = JobChild {
+            id: CHILD.to_owned(),
+            kind: JobKind::Backup as i32,
+            state: JobState::Running as i32,
+            ..JobChild::default()
+        };
+        let job = Job {
+            id: PARENT.to_owned(),
+            kind: JobKind::Upgrade as i32,
+            state: state as i32,
+            children: vec![child],
+            ..Job::default()
+        };
+        JobEvent { sequence, job: Some(job), ..JobEvent::default() }
+    }
+
+    #[tonic::async_trait]
+    impl JobService for Jobs {
+        type ListJobsStream = BoxStream<'static, std::result::Result<Job, Status>>;
+        type WatchJobStream = BoxStream<'static, std::result::Result<JobEvent, Status>>;
+
+        async fn watch_job(
+            &self,
+            request: Request<WatchJobRequest>,
+        ) -> std::result::Result<Response<Self::WatchJobStream>, Status> {
+            let WatchJobRequest { id, after } = request.into_inner();
+            self.watched.lock().expect("no test panics here").push((id.clone(), after));
+            if id == CHILD {
+                self.child_seen.notify_one();
+                return Err(Status::permission_denied("not yours"));
+            }
+            let end = if after == 0 {
+                Err(Status::unavailable("restarts"))
+            } else {
+                Ok(event(3, JobState::Failed))
+            };
+            let seen = Arc::clone(&self.child_seen);
+            let wait = after == 0;
+            let tail = stream::once(async move {
+                if wait {
+                    seen.notified().await;
+                }
+                end
+            });
+            let head = stream::iter((after == 0).then(|| Ok(event(2, JobState::Running))));
+            Ok(Response::new(head.chain(tail).boxed()))
+        }
+
+        async fn start_backup(
+            &self,
+            _: Request<StartBackupRequest>,
+        ) -> std::result::Result<Response<StartBackupResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn start_restore(
+            &self,
+            _: Request<StartRestoreRequest>,
+        ) -> std::result::Result<Response<StartRestoreResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn start_prune(
+            &self,
+            _: Request<StartPruneRequest>,
+        ) -> std::result::Result<Response<StartPruneResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn list_jobs(
+            &self,
+            _: Request<ListJobsRequest>,
+        ) -> std::result::Result<Response<Self::ListJobsStream>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn get_job(&self, _: Request<GetJobRequest>) -> std::result::Result<Response<Job>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+
+        async fn cancel_job(
+            &self,
+            _: Request<JobServiceCancelJobRequest>,
+        ) -> std::result::Result<Response<JobServiceCancelJobResponse>, Status> {
+            Err(Status::unimplemented("not asked here"))
+        }
+    }
+
+    #[test]
+    fn a_restore_of_lost_data_ends_with_the_code_for_damage() {
+        let ended = |code: &str| Job {
+            state: JobState::Failed as i32,
+            error_code: code.to_owned(),
+            ..Job::default()
+        };
+        for code in ["damaged", "corrupt", "store-corrupt"] {
+            assert_eq!(exit_for(&ended(code)), Exit::Damage);
+        }
+        assert_eq!(exit_for(&ended("unreachable")), Exit::Failed);
+    }
+
+    #[test]
+    fn a_restore_that_left_something_out_needs_attention() {
+        let ended = |left_out| Job {
+            state: JobState::Succeeded as i32,
+            restore: Some(RestoreFinished { left_out, ..RestoreFinished::default() }),
+            ..Job::default()
+        };
+        assert_eq!((exit_for(&ended(0)), exit_for(&ended(1))), (Exit::Done, Exit::Attention));
+    }
+
+    #[tokio::test]
+    async fn a_watch_goes_on_where_it_broke_off_and_no_child_ends_it() {
+        let jobs = Jobs::default();
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let service = JobServiceServer::new(jobs.clone());
+        let server =
+            tokio::spawn(Server::builder().add_service(service).serve_with_incoming(
+                stream::iter([Ok::<_, std::io::Error>(theirs)]).chain(stream::pending()),
+            ));
+        let mut ours = Some(TokioIo::new(ours));
+        let channel = Endpoint::from_static("http://controller")
+            .connect_with_connector(tower::service_fn(move |_| {
+                let end = ours.take().ok_or_else(|| std::io::Error::other("one connection is enough"));
+                async move { end }
+            }))
+            .await
+            .expect("the server is there");
+        let client = Client::over(channel);
+        let watcher = Watcher::new();
+        let ended =
+            tokio::time::timeout(Duration::from_secs(30), watch(&client, PARENT.to_owned(), &watcher, true))
+                .await
+                .expect("ends in time")
+                .unwrap_or_else(|error| panic!("{error:?}"));
+        server.abort();
+        assert_eq!((ended.state(), exit_for(&ended)), (JobState::Failed, Exit::Failed));
+        let watched = jobs.watched.lock().expect("no test panics here").clone();
+        let parent = |after| (PARENT.to_owned(), after);
+        assert_eq!(watched, [parent(0), (CHILD.to_owned(), 0), parent(2)]);
+    }
+}

@@ -1,0 +1,207 @@
+//! `holdfast policy`
+
+use holdfast_proto::v1::{
+    DeletePolicyRequest, ExplainPolicyRequest, ExplainPolicyResponse, ListPoliciesRequest, Policy,
+};
+use serde::Serialize;
+
+use super::{Env, collect, within};
+use crate::args::PolicyCommand;
+use crate::error::{CliError, Exit, Result};
+use crate::output::{self, Details, Render, Rows, When};
+
+#[derive(Serialize)]
+struct PolicyView {
+    name: String,
+    enabled: bool,
+    cron: String,
+    time_zone: String,
+    hosts: Vec<String>,
+    host_labels: Vec<String>,
+    volumes: Vec<String>,
+    volume_labels: Vec<String>,
+    directories: Vec<String>,
+    consistency: String,
+    keep_last: u32,
+    next_fire: When,
+    last_fire: When,
+    last_outcome: String,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct PolicyList(Vec<PolicyView>);
+
+#[derive(Serialize)]
+struct SourceText {
+    name: String,
+    toml: String,
+}
+
+#[derive(Serialize)]
+struct ExplainView {
+    policy: PolicyView,
+    fires: Vec<FireView>,
+    matches: Vec<MatchView>,
+    keeps: String,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct FireView {
+    at: When,
+    local: String,
+    note: String,
+}
+
+#[derive(Serialize)]
+struct MatchView {
+    host: String,
+    connected: bool,
+    sources: Vec<String>,
+    jitter_seconds: u32,
+}
+
+impl From<Policy> for PolicyView {
+    fn from(policy: Policy) -> Self {
+        Self {
+            name: policy.name,
+            enabled: policy.enabled,
+            cron: policy.cron,
+            time_zone: policy.time_zone,
+            hosts: policy.hosts,
+            host_labels: policy.host_labels,
+            volumes: policy.volumes,
+            volume_labels: policy.volume_labels,
+            directories: policy.directories,
+            consistency: policy.consistency,
+            keep_last: policy.keep_last,
+            next_fire: When(policy.next_fire_unix_ms),
+            last_fire: When(policy.last_fire_unix_ms),
+            last_outcome: policy.last_outcome,
+        }
+    }
+}
+
+impl From<ExplainPolicyResponse> for ExplainView {
+    fn from(answer: ExplainPolicyResponse) -> Self {
+        let fire = |fire: holdfast_proto::v1::FireTime| FireView {
+            at: When(fire.unix_ms),
+            local: fire.local,
+            note: fire.note,
+        };
+        let host = |host: holdfast_proto::v1::HostMatch| MatchView {
+            host: host.host,
+            connected: host.connected,
+            sources: host.sources,
+            jitter_seconds: host.jitter_seconds,
+        };
+        Self {
+            policy: answer.policy.unwrap_or_default().into(),
+            fires: answer.fires.into_iter().map(fire).collect(),
+            matches: answer.matches.into_iter().map(host).collect(),
+            keeps: answer.keeps,
+            warnings: answer.warnings,
+        }
+    }
+}
+
+impl Render for PolicyList {
+    fn human(&self) -> String {
+        let headings = ["POLICY", "SCHEDULE", "ZONE", "CONSISTENCY", "KEEPS", "NEXT", "LAST", "OUTCOME"];
+        let mut rows = Rows::new(&headings, "no policies; `holdfast apply -f FILE` adds them").right(&[4]);
+        for policy in &self.0 {
+            rows.push([
+                policy.name.clone(),
+                policy.cron.clone(),
+                policy.time_zone.clone(),
+                policy.consistency.clone(),
+                policy.keep_last.to_string(),
+                if policy.enabled { policy.next_fire.to_string() } else { "disabled".to_owned() },
+                policy.last_fire.to_string(),
+                policy.last_outcome.clone(),
+            ]);
+        }
+        rows.finish()
+    }
+}
+
+impl Render for SourceText {
+    fn human(&self) -> String {
+        self.toml.trim_end().to_owned()
+    }
+}
+
+impl Render for ExplainView {
+    fn human(&self) -> String {
+        let next: Vec<String> = self
+            .fires
+            .iter()
+            .map(|fire| {
+                if fire.note.is_empty() {
+                    fire.local.clone()
+                } else {
+                    format!("{}: {}", fire.local, fire.note)
+                }
+            })
+            .collect();
+        let matches: Vec<String> = self
+            .matches
+            .iter()
+            .map(|host| {
+                let away = if host.connected { "" } else { " (not connected)" };
+                let sources =
+                    if host.sources.is_empty() { "nothing".to_owned() } else { host.sources.join(", ") };
+                let jitter = if host.jitter_seconds == 0 {
+                    String::new()
+                } else {
+                    format!(" +{}", output::duration(u64::from(host.jitter_seconds) * 1000))
+                };
+                format!("{}{away}{jitter}: {sources}", host.host)
+            })
+            .collect();
+        let warnings: Vec<String> =
+            self.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
+        let mut text = Details::new()
+            .add("fires", format!("{} {}", self.policy.cron, self.policy.time_zone))
+            .add("next", next.join("\n"))
+            .add("matches", if matches.is_empty() { "no host".to_owned() } else { matches.join("\n") })
+            .add("keeps", &self.keeps)
+            .finish();
+        for warning in warnings {
+            text.push_str(&format!("\n{warning}"));
+        }
+        text
+    }
+}
+
+pub(super) async fn run(env: &Env, command: PolicyCommand) -> Result<Exit> {
+    let mut policies = env.client().await?.policies()?;
+    match command {
+        PolicyCommand::Ls => {
+            let list = collect(policies.list_policies(within(ListPoliciesRequest {}))).await?;
+            output::emit(env.format, &PolicyList(list.into_iter().map(PolicyView::from).collect()));
+        }
+        PolicyCommand::Show { name } => {
+            let list = collect(policies.list_policies(within(ListPoliciesRequest {}))).await?;
+            let near = output::nearest(&name, list.iter().map(|policy| policy.name.as_str()));
+            let policy = list.into_iter().find(|policy| policy.name == name).ok_or_else(|| {
+                CliError::new(Exit::NotFound, "unknown-policy", format!("policy `{name}` is not known{near}"))
+                    .hint("holdfast policy ls")
+            })?;
+            output::emit(env.format, &SourceText { name: policy.name, toml: policy.toml });
+        }
+        PolicyCommand::Explain { name, count } => {
+            let answer =
+                policies.explain_policy(within(ExplainPolicyRequest { name, count })).await?.into_inner();
+            let view = ExplainView::from(answer);
+            output::emit(env.format, &view);
+            return Ok(if view.warnings.is_empty() { Exit::Done } else { Exit::Attention });
+        }
+        PolicyCommand::Rm { name } => {
+            policies.delete_policy(within(DeletePolicyRequest { name: name.clone() })).await?;
+            output::note(format!("{name} deleted; its snapshots stay until they are forgotten by hand"));
+        }
+    }
+    Ok(Exit::Done)
+}

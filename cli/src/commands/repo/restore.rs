@@ -1,0 +1,131 @@
+//! `holdfast repo restore`: into a directory of this machine, verified.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use holdfast_archive::fs::{RestoreError, RestoreOptions, RestoreProgress, RestoreRequest, compare, restore};
+use holdfast_archive::ids::FrameId;
+use holdfast_archive::seam::PackSource;
+use rustix::fs::{Mode, OFlags};
+use serde::Serialize;
+
+use super::open::{open, resolve};
+use crate::args::RepoRestoreArgs;
+use crate::commands::Env;
+use crate::error::{CliError, Exit, Result, sentence};
+use crate::output::progress::Counter;
+use crate::output::{self, Bytes, Render};
+
+#[derive(Serialize)]
+struct RestoredView {
+    snapshot: String,
+    target: String,
+    entries: u64,
+    files: u64,
+    bytes: Bytes,
+    differences: u64,
+    difference_list: Vec<String>,
+    left_out: u64,
+    left_out_list: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Render for RestoredView {
+    fn human(&self) -> String {
+        let mut lines = vec![format!(
+            "{} restored into {} and verified: {} files, {}, {} differences",
+            self.snapshot, self.target, self.files, self.bytes, self.differences
+        )];
+        lines.extend(self.difference_list.iter().map(|line| format!("  differs: {line}")));
+        lines.extend(self.left_out_list.iter().map(|line| format!("  left out: {line}")));
+        lines.extend(self.warnings.iter().map(|line| format!("  warning: {line}")));
+        lines.join("\n")
+    }
+}
+
+pub(super) async fn run(env: &Env, args: RepoRestoreArgs) -> Result<Exit> {
+    let repository = open(&args.repository).await?;
+    let snapshot = resolve(&repository, &args.snapshot).await?;
+    let source = repository.source().await?;
+    let options = RestoreOptions {
+        devices: args.devices,
+        setuid: args.setuid,
+        strict: args.strict,
+        paths: args.paths.iter().map(|path| path.trim_matches('/').as_bytes().to_vec()).collect(),
+        ..RestoreOptions::default()
+    };
+    let name =
+        format!("{}/{}@#{}", snapshot.body.host_name, snapshot.body.source.name, snapshot.header.id.number);
+    let root = snapshot.body.root;
+    let to = args.to.clone();
+    let view = tokio::task::spawn_blocking(move || restore_verified(name, root, &to, &options, &source))
+        .await
+        .map_err(|error| CliError::failed(error.to_string()))??;
+    output::emit(env.format, &view);
+    Ok(match (view.differences, view.left_out) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Attention,
+        _ => Exit::Failed,
+    })
+}
+
+/// Writes the tree, then walks it again and holds it against the manifest.
+fn restore_verified(
+    snapshot: String,
+    root: FrameId,
+    to: &Path,
+    options: &RestoreOptions,
+    source: &Arc<dyn PackSource>,
+) -> Result<RestoredView> {
+    std::fs::create_dir_all(to).map_err(|error| CliError::io(&to.display().to_string(), &error))?;
+    let progress = Arc::new(RestoreProgress::default());
+    let request = |target: OwnedFd| RestoreRequest {
+        root,
+        target,
+        options: options.clone(),
+        source: Arc::clone(source),
+        progress: Arc::clone(&progress),
+        cancel: Arc::new(AtomicBool::new(false)),
+    };
+    let shown = Arc::clone(&progress);
+    let counter = Counter::start(move || format!("{} files, {}", shown.files(), Bytes(shown.bytes())));
+    let blame = |error: RestoreError| failed(&snapshot, &error);
+    let restored = restore(request(handle(to)?)).map_err(blame)?;
+    let compared = compare(request(handle(to)?)).map_err(blame)?;
+    counter.finish();
+    Ok(RestoredView {
+        snapshot,
+        target: to.display().to_string(),
+        entries: restored.entries,
+        files: restored.files,
+        bytes: Bytes(restored.bytes),
+        differences: compared.differences_total,
+        difference_list: compared.differences,
+        left_out: restored.left_out_total,
+        left_out_list: restored.left_out,
+        warnings: restored.warnings,
+    })
+}
+
+fn handle(dir: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty())
+        .map_err(|error| CliError::io(&dir.display().to_string(), &error.into()))
+}
+
+fn failed(snapshot: &str, error: &RestoreError) -> CliError {
+    let message = format!("{snapshot}: {}", sentence(error));
+    match error {
+        RestoreError::Manifest { source } if source.is_loss() => {
+            CliError::new(Exit::Damage, "damaged", message)
+        }
+        RestoreError::Content { source, .. } if source.is_loss() => {
+            CliError::new(Exit::Damage, "damaged", message)
+        }
+        RestoreError::NotEmpty => CliError::usage(message),
+        RestoreError::NotFound { .. } => CliError::new(Exit::NotFound, "not-found", message),
+        _ => CliError::failed(message),
+    }
+}

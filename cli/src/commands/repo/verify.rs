@@ -1,0 +1,141 @@
+//! `holdfast repo verify`
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use holdfast_archive::verify::{Level, Problem, Report, Share, VerifyProgress, verify};
+use serde::Serialize;
+
+use super::open::open;
+use crate::args::RepositoryArgs;
+use crate::commands::Env;
+use crate::error::{Exit, Result};
+use crate::output::progress::Counter;
+use crate::output::{self, Bytes, Escaped, Render};
+
+#[derive(Serialize)]
+struct ReportView {
+    clean: bool,
+    objects: u64,
+    packs: u64,
+    packs_read: u64,
+    bytes_read: Bytes,
+    frames: u64,
+    snapshots: u64,
+    damaged_snapshots: Vec<String>,
+    problems: Vec<ProblemView>,
+}
+
+#[derive(Serialize)]
+struct ProblemView {
+    kind: &'static str,
+    object: String,
+    detail: String,
+    lost_frames: u64,
+    snapshots: Vec<String>,
+    files: Vec<FileView>,
+    more_files: u64,
+}
+
+#[derive(Serialize)]
+struct FileView {
+    snapshot: String,
+    path: Escaped,
+}
+
+/// Snapshots by the name people know them by.
+type Names = std::collections::HashMap<holdfast_archive::ids::SnapshotId, String>;
+
+impl ProblemView {
+    fn new(problem: &Problem, names: &Names) -> Self {
+        let name = |id| names.get(id).cloned().unwrap_or_else(|| id.to_string());
+        Self {
+            kind: problem.kind.name(),
+            object: problem.object.clone(),
+            detail: problem.detail.clone(),
+            lost_frames: problem.lost_frames,
+            snapshots: problem.snapshots.iter().map(name).collect(),
+            files: problem
+                .files
+                .iter()
+                .map(|file| FileView { snapshot: name(&file.snapshot), path: Escaped(file.path.clone()) })
+                .collect(),
+            more_files: problem.more_files,
+        }
+    }
+}
+
+impl ReportView {
+    fn new(report: &Report, names: &Names) -> Self {
+        let name = |id| names.get(id).cloned().unwrap_or_else(|| id.to_string());
+        Self {
+            clean: report.is_clean(),
+            objects: report.objects,
+            packs: report.packs,
+            packs_read: report.packs_read,
+            bytes_read: Bytes(report.bytes_read),
+            frames: report.frames,
+            snapshots: report.snapshots,
+            damaged_snapshots: report.damaged_snapshots().iter().map(name).collect(),
+            problems: report.problems.iter().map(|problem| ProblemView::new(problem, names)).collect(),
+        }
+    }
+}
+
+impl Render for ReportView {
+    fn human(&self) -> String {
+        let mut lines = Vec::new();
+        for problem in &self.problems {
+            lines.push(format!("{} {}: {}", problem.kind, problem.object, problem.detail));
+            for snapshot in &problem.snapshots {
+                lines.push(format!("  touches {snapshot}"));
+            }
+            for file in &problem.files {
+                lines.push(format!("  loses {} of {}", file.path, file.snapshot));
+            }
+            if problem.more_files > 0 {
+                lines.push(format!("  and {} more files", problem.more_files));
+            }
+        }
+        lines.push(format!(
+            "{} snapshots, {} frames in {} packs, {} read: {}",
+            self.snapshots,
+            self.frames,
+            self.packs,
+            self.bytes_read,
+            match self.problems.len() {
+                0 => "all there and intact".to_owned(),
+                1 => "1 problem".to_owned(),
+                n => format!("{n} problems"),
+            }
+        ));
+        lines.join("\n")
+    }
+}
+
+pub(super) async fn run(env: &Env, place: &RepositoryArgs, quick: bool) -> Result<Exit> {
+    let repository = open(place).await?;
+    let level = if quick { Level::Metadata } else { Level::Packs(Share::ALL) };
+    let progress = Arc::new(VerifyProgress::default());
+    let shown = Arc::clone(&progress);
+    let counter = Counter::start(move || {
+        let (done, total) =
+            (shown.packs_done.load(Ordering::Relaxed), shown.packs_total.load(Ordering::Relaxed));
+        format!("{done} of {total} packs, {}", Bytes(shown.bytes_done.load(Ordering::Relaxed)))
+    });
+    let report = verify(&repository, level, progress).await;
+    counter.finish();
+    let report = report?;
+    let names = repository
+        .snapshots()
+        .await?
+        .good
+        .iter()
+        .map(|snapshot| {
+            let id = snapshot.header.id;
+            (id, format!("{}/{}@#{}", snapshot.body.host_name, snapshot.body.source.name, id.number))
+        })
+        .collect();
+    output::emit(env.format, &ReportView::new(&report, &names));
+    Ok(if report.is_clean() { Exit::Done } else { Exit::Damage })
+}

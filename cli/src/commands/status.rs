@@ -1,0 +1,166 @@
+//! `holdfast status`
+
+use holdfast_proto::v1::{GetStatusRequest, GetStatusResponse};
+use serde::Serialize;
+
+use super::{Env, within};
+use crate::args::StatusArgs;
+use crate::error::{Exit, Result};
+use crate::output::{self, Bytes, Render, Rows, When};
+
+#[derive(Serialize)]
+struct HostView {
+    host: String,
+    engine_version: String,
+    connected: bool,
+    last_seen: When,
+    sources: u32,
+    protected: u32,
+    overdue: u32,
+    last_backup: When,
+}
+
+#[derive(Serialize)]
+struct ProblemView {
+    kind: String,
+    host: String,
+    source: String,
+    message: String,
+    hint: String,
+}
+
+#[derive(Serialize)]
+struct RepositoryView {
+    id: String,
+    location: String,
+    reachable: bool,
+    problem: String,
+    suspended: String,
+    snapshots: u64,
+    packs: u64,
+    stored_bytes: Bytes,
+    commit_number: u64,
+}
+
+#[derive(Serialize)]
+struct StatusView {
+    hosts: Vec<HostView>,
+    problems: Vec<ProblemView>,
+    repository: RepositoryView,
+    #[serde(skip)]
+    list_problems: bool,
+}
+
+impl StatusView {
+    fn new(answer: GetStatusResponse, list_problems: bool) -> Self {
+        let repository = answer.repository.unwrap_or_default();
+        Self {
+            hosts: answer
+                .hosts
+                .into_iter()
+                .map(|host| HostView {
+                    host: host.host,
+                    engine_version: host.engine_version,
+                    connected: host.connected,
+                    last_seen: When(host.last_seen_unix_ms),
+                    sources: host.sources,
+                    protected: host.protected_sources,
+                    overdue: host.overdue_sources,
+                    last_backup: When(host.last_backup_unix_ms),
+                })
+                .collect(),
+            problems: answer
+                .problems
+                .into_iter()
+                .map(|problem| ProblemView {
+                    kind: problem.kind,
+                    host: problem.host,
+                    source: problem.source,
+                    message: problem.message,
+                    hint: problem.hint,
+                })
+                .collect(),
+            repository: RepositoryView {
+                id: repository.id,
+                location: repository.location,
+                reachable: repository.reachable,
+                problem: repository.problem,
+                suspended: repository.suspended,
+                snapshots: repository.snapshots,
+                packs: repository.packs,
+                stored_bytes: Bytes(repository.stored_bytes),
+                commit_number: repository.commit_number,
+            },
+            list_problems,
+        }
+    }
+
+    fn host_table(&self) -> String {
+        let headings = ["HOST", "ENGINE", "SEEN", "SOURCES", "PROTECTED", "OVERDUE", "LAST BACKUP"];
+        let mut rows =
+            Rows::new(&headings, "no hosts yet; `holdfast host token NAME` starts one").right(&[3, 4, 5]);
+        for host in &self.hosts {
+            rows.push([
+                host.host.clone(),
+                host.engine_version.clone(),
+                format!("{}{}", host.last_seen, if host.connected { "" } else { " ✗" }),
+                host.sources.to_string(),
+                host.protected.to_string(),
+                host.overdue.to_string(),
+                host.last_backup.to_string(),
+            ]);
+        }
+        rows.finish()
+    }
+}
+
+impl Render for StatusView {
+    fn human(&self) -> String {
+        let repository = &self.repository;
+        let mut lines = vec![
+            self.host_table(),
+            format!(
+                "repository {}: {} snapshots, {} in {} packs{}",
+                repository.location,
+                repository.snapshots,
+                repository.stored_bytes,
+                repository.packs,
+                if repository.reachable {
+                    String::new()
+                } else {
+                    format!(", OUT OF REACH: {}", repository.problem)
+                },
+            ),
+        ];
+        if !repository.suspended.is_empty() {
+            lines.push(format!("deduplication and pruning are off: {}", repository.suspended));
+        }
+        if self.list_problems {
+            for problem in &self.problems {
+                let place = [problem.host.as_str(), problem.source.as_str()].join("/");
+                lines.push(format!("{:<14} {}: {}", problem.kind, place.trim_matches('/'), problem.message));
+                if !problem.hint.is_empty() {
+                    lines.push(format!("{:<14} try: {}", "", problem.hint));
+                }
+            }
+        }
+        match (self.problems.len(), self.list_problems) {
+            (0, _) => lines.push("everything is protected".to_owned()),
+            (_, true) => {}
+            (1, false) => {
+                lines.push("1 problem. `holdfast status --problems` shows it with what to do.".to_owned())
+            }
+            (n, false) => {
+                lines.push(format!("{n} problems. `holdfast status --problems` lists them with what to do."))
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+pub(super) async fn run(env: &Env, args: StatusArgs) -> Result<Exit> {
+    let answer = env.client().await?.status()?.get_status(within(GetStatusRequest {})).await?.into_inner();
+    let view = StatusView::new(answer, args.problems);
+    output::emit(env.format, &view);
+    Ok(if view.problems.is_empty() { Exit::Done } else { Exit::Attention })
+}

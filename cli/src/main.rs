@@ -1,0 +1,36 @@
+//! `holdfast`: how operators drive a fleet, and how they recover when
+//! everything but the bucket is gone.
+
+#![allow(unreachable_pub, reason = "a binary has no outside: `pub` says what other modules may use")]
+
+mod args;
+mod client;
+mod commands;
+mod config;
+mod error;
+mod output;
+mod stack;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::Cli;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    // Two TLS stacks may not be linked by accident: the one there is, is named.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let format = cli.global.output;
+    let exit = match commands::run(cli) {
+        Ok(exit) => exit,
+        Err(error) => {
+            output::fail(format, &error);
+            error.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}

@@ -1,0 +1,223 @@
+//! A controller and an agent on this machine, as the processes an operator
+//! would start: what `demo` and `dev` stand on.
+
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use holdfast_proto::v1::{CreateJoinTokenRequest, GetHostRequest, Host};
+
+use crate::client::Client;
+use crate::config::{Context, Target};
+use crate::error::{CliError, Exit, Result};
+
+use process::Process;
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where things are, before anything runs.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub root: PathBuf,
+    /// Folder of `holdfast-controller` and `holdfast-agent`.
+    pub binaries: PathBuf,
+    pub docker_host: String,
+}
+
+/// The running pair. Both are told to end when this is dropped.
+pub struct Stack {
+    pub layout: Layout,
+    controller: Option<Process>,
+    agent: Option<Process>,
+}
+
+// === impl Layout ===
+
+impl Layout {
+    /// Beside this binary, unless told otherwise.
+    pub fn new(root: &Path, binaries: Option<PathBuf>, docker_host: &str) -> Result<Self> {
+        let binaries = match binaries {
+            Some(dir) => dir,
+            None => {
+                std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned)).ok_or_else(
+                    || CliError::failed("this binary cannot tell where it is").hint("give --binaries PATH"),
+                )?
+            }
+        };
+        for name in ["holdfast-controller", "holdfast-agent"] {
+            if !binaries.join(name).exists() {
+                return Err(CliError::usage(format!("{name} is not in {}", binaries.display()))
+                    .hint("build it: cargo build --release, or give --binaries PATH"));
+            }
+        }
+        Ok(Self { root: root.to_owned(), binaries, docker_host: docker_host.to_owned() })
+    }
+
+    pub fn controller_dir(&self) -> PathBuf {
+        self.root.join("controller")
+    }
+
+    pub fn agent_dir(&self) -> PathBuf {
+        self.root.join("agent")
+    }
+
+    pub fn repository(&self) -> PathBuf {
+        self.root.join("repository")
+    }
+
+    pub fn agent_socket(&self) -> PathBuf {
+        self.root.join("agent.sock")
+    }
+
+    /// The address the controller wrote down once it was listening.
+    fn address(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.controller_dir().join("listen")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// How the stack's own controller is reached.
+    pub fn context(&self) -> Result<Context> {
+        let address =
+            self.address().ok_or_else(|| CliError::failed("the controller has not said where it listens"))?;
+        let dir = self.controller_dir();
+        Ok(Context { address, ca_file: dir.join("ca.crt"), token_file: dir.join("admin.token") })
+    }
+}
+
+// === impl Stack ===
+
+impl Stack {
+    /// Makes the controller's state, unless it is there already.
+    pub fn prepare(layout: Layout) -> Result<Self> {
+        let dir = layout.controller_dir();
+        if !dir.join("catalog.db").exists() {
+            Process::run(
+                &layout.binaries.join("holdfast-controller"),
+                &[
+                    "init".as_ref(),
+                    "--state-dir".as_ref(),
+                    dir.as_os_str(),
+                    "--repository".as_ref(),
+                    layout.repository().as_os_str(),
+                    "--address".as_ref(),
+                    "127.0.0.1".as_ref(),
+                    "--crypto".as_ref(),
+                    "none".as_ref(),
+                ],
+            )?;
+        }
+        Ok(Self { layout, controller: None, agent: None })
+    }
+
+    pub async fn start_controller(&mut self) -> Result<Client> {
+        let dir = self.layout.controller_dir();
+        // A file of an earlier run names a port that is no longer ours.
+        let _ = std::fs::remove_file(dir.join("listen"));
+        let process = Process::start(
+            &self.layout.binaries.join("holdfast-controller"),
+            &[
+                "run".as_ref(),
+                "--state-dir".as_ref(),
+                dir.as_os_str(),
+                "--listen".as_ref(),
+                "127.0.0.1:0".as_ref(),
+            ],
+            &self.layout.root.join("controller.log"),
+        )?;
+        let process = self.controller.insert(process);
+        let deadline = Instant::now() + START_TIMEOUT;
+        while self.layout.address().is_none() {
+            process.check()?;
+            if Instant::now() > deadline {
+                return Err(CliError::failed(format!("the controller is not up\n{}", process.tail())));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Client::connect(&Target::Controller(self.layout.context()?)).await
+    }
+
+    /// Enrols this machine as `name` and starts its agent; returns once the
+    /// controller sees it.
+    pub async fn start_agent(&mut self, client: &Client, name: &str) -> Result<Host> {
+        let dir = self.layout.agent_dir();
+        let agent = self.layout.binaries.join("holdfast-agent");
+        if !dir.join("identity").exists() && !dir.join("client.crt").exists() {
+            let request = CreateJoinTokenRequest {
+                name: name.to_owned(),
+                labels: Default::default(),
+                valid_seconds: 600,
+            };
+            let token = client.hosts()?.create_join_token(request).await?.into_inner().token;
+            let file = self.layout.root.join("join.token");
+            std::fs::write(&file, token)
+                .map_err(|error| CliError::io(&file.display().to_string(), &error))?;
+            Process::run(
+                &agent,
+                &["join".as_ref(), file.as_os_str(), "--state-dir".as_ref(), dir.as_os_str()],
+            )?;
+            let _ = std::fs::remove_file(&file);
+        }
+        let process = Process::start(
+            &agent,
+            &[
+                "run".as_ref(),
+                "--state-dir".as_ref(),
+                dir.as_os_str(),
+                "--docker-host".as_ref(),
+                self.layout.docker_host.as_ref(),
+                "--socket".as_ref(),
+                self.layout.agent_socket().as_os_str(),
+            ],
+            &self.layout.root.join("agent.log"),
+        )?;
+        let process = self.agent.insert(process);
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            process.check()?;
+            let answer = client.hosts()?.get_host(GetHostRequest { host: name.to_owned() }).await;
+            let last = match answer.map(tonic::Response::into_inner) {
+                Ok(host)
+                    if host.connected && host.agent.as_ref().is_some_and(|agent| agent.engine.is_some()) =>
+                {
+                    return Ok(host);
+                }
+                Ok(host) => host.agent.map(|agent| agent.engine_problem).unwrap_or_default(),
+                Err(status) => status.message().to_owned(),
+            };
+            if Instant::now() > deadline {
+                return Err(CliError::failed(format!(
+                    "the agent is not connected: {last}\n{}",
+                    process.tail()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Returns when one of the two has ended by itself, with its last words.
+    pub async fn until_ended(&mut self) -> Result<Exit> {
+        loop {
+            for process in [&mut self.controller, &mut self.agent].into_iter().flatten() {
+                process.check()?;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Ends both in order: the agent first, so that it can say goodbye.
+    pub fn stop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.stop();
+        }
+        if let Some(controller) = self.controller.take() {
+            controller.stop();
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
