@@ -1,0 +1,24 @@
+//! The end-to-end tests: one binary, a module a subject, one behaviour a test.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the helpers of tests are tests, too")]
+
+mod backup;
+mod cases;
+mod containers;
+mod crash;
+mod damage;
+mod demo;
+mod fleet;
+mod harness;
+mod images;
+mod incremental;
+mod inferences;
+mod input;
+mod memory;
+mod quiesce;
+mod release;
+mod schedule;
+mod self_upgrade;
+mod store;
+mod summary;
+mod upgrade;

@@ -1,0 +1,388 @@
+//! The store of a repository against servers that work and servers that do
+//! not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use e2e::garage::Garage;
+use e2e::require_garage;
+use e2e::s3::{Misbehaviour, Mishap, S3Server};
+use holdfast_archive::ids::{AllocationId, PackId};
+use holdfast_archive::keys::{ObjectKey, Prefix};
+use holdfast_archive::store::{
+    Location, Presigned, RetryPolicy, S3Options, Store, StoreConfig, StoreErrorKind,
+};
+
+fn pack(n: u8) -> ObjectKey {
+    ObjectKey::Pack(PackId { sha256: [n; 32], allocation: AllocationId::generate() })
+}
+
+/// As repeating goes in earnest, but quicker.
+fn quick() -> RetryPolicy {
+    RetryPolicy {
+        give_up_after: Duration::from_secs(4),
+        first_delay: Duration::from_millis(5),
+        longest_delay: Duration::from_millis(50),
+        stall_after: Duration::from_millis(400),
+    }
+}
+
+fn store(server: &S3Server) -> Store {
+    Store::open(&server.config("some/prefix")).unwrap().with_retry(quick())
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(work)
+}
+
+async fn every_operation(store: &Store) {
+    let key = pack(1);
+    assert_eq!(store.head(&key).await.unwrap(), None);
+    assert!(store.get(&key).await.unwrap_err().is_not_found());
+    store.put(&key, Bytes::from_static(b"first")).await.unwrap();
+    store.put(&key, Bytes::from_static(b"hello world")).await.unwrap();
+    assert_eq!(store.get(&key).await.unwrap(), "hello world");
+    assert_eq!(store.get_range(&key, 6..11).await.unwrap(), "world");
+    assert_eq!(store.head(&key).await.unwrap().unwrap().len, 11);
+    let beyond = store.get_range(&key, 6..12).await.unwrap_err();
+    assert_eq!(beyond.kind(), StoreErrorKind::Corrupt, "{beyond}");
+
+    for n in 0..1003 {
+        store.put(&ObjectKey::Index(n), Bytes::new()).await.unwrap();
+    }
+    let first = store.list(Prefix::Index, None).await.unwrap();
+    let second = store.list(Prefix::Index, first.next.as_deref()).await.unwrap();
+    assert_eq!((first.items.len(), second.items.len(), &second.next), (1000, 3, &None));
+    let mut names: Vec<&str> = first.items.iter().chain(&second.items).map(|item| &*item.name).collect();
+    assert!(names.is_sorted());
+    names.dedup();
+    assert_eq!(names.len(), 1003);
+
+    let mut keys: Vec<ObjectKey> = (0..1003).map(ObjectKey::Index).collect();
+    keys.push(key.clone());
+    keys.push(pack(2));
+    assert!(store.delete(&keys).await.unwrap().is_empty());
+    assert_eq!(store.head(&key).await.unwrap(), None);
+    assert!(store.list(Prefix::All, None).await.unwrap().items.is_empty());
+}
+
+#[test]
+fn every_operation_works_on_s3s() {
+    let server = S3Server::start();
+    block_on(every_operation(&store(&server)));
+    assert!(server.requests().iter().all(|request| request.contains("some") || request.contains("?delete")));
+}
+
+fn garage_config(garage: &Garage, dir: &std::path::Path, region: &str) -> StoreConfig {
+    let credentials_file = dir.join("credentials");
+    std::fs::write(&credentials_file, format!("{}\n{}\n", garage.access_key, garage.secret_key)).unwrap();
+    StoreConfig {
+        location: Location::S3 { bucket: garage.bucket.clone(), prefix: "p".to_owned() },
+        s3: S3Options {
+            endpoint: Some(garage.endpoint.clone()),
+            region: Some(region.to_owned()),
+            credentials_file: Some(credentials_file),
+            ..S3Options::default()
+        },
+    }
+}
+
+#[test]
+fn every_operation_works_on_garage_and_its_limits_are_found() {
+    let garage = Garage::start(require_garage!());
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&garage_config(&garage, dir.path(), Garage::REGION)).unwrap();
+    block_on(async {
+        every_operation(&store).await;
+        let (key, big) = (pack(3), Bytes::from(vec![7; 8 << 20]));
+        store.put(&key, big.clone()).await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap(), big);
+        let probe = store.probe().await.unwrap();
+        assert!(probe.reads_ranges && probe.lists_at_once && probe.checks_sha256, "{probe:?}");
+        assert!(!probe.honours_if_none_match, "{probe:?}");
+        assert!(probe.allows_direct_uploads(), "{probe:?}");
+        let mut config = garage_config(&garage, dir.path(), Garage::REGION);
+        config.location = "s3://missing".parse().unwrap();
+        let error = Store::open(&config).unwrap().put(&pack(1), Bytes::new()).await.unwrap_err();
+        assert!(matches!(error.kind(), StoreErrorKind::NoBucket | StoreErrorKind::Auth), "{error}");
+        let wrong_region = Store::open(&garage_config(&garage, dir.path(), "elsewhere")).unwrap();
+        for error in [
+            wrong_region.head(&pack(1)).await.unwrap_err(),
+            wrong_region.list(Prefix::All, None).await.unwrap_err(),
+        ] {
+            assert!(matches!(error.kind(), StoreErrorKind::Auth | StoreErrorKind::Refused), "{error}");
+            assert!(error.to_string().contains("region"), "{error}");
+        }
+    });
+}
+
+/// The status `curl` got for a presigned request.
+fn curl(presigned: &Presigned, body: Option<&str>) -> (String, String) {
+    let mut command = std::process::Command::new("curl");
+    command.args(["-s", "-w", "\n%{http_code}"]);
+    for (name, value) in &presigned.headers {
+        command.arg("-H").arg(format!("{name}: {value}"));
+    }
+    if let Some(body) = body {
+        command.args(["-X", "PUT", "--data-binary", body]);
+    }
+    let answer = e2e::process::run(command.arg(&presigned.url));
+    let (body, status) = answer.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn x06_a_presigned_request_is_good_for_one_thing() {
+    let server = S3Server::start();
+    let store = store(&server);
+    block_on(async {
+        let key = pack(1);
+        let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let sha256: Vec<u8> =
+            (0..32).map(|at| u8::from_str_radix(&sha256[2 * at..2 * at + 2], 16).unwrap()).collect();
+        let minute = Duration::from_secs(60);
+        let sha256: [u8; 32] = sha256.try_into().unwrap();
+        let told = async || store.head(&key).await.unwrap().and_then(|meta| meta.sha256);
+        let put = store.presign_put(&key, 5, &sha256, minute).await.unwrap().unwrap();
+        // This server keeps what it refused; only the hash it tells is to be trusted.
+        assert_ne!(curl(&put, Some("jello")).0, "200");
+        assert_ne!(told().await, Some(sha256));
+        assert_eq!(curl(&put, Some("hello")).0, "200");
+        assert_eq!(told().await, Some(sha256));
+        assert_eq!(store.get(&key).await.unwrap(), "hello");
+
+        let get = store.presign_get(&key, 1..4, minute).await.unwrap().unwrap();
+        assert_eq!(curl(&get, None), ("206".to_owned(), "ell".to_owned()));
+        let mut whole = get.clone();
+        whole.headers.clear();
+        assert_eq!(curl(&whole, None).0, "403");
+        let mut wider = get.clone();
+        wider.headers.iter_mut().filter(|(name, _)| name == "range").for_each(|(_, value)| {
+            *value = "bytes=0-4".to_owned();
+        });
+        assert_eq!(curl(&wider, None).0, "403");
+        let mut removal = put;
+        removal.headers.clear();
+        let status = e2e::process::run(
+            std::process::Command::new("curl")
+                .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "DELETE"])
+                .arg(&removal.url),
+        );
+        assert_eq!(status, "403");
+        assert_eq!(store.get(&key).await.unwrap(), "hello");
+    });
+}
+
+#[test]
+fn s12_a_probe_finds_out_what_the_server_does_and_leaves_nothing() {
+    let server = S3Server::start();
+    let store = store(&server);
+    block_on(async {
+        let probe = store.probe().await.unwrap();
+        assert!(probe.reads_ranges && probe.lists_at_once && probe.removes_at_once, "{probe:?}");
+        assert!(probe.honours_if_none_match && probe.checks_sha256 && probe.tells_sha256, "{probe:?}");
+        assert!(probe.allows_direct_uploads(), "{probe:?}");
+        assert!(store.list(Prefix::All, None).await.unwrap().items.is_empty());
+    });
+}
+
+#[test]
+fn s01_slow_down_is_waited_out() {
+    let server = S3Server::start();
+    let store = store(&server);
+    server.plan(Mishap::new("PUT", Misbehaviour::Answer(503, "SlowDown")).times(5));
+    block_on(async {
+        store.put(&pack(1), Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(store.counters().retries, 5);
+    });
+}
+
+#[test]
+fn s02_an_answer_that_got_lost_is_made_up_for_by_a_look() {
+    let server = S3Server::start();
+    let store = store(&server);
+    server.plan(Mishap::new("PUT", Misbehaviour::AnswerLost).times(1));
+    block_on(async {
+        let key = pack(1);
+        store.put(&key, Bytes::from(vec![7; 300_000])).await.unwrap();
+        let counters = store.counters();
+        assert_eq!((counters.put, counters.head), (1, 1));
+        assert_eq!(store.head(&key).await.unwrap().unwrap().len, 300_000);
+    });
+}
+
+#[test]
+fn s02_a_look_at_other_content_proves_nothing() {
+    let server = S3Server::start();
+    let store = store(&server);
+    block_on(async {
+        let key = ObjectKey::State(holdfast_archive::keys::StateFile::Head);
+        store.put(&key, Bytes::from_static(b"old")).await.unwrap();
+        server.plan(Mishap::new("PUT", Misbehaviour::Reset).times(1));
+        store.put(&key, Bytes::from_static(b"new")).await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap(), "new");
+    });
+}
+
+#[test]
+fn s04_a_body_of_a_byte_now_and_then_is_given_up_and_read_again() {
+    let server = S3Server::start();
+    let store = store(&server);
+    block_on(async {
+        let key = pack(1);
+        let bytes = Bytes::from(vec![7; 100_000]);
+        store.put(&key, bytes.clone()).await.unwrap();
+        server.plan(Mishap::new("GET", Misbehaviour::Trickle(Duration::from_millis(20))).times(1));
+        assert_eq!(store.get(&key).await.unwrap(), bytes);
+        server.plan(Mishap::new("GET", Misbehaviour::Silence).times(1));
+        assert_eq!(store.get_range(&key, 1..100_000).await.unwrap(), bytes.slice(1..));
+        server.plan(Mishap::new("PUT", Misbehaviour::Silence).times(1));
+        store.put(&key, Bytes::from(vec![8; 2_000_000])).await.unwrap();
+        assert_eq!(store.counters().retries, 3);
+    });
+}
+
+#[test]
+fn s05_a_short_or_broken_body_is_read_again_then_named() {
+    let server = S3Server::start();
+    let store = store(&server);
+    block_on(async {
+        let key = pack(1);
+        store.put(&key, Bytes::from_static(b"hello world")).await.unwrap();
+        for how in [Misbehaviour::BreakOff(4), Misbehaviour::Shorter(3)] {
+            server.plan(Mishap::new("GET", how.clone()).times(2));
+            assert_eq!(store.get_range(&key, 0..11).await.unwrap(), "hello world");
+            server.plan(Mishap::new("GET", how));
+            let error = store.get_range(&key, 0..11).await.unwrap_err();
+            assert!(error.to_string().contains(&key.to_string()), "{error}");
+            server.behave();
+        }
+    });
+}
+
+#[test]
+fn s14_s15_conflicts_and_errors_inside_success_are_repeated() {
+    let server = S3Server::start();
+    let store = store(&server);
+    server.plan(Mishap::new("PUT", Misbehaviour::Answer(409, "ConditionalRequestConflict")).times(1));
+    server.plan(Mishap::new("PUT", Misbehaviour::ErrorIn200).times(1));
+    block_on(async {
+        let key = pack(1);
+        store.put(&key, Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap(), "x");
+        assert_eq!(store.counters().put, 3);
+    });
+}
+
+#[test]
+fn s16_wrong_or_revoked_credentials_fail_at_once_and_name_their_file() {
+    let server = S3Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = server.config("p");
+    for (id, secret) in [("nobody", "x"), (e2e::s3::ACCESS_KEY, "wrong")] {
+        let file = dir.path().join("wrong");
+        std::fs::write(&file, format!("{id}\n{secret}\n")).unwrap();
+        config.s3.credentials_file = Some(file.clone());
+        let store = Store::open(&config).unwrap();
+        let error = block_on(store.put(&pack(1), Bytes::new())).unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Auth, "{error}");
+        assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+        assert!(error.to_string().contains(&server.endpoint()), "{error}");
+        assert_eq!(store.counters().retries, 0);
+    }
+}
+
+#[test]
+fn s17_a_clock_that_is_off_is_told_by_how_much() {
+    let server = S3Server::start();
+    let store = store(&server);
+    server.plan(Mishap::new("PUT", Misbehaviour::AnswerDated(403, "RequestTimeTooSkewed", -1200)));
+    server.plan(Mishap::new("GET", Misbehaviour::AnswerDated(403, "AccessDenied", 1200)));
+    block_on(async {
+        let ahead = store.put(&pack(1), Bytes::new()).await.unwrap_err();
+        assert_eq!(ahead.kind(), StoreErrorKind::ClockSkew);
+        assert!(ahead.to_string().contains("s ahead of the store's"), "{ahead}");
+        let behind = store.get(&pack(1)).await.unwrap_err();
+        assert_eq!(behind.kind(), StoreErrorKind::ClockSkew);
+        assert!(behind.to_string().contains("s behind the store's"), "{behind}");
+    });
+}
+
+#[test]
+fn s19_a_bucket_that_is_not_there_or_elsewhere_is_refused_and_never_made() {
+    let server = S3Server::start();
+    let mut config = server.config("");
+    config.location = "s3://missing".parse().unwrap();
+    let missing = Store::create(&config).unwrap();
+    block_on(async {
+        for error in [missing.list(Prefix::All, None).await.unwrap_err(), missing.probe().await.unwrap_err()]
+        {
+            assert_eq!(error.kind(), StoreErrorKind::NoBucket, "{error}");
+            assert!(error.to_string().contains("create the bucket `missing`"), "{error}");
+        }
+        let moved = store(&server);
+        server.plan(Mishap::new("GET", Misbehaviour::Answer(301, "PermanentRedirect")));
+        let error = moved.list(Prefix::All, None).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("region"), "{error}");
+    });
+    assert!(!server.bucket_dir().with_file_name("missing").exists());
+}
+
+#[test]
+fn s24_a_denied_delete_is_listed_and_the_rest_goes_on() {
+    let server = S3Server::start();
+    let store = store(&server);
+    // A server without the request for many: one at a time.
+    server.plan(Mishap::new("POST", Misbehaviour::Answer(501, "NotImplemented")));
+    block_on(async {
+        let keys = [pack(1), pack(2), pack(3)];
+        for key in &keys {
+            store.put(key, Bytes::new()).await.unwrap();
+        }
+        server.plan(Mishap::new("DELETE", Misbehaviour::Answer(403, "AccessDenied")).on(keys[1].to_string()));
+        let failures = store.delete(&keys).await.unwrap();
+        assert_eq!(failures.len(), 1);
+        assert_eq!((&failures[0].0, failures[0].1.kind()), (&keys[1], StoreErrorKind::Refused));
+        assert_eq!(store.list(Prefix::Packs, None).await.unwrap().items.len(), 1);
+    });
+}
+
+#[test]
+fn s26_an_archived_object_is_called_that() {
+    let server = S3Server::start();
+    let store = store(&server);
+    server.plan(Mishap::new("GET", Misbehaviour::Answer(403, "InvalidObjectState")));
+    let error = block_on(store.get(&pack(1))).unwrap_err();
+    assert!(error.to_string().contains("archived tier"), "{error}");
+}
+
+#[test]
+fn s27_only_the_configured_ca_is_trusted() {
+    let server = S3Server::start_tls();
+    let trusted = store(&server);
+    let mut config = server.config("p");
+    config.s3.ca_file = None;
+    let untrusting = Store::open(&config).unwrap();
+    block_on(async {
+        trusted.put(&pack(1), Bytes::from_static(b"x")).await.unwrap();
+        assert!(trusted.probe().await.unwrap().allows_direct_uploads());
+        let error = untrusting.list(Prefix::All, None).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("ca_file"), "{error}");
+        assert_eq!(untrusting.counters().retries, 0);
+    });
+}
+
+#[test]
+fn a_server_that_is_down_is_named() {
+    let mut config = S3Server::start().config("p");
+    config.s3.endpoint = Some("http://127.0.0.1:1".to_owned());
+    let credentials = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(credentials.path(), "a\nb\n").unwrap();
+    config.s3.credentials_file = Some(credentials.path().to_owned());
+    let store = Store::open(&config).unwrap().with_retry(quick());
+    let error = block_on(store.get(&pack(1))).unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unreachable);
+    assert!(error.to_string().contains("http://127.0.0.1:1"), "{error}");
+}

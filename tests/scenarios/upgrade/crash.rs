@@ -1,0 +1,344 @@
+//! Agent, controller and Engine killed at every step: exactly one of old and
+//! new runs under the right name, with the data of before or of after, and
+//! nothing stays stopped.
+
+use std::path::Path;
+
+use e2e::app_images::App;
+use e2e::docker::IMAGE;
+use e2e::fleet::Fleet;
+use e2e::upgrades::{self, Copy, run_app};
+use e2e::{require_engine, tree, wait};
+use serde_json::Value;
+
+use super::{fleet_with, migrated, rows, run_side, side_reaches};
+
+/// With a version that migrates and is well.
+const FORWARD: [&str; 12] = [
+    "agent.upgrade.record-written",
+    "agent.upgrade.new-created",
+    "agent.upgrade.first-pass-done",
+    "agent.upgrade.policy-set",
+    "agent.upgrade.stopped",
+    "agent.upgrade.cloned",
+    "agent.upgrade.old-renamed",
+    "agent.upgrade.new-renamed",
+    "agent.upgrade.new-started",
+    "agent.upgrade.gate-passed",
+    "agent.upgrade.committing",
+    "agent.upgrade.committed",
+];
+
+/// With one that ruins the data and is not well.
+const BACK: [&str; 4] = [
+    "agent.upgrade.rollback-begun",
+    "agent.upgrade.rollback-exchanged",
+    "agent.upgrade.rollback-renamed",
+    "agent.upgrade.rollback-started",
+];
+
+/// While a committed upgrade is undone, before anything goes back.
+const UNDO: [&str; 2] = ["agent.upgrade.undo-noted", "agent.upgrade.undo-rested"];
+
+/// The same, of the controller.
+const UNDO_CONTROLLER: [&str; 3] = [
+    "controller.upgrade.at-stop-snapshot",
+    "controller.upgrade.before-proceed",
+    "controller.upgrade.after-proceed",
+];
+
+const CONTROLLER: [&str; 5] = [
+    "controller.upgrade.after-before-snapshot",
+    "controller.upgrade.after-run",
+    "controller.upgrade.at-stop-snapshot",
+    "controller.upgrade.before-proceed",
+    "controller.upgrade.after-proceed",
+];
+
+/// States in which the Engine is killed, and the version that gets there.
+const STATES: [(&str, App); 7] = [
+    ("preparing", App::Migrates),
+    ("stopping", App::Migrates),
+    ("stopped", App::Migrates),
+    ("switching", App::Migrates),
+    ("gating", App::Migrates),
+    ("committing", App::Migrates),
+    ("rolling back", App::Corrupts),
+];
+
+/// A server, one that lives in its network, and one that reads its data.
+struct Scene {
+    fleet: Fleet,
+    kills: u32,
+    committed: u32,
+    before: Option<Before>,
+}
+
+struct Before {
+    data: Copy,
+    rows: Vec<String>,
+    inspect: Value,
+    target: &'static str,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let fleet = fleet_with(&[App::V1, App::Migrates, App::MigratesAgain, App::Corrupts]);
+        let engine = fleet.engine("host-a");
+        run_app(engine, "app", App::V1, &["--restart", "always"]);
+        run_side(engine, "side", "app");
+        let reader = ["run", "-d", "--name", "reader", "-v", "app-data:/data:ro", "--restart", "always"];
+        engine.docker(reader.into_iter().chain(["--stop-signal", "KILL", IMAGE, "sleep", "100000"]));
+        Self { fleet, kills: 0, committed: 0, before: None }
+    }
+
+    /// Starts an upgrade to a version that is not the one that runs. The
+    /// controller may be the one that dies: its answer is no matter.
+    fn begin(&mut self, version: App) {
+        let engine = self.fleet.engine("host-a");
+        let inspect = engine.inspect("app");
+        let again = inspect["Config"]["Image"] == App::Migrates.image();
+        let version = if version == App::Migrates && again { App::MigratesAgain } else { version };
+        let data = Copy::of(&engine.volume_path("app-data"));
+        let rows = rows(engine, "app-data");
+        self.before = Some(Before { data, rows, inspect, target: version.image() });
+        let said = self.fleet.try_upgrade("host-a", "app", version.image(), &["--no-wait"]);
+        assert!(said.code == 0 || said.code == 7, "{}", said.stderr);
+        self.kills += 1;
+    }
+
+    /// All is well, in one way or the other.
+    #[track_caller]
+    fn settle(&mut self, what: &str) {
+        let before = self.before.take().expect("begun");
+        self.fleet.wait_connected("host-a");
+        self.fleet.wait_idle(120);
+        let job = self.newest_job();
+        let newest = wait::until(&format!("{what}: the upgrade to end"), 60, || {
+            let all = self.fleet.remembered("host-a", "app");
+            // One that was never begun on the host is not known there.
+            let newest = all.into_iter().find(|upgrade| upgrade["job"] == job["id"]).unwrap_or_default();
+            let over = newest["state"] == "committed" || newest["state"] == "rolled back";
+            (over || newest.is_null()).then(|| newest.clone()).ok_or(newest)
+        });
+        assert_eq!(job["state"] == "succeeded", newest["state"] == "committed", "{what}: {job}\n{newest}");
+        let engine = self.fleet.engine("host-a");
+        let runs = upgrades::the_one_that_runs(engine, "app");
+        upgrades::wait_healthy(engine, "app");
+        for name in ["side", "reader"] {
+            assert_eq!(engine.state(name), "running", "{what}: {name}");
+        }
+        side_reaches(engine, "side");
+        if newest["state"] == "committed" {
+            self.committed += 1;
+            assert_eq!(runs.image, before.target, "{what}");
+            assert_eq!(runs.id, newest["new_container_id"].as_str().unwrap(), "{what}");
+            let version = before.target.trim_start_matches("app:");
+            assert_eq!(rows(engine, "app-data"), migrated(&before.rows, version), "{what}");
+            let policy = &engine.inspect("app")["HostConfig"]["RestartPolicy"];
+            assert_eq!(policy["Name"], "always", "{what}");
+            self.fleet.ok(&["upgrade", "commit", "app", "--host", "host-a"]);
+        } else {
+            assert_eq!(runs.id, before.inspect["Id"].as_str().unwrap(), "{what}");
+            upgrades::assert_same_container(&before.inspect, &engine.inspect("app"));
+            before.data.assert_unchanged();
+        }
+        upgrades::assert_no_traces(engine, "app", "app-data");
+        println!("killed at {what}: {}", newest["state"]);
+    }
+
+    /// A committed upgrade, for it to be undone.
+    fn committed(&mut self) {
+        self.begin(App::Migrates);
+        self.kills -= 1;
+        self.fleet.wait_idle(120);
+        let newest = self.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        assert_eq!(newest["state"], "committed", "{newest}");
+    }
+
+    /// Asks for the undoing; who is asked may be the one that dies.
+    fn undo(&mut self) {
+        let said = self.fleet.cli(&["upgrade", "rollback", "app", "--host", "host-a", "--no-wait"]);
+        assert!(said.code == 0 || said.code == 7, "{}", said.stderr);
+        self.kills += 1;
+    }
+
+    /// Whatever died, the upgrade is undone, data included.
+    #[track_caller]
+    fn settle_undone(&mut self, what: &str) {
+        let before = self.before.take().expect("begun");
+        self.fleet.wait_connected("host-a");
+        self.fleet.wait_idle(180);
+        let undoing = self.newest("rollback");
+        assert_eq!(undoing["state"], "succeeded", "{what}: {undoing}");
+        let newest = self.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        assert_eq!(newest["state"], "rolled back", "{what}: {newest}");
+        let engine = self.fleet.engine("host-a");
+        let runs = upgrades::the_one_that_runs(engine, "app");
+        assert_eq!(runs.id, before.inspect["Id"].as_str().unwrap(), "{what}");
+        upgrades::wait_healthy(engine, "app");
+        upgrades::assert_same_container(&before.inspect, &engine.inspect("app"));
+        before.data.assert_unchanged();
+        for name in ["side", "reader"] {
+            assert_eq!(engine.state(name), "running", "{what}: {name}");
+        }
+        side_reaches(engine, "side");
+        upgrades::assert_no_traces(engine, "app", "app-data");
+        println!("killed at {what} of an undoing: {}", newest["state"]);
+    }
+
+    /// An Engine that went away before anything went back: the upgrade stays,
+    /// and everything runs.
+    #[track_caller]
+    fn runs_as_upgraded(&mut self, what: &str) {
+        let job = self.newest("rollback");
+        let error = job["error"].as_str().unwrap_or_default();
+        assert!(error.starts_with("nothing went back and everything runs as before: "), "{what}: {error}");
+        let newest = self.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        assert_eq!(newest["state"], "committed", "{what}: {newest}");
+        let engine = self.fleet.engine("host-a");
+        let runs = upgrades::the_one_that_runs(engine, "app");
+        assert_eq!(runs.id, newest["new_container_id"].as_str().unwrap(), "{what}");
+        upgrades::wait_healthy(engine, "app");
+        assert_eq!(engine.inspect("app")["HostConfig"]["RestartPolicy"]["Name"], "always", "{what}");
+        for name in ["side", "reader"] {
+            assert_eq!(engine.state(name), "running", "{what}: {name}");
+        }
+    }
+
+    fn newest_job(&self) -> Value {
+        self.newest("upgrade")
+    }
+
+    /// The newest job of a kind.
+    fn newest(&self, kind: &str) -> Value {
+        let jobs = self.fleet.json(&["job", "ls", "--limit", "20"]);
+        let mut of_kind = jobs.as_array().cloned().unwrap_or_default().into_iter();
+        of_kind.find(|job| job["kind"] == kind).unwrap_or_default()
+    }
+
+    /// The repository is whole, and the newest snapshot is what there is.
+    fn finish(self, who: &str) {
+        let Self { fleet, kills, committed, .. } = self;
+        fleet.repo("verify", &[]).ends_with(0);
+        assert_eq!(fleet.backup("host-a", "app-data", "stop")["state"], "succeeded");
+        let target = fleet.dir().join("restored");
+        fleet.repo("restore", &["app-data@latest", "--to", &target.display().to_string()]).ends_with(0);
+        let data: &Path = &fleet.engine("host-a").volume_path("app-data");
+        tree::assert_equal(data, &target);
+        println!(
+            "{kills} kills of {who}: {committed} upgrades committed, the others rolled back, 0 violations"
+        );
+    }
+}
+
+#[test]
+fn u05_the_agent_killed_at_every_step() {
+    require_engine!();
+    let mut scene = Scene::new();
+    let forward = FORWARD.map(|point| (point, App::Migrates));
+    for (point, version) in forward.into_iter().chain(BACK.map(|point| (point, App::Corrupts))) {
+        scene.fleet.host("host-a").agent().kill();
+        scene.fleet.host("host-a").start_agent(Some(point));
+        scene.fleet.wait_connected("host-a");
+        scene.begin(version);
+        scene.fleet.host("host-a").agent().wait(60);
+        scene.fleet.host("host-a").start_agent(None);
+        scene.settle(point);
+    }
+    scene.finish("the agent");
+}
+
+#[test]
+fn u05_the_controller_killed_at_every_step() {
+    require_engine!();
+    let mut scene = Scene::new();
+    for point in CONTROLLER {
+        scene.fleet.controller().kill();
+        scene.fleet.start_controller(Some(point));
+        scene.fleet.wait_connected("host-a");
+        scene.begin(App::Migrates);
+        scene.fleet.controller().wait(60);
+        scene.fleet.start_controller(None);
+        scene.settle(point);
+    }
+    scene.finish("the controller");
+}
+
+#[test]
+fn u05_the_engine_killed_in_every_state() {
+    require_engine!();
+    let mut scene = Scene::new();
+    for (state, version) in STATES {
+        scene.begin(version);
+        let id = scene.newest_job()["id"].clone();
+        // A state may be over between two looks: then it is the next one.
+        let seen = wait::until(&format!("an upgrade that is {state}"), 60, || {
+            let newest = scene.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+            let steps = newest["steps"].as_array().cloned().unwrap_or_default();
+            let reached = newest["job"] == id && steps.iter().any(|step| step["state"] == state);
+            reached.then(|| newest["state"].clone()).ok_or(newest)
+        });
+        let killed = chrono::Utc::now();
+        scene.fleet.host("host-a").engine.crash_and_restart();
+        scene.fleet.await_job(id.as_str().expect("an id"), 120);
+        let newest = scene.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        let over = newest["ended"].as_str().and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+        if seen == "preparing" || over.is_some_and(|over| over < killed) {
+            // Nobody has stopped anything yet, or everything is done: this one
+            // has no policy, and the Engine took it down with itself.
+            scene.fleet.engine("host-a").docker(["start", "side"]);
+        }
+        scene.settle(&format!("{seen} (asked for {state})"));
+    }
+    scene.finish("the Engine");
+}
+
+#[test]
+fn u05_all_three_killed_while_an_upgrade_is_undone() {
+    require_engine!();
+    let mut scene = Scene::new();
+    for point in UNDO.into_iter().chain(BACK) {
+        scene.committed();
+        scene.fleet.host("host-a").agent().kill();
+        scene.fleet.host("host-a").start_agent(Some(point));
+        scene.fleet.wait_connected("host-a");
+        scene.undo();
+        scene.fleet.host("host-a").agent().wait(60);
+        scene.fleet.host("host-a").start_agent(None);
+        scene.settle_undone(point);
+    }
+    for point in UNDO_CONTROLLER {
+        scene.committed();
+        scene.fleet.controller().kill();
+        scene.fleet.start_controller(Some(point));
+        scene.fleet.wait_connected("host-a");
+        scene.undo();
+        scene.fleet.controller().wait(60);
+        scene.fleet.start_controller(None);
+        scene.settle_undone(point);
+    }
+    for state in ["resting", "rolling back"] {
+        scene.committed();
+        scene.undo();
+        let seen = wait::until(&format!("an upgrade that is {state}"), 60, || {
+            let newest = scene.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+            let steps = newest["steps"].as_array().cloned().unwrap_or_default();
+            let reached = steps.iter().any(|step| step["state"] == state);
+            reached.then(|| newest["state"].clone()).ok_or(newest)
+        });
+        scene.fleet.host("host-a").engine.crash_and_restart();
+        scene.fleet.wait_idle(180);
+        if seen == "rolled back" {
+            // Everything is done; the Engine took with itself what has no policy.
+            scene.fleet.engine("host-a").docker(["start", "side"]);
+        }
+        if scene.newest("rollback")["state"] == "failed" {
+            scene.runs_as_upgraded(state);
+            scene.undo();
+            scene.kills -= 1;
+        }
+        scene.settle_undone(&format!("{seen} (asked for {state})"));
+    }
+    scene.finish("agent, controller and Engine");
+}

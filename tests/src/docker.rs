@@ -1,0 +1,319 @@
+//! Private Docker Engines: each with its own data root, socket and network
+//! namespace, so that several stand for several hosts and none touches the
+//! machine's own.
+
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{Process, run};
+use crate::wait;
+
+/// Image every Engine starts with: a static busybox and nothing else.
+pub const IMAGE: &str = "holdfast-test/base:1";
+
+/// By how much ids on the host are above those in a container of
+/// [`Engine::start_remapped`].
+pub const REMAP_OFFSET: u32 = 300_000;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Why no private Engine can be had here, if so: tests then say so and are
+/// counted as skipped by `tests/run`.
+pub fn unavailable() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("private Docker Engines need root".to_owned());
+    }
+    ["dockerd", "docker", "ip", "nsenter", "setpriv", "busybox"]
+        .into_iter()
+        .find(|tool| which(tool).is_none())
+        .map(|tool| format!("`{tool}` is not installed"))
+}
+
+fn which(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(tool))
+        .find(|file| file.is_file())
+}
+
+/// A running `dockerd`, taken down with everything in it when dropped.
+pub struct Engine {
+    daemon: Option<Process>,
+    namespace: String,
+    remapped: bool,
+    dir: TempDir,
+}
+
+impl Engine {
+    /// Starts one and loads [`IMAGE`].
+    pub fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    /// One whose containers' user and group ids are [`REMAP_OFFSET`] above what
+    /// they are inside (`userns-remap`).
+    pub fn start_remapped() -> Self {
+        Self::start_as(true)
+    }
+
+    fn start_as(remapped: bool) -> Self {
+        let namespace = format!("hf{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = TempDir::with_prefix("hfe").expect("temporary folder");
+        let config = if remapped { r#"{"userns-remap": "nobody:nogroup"}"# } else { "{}" };
+        std::fs::write(dir.path().join("daemon.json"), config).expect("written");
+        let ids = format!("nobody:{REMAP_OFFSET}:65536\nnogroup:{REMAP_OFFSET}:65536\n");
+        std::fs::write(dir.path().join("subids"), ids).expect("written");
+        run(Command::new("ip").args(["netns", "add", &namespace]));
+        run(Command::new("ip").args(["-n", &namespace, "link", "set", "lo", "up"]));
+        let mut engine = Self { daemon: None, namespace, remapped, dir };
+        engine.start_daemon();
+        engine.import_base();
+        engine
+    }
+
+    fn start_daemon(&mut self) {
+        let at = |name: &str| self.dir.path().join(name);
+        // A pid file that names a recycled pid keeps a killed daemon from starting again.
+        let _ = std::fs::remove_file(at("pid"));
+        let mut command = Command::new("nsenter");
+        // Not `ip netns exec`: that mounts a fresh /sys, in which dockerd finds no cgroups.
+        command.arg(format!("--net=/run/netns/{}", self.namespace));
+        if self.remapped {
+            // The ranges to map to come from files of the machine: it sees others there.
+            let script =
+                "mount --bind \"$0\" /etc/subuid && mount --bind \"$0\" /etc/subgid && exec dockerd \"$@\"";
+            command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", script]);
+            command.arg(at("subids"));
+        } else {
+            command.arg("dockerd");
+        }
+        command.arg("--config-file").arg(at("daemon.json"));
+        command.arg("--data-root").arg(at("data"));
+        command.arg("--exec-root").arg(at("exec"));
+        command.arg("--pidfile").arg(at("pid"));
+        command.arg("--host").arg(self.host());
+        // Below the data root's own file system overlay2 may not work (nested overlays).
+        command.args(["--storage-driver", if overlay_works(self.dir.path()) { "overlay2" } else { "vfs" }]);
+        let log = at("dockerd.log");
+        self.daemon = Some(Process::start("dockerd", &command, &log));
+        wait::until("the private Docker Engine", 60, || {
+            let output =
+                self.command(["version", "--format", "{{.Server.Version}}"]).output().expect("docker runs");
+            output
+                .status
+                .success()
+                .then_some(())
+                .ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+        });
+    }
+
+    fn import_base(&self) {
+        let root = self.dir.path().join("image");
+        std::fs::create_dir_all(root.join("bin")).expect("image root");
+        let busybox = which("busybox").expect("checked by `unavailable`");
+        std::fs::copy(busybox, root.join("bin/busybox")).expect("busybox copied");
+        for applet in run(Command::new(root.join("bin/busybox")).arg("--list")).lines() {
+            let _ = symlink("busybox", root.join("bin").join(applet));
+        }
+        let tar = self.dir.path().join("image.tar");
+        run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."));
+        self.docker([
+            "import",
+            "--change",
+            "CMD [\"/bin/sh\"]",
+            "--change",
+            "ENV PATH=/bin",
+            &tar.display().to_string(),
+            IMAGE,
+        ]);
+    }
+
+    /// `unix://...`, for `--docker-host` and `docker -H`.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.dir.path().join("docker.sock").display())
+    }
+
+    /// Scratch space that goes with the Engine.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A `docker` command for this Engine.
+    pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["-H", &self.host()]).args(args);
+        command
+    }
+
+    /// Runs `docker ...`; panics unless it succeeds.
+    pub fn docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> String {
+        run(&mut self.command(args))
+    }
+
+    /// One request of the Engine's own API at version 1.41, past every client:
+    /// the status code and the answer, null where there is none.
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-X", method, "--unix-socket"]).arg(self.dir.path().join("docker.sock"));
+        command.args(["-w", "\n%{http_code}", "-H", "Content-Type: application/json"]);
+        if let Some(body) = body {
+            command.arg("--data-binary").arg(body.to_string());
+        }
+        let answer = run(command.arg(format!("http://engine/v1.41{path}")));
+        let (text, code) = answer.rsplit_once('\n').unwrap_or(("", &answer));
+        (code.parse().expect("a status code"), serde_json::from_str(text).unwrap_or_default())
+    }
+
+    /// What the Engine's API says of a container; panics where there is none.
+    /// Its mounts, which the Engine lists in no order, are sorted by target.
+    pub fn inspect(&self, container: &str) -> Value {
+        let (code, mut answer) = self.api("GET", &format!("/containers/{container}/json"), None);
+        assert_eq!(code, 200, "{container}: {answer}");
+        if let Some(mounts) = answer["Mounts"].as_array_mut() {
+            mounts.sort_by_key(|mount| mount["Destination"].to_string());
+        }
+        answer
+    }
+
+    pub fn has_container(&self, container: &str) -> bool {
+        self.api("GET", &format!("/containers/{container}/json"), None).0 == 200
+    }
+
+    /// Builds an image from a Dockerfile and executable files beside it.
+    pub fn build_image(&self, dockerfile: &str, files: &[(&str, &str)], image: &str) {
+        let context = TempDir::new_in(self.dir.path()).expect("build context");
+        for (name, text) in files.iter().chain(&[("Dockerfile", dockerfile)]) {
+            let file = context.path().join(name);
+            std::fs::write(&file, text).expect("file written");
+            std::fs::set_permissions(&file, Permissions::from_mode(0o755)).expect("mode set");
+        }
+        let mut command = self.command(["build", "-q", "--network", "none", "-t", image]);
+        // The builder inside the Engine: the other one is a plugin that may be missing.
+        run(command.arg(context.path()).env("DOCKER_BUILDKIT", "0"));
+    }
+
+    /// Where a local volume's data lies on this machine.
+    pub fn volume_path(&self, volume: &str) -> PathBuf {
+        self.docker(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]).into()
+    }
+
+    pub fn has_volume(&self, volume: &str) -> bool {
+        self.command(["volume", "inspect", volume]).output().expect("docker runs").status.success()
+    }
+
+    /// "running", "paused", "exited", ...
+    pub fn state(&self, container: &str) -> String {
+        self.docker(["inspect", "--format", "{{.State.Status}}", container])
+    }
+
+    /// A container that appends a line to `/data/log` of `volume` ten times a second.
+    pub fn run_writer(&self, name: &str, volume: &str) {
+        let mount = format!("{volume}:/data");
+        let script =
+            "trap 'exit 0' TERM; i=0; while true; do i=$((i+1)); echo line $i >> /data/log; sleep 0.1; done";
+        self.docker(["run", "-d", "--name", name, "-v", &mount, IMAGE, "sh", "-c", script]);
+    }
+
+    /// The same, but it does not hear that it is to stop: for `seconds` what
+    /// stops before it is at rest and it is not yet.
+    pub fn run_deaf_writer(&self, name: &str, volume: &str, seconds: u32) {
+        let (mount, limit) = (format!("{volume}:/data"), seconds.to_string());
+        let script = "while true; do echo line >> /data/log; sleep 0.1; done";
+        let limited = ["run", "-d", "--name", name, "--stop-timeout", &limit];
+        self.docker(limited.into_iter().chain(["-v", &mount, IMAGE, "sh", "-c", script]));
+    }
+
+    /// Kills the daemon as a crash would and starts it again.
+    pub fn crash_and_restart(&mut self) {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.kill();
+        }
+        // Its containerd is told to end by the death of its parent; a daemon
+        // started before that takes it for a running one and waits in vain.
+        let pid_file = self.dir.path().join("exec/containerd/containerd.pid");
+        let process = std::fs::read_to_string(pid_file).ok().map(|pid| Path::new("/proc").join(pid.trim()));
+        if let Some(process) = process {
+            wait::until_true("the end of the killed Engine's containerd", 20, || !process.exists());
+        }
+        self.start_daemon();
+    }
+}
+
+/// Whether an overlay can be mounted with its layers below `dir`.
+fn overlay_works(dir: &Path) -> bool {
+    let at = |name: &str| dir.join(format!("overlay-{name}"));
+    for name in ["lower", "upper", "work", "merged"] {
+        let _ = std::fs::create_dir_all(at(name));
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        at("lower").display(),
+        at("upper").display(),
+        at("work").display()
+    );
+    let mounted = Command::new("mount")
+        .args(["-t", "overlay", "overlay", "-o", &options])
+        .arg(at("merged"))
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if mounted {
+        let _ = Command::new("umount").arg(at("merged")).output();
+    }
+    mounted
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Ok(output) = self.command(["ps", "-aq"]).output() {
+            let ids = String::from_utf8_lossy(&output.stdout).into_owned();
+            let ids: Vec<&str> = ids.split_whitespace().collect();
+            if !ids.is_empty() {
+                let _ = self.command(["rm", "-f"]).args(ids).output();
+            }
+        }
+        if let Some(daemon) = &mut self.daemon {
+            let _ = rustix::process::kill_process(daemon.pid(), rustix::process::Signal::TERM);
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while daemon.is_running() && std::time::Instant::now() < deadline {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        }
+        self.daemon = None;
+        unmount_below(self.dir.path());
+        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).output();
+    }
+}
+
+/// Unmounts what a killed daemon left mounted below `dir`, deepest first.
+fn unmount_below(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let prefix = format!("{}/", dir.display());
+    let mut left: Vec<&str> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|path| path.starts_with(&prefix))
+        .collect();
+    left.sort_unstable_by_key(|path| std::cmp::Reverse(path.len()));
+    for path in left {
+        let _ = Command::new("umount").args(["-l", path]).output();
+    }
+}
+
+/// Ends the test early, and has it counted as skipped, where no private Engine
+/// can be had. A test that needs one begins with `require_engine!()`.
+#[macro_export]
+macro_rules! require_engine {
+    () => {
+        if let Some(reason) = $crate::docker::unavailable() {
+            $crate::skip::record(&reason);
+            return;
+        }
+    };
+}

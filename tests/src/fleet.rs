@@ -1,0 +1,345 @@
+//! A fleet: one controller, and an agent beside each private Engine, as the
+//! processes an operator would start, driven through the command line.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::docker::Engine;
+use crate::process::{Process, run};
+use crate::{binaries, wait};
+
+/// Where the repository lies.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// A directory of the fleet's own.
+    Directory,
+    S3 {
+        endpoint: String,
+        bucket: String,
+        region: String,
+        access_key: String,
+        secret_key: String,
+    },
+}
+
+/// What a command of `holdfast` said, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// One host: an Engine and its agent.
+pub struct Host {
+    pub name: String,
+    pub engine: Engine,
+    dir: PathBuf,
+    agent: Option<Process>,
+}
+
+/// Taken down, with everything in it, when dropped.
+pub struct Fleet {
+    controller: Option<Process>,
+    port: u16,
+    place: Place,
+    /// What hosts that join allow besides backup, restore and one directory.
+    rights: Vec<String>,
+    hosts: Vec<Host>,
+    dir: TempDir,
+}
+
+// === impl Said ===
+
+impl Said {
+    /// Panics unless it ended with `code`.
+    #[track_caller]
+    pub fn ends_with(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Panics unless standard error holds `text`.
+    #[track_caller]
+    pub fn complains(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "`{text}` is not in:\n{}", self.stderr);
+        self
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("agent")
+    }
+
+    /// A directory that this host's own file allows.
+    pub fn allowed_dir(&self) -> PathBuf {
+        self.dir.join("allowed")
+    }
+
+    fn join(&self, token: &str, rights: &[String]) {
+        std::fs::create_dir_all(self.allowed_dir()).expect("allowed directory");
+        let file = self.dir.join("join.token");
+        std::fs::write(&file, token).expect("token written");
+        let mut allow = format!("backup,restore,{}", self.allowed_dir().display());
+        for right in rights {
+            allow.push(',');
+            allow.push_str(right);
+        }
+        let mut command = Command::new(binaries::path("holdfast-agent"));
+        command.arg("join").arg(&file).arg("--state-dir").arg(self.state_dir()).args(["--allow", &allow]);
+        run(&mut command);
+    }
+
+    /// Starts the agent, with a fail point if one is named.
+    pub fn start_agent(&mut self, failpoint: Option<&str>) {
+        let mut command = Command::new(binaries::path("holdfast-agent"));
+        command.arg("run").arg("--state-dir").arg(self.state_dir());
+        command.arg("--docker-host").arg(self.engine.host()).arg("--socket").arg(self.socket());
+        command.env("HOLDFAST_LOG", "info");
+        if let Some(name) = failpoint {
+            command.env("HOLDFAST_FAILPOINT", name);
+        }
+        self.agent =
+            Some(Process::start(&format!("agent of {}", self.name), &command, &self.dir.join("agent.log")));
+    }
+
+    pub fn agent(&mut self) -> &mut Process {
+        self.agent.as_mut().expect("the agent was started")
+    }
+
+    /// `holdfast --socket ...`
+    pub fn cli(&self, args: &[&str]) -> Said {
+        let mut command = Command::new(binaries::path("holdfast"));
+        command.arg("--socket").arg(self.socket()).args(args);
+        say(command)
+    }
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// A controller with a directory repository, and these hosts connected.
+    pub fn start(names: &[&str]) -> Self {
+        Self::start_on(Place::Directory, names)
+    }
+
+    /// One whose hosts allow these rights besides.
+    pub fn start_allowing(rights: &[&str], names: &[&str]) -> Self {
+        let mut fleet = Self::controller_only(Place::Directory);
+        fleet.rights = rights.iter().map(|&right| right.to_owned()).collect();
+        fleet.start_with(names);
+        fleet
+    }
+
+    pub fn start_on(place: Place, names: &[&str]) -> Self {
+        let mut fleet = Self::controller_only(place);
+        fleet.start_with(names);
+        fleet
+    }
+
+    fn start_with(&mut self, names: &[&str]) {
+        self.start_controller(None);
+        for name in names {
+            self.add_host(name);
+        }
+    }
+
+    /// Initialised, not running.
+    pub fn controller_only(place: Place) -> Self {
+        let dir = TempDir::with_prefix("hff").expect("temporary folder");
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|socket| socket.local_addr())
+            .expect("a free port")
+            .port();
+        let fleet = Self { controller: None, port, place, rights: Vec::new(), hosts: Vec::new(), dir };
+        let mut command = Command::new(binaries::path("holdfast-controller"));
+        command.arg("init").arg("--state-dir").arg(fleet.state_dir());
+        command.args(["--address", &format!("127.0.0.1:{port}"), "--crypto", "none"]);
+        match &fleet.place {
+            Place::Directory => command.arg("--repository").arg(fleet.repository_dir()),
+            Place::S3 { endpoint, bucket, region, access_key, secret_key } => {
+                let credentials = fleet.credentials_file();
+                std::fs::write(&credentials, format!("{access_key}\n{secret_key}\n"))
+                    .expect("credentials written");
+                run(Command::new("chmod").arg("600").arg(&credentials));
+                command.args(["--repository", &format!("s3://{bucket}/fleet"), "--s3-endpoint", endpoint]);
+                command.args(["--s3-region", region]).arg("--s3-credentials-file").arg(&credentials)
+            }
+        };
+        run(&mut command);
+        fleet
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("controller")
+    }
+
+    pub fn repository_dir(&self) -> PathBuf {
+        self.dir.path().join("repository")
+    }
+
+    pub fn credentials_file(&self) -> PathBuf {
+        self.dir.path().join("s3.credentials")
+    }
+
+    /// Starts the controller on the port it always has, with a fail point if
+    /// one is named, and waits until it answers.
+    pub fn start_controller(&mut self, failpoint: Option<&str>) {
+        let _ = std::fs::remove_file(self.state_dir().join("listen"));
+        let mut command = Command::new(binaries::path("holdfast-controller"));
+        command.arg("run").arg("--state-dir").arg(self.state_dir());
+        command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
+        command.env("HOLDFAST_LOG", "info");
+        if let Some(name) = failpoint {
+            command.env("HOLDFAST_FAILPOINT", name);
+        }
+        self.controller =
+            Some(Process::start("controller", &command, &self.dir.path().join("controller.log")));
+        let listening = self.state_dir().join("listen");
+        let process = self.controller();
+        wait::until("the controller", 30, || {
+            assert!(process.is_running(), "the controller ended\n{}", process.output());
+            listening.exists().then_some(()).ok_or("not listening")
+        });
+    }
+
+    pub fn controller(&mut self) -> &mut Process {
+        self.controller.as_mut().expect("the controller was started")
+    }
+
+    /// A new Engine, enrolled under `name`, its agent connected.
+    pub fn add_host(&mut self, name: &str) {
+        let dir = self.dir.path().join(name);
+        std::fs::create_dir_all(&dir).expect("host folder");
+        let mut host = Host { name: name.to_owned(), engine: Engine::start(), dir, agent: None };
+        host.join(&self.token(name), &self.rights);
+        host.start_agent(None);
+        self.hosts.push(host);
+        self.wait_connected(name);
+    }
+
+    /// Enrols a host anew under the name it has, and starts its agent again.
+    pub fn rejoin(&mut self, name: &str, token: &str) {
+        let rights = self.rights.clone();
+        let host = self.host(name);
+        host.agent().kill();
+        host.join(token, &rights);
+        host.start_agent(None);
+    }
+
+    pub fn token(&self, name: &str) -> String {
+        self.ok(&["host", "token", name])
+    }
+
+    pub fn wait_connected(&self, name: &str) {
+        wait::until(&format!("host {name} to connect"), 30, || {
+            let said = self.cli(&["host", "show", name, "-o", "json"]);
+            let host: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+            let ready = host["connected"] == true && host["engine_version"] != "";
+            ready.then_some(()).ok_or((said.stdout, said.stderr))
+        });
+    }
+
+    pub fn host(&mut self, name: &str) -> &mut Host {
+        self.hosts.iter_mut().find(|host| host.name == name).expect("a host of this fleet")
+    }
+
+    pub fn engine(&self, name: &str) -> &Engine {
+        &self.hosts.iter().find(|host| host.name == name).expect("a host of this fleet").engine
+    }
+
+    /// A `holdfast` command with the administrator's token.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binaries::path("holdfast"));
+        command.env_remove("HOLDFAST_SOCKET").env("XDG_CONFIG_HOME", self.dir.path().join("config"));
+        command.arg("--controller").arg(format!("127.0.0.1:{}", self.port));
+        command.arg("--ca-file").arg(self.state_dir().join("ca.crt"));
+        command.arg("--token-file").arg(self.state_dir().join("admin.token"));
+        command.args(args);
+        command
+    }
+
+    pub fn cli(&self, args: &[&str]) -> Said {
+        say(self.command(args))
+    }
+
+    /// Standard output of a command that must succeed.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        self.cli(args).ends_with(0).stdout.trim_end().to_owned()
+    }
+
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut args = args.to_vec();
+        args.extend(["-o", "json"]);
+        let text = self.ok(&args);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}\n{text}"))
+    }
+
+    /// Backs volumes of a host up and gives the finished job.
+    #[track_caller]
+    pub fn backup(&self, host: &str, volume: &str, consistency: &str) -> Value {
+        self.json(&["backup", "run", "--host", host, "--volume", volume, "--consistency", consistency])
+    }
+
+    /// `holdfast repo ...` on this fleet's repository, with no controller.
+    pub fn repo(&self, verb: &str, args: &[&str]) -> Said {
+        let mut command = Command::new(binaries::path("holdfast"));
+        command.args(["repo", verb]);
+        match &self.place {
+            Place::Directory => command.arg("--repository").arg(self.repository_dir()),
+            Place::S3 { endpoint, bucket, region, .. } => {
+                command.args(["--repository", &format!("s3://{bucket}/fleet"), "--s3-endpoint", endpoint]);
+                command
+                    .args(["--s3-region", region])
+                    .arg("--s3-credentials-file")
+                    .arg(self.credentials_file())
+            }
+        };
+        command.args(args);
+        say(command)
+    }
+
+    /// Waits until no job is queued or running.
+    pub fn wait_idle(&self, seconds: u64) {
+        wait::until("all jobs to end", seconds, || {
+            let jobs = self.json(&["job", "ls", "--active"]);
+            jobs.as_array().is_some_and(Vec::is_empty).then_some(()).ok_or(jobs)
+        });
+    }
+}
+
+fn say(mut command: Command) -> Said {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // Agents first: they would only log that the controller has gone.
+        for host in &mut self.hosts {
+            host.agent = None;
+        }
+        self.controller = None;
+    }
+}

@@ -1,0 +1,21 @@
+//! What the end-to-end tests stand on: private Docker Engines, object stores,
+//! the built binaries as processes, and waits with a deadline.
+//!
+//! Every piece owns what it starts and takes it down when dropped, also when
+//! a test fails; what would be left if the test process itself is killed
+//! carries a parent-death signal.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests speak to people")]
+
+pub mod app_images;
+pub mod binaries;
+pub mod docker;
+pub mod fleet;
+pub mod garage;
+pub mod postgres_image;
+pub mod process;
+pub mod s3;
+pub mod skip;
+pub mod tree;
+pub mod upgrades;
+pub mod wait;

@@ -1,0 +1,207 @@
+//! What tests of upgrades ask of a fleet, and what they hold against each
+//! other.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::app_images::App;
+use crate::docker::Engine;
+use crate::fleet::{Fleet, Said};
+use crate::process::run;
+use crate::{tree, wait};
+
+/// What hosts allow whose containers are upgraded.
+pub const RIGHTS: [&str; 2] = ["container", "exec"];
+
+/// Spans that suit images that are well, or not, within seconds.
+const QUICK: [&str; 4] = ["--health-timeout", "30s", "--steady", "2s"];
+
+impl Fleet {
+    /// `holdfast upgrade run`, with what it said.
+    pub fn try_upgrade(&self, host: &str, container: &str, image: &str, more: &[&str]) -> Said {
+        let mut args = vec!["upgrade", "run", container, "--image", image, "--host", host, "-o", "json"];
+        args.extend(QUICK);
+        args.extend(more);
+        self.cli(&args)
+    }
+
+    /// Upgrades a container and gives the ended job, whatever came of it;
+    /// panics where there is no job.
+    #[track_caller]
+    pub fn upgrade(&self, host: &str, container: &str, image: &str, more: &[&str]) -> Value {
+        job_of(self.try_upgrade(host, container, image, more))
+    }
+
+    /// Starts an upgrade and gives the job's id.
+    #[track_caller]
+    pub fn start_upgrade(&self, host: &str, container: &str, image: &str) -> String {
+        let job = self.upgrade(host, container, image, &["--no-wait"]);
+        job["id"].as_str().expect("an id").to_owned()
+    }
+
+    pub fn job(&self, id: &str) -> Value {
+        self.json(&["job", "show", id])
+    }
+
+    /// Waits until a job has ended.
+    #[track_caller]
+    pub fn await_job(&self, id: &str, seconds: u64) -> Value {
+        wait::until("the job to end", seconds, || {
+            let job = self.job(id);
+            let over = job["state"] != "queued" && job["state"] != "running";
+            over.then(|| job.clone()).ok_or(job)
+        })
+    }
+
+    /// Upgrades of a container as its host remembers them, newest first, asked
+    /// at the host's own socket: no controller is needed.
+    pub fn remembered(&mut self, host: &str, container: &str) -> Vec<Value> {
+        let said = self.host(host).cli(&["upgrade", "status", container, "-o", "json"]);
+        let status: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+        status["upgrades"].as_array().cloned().unwrap_or_default()
+    }
+}
+
+/// The job a command that starts one printed.
+#[track_caller]
+pub fn job_of(said: Said) -> Value {
+    let job: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+    assert!(job["id"].is_string(), "no job was started\nstdout:\n{}\nstderr:\n{}", said.stdout, said.stderr);
+    job
+}
+
+/// Runs the small server and waits until it is healthy; its rows are in the
+/// volume `NAME-data`.
+pub fn run_app(engine: &Engine, name: &str, app: App, more: &[&str]) {
+    let data = format!("{name}-data:/data");
+    let mut command = engine.command(["run", "-d", "--name", name, "-v", &data]);
+    run(command.args(more).arg(app.image()));
+    wait_healthy(engine, name);
+}
+
+pub fn wait_healthy(engine: &Engine, name: &str) {
+    wait::until(&format!("{name} to be healthy"), 60, || {
+        let state = engine.inspect(name)["State"].clone();
+        (state["Health"]["Status"] == "healthy").then_some(()).ok_or(state)
+    });
+}
+
+/// A container and what upgrades have put beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relative {
+    pub name: String,
+    pub id: String,
+    pub image: String,
+    pub state: String,
+}
+
+/// The container of that name and all `NAME.holdfast-...`.
+pub fn family(engine: &Engine, name: &str) -> Vec<Relative> {
+    let format = "{{.Names}}|{{.ID}}|{{.Image}}|{{.State}}";
+    let listed = engine.docker(["ps", "-a", "--no-trunc", "--format", format]);
+    let prefix = format!("{name}.holdfast-");
+    let all = listed.lines().map(|line| {
+        let mut parts = line.split('|').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Relative { name: next(), id: next(), image: next(), state: next() }
+    });
+    all.filter(|found| found.name == name || found.name.starts_with(&prefix)).collect()
+}
+
+/// The one of a family that runs; panics unless it is just the one that has
+/// the name.
+#[track_caller]
+pub fn the_one_that_runs(engine: &Engine, name: &str) -> Relative {
+    let family = family(engine, name);
+    let running: Vec<&Relative> =
+        family.iter().filter(|one| one.state != "exited" && one.state != "created").collect();
+    assert!(
+        running.len() == 1 && running[0].name == name && running[0].state == "running",
+        "exactly `{name}` has to run: {family:#?}"
+    );
+    running[0].clone()
+}
+
+/// Nothing is left of an upgrade that went back, or was committed for good.
+#[track_caller]
+pub fn assert_no_traces(engine: &Engine, name: &str, volume: &str) {
+    let family = family(engine, name);
+    assert_eq!(family.len(), 1, "{family:#?}");
+    let beside = beside(&engine.volume_path(volume));
+    assert!(beside.is_empty(), "left beside the data of {volume}: {beside:?}");
+}
+
+/// What lies beside a volume's data and is not the Engine's.
+pub fn beside(data: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(data.parent().expect("below the root")).expect("listed");
+    let names = entries.map(|entry| entry.expect("listed").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name != "_data" && name != "opts.json").collect()
+}
+
+/// An exact copy of a tree, to compare with later.
+pub struct Copy {
+    original: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Copy {
+    pub fn of(original: &Path) -> Self {
+        let dir = tempfile::TempDir::with_prefix("hfcopy").expect("temporary folder");
+        let slash = format!("{}/", original.display());
+        run(Command::new("rsync").args(["-aHAXS", &slash]).arg(dir.path()));
+        Self { original: original.to_owned(), dir }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Panics unless the original is again as it was, as outside tools see it.
+    #[track_caller]
+    pub fn assert_unchanged(&self) {
+        tree::assert_equal(self.path(), &self.original);
+    }
+}
+
+/// Every place at which two JSON values differ, as `/a/b/0: left -> right`.
+pub fn differences(left: &Value, right: &Value) -> Vec<String> {
+    fn walk(path: &str, left: &Value, right: &Value, found: &mut Vec<String>) {
+        match (left, right) {
+            (Value::Object(left), Value::Object(right)) => {
+                let keys: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+                for key in keys {
+                    let of = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                    walk(&format!("{path}/{key}"), &of(left), &of(right), found);
+                }
+            }
+            (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+                for (index, (left, right)) in a.iter().zip(b).enumerate() {
+                    walk(&format!("{path}/{index}"), left, right, found);
+                }
+            }
+            _ if left == right => {}
+            _ => found.push(format!("{path}: {left} -> {right}")),
+        }
+    }
+    let mut found = Vec::new();
+    walk("", left, right, &mut found);
+    found
+}
+
+/// Whether a stop and a start change this, or an Engine that was killed.
+fn is_by_running(path: &str) -> bool {
+    const PARTS: [&str; 7] =
+        ["/SandboxID", "/SandboxKey", "/EndpointID", "/IPAddress", "/MacAddress", "/Ports", "/NetworkID"];
+    let of_network = path.starts_with("/NetworkSettings/") && PARTS.iter().any(|part| path.contains(part));
+    of_network || path.starts_with("/State/") || path.starts_with("/ExecIDs") || path == "/RestartCount"
+}
+
+/// Panics unless a container is the same and set up in the same way.
+#[track_caller]
+pub fn assert_same_container(before: &Value, after: &Value) {
+    let mut found = differences(before, after);
+    found.retain(|line| !is_by_running(line.split(": ").next().unwrap_or_default()));
+    assert!(found.is_empty(), "the container is not as it was:\n{}", found.join("\n"));
+}
