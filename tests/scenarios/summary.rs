@@ -27,11 +27,11 @@ fn summary(results: &str, skipped: &str, failed_suites: u32) -> (String, bool) {
     (text.lines().last().unwrap_or_default().to_owned(), output.status.success())
 }
 
-const GREEN: &str = "\
-     Summary [  61.204s] 700 tests run: 700 passed, 3 skipped
-        PASS [   0.006s] (1/95) e2e::bin/bench nothing 7 failed
-     Summary [ 588.892s] 95 tests run: 95 passed (2 slow), 0 skipped
-";
+const GREEN: &str = concat!(
+    "     Summary [  61.204s] 700 tests run: 700 passed, 3 skipped\n",
+    "        PASS [   0.006s] (1/95) e2e::bin/bench nothing 7 failed\n",
+    "     Summary [ 588.892s] 95 tests run: 95 passed (2 slow), 0 skipped\n",
+);
 
 #[test]
 fn a_run_without_a_failure_passes() {
@@ -40,7 +40,8 @@ fn a_run_without_a_failure_passes() {
 
 #[test]
 fn every_way_to_fail_is_counted() {
-    let line = "     Summary [ 9.0s] 10/11 tests run: 5 passed, 3 failed, 2 timed out, 1 exec failed, 0 skipped\n";
+    let line =
+        "     Summary [ 9.0s] 10/11 tests run: 5 passed, 3 failed, 2 timed out, 1 exec failed, 0 skipped\n";
     assert_eq!(summary(line, "", 1), ("5 passed, 6 failed, 0 skipped".to_owned(), false));
 }
 
