@@ -259,6 +259,9 @@ impl FrameFetcher {
 
     /// Another copy of a frame that was lost where it was looked for first.
     fn elsewhere(&self, location: &FrameLocation, error: FetchError) -> Result<Bytes, FetchError> {
+        if error.is_loss() {
+            self.source.lost(&location.entry.id, &location.pack);
+        }
         let mut tried = vec![location.pack];
         while error.is_loss() && tried.len() < MAX_COPIES {
             let other = match self.source.elsewhere(&location.entry.id, &tried) {

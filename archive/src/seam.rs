@@ -86,4 +86,9 @@ pub trait PackSource: Send + Sync {
 
     /// Exactly the bytes of that range of the pack.
     fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError>;
+
+    /// Told of a frame that is gone or damaged where [`Self::locate`] said it
+    /// lies, so that whoever keeps the books can have it sent again. May be
+    /// told the same twice; must not fail and should not take long.
+    fn lost(&self, _frame: &FrameId, _pack: &PackId) {}
 }

@@ -41,6 +41,10 @@ pub enum Command {
     /// suspension of one that was put back from an old copy. The controller
     /// must not run.
     Reconcile(StateArgs),
+    /// Read the repository and look for damage; the controller may run. What
+    /// is damaged is sent again by the next backups, where its host still has
+    /// it. Exit code 4 if anything was found.
+    Verify(VerifyArgs),
     /// Serve until told to stop.
     Run(RunArgs),
     /// Operators' tokens, on the catalogue itself; the controller may run.
@@ -90,6 +94,15 @@ pub struct InitArgs {
     /// PEM certificates to trust for the S3 service instead of the machine's.
     #[arg(long, value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Everything but the content of packs.
+    #[arg(long)]
+    pub quick: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use holdfast_archive::store::{S3Options, StoreConfig};
+use holdfast_archive::store::{S3Options, Store, StoreConfig};
 use holdfast_controller::api::status_map::causes;
 use holdfast_controller::app::{App, catalog_url};
 use holdfast_controller::args::{
     AuditCommand, Cli, Command, InitArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs, TokenRevokeArgs,
+    VerifyArgs,
 };
 use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Outcome};
@@ -17,7 +18,7 @@ use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE};
 use holdfast_controller::logging;
-use holdfast_controller::repository::Rebuilt;
+use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +50,7 @@ async fn command(command: Command) -> anyhow::Result<ExitCode> {
         Command::Init(args) => initialise(args).await,
         Command::Rebuild(args) => rebuild(args).await,
         Command::Reconcile(args) => reconcile(args).await,
+        Command::Verify(args) => verify(args).await,
         Command::Run(args) => run(args).await,
         Command::Token(TokenCommand::Create(args)) => create_token(args).await,
         Command::Token(TokenCommand::List(args)) => list_tokens(args).await,
@@ -110,6 +112,32 @@ fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {
         say(note)?;
     }
     Ok(if rebuilt.notes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
+}
+
+async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    // Not the whole application: that is one at a time, and this may take hours.
+    let config = Config::read(&args.state.state_dir)?;
+    let store = Store::open(&config.repository)?;
+    let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
+    let Verified { report, marked } = repository.verify(args.quick).await?;
+    for problem in &report.problems {
+        say(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail))?;
+        for snapshot in &problem.snapshots {
+            say(&format!("  touches {snapshot}"))?;
+        }
+    }
+    say(&format!(
+        "{} snapshots, {} frames in {} packs, {} bytes read: {} problems",
+        report.snapshots,
+        report.frames,
+        report.packs,
+        report.bytes_read,
+        report.problems.len()
+    ))?;
+    if marked > 0 {
+        say(&format!("{marked} damaged frames are sent again by the next backups that need them"))?;
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
 }
 
 async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {

@@ -7803,6 +7803,20 @@ pub struct ReadPackResponse {
     pub data: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportLostRequest {
+    #[prost(string, tag = "1")]
+    pub lease_id: ::prost::alloc::string::String,
+    /// At most 4096 ids of 32 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub frames: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportLostResponse {
+    /// How many of them the controller could not read either.
+    #[prost(uint32, tag = "1")]
+    pub confirmed: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseLeaseRequest {
     #[prost(string, tag = "1")]
     pub lease_id: ::prost::alloc::string::String,
@@ -8148,6 +8162,33 @@ pub mod repository_service_client {
                 .insert(GrpcMethod::new("holdfast.v1.RepositoryService", "ReadPack"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Frames that were gone or damaged where Locate said they lie. The
+        /// controller looks for itself; what it cannot read either is sent again by
+        /// the next backup that needs it.
+        pub async fn report_lost(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportLostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportLostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.v1.RepositoryService/ReportLost",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.v1.RepositoryService", "ReportLost"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn close_lease(
             &mut self,
             request: impl tonic::IntoRequest<super::CloseLeaseRequest>,
@@ -8251,6 +8292,16 @@ pub mod repository_service_server {
             &self,
             request: tonic::Request<super::ReadPackRequest>,
         ) -> std::result::Result<tonic::Response<Self::ReadPackStream>, tonic::Status>;
+        /// Frames that were gone or damaged where Locate said they lie. The
+        /// controller looks for itself; what it cannot read either is sent again by
+        /// the next backup that needs it.
+        async fn report_lost(
+            &self,
+            request: tonic::Request<super::ReportLostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportLostResponse>,
+            tonic::Status,
+        >;
         async fn close_lease(
             &self,
             request: tonic::Request<super::CloseLeaseRequest>,
@@ -8743,6 +8794,51 @@ pub mod repository_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/holdfast.v1.RepositoryService/ReportLost" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportLostSvc<T: RepositoryService>(pub Arc<T>);
+                    impl<
+                        T: RepositoryService,
+                    > tonic::server::UnaryService<super::ReportLostRequest>
+                    for ReportLostSvc<T> {
+                        type Response = super::ReportLostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportLostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RepositoryService>::report_lost(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportLostSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

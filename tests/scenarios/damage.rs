@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::require_engine;
+use e2e::{require_engine, tree};
+use holdfast_archive::pack::{TableRead, read_table};
+use holdfast_archive::seam::FrameKind;
 
 fn files_below(root: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(root).unwrap() {
@@ -110,4 +112,83 @@ fn a_pack_that_was_cut_short_is_damage_and_no_store_out_of_reach() {
     assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
     assert!(!engine.has_volume("r1"), "a volume that failed to restore was left behind");
     fleet.repo("verify", &[]).ends_with(4);
+}
+
+/// Flips a bit in the middle of the first frame of that kind, in whichever
+/// pack has one.
+fn flip_frame(repository: &Path, kind: FrameKind) {
+    let mut packs = Vec::new();
+    files_below(&repository.join("packs"), &mut packs);
+    let place = packs.iter().find_map(|pack| {
+        let bytes = std::fs::read(pack).unwrap();
+        let TableRead::Table(table) = read_table(&bytes, bytes.len() as u64).unwrap() else {
+            panic!("a whole pack has its table")
+        };
+        let entry = table.into_iter().find(|entry| entry.kind == kind)?;
+        Some((pack.clone(), entry.offset as usize + entry.stored_len as usize / 2))
+    });
+    let (pack, at) = place.expect("a frame of that kind");
+    flip(&pack, at);
+}
+
+/// A host with one volume and one snapshot of it, damaged in a frame of that kind.
+fn damaged(kind: FrameKind) -> Fleet {
+    let fleet = Fleet::start(&["host-a"]);
+    let script = format!("head -c 200000 /dev/urandom > /data/{LEDGER}; echo small > /data/small");
+    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", &script]);
+    fleet.backup("host-a", "vol", "none");
+    flip_frame(&fleet.repository_dir(), kind);
+    fleet
+}
+
+/// One more backup of the same content, and both snapshots are whole again.
+fn heals(fleet: &Fleet) {
+    assert_eq!(fleet.backup("host-a", "vol", "none")["state"], "succeeded");
+    let engine = fleet.engine("host-a");
+    for (number, name) in [("1", "r1"), ("2", "r2")] {
+        fleet.ok(&["restore", "volume", &format!("vol@#{number}"), "--host", "host-a", "--as", name]);
+        tree::assert_equal(&engine.volume_path("vol"), &engine.volume_path(name));
+        let target = fleet.dir().join(name);
+        let snapshot = format!("vol@#{number}");
+        fleet.repo("restore", &[&snapshot, "--to", &target.display().to_string()]).ends_with(0);
+    }
+}
+
+#[test]
+fn what_a_restore_found_damaged_is_sent_again() {
+    require_engine!();
+    let fleet = damaged(FrameKind::Data);
+    fleet.cli(&["restore", "volume", "vol", "--host", "host-a", "--as", "r0"]).ends_with(4);
+    heals(&fleet);
+}
+
+#[test]
+fn what_a_verification_found_damaged_is_sent_again() {
+    require_engine!();
+    let fleet = damaged(FrameKind::Data);
+    // It runs beside the controller.
+    let said = fleet.controller_says(&["verify"]).ends_with(4);
+    assert!(said.stdout.contains("1 damaged frames are sent again"), "{}", said.stdout);
+    heals(&fleet);
+}
+
+#[test]
+fn a_damaged_manifest_is_written_anew_by_the_backup_that_meets_it() {
+    require_engine!();
+    let fleet = damaged(FrameKind::Page);
+    heals(&fleet);
+}
+
+#[test]
+fn s07_packs_that_went_missing_are_sent_again() {
+    require_engine!();
+    let fleet = damaged(FrameKind::Page);
+    let mut packs = Vec::new();
+    files_below(&fleet.repository_dir().join("packs"), &mut packs);
+    packs.iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+    let said = fleet.controller_says(&["verify", "--quick"]).ends_with(4);
+    assert!(said.stdout.contains("missing-pack packs/"), "{}", said.stdout);
+    heals(&fleet);
+    fleet.repo("verify", &[]).ends_with(0);
+    fleet.controller_says(&["verify"]).ends_with(0);
 }

@@ -316,6 +316,13 @@ impl Fleet {
         say(command)
     }
 
+    /// `holdfast-controller VERB` beside the one that runs.
+    pub fn controller_says(&self, args: &[&str]) -> Said {
+        let mut command = Command::new(binaries::path("holdfast-controller"));
+        command.args(args).arg("--state-dir").arg(self.state_dir());
+        say(command)
+    }
+
     /// Waits until no job is queued or running.
     pub fn wait_idle(&self, seconds: u64) {
         wait::until("all jobs to end", seconds, || {

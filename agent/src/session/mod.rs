@@ -11,6 +11,7 @@
 //! on the runtime and must never be called from one of its own threads.
 
 mod call;
+mod lost;
 mod presigned;
 
 use std::ops::Range;
@@ -32,6 +33,7 @@ use crate::cancel::Cancel;
 use crate::failpoint::failpoint;
 
 use self::call::{Caller, Refusal};
+use self::lost::Lost;
 
 /// Bytes of a pack in one message.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -41,6 +43,9 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long giving a lease back may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the controller may look at what it was told is damaged.
+const REPORT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often a pack whose upload the store did not take is tried anew.
 const PACK_ATTEMPTS: u32 = 4;
@@ -84,6 +89,7 @@ pub struct Session {
     lease: Arc<str>,
     runtime: Handle,
     retries: Arc<AtomicU64>,
+    lost: Arc<Lost>,
 }
 
 impl DataPlane {
@@ -149,7 +155,7 @@ impl DataPlane {
 
 impl Session {
     fn new(caller: Caller, lease: String, retries: Arc<AtomicU64>) -> Self {
-        Self { caller, lease: lease.into(), runtime: Handle::current(), retries }
+        Self { caller, lease: lease.into(), runtime: Handle::current(), retries, lost: Arc::default() }
     }
 
     /// Calls made again so far.
@@ -183,6 +189,7 @@ impl Session {
     /// Gives the lease back. One that is not given back ends by itself, so a
     /// failure is only logged, and one attempt is enough.
     pub async fn close(&self) {
+        self.report_lost().await;
         let lease_id = self.lease.to_string();
         let closing = self.caller.attempt("close a lease", |mut client| async move {
             client.close_lease(v1::CloseLeaseRequest { lease_id }).await
@@ -196,7 +203,30 @@ impl Session {
         }
     }
 
+    /// Tells what was found gone or damaged since it was told last. Only an
+    /// aid to the next backup, so one attempt is enough.
+    async fn report_lost(&self) {
+        for frames in self.lost.take() {
+            let request =
+                v1::ReportLostRequest { lease_id: self.lease.to_string(), frames: wire_ids(&frames) };
+            let telling = self.caller.attempt("report what is damaged", |mut client| async move {
+                client.report_lost(request).await
+            });
+            match tokio::time::timeout(REPORT_LIMIT, telling).await {
+                Ok(Ok(v1::ReportLostResponse { confirmed })) => {
+                    tracing::warn!(lease.id = %self.lease, frames = frames.len(), confirmed, "damage reported");
+                }
+                Ok(Err(problem)) => {
+                    tracing::warn!(lease.id = %self.lease, %problem, "damage could not be reported");
+                }
+                Err(_) => tracing::warn!(lease.id = %self.lease, "damage could not be reported in time"),
+            }
+        }
+    }
+
     async fn have_async(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+        // First: the answer is another one for what is lost.
+        self.report_lost().await;
         let frame_bytes = wire_ids(frames);
         let answer = self
             .caller
@@ -363,6 +393,10 @@ impl PackSource for Session {
 
     fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
         self.runtime.block_on(self.read_async(pack, range))
+    }
+
+    fn lost(&self, frame: &FrameId, _pack: &PackId) {
+        self.lost.add(*frame);
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) calls: HashMap<&'static str, usize>,
     /// Where packs are to be PUT instead of being relayed.
     pub(crate) presigned: Option<String>,
+    /// Frames that agents said are gone or damaged.
+    pub(crate) reported_lost: Vec<Vec<u8>>,
     /// Calls of this name wait while it stands here.
     pub(crate) stuck: Option<&'static str>,
 }
@@ -261,6 +263,17 @@ impl RepositoryService for Repository {
         let messages: Vec<_> =
             bytes.chunks(1 << 20).map(|data| Ok(v1::ReadPackResponse { data: data.to_vec() })).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    async fn report_lost(
+        &self,
+        request: Request<v1::ReportLostRequest>,
+    ) -> Result<Response<v1::ReportLostResponse>, Status> {
+        let mut state = self.enter("report_lost")?;
+        let frames = request.into_inner().frames;
+        let confirmed = frames.len() as u32;
+        state.reported_lost.extend(frames);
+        Ok(Response::new(v1::ReportLostResponse { confirmed }))
     }
 
     async fn close_lease(

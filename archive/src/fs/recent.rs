@@ -26,6 +26,13 @@ impl RecentIds {
         self.slots[self.slot(id)] == *id.as_bytes()
     }
 
+    pub(crate) fn remove(&mut self, id: &FrameId) {
+        let at = self.slot(id);
+        if self.slots[at] == *id.as_bytes() {
+            self.slots[at] = [0; 32];
+        }
+    }
+
     fn slot(&self, id: &FrameId) -> usize {
         let b = id.as_bytes();
         u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize & (self.slots.len() - 1)

@@ -142,6 +142,7 @@ pub const RULES: &[Rule] = &[
     read("/holdfast.v1.RepositoryService/CommitSnapshot", Access::Agent),
     read("/holdfast.v1.RepositoryService/Locate", Access::Agent),
     read("/holdfast.v1.RepositoryService/ReadPack", Access::Agent),
+    read("/holdfast.v1.RepositoryService/ReportLost", Access::Agent),
     read("/holdfast.v1.RepositoryService/CloseLease", Access::Agent),
     host_read("/holdfast.v1.AgentService/Hello", Access::Nobody),
     host_read("/holdfast.v1.AgentService/GetAgent", VIEWER),

@@ -166,19 +166,14 @@ impl Catalog {
         Ok(())
     }
 
-    /// Marks frames of a host as unreadable: they are not offered, and who
-    /// refers to one has to send it again. Gives how many were there.
-    pub async fn mark_damaged(&self, host: HostId, frames: &[FrameId]) -> Result<u64, CatalogError> {
+    /// Marks frames as unreadable: they are not offered, and who refers to one
+    /// has to send it again. Gives how many were there.
+    pub async fn mark_damaged(&self, numbers: &RoaringTreemap) -> Result<u64, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        let Some(host) = host_number(&mut tx, host).await? else { return Ok(0) };
         let mut marked = 0;
-        for frame in frames {
-            let done = sqlx::query("update frames set damaged = 1 where host = $1 and id = $2")
-                .bind(signed(host))
-                .bind(frame.as_bytes().as_slice())
-                .execute(&mut *tx)
-                .await?;
-            marked += done.rows_affected();
+        for condition in conditions("number", numbers) {
+            let statement = format!("update frames set damaged = 1 where {condition}");
+            marked += sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await?.rows_affected();
         }
         tx.commit().await?;
         Ok(marked)

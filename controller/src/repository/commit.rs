@@ -247,10 +247,11 @@ impl Repository {
             rows.iter().map(|row| (row.location.entry.id, row.number)).collect();
         let read = self.read_frames(rows.into_iter().map(|row| row.location).collect()).await?;
         let mut resolved = Vec::new();
-        let mut lost = Vec::new();
+        let mut lost = RoaringTreemap::new();
         for (id, raw) in read {
             let Some(raw) = raw else {
-                lost.push(id);
+                lost.extend(numbers.get(&id));
+                missing.push(id);
                 continue;
             };
             let refs = page_refs(&raw)
@@ -261,8 +262,7 @@ impl Repository {
             }
         }
         if !lost.is_empty() {
-            self.catalog().mark_damaged(host, &lost).await?;
-            missing.extend(lost);
+            self.catalog().mark_damaged(&lost).await?;
         }
         Ok(resolved)
     }

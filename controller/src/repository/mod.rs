@@ -22,12 +22,13 @@ pub mod service;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use holdfast_archive::ids::{FrameId, HostId, SnapshotId};
+use holdfast_archive::ids::{HostId, SnapshotId};
 use holdfast_archive::keys::{ObjectKey, StateFile};
 use holdfast_archive::snapshot::{SnapshotBody, decode_body};
 use holdfast_archive::state::{encode_hosts, encode_policies};
@@ -40,6 +41,7 @@ pub use error::RepositoryError;
 pub use lease::{OpenedRestore, OpenedUpload};
 pub use read::SnapshotSource;
 pub use rebuild::Rebuilt;
+pub use verify::Verified;
 
 use crate::catalog::Catalog;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
@@ -237,13 +239,6 @@ impl Repository {
     /// Notes that a snapshot was proved readable now.
     pub async fn note_verified(&self, id: &SnapshotId) -> Result<(), RepositoryError> {
         Ok(self.catalog().set_verified(id, now_ms()).await?)
-    }
-
-    /// Notes frames that could not be read: they are sent again by the next
-    /// backup that needs them.
-    pub async fn note_damaged(&self, host: HostId, frames: &[FrameId]) -> Result<(), RepositoryError> {
-        self.catalog().mark_damaged(host, frames).await?;
-        Ok(())
     }
 
     /// What `status` shows. The store is asked once, so that a store that

@@ -5,7 +5,7 @@
 //! gets exactly the frames of that snapshot: what lies between them in a pack
 //! belongs to other sources and comes as zeros.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use super::protocol::SnapshotState;
 use super::upload::check_count;
 use super::{Repository, RepositoryError};
+use crate::catalog::frames::FoundFrame;
 use crate::catalog::leases::{LeaseKind, LeaseRecord};
 
 /// Bitmaps of snapshots that are being read.
@@ -81,12 +82,61 @@ impl Repository {
         scope: &Scope,
         frames: &[FrameId],
     ) -> Result<Vec<Option<FrameLocation>>, RepositoryError> {
+        let found = self.find_in(scope, frames).await?;
+        Ok(found.into_iter().map(|frame| frame.map(|frame| frame.location)).collect())
+    }
+
+    async fn find_in(
+        &self,
+        scope: &Scope,
+        frames: &[FrameId],
+    ) -> Result<Vec<Option<FoundFrame>>, RepositoryError> {
         let found = self.catalog().find_frames(scope.host, frames).await?;
         let allowed = |number: u64| scope.only.as_ref().is_none_or(|only| only.contains(number));
-        Ok(found
-            .into_iter()
-            .map(|frame| frame.filter(|frame| allowed(frame.number)).map(|frame| frame.location))
-            .collect())
+        Ok(found.into_iter().map(|frame| frame.filter(|frame| allowed(frame.number))).collect())
+    }
+
+    /// Looks for itself at frames that a host says are gone or damaged, among
+    /// those its lease may read. What cannot be read here either is not offered
+    /// any more, and the next backup that needs it sends it again. Gives how
+    /// many those are.
+    pub async fn report_lost(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        frames: &[FrameId],
+    ) -> Result<u64, RepositoryError> {
+        check_count(frames.len())?;
+        let lease = self.lease(host, lease).await?;
+        let scope = self.scope(&lease).await?;
+        let found = self.find_in(&scope, frames).await?;
+        self.note_lost(found.into_iter().flatten().collect()).await
+    }
+
+    /// Reads these frames and marks those that are not there or not whole.
+    /// Gives how many those are.
+    pub(super) async fn note_lost(&self, frames: Vec<FoundFrame>) -> Result<u64, RepositoryError> {
+        // The same id may lie in packs of several hosts, so by place.
+        let mut by_pack: HashMap<PackId, Vec<FoundFrame>> = HashMap::new();
+        for frame in frames {
+            by_pack.entry(frame.location.pack).or_default().push(frame);
+        }
+        let mut lost = RoaringTreemap::new();
+        for (pack, frames) in by_pack {
+            let numbers: HashMap<FrameId, u64> =
+                frames.iter().map(|frame| (frame.location.entry.id, frame.number)).collect();
+            let read = self.read_frames(frames.into_iter().map(|frame| frame.location).collect()).await?;
+            let here: Vec<u64> = read
+                .iter()
+                .filter(|(_, raw)| raw.is_none())
+                .filter_map(|(id, _)| numbers.get(id).copied())
+                .collect();
+            if !here.is_empty() {
+                tracing::warn!(%pack, frames = here.len(), "damaged: what still is on its host is sent again by the next backup");
+            }
+            lost.extend(here);
+        }
+        Ok(self.catalog().mark_damaged(&lost).await?)
     }
 
     /// That range of the pack, as far as the lease may read it.
@@ -274,6 +324,17 @@ impl PackSource for SnapshotSource {
 
     fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
         Ok(self.runtime.block_on(self.repository.store().get_range(&ObjectKey::Pack(*pack), range))?)
+    }
+
+    fn lost(&self, frame: &FrameId, pack: &PackId) {
+        let scope = Scope { host: self.host, only: None };
+        let noted = self.runtime.block_on(async {
+            let found = self.repository.find_in(&scope, &[*frame]).await?;
+            self.repository.note_lost(found.into_iter().flatten().collect()).await
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%pack, %error, "damage could not be noted");
+        }
     }
 }
 

@@ -225,6 +225,18 @@ impl RepositoryService for RepositoryApi {
         Ok(Response::new(Box::pin(futures_util::stream::iter(pieces))))
     }
 
+    async fn report_lost(
+        &self,
+        request: Request<v1::ReportLostRequest>,
+    ) -> Result<Response<v1::ReportLostResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::ReportLostRequest { lease_id, frames } = request.into_inner();
+        let frames = frame_ids(&frames)?;
+        let lost =
+            self.repository.report_lost(host, parse("lease", &lease_id)?, &frames).await.map_err(status)?;
+        Ok(Response::new(v1::ReportLostResponse { confirmed: u32::try_from(lost).unwrap_or(u32::MAX) }))
+    }
+
     async fn close_lease(
         &self,
         request: Request<v1::CloseLeaseRequest>,

@@ -4,7 +4,7 @@ mod races;
 
 use holdfast_archive::entry::{Entry, EntryFlags, EntryKind, Extent, FileData};
 use holdfast_archive::frame::{DEFAULT_LEVEL, encode};
-use holdfast_archive::ids::{PackId, SourceId};
+use holdfast_archive::ids::{FrameId, PackId, SourceId};
 use holdfast_archive::manifest::ManifestWriter;
 use holdfast_archive::pack::PackBuilder;
 use holdfast_archive::repository::{CryptoMode, InitOptions, Repository as Bucket};

@@ -44,6 +44,11 @@ impl PackSource for Remembering {
     fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
         self.source.read(pack, range)
     }
+
+    fn lost(&self, frame: &FrameId, pack: &PackId) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(frame);
+        self.source.lost(frame, pack);
+    }
 }
 
 /// The stream of the base's entries.

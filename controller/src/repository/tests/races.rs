@@ -220,7 +220,9 @@ async fn r11_a_damaged_frame_sent_again_stays_for_the_older_snapshots() {
     bytes[first.pack.table[0].offset as usize + 2] ^= 0x10;
     std::fs::write(&path, bytes).expect("written");
     assert!(!world.is_whole(&old).await);
-    world.repository.note_damaged(world.host, &first.frames[..1]).await.expect("noted");
+    // The host reads both frames; that one of them is lost is seen, not believed.
+    let told = world.repository.report_lost(world.host, world.open().await, &first.frames).await;
+    assert_eq!(told.expect("looked at"), 1);
 
     let second = tree_with(b"renamed", "will rot", true);
     let (job, generation) = world.job().await;
