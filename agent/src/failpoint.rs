@@ -1,9 +1,11 @@
-//! Named places at which a test makes the agent die.
+//! Named places at which a test makes the agent die, or stand still.
 //!
 //! `HOLDFAST_FAILPOINT=name` kills the process with SIGKILL when it gets
 //! there, `name:3` the third time. Nothing is flushed and no destructor runs,
 //! which is the point: what is on disk then is what a power cut would leave.
-//! Release builds have no such places.
+//! `halt name` stops it with SIGSTOP instead, for a test to kill something
+//! else at that very place and to let the agent meet it. Release builds have
+//! no such places.
 
 /// Every name, so that a test can try them all.
 pub const NAMES: &[&str] = &[
@@ -47,23 +49,42 @@ pub const NAMES: &[&str] = &[
     "agent.upgrade.undo-awake",
 ];
 
-/// Dies here if the environment asks for it.
+/// What is to happen, and where.
+#[cfg(debug_assertions)]
+struct Wanted {
+    name: String,
+    hit: u32,
+    halt: bool,
+}
+
+/// Dies or stands still here if the environment asks for it.
 #[cfg(debug_assertions)]
 pub fn failpoint(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
-    static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    use rustix::process::{Signal, getpid, kill_process};
+
+    static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
     static HITS: AtomicU32 = AtomicU32::new(0);
 
     debug_assert!(NAMES.contains(&name), "fail point {name} is not in the list");
     let wanted = WANTED.get_or_init(|| std::env::var("HOLDFAST_FAILPOINT").ok().map(|text| parse(&text)));
-    let Some((wanted, hit)) = wanted else { return };
-    if wanted == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *hit {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        loop {
-            std::thread::park();
-        }
+    let Some(Wanted { name: wanted, hit, halt }) = wanted else { return };
+    if wanted != name || HITS.fetch_add(1, Ordering::SeqCst) + 1 != *hit {
+        return;
+    }
+    let signal = if *halt { Signal::STOP } else { Signal::KILL };
+    let _ = kill_process(getpid(), signal);
+    if *halt {
+        // Another thread may take the signal, and this one would run on until
+        // the whole process is stopped.
+        std::thread::sleep(Duration::from_millis(100));
+        return;
+    }
+    loop {
+        std::thread::park();
     }
 }
 
@@ -71,9 +92,11 @@ pub fn failpoint(name: &'static str) {
 pub fn failpoint(_name: &'static str) {}
 
 #[cfg(debug_assertions)]
-fn parse(text: &str) -> (String, u32) {
-    match text.rsplit_once(':').and_then(|(name, hit)| Some((name, hit.parse().ok()?))) {
-        Some((name, hit)) => (name.to_owned(), hit),
-        None => (text.to_owned(), 1),
-    }
+fn parse(text: &str) -> Wanted {
+    let (text, halt) = text.strip_prefix("halt ").map_or((text, false), |name| (name, true));
+    let (name, hit) = match text.rsplit_once(':').and_then(|(name, hit)| Some((name, hit.parse().ok()?))) {
+        Some((name, hit)) => (name, hit),
+        None => (text, 1),
+    };
+    Wanted { name: name.to_owned(), hit, halt }
 }

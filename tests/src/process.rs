@@ -61,6 +61,22 @@ impl Process {
         self.child.wait().expect("child can be waited for")
     }
 
+    /// Waits until it has stopped itself, as by a fail point that halts.
+    pub fn wait_halted(&self, seconds: u64) {
+        let stat = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
+        crate::wait::until(&format!("{} to stand still", self.name), seconds, || {
+            let line = std::fs::read_to_string(&stat).unwrap_or_default();
+            // The state follows the name, which stands in brackets.
+            let state = line.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+            (state == Some("T")).then_some(()).ok_or(line)
+        });
+    }
+
+    /// Lets it run on after that.
+    pub fn run_on(&self) {
+        let _ = kill_process(self.pid(), Signal::CONT);
+    }
+
     /// SIGTERM; panics when it has not ended by itself in time.
     pub fn stop(&mut self, seconds: u64) -> ExitStatus {
         let _ = kill_process(self.pid(), Signal::TERM);

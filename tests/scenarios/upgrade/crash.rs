@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use e2e::app_images::App;
-use e2e::docker::IMAGE;
+use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
 use e2e::upgrades::{self, Copy, run_app};
 use e2e::{require_engine, tree, wait};
@@ -27,6 +27,15 @@ const FORWARD: [&str; 12] = [
     "agent.upgrade.gate-passed",
     "agent.upgrade.committing",
     "agent.upgrade.committed",
+];
+
+/// Where nothing was stopped yet, or everything runs again.
+const NOT_AT_REST: [&str; 5] = [
+    "agent.upgrade.record-written",
+    "agent.upgrade.new-created",
+    "agent.upgrade.first-pass-done",
+    "agent.upgrade.committed",
+    "agent.upgrade.rollback-started",
 ];
 
 /// With one that ruins the data and is not well.
@@ -72,6 +81,8 @@ struct Scene {
     kills: u32,
     committed: u32,
     before: Option<Before>,
+    /// Names of all containers and volumes of the host, at the beginning.
+    things: String,
 }
 
 struct Before {
@@ -89,7 +100,8 @@ impl Scene {
         run_side(engine, "side", "app");
         let reader = ["run", "-d", "--name", "reader", "-v", "app-data:/data:ro", "--restart", "always"];
         engine.docker(reader.into_iter().chain(["--stop-signal", "KILL", IMAGE, "sleep", "100000"]));
-        Self { fleet, kills: 0, committed: 0, before: None }
+        let things = things(engine);
+        Self { fleet, kills: 0, committed: 0, before: None, things }
     }
 
     /// Starts an upgrade to a version that is not the one that runs. The
@@ -144,6 +156,7 @@ impl Scene {
             before.data.assert_unchanged();
         }
         upgrades::assert_no_traces(engine, "app", "app-data");
+        assert_eq!(things(engine), self.things, "{what}");
         println!("killed at {what}: {}", newest["state"]);
     }
 
@@ -184,6 +197,7 @@ impl Scene {
         }
         side_reaches(engine, "side");
         upgrades::assert_no_traces(engine, "app", "app-data");
+        assert_eq!(things(engine), self.things, "{what}");
         println!("killed at {what} of an undoing: {}", newest["state"]);
     }
 
@@ -232,6 +246,17 @@ impl Scene {
     }
 }
 
+/// Names of all containers and volumes.
+fn things(engine: &Engine) -> String {
+    let list = |args: &[&str]| {
+        let text = engine.docker(args.iter().copied());
+        let mut names: Vec<&str> = text.lines().collect();
+        names.sort_unstable();
+        names.join(" ")
+    };
+    format!("{}; {}", list(&["ps", "-a", "--format", "{{.Names}}"]), list(&["volume", "ls", "-q"]))
+}
+
 #[test]
 fn u05_the_agent_killed_at_every_step() {
     require_engine!();
@@ -263,6 +288,32 @@ fn u05_the_controller_killed_at_every_step() {
         scene.settle(point);
     }
     scene.finish("the controller");
+}
+
+/// The agent stands still at each step while the Engine dies, and goes on with
+/// one that has just been started again.
+#[test]
+fn u05_the_engine_killed_at_every_step() {
+    require_engine!();
+    let mut scene = Scene::new();
+    let forward = FORWARD.map(|point| (point, App::Migrates));
+    for (point, version) in forward.into_iter().chain(BACK.map(|point| (point, App::Corrupts))) {
+        scene.fleet.host("host-a").agent().kill();
+        scene.fleet.host("host-a").start_agent(Some(&format!("halt {point}")));
+        scene.fleet.wait_connected("host-a");
+        scene.begin(version);
+        let id = scene.newest_job()["id"].clone();
+        scene.fleet.host("host-a").agent().wait_halted(60);
+        scene.fleet.host("host-a").engine.crash_and_restart();
+        scene.fleet.host("host-a").agent().run_on();
+        scene.fleet.await_job(id.as_str().expect("an id"), 120);
+        if NOT_AT_REST.contains(&point) {
+            // It has no policy, and nobody but the Engine took it down.
+            scene.fleet.engine("host-a").docker(["start", "side"]);
+        }
+        scene.settle(point);
+    }
+    scene.finish("the Engine");
 }
 
 #[test]
