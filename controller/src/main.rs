@@ -16,7 +16,7 @@ use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Outcome};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
-use holdfast_controller::init::{self, ADMIN_TOKEN_FILE};
+use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, TakenOver};
 use holdfast_controller::logging;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -90,7 +90,7 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
     guard_memory();
     let dir = args.state.state_dir.clone();
     let config = new_config(args);
-    let rebuilt = init::rebuild(&dir, &config).await?;
+    let (rebuilt, TakenOver { hosts, policies, notes }) = init::rebuild(&dir, &config).await?;
     say(&format!(
         "controller made in {dir} from {place}\nfirst token in {token}, role admin\n\
          next: holdfast-controller run --state-dir {dir}",
@@ -98,6 +98,21 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
         place = config.repository.location,
         token = dir.join(ADMIN_TOKEN_FILE).display(),
     ))?;
+    if !hosts.is_empty() {
+        say(&format!(
+            "known again: {}; each has to join anew: holdfast host token HOST, then holdfast-agent join",
+            hosts.join(", ")
+        ))?;
+    }
+    if !policies.is_empty() {
+        say(&format!(
+            "policies, disabled until they are applied: {}; holdfast policy show POLICY > FILE, then holdfast apply -f FILE",
+            policies.join(", ")
+        ))?;
+    }
+    for note in &notes {
+        say(note)?;
+    }
     report(&rebuilt)
 }
 

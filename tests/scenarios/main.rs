@@ -16,6 +16,7 @@ mod inferences;
 mod input;
 mod memory;
 mod quiesce;
+mod rebuild;
 mod release;
 mod schedule;
 mod self_upgrade;

@@ -163,13 +163,29 @@ impl Fleet {
             .expect("a free port")
             .port();
         let fleet = Self { controller: None, port, place, rights: Vec::new(), hosts: Vec::new(), dir };
+        fleet.make_state("init");
+        fleet
+    }
+
+    /// Loses the controller with all its state; a new one is made from the
+    /// repository, and runs. What it said of itself is returned.
+    pub fn rebuild(&mut self) -> String {
+        self.controller().kill();
+        std::fs::rename(self.state_dir(), self.dir.path().join("lost")).expect("moved away");
+        let said = self.make_state("rebuild");
+        self.start_controller(None);
+        said
+    }
+
+    /// `holdfast-controller init` or `rebuild`.
+    fn make_state(&self, verb: &str) -> String {
         let mut command = Command::new(binaries::path("holdfast-controller"));
-        command.arg("init").arg("--state-dir").arg(fleet.state_dir());
-        command.args(["--address", &format!("127.0.0.1:{port}"), "--crypto", "none"]);
-        match &fleet.place {
-            Place::Directory => command.arg("--repository").arg(fleet.repository_dir()),
+        command.arg(verb).arg("--state-dir").arg(self.state_dir());
+        command.args(["--address", &format!("127.0.0.1:{}", self.port), "--crypto", "none"]);
+        match &self.place {
+            Place::Directory => command.arg("--repository").arg(self.repository_dir()),
             Place::S3 { endpoint, bucket, region, access_key, secret_key } => {
-                let credentials = fleet.credentials_file();
+                let credentials = self.credentials_file();
                 std::fs::write(&credentials, format!("{access_key}\n{secret_key}\n"))
                     .expect("credentials written");
                 run(Command::new("chmod").arg("600").arg(&credentials));
@@ -177,8 +193,7 @@ impl Fleet {
                 command.args(["--s3-region", region]).arg("--s3-credentials-file").arg(&credentials)
             }
         };
-        run(&mut command);
-        fleet
+        run(&mut command)
     }
 
     pub fn dir(&self) -> &Path {

@@ -81,7 +81,7 @@ impl PolicyApi {
                     .map(|message| PolicyProblem { path: path.clone(), line: 0, column: 0, message }),
             );
             changes.push(change(&policy, before, &around));
-            if before.is_none_or(|before| before.policy.toml != policy.toml) {
+            if before.is_none_or(|before| !same(&before.policy, &policy)) {
                 let restart = before.is_none_or(|before| schedule_differs(&before.policy, &policy));
                 writes.push((policy, restart));
             }
@@ -236,6 +236,11 @@ fn forgetting<'a>(
     })
 }
 
+/// One that came back from the bucket disabled is not what its text says.
+fn same(before: &Policy, after: &Policy) -> bool {
+    before.toml == after.toml && before.enabled == after.enabled
+}
+
 fn schedule_differs(before: &Policy, after: &Policy) -> bool {
     let facts = |policy: &Policy| {
         policy
@@ -249,7 +254,7 @@ fn schedule_differs(before: &Policy, after: &Policy) -> bool {
 fn change(policy: &Policy, before: Option<&PolicyRecord>, around: &Surroundings) -> PolicyChange {
     let word = match before {
         None => "created",
-        Some(before) if before.policy.toml == policy.toml => "unchanged",
+        Some(before) if same(&before.policy, policy) => "unchanged",
         Some(_) => "changed",
     };
     let matches = policy.matches(&around.hosts, &around.sources);

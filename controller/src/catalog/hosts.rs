@@ -96,6 +96,26 @@ const HOST_COLUMNS: &str = "select h.*, (select count(*) from sources s where s.
     and s.kind = 'volume' and s.gone_ms is null) as volumes from hosts h";
 
 impl Catalog {
+    /// Makes a host that another controller knew. It has no certificate of
+    /// this one, so it must join; under its name it is then the same host
+    /// again. False: its id or name is taken.
+    pub async fn import_host(
+        &self,
+        id: HostId,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<bool, CatalogError> {
+        let done = sqlx::query(
+            "insert into hosts (id, name, labels, joined_ms) values ($1, $2, $3, 0) on conflict do nothing",
+        )
+        .bind(id.to_string())
+        .bind(name)
+        .bind(labels_text(labels))
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
     pub async fn put_join_token(&self, token: &NewJoinToken<'_>) -> Result<(), CatalogError> {
         sqlx::query(
             "insert into join_tokens (hash, host_name, labels, created_ms, expires_ms)

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_archive::ids::{HostId, SourceId};
+use holdfast_archive::ids::{HostId, SnapshotId, SourceId};
 use holdfast_proto::v1::SourceKind;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -60,6 +60,29 @@ impl Catalog {
                 .await?;
         }
         tx.commit().await?;
+        Ok(())
+    }
+
+    /// Makes a source that a snapshot in the bucket is of, so that the next one
+    /// follows it. One of that host, kind and name that is there stays.
+    pub async fn import_source(
+        &self,
+        id: &SnapshotId,
+        kind: &str,
+        name: &str,
+        seen_ms: i64,
+    ) -> Result<(), CatalogError> {
+        sqlx::query(
+            "insert into sources (id, host_id, kind, name, first_seen_ms, last_seen_ms)
+             values ($1, $2, $3, $4, $5, $5) on conflict do nothing",
+        )
+        .bind(id.source.to_string())
+        .bind(id.host.to_string())
+        .bind(kind)
+        .bind(name)
+        .bind(seen_ms)
+        .execute(self.pool())
+        .await?;
         Ok(())
     }
 

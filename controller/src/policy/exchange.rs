@@ -21,11 +21,13 @@ struct StoredPolicy {
     toml: String,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredHost {
-    id: String,
-    name: String,
-    labels: BTreeMap<String, String>,
+/// A host as the bucket knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownHost {
+    pub id: String,
+    pub name: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The content of `state/policies`.
@@ -43,9 +45,9 @@ pub fn policies_json(records: &[PolicyRecord]) -> Vec<u8> {
 
 /// The content of `state/hosts`.
 pub fn hosts_json(records: &[HostRecord]) -> Vec<u8> {
-    let stored: Vec<StoredHost> = records
+    let stored: Vec<KnownHost> = records
         .iter()
-        .map(|record| StoredHost {
+        .map(|record| KnownHost {
             id: record.id.to_string(),
             name: record.name.clone(),
             labels: record.labels.clone(),
@@ -66,6 +68,11 @@ pub fn read_policies(content: &[u8]) -> Result<(Vec<Policy>, Vec<String>), serde
         }
     }
     Ok((policies, unreadable))
+}
+
+/// Hosts from what [`hosts_json`] wrote: id, name and labels.
+pub fn read_hosts(content: &[u8]) -> Result<Vec<KnownHost>, serde_json::Error> {
+    serde_json::from_slice(content)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use std::time::Duration;
 use holdfast_archive::ids::{HostId, SnapshotId};
 use holdfast_archive::keys::{ObjectKey, StateFile};
 use holdfast_archive::snapshot::{SnapshotBody, decode_body};
-use holdfast_archive::state::{encode_hosts, encode_policies};
+use holdfast_archive::state::{decode_hosts, decode_policies, encode_hosts, encode_policies};
 use holdfast_archive::store::Store;
 use roaring::RoaringTreemap;
 use tokio::sync::Semaphore;
@@ -274,6 +274,25 @@ impl Repository {
         state(StateFile::Hosts, encode_hosts(hosts)).await?;
         state(StateFile::Policies, encode_policies(policies)).await?;
         Ok(())
+    }
+
+    /// What [`Self::export_state`] wrote last, hosts and policies; `None` for
+    /// what is not there or not whole.
+    pub async fn exported_state(&self) -> Result<[Option<Vec<u8>>; 2], RepositoryError> {
+        let mut found = [None, None];
+        for (at, file) in [StateFile::Hosts, StateFile::Policies].into_iter().enumerate() {
+            let object = match self.store().get(&ObjectKey::State(file)).await {
+                Ok(object) => object,
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let content = match file {
+                StateFile::Hosts => decode_hosts(&object),
+                _ => decode_policies(&object),
+            };
+            found[at] = content.ok().map(<[u8]>::to_vec);
+        }
+        Ok(found)
     }
 
     /// The frames a snapshot reaches, from a small cache.

@@ -1,0 +1,60 @@
+//! The controller is lost with its disk, and only the bucket is left.
+
+use e2e::docker::IMAGE;
+use e2e::fleet::Fleet;
+use e2e::{require_engine, tree, wait};
+
+#[test]
+fn p21_a_lost_controller_comes_back_from_the_bucket() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["host-a"]);
+    let script = "head -c 3000000 /dev/urandom > /data/big; echo one > /data/small";
+    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
+    fleet.ok(&["host", "label", "host-a", "rack=7"]);
+    let policy = "name = \"yearly\"\nvolumes = [\"vol\"]\nconsistency = \"none\"\n\
+                  [schedule]\ncron = \"0 0 1 1 *\"\nzone = \"UTC\"\n[retention]\nkeep_last = 3\n";
+    let file = fleet.dir().join("policy.toml");
+    std::fs::write(&file, policy).unwrap();
+    let file = file.display().to_string();
+    assert!(matches!(fleet.cli(&["apply", "-f", &file]).code, 0 | 3));
+    fleet.backup("host-a", "vol", "none");
+    let written = |name: &str, text: &str| {
+        let object = fleet.repository_dir().join("state").join(name);
+        wait::until(&format!("state/{name} with {text}"), 90, || {
+            let bytes = std::fs::read(&object).unwrap_or_default();
+            let found = bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            found.then_some(()).ok_or(bytes.len())
+        });
+    };
+    written("policies", "yearly");
+    written("hosts", "rack");
+    let id = fleet.json(&["host", "show", "host-a"])["id"].clone();
+
+    let said = fleet.rebuild();
+    assert!(said.contains("known again: host-a") && said.contains("applied: yearly"), "{said}");
+    let host = fleet.json(&["host", "show", "host-a"]);
+    assert_eq!((&host["id"], &host["labels"]["rack"]), (&id, &serde_json::json!("7")), "{host}");
+    assert_eq!(host["connected"], false, "a certificate of the lost CA counts for nothing");
+    // It fires only after somebody has looked at it.
+    assert_eq!(fleet.json(&["policy", "ls"])[0]["enabled"], false);
+    assert_eq!(fleet.ok(&["policy", "show", "yearly"]).trim(), policy.trim());
+    assert!(matches!(fleet.cli(&["apply", "-f", &file]).code, 0 | 3));
+    assert_eq!(fleet.json(&["policy", "ls"])[0]["enabled"], true);
+
+    // The host joins as the one it was: what it sent need not be sent again.
+    let token = fleet.token("host-a");
+    fleet.rejoin("host-a", &token);
+    fleet.wait_connected("host-a");
+    assert_eq!(fleet.json(&["host", "show", "host-a"])["id"], id);
+    let job = fleet.backup("host-a", "vol", "none");
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let source = &job["sources"][0];
+    assert!(source["snapshot"].as_str().is_some_and(|id| id.ends_with("/2")), "the same source: {job}");
+    assert_eq!(source["stats"]["stored_bytes"], 0, "{job}");
+    for (number, name) in [("1", "r1"), ("2", "r2")] {
+        fleet.ok(&["restore", "volume", &format!("vol@#{number}"), "--host", "host-a", "--as", name]);
+        let engine = fleet.engine("host-a");
+        tree::assert_equal(&engine.volume_path("vol"), &engine.volume_path(name));
+    }
+    fleet.repo("verify", &[]).ends_with(0);
+}
