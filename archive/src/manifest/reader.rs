@@ -24,9 +24,11 @@ use crate::entry::{Entry, EntryFlags, EntryKind, Extent, FileData, path_order};
 use crate::fetch::{FetchError, FrameFetcher};
 use crate::ids::FrameId;
 
-/// Raw bytes of pages fetched before they are needed.
-const AHEAD_BYTES: usize = 512 << 10;
-const AHEAD_PAGES: usize = 256;
+/// Raw bytes of pages of one level fetched before they are needed. A request
+/// takes its time however little it brings, so a walk of a whole manifest asks
+/// for as much at once as it may hold.
+const AHEAD_BYTES: usize = 2 << 20;
+const AHEAD_PAGES: usize = 1024;
 
 /// A manifest that could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -104,6 +106,7 @@ impl<'a> ManifestReader<'a> {
             scope,
             start: Some(self.root),
             open: Vec::new(),
+            ahead: HashMap::new(),
             order: TreeOrder::default(),
         }
     }
@@ -173,6 +176,8 @@ pub struct Entries<'a> {
     scope: Scope,
     start: Option<FrameId>,
     open: Vec<OpenPage>,
+    /// Pages by level that come next.
+    ahead: HashMap<u32, HashMap<FrameId, Bytes>>,
     order: TreeOrder,
 }
 
@@ -186,7 +191,6 @@ struct OpenPage {
     path: Vec<u8>,
     /// Last path and number of entries, as the page above has it.
     promised: Option<(Vec<u8>, u64)>,
-    ahead: HashMap<FrameId, Bytes>,
 }
 
 struct ChildRow {
@@ -281,7 +285,6 @@ impl Entries<'_> {
     }
 
     fn step_index(&mut self) -> Result<Option<Entry>, StepError> {
-        let fetcher = self.fetcher;
         let Some(top) = self.open.last_mut() else { return Ok(None) };
         let child = top.next_child()?;
         if self.scope.ends_before(&child.first) {
@@ -292,23 +295,49 @@ impl Entries<'_> {
             return Ok(None);
         }
         let level = top.page.level - 1;
-        let raw = match top.ahead.remove(&child.page) {
+        let raw = match self.take_ahead(level, child.page) {
             Some(raw) => raw,
-            None => {
-                if level == 0 && matches!(self.scope, Scope::All | Scope::Subtree(_)) {
-                    let ids = top.following(child.page);
-                    top.ahead = fetcher.ahead(&ids, AHEAD_BYTES);
-                }
-                match top.ahead.remove(&child.page) {
-                    Some(raw) => raw,
-                    None => fetcher.get(child.page).map_err(|error| StepError::Below(error.into()))?,
-                }
-            }
+            None => self.fetcher.get(child.page).map_err(|error| StepError::Below(error.into()))?,
         };
         let opened = open_child(&raw, level, &child)
             .map_err(|source| StepError::Below(ManifestError::Page { page: child.page, source }))?;
         self.open.push(opened);
         Ok(None)
+    }
+
+    /// A page that was fetched before, or is now, together with what follows it.
+    fn take_ahead(&mut self, level: u32, page: FrameId) -> Option<Bytes> {
+        let known = self.ahead.get_mut(&level).and_then(|ahead| ahead.remove(&page));
+        let far = match self.scope {
+            Scope::All => true,
+            Scope::Subtree(_) => level == 0,
+            _ => false,
+        };
+        if known.is_some() || !far {
+            return known;
+        }
+        let mut got = self.fetcher.ahead(&self.following(level, page), AHEAD_BYTES);
+        let raw = got.remove(&page);
+        self.ahead.insert(level, got);
+        raw
+    }
+
+    /// This page of the level and those that come after it, as far as that is
+    /// known without reading.
+    fn following(&self, level: u32, page: FrameId) -> Vec<FrameId> {
+        let Some((top, above)) = self.open.split_last() else { return vec![page] };
+        let mut pages = vec![page];
+        pages.extend(top.rest());
+        let beside = above.last().filter(|_| matches!(self.scope, Scope::All));
+        let known = self.ahead.get(&(level + 1));
+        for id in beside.into_iter().flat_map(OpenPage::rest) {
+            let raw = known.and_then(|known| known.get(&id));
+            let page = raw.and_then(|raw| PageMessage::read_as(raw, INDEX, level + 1, "a page ahead").ok());
+            let Some(page) = page.filter(|_| pages.len() < AHEAD_PAGES) else { break };
+            pages.extend(page.children.iter().filter_map(|child| FrameId::from_slice(&child.page)));
+        }
+        pages.truncate(AHEAD_PAGES);
+        pages
     }
 
     /// The entry with what lies in other pages.
@@ -471,7 +500,7 @@ struct Inline {
 impl OpenPage {
     fn new(id: FrameId, page: PageMessage, promised: Option<(Vec<u8>, u64)>) -> Result<Self, PageError> {
         let frames = page.frame_table()?;
-        Ok(Self { id, page, frames, next: 0, path: Vec::new(), promised, ahead: HashMap::new() })
+        Ok(Self { id, page, frames, next: 0, path: Vec::new(), promised })
     }
 
     fn first(&self) -> &[u8] {
@@ -528,11 +557,9 @@ impl OpenPage {
         Ok(ChildRow { page, first, last, entries })
     }
 
-    /// The page given and those of the rows after it.
-    fn following(&self, page: FrameId) -> Vec<FrameId> {
-        let after =
-            self.page.children[self.next..].iter().filter_map(|child| FrameId::from_slice(&child.page));
-        std::iter::once(page).chain(after).take(AHEAD_PAGES).collect()
+    /// Children that were not read yet.
+    fn rest(&self) -> impl Iterator<Item = FrameId> {
+        self.page.children[self.next..].iter().filter_map(|child| FrameId::from_slice(&child.page))
     }
 
     fn inline(&self, path: &[u8], message: &EntryMessage) -> Result<Inline, PageError> {
