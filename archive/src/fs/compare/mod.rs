@@ -6,6 +6,7 @@
 //! hash of the content, or frame ids, which are hashes. Where the holes lie
 //! does not matter, only that they read as zeros.
 
+mod checks;
 mod content;
 mod node;
 mod run;

@@ -1,20 +1,20 @@
 //! One comparison from start to end.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Stat, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::content::Checker;
+use super::checks::{Check, Checks, Giver, workers};
 use super::node::{differences, is_kind, is_unsupported};
-use crate::entry::{Entry, EntryKind, FileData, path_order};
+use crate::entry::{Entry, EntryKind, path_order};
 use crate::fetch::FrameFetcher;
 use crate::fs::metadata::{self, size_of};
 use crate::fs::open::{self, Mounts};
 use crate::fs::progress::RestoreProgress;
 use crate::fs::restore::{RestoreError, RestoreOptions, RestoreRequest, Selection};
-use crate::fs::text::{Findings, escape_path};
+use crate::fs::text::escape_path;
 use crate::fs::walk::{Step, Walk};
 use crate::manifest::ManifestReader;
 
@@ -45,33 +45,34 @@ pub fn compare(request: RestoreRequest) -> Result<CompareReport, RestoreError> {
     let target = open::reopen_directory(target.as_fd()).map_err(unusable)?;
     let fetcher = FrameFetcher::new(source, PAGE_CACHE);
     let walk = Walk::new(target.try_clone().map_err(|source| RestoreError::Target { source })?);
-    let mut run = Run {
-        options: &options,
-        target: &target,
-        selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths),
-        walk,
-        here: false,
-        ended: false,
-        checker: Checker::new(&cancel),
-        progress: &progress,
-        found: Findings::default(),
-    };
-    while let Some(entry) = run.selection.next()? {
-        if cancel.load(Ordering::Relaxed) {
-            return Err(RestoreError::Cancelled);
-        }
-        run.entry(&entry)?;
-    }
-    run.rest_is_extra();
+    let workers = workers(&options);
+    let checks = Checks::new(&progress, &cancel, workers);
+    std::thread::scope(|scope| {
+        let giver = Giver::new(&checks);
+        (0..workers).for_each(|_| drop(scope.spawn(|| checks.work())));
+        let run = Run {
+            options: &options,
+            target: &target,
+            selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths),
+            walk,
+            here: false,
+            ended: false,
+            giver,
+            checks: &checks,
+            progress: &progress,
+        };
+        run.run(&cancel)
+    })?;
     if cancel.load(Ordering::Relaxed) {
         return Err(RestoreError::Cancelled);
     }
+    let found = checks.found();
     Ok(CompareReport {
         entries: progress.entries(),
         files: progress.files(),
         bytes: progress.bytes(),
-        differences: run.found.listed,
-        differences_total: run.found.total,
+        differences: found.listed,
+        differences_total: found.total,
     })
 }
 
@@ -83,21 +84,32 @@ struct Run<'a> {
     /// The walk stands on a name that was not compared yet.
     here: bool,
     ended: bool,
-    checker: Checker<'a>,
+    giver: Giver<'a>,
+    checks: &'a Checks<'a>,
     progress: &'a RestoreProgress,
-    found: Findings,
 }
 
 impl Run<'_> {
-    fn entry(&mut self, entry: &Entry) -> Result<(), RestoreError> {
+    fn run(mut self, cancel: &AtomicBool) -> Result<(), RestoreError> {
+        while let Some(entry) = self.selection.next()? {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(RestoreError::Cancelled);
+            }
+            self.entry(entry)?;
+        }
+        self.rest_is_extra();
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<(), RestoreError> {
         if entry.path.is_empty() {
-            return self.root(entry);
+            return self.root(&entry);
         }
         if self.advance_to(&entry.path) {
             self.here = false;
             return self.compare(entry);
         }
-        if !self.may_be_missing(entry)? {
+        if !self.may_be_missing(&entry)? {
             self.differs(&entry.path, "it is missing");
         }
         Ok(())
@@ -161,30 +173,31 @@ impl Run<'_> {
         }
     }
 
-    fn compare(&mut self, entry: &Entry) -> Result<(), RestoreError> {
+    /// Compares what the walk stands on.
+    fn compare(&mut self, entry: Entry) -> Result<(), RestoreError> {
         match self.try_compare(entry) {
             Ok(()) => {
                 self.progress.entries.add(1);
                 Ok(())
             }
             Err(Trouble::Source(error)) => {
-                self.differs(&entry.path, &format!("it cannot be read ({error})"));
+                self.differs(self.walk.path(), &format!("it cannot be read ({error})"));
                 Ok(())
             }
             Err(Trouble::Manifest(error)) => Err(*error),
         }
     }
 
-    fn try_compare(&mut self, entry: &Entry) -> Result<(), Trouble> {
+    fn try_compare(&mut self, entry: Entry) -> Result<(), Trouble> {
         let stat = statat(self.walk.dir(), self.walk.name(), AtFlags::SYMLINK_NOFOLLOW)?;
-        if !is_kind(entry, &stat) {
+        if !is_kind(&entry, &stat) {
             self.differs(&entry.path, "it is of another kind");
             return Ok(());
         }
         if let EntryKind::Hardlink { target } = &entry.kind {
-            return self.hardlink(entry, &stat, target);
+            return self.hardlink(&entry, &stat, target);
         }
-        self.metadata(entry, &stat)?;
+        self.metadata(&entry, &stat)?;
         match &entry.kind {
             EntryKind::Directory => self.walk.enter(&stat, Mounts::Cross)?,
             EntryKind::Symlink { target } => {
@@ -193,7 +206,7 @@ impl Run<'_> {
                     self.differs(&entry.path, "it leads elsewhere");
                 }
             }
-            EntryKind::File(data) => self.file(entry, &stat, data)?,
+            EntryKind::File(_) => self.file(entry, &stat)?,
             _ => {}
         }
         Ok(())
@@ -212,13 +225,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn file(&mut self, entry: &Entry, stat: &Stat, data: &FileData) -> Result<(), Trouble> {
-        if entry.flags.unreadable && data.extents.is_empty() {
-            self.differs(&entry.path, "it is there though its content is not in the snapshot");
+    fn file(&mut self, entry: Entry, stat: &Stat) -> Result<(), Trouble> {
+        let Entry { path, kind: EntryKind::File(data), flags, .. } = entry else { return Ok(()) };
+        if flags.unreadable && data.extents.is_empty() {
+            self.differs(&path, "it is there though its content is not in the snapshot");
             return Ok(());
         }
         if size_of(stat) != data.size {
-            self.differs(&entry.path, &format!("it has {} bytes, not {}", stat.st_size, data.size));
+            self.differs(&path, &format!("it has {} bytes, not {}", stat.st_size, data.size));
             return Ok(());
         }
         let handle = open::handle(self.walk.dir(), self.walk.name(), Mounts::Cross)?;
@@ -226,13 +240,7 @@ impl Run<'_> {
         if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(Errno::STALE.into());
         }
-        let file = open::reopen_file(handle.as_fd())?;
-        let before = self.checker.bytes;
-        if !self.checker.holds(&file, data)? {
-            self.differs(&entry.path, "its content differs");
-        }
-        self.progress.bytes.add(self.checker.bytes - before);
-        self.progress.files.add(1);
+        self.giver.give(Check { path, handle, data });
         Ok(())
     }
 
@@ -253,10 +261,7 @@ impl Run<'_> {
             Some(original) if is_kind(&original, stat) => {
                 let copy = Entry { path: entry.path.clone(), ..original };
                 self.metadata(&copy, stat)?;
-                match &copy.kind {
-                    EntryKind::File(data) => self.file(&copy, stat, data),
-                    _ => Ok(()),
-                }
+                self.file(copy, stat)
             }
             _ => {
                 self.differs(&entry.path, "it is of another kind");
@@ -284,8 +289,8 @@ impl Run<'_> {
         })
     }
 
-    fn differs(&mut self, path: &[u8], what: &str) {
-        self.found.push(|| format!("{}: {what}", escape_path(path)));
+    fn differs(&self, path: &[u8], what: &str) {
+        self.checks.differs(path, what);
     }
 }
 

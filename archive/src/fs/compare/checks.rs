@@ -1,0 +1,133 @@
+//! Contents are read and hashed by workers while the walk goes on.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::content::Checker;
+use crate::entry::FileData;
+use crate::frame::MAX_RAW;
+use crate::fs::open;
+use crate::fs::progress::RestoreProgress;
+use crate::fs::queue::Queue;
+use crate::fs::restore::RestoreOptions;
+use crate::fs::text::{Findings, escape_path};
+
+/// What is handed over at once: bytes of content, and handles held open.
+const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_FILES: usize = 64;
+
+/// A file that is there and has the right size.
+pub(super) struct Check {
+    pub(super) path: Vec<u8>,
+    /// A handle of the inode whose metadata was compared.
+    pub(super) handle: OwnedFd,
+    pub(super) data: FileData,
+}
+
+/// What the walk and the workers share.
+pub(super) struct Checks<'a> {
+    queue: Queue<Vec<Check>>,
+    found: Mutex<Findings>,
+    progress: &'a RestoreProgress,
+    cancel: &'a AtomicBool,
+}
+
+impl<'a> Checks<'a> {
+    pub(super) fn new(progress: &'a RestoreProgress, cancel: &'a AtomicBool, workers: usize) -> Self {
+        Self { queue: Queue::new(workers), found: Mutex::default(), progress, cancel }
+    }
+
+    /// Hashes what is handed over until nothing more will be.
+    pub(super) fn work(&self) {
+        let guard = Abandon(self);
+        let mut checker = Checker::new(self.cancel);
+        while let Some(batch) = self.queue.take() {
+            batch.into_iter().for_each(|check| self.check(&mut checker, check));
+        }
+        std::mem::forget(guard);
+    }
+
+    fn check(&self, checker: &mut Checker<'_>, check: Check) {
+        let Check { path, handle, data } = check;
+        let before = checker.bytes;
+        match open::reopen_file(handle.as_fd()).and_then(|file| checker.holds(&file, &data)) {
+            Ok(true) => {}
+            Ok(false) => self.differs(&path, "its content differs"),
+            Err(error) => self.differs(&path, &format!("it cannot be read ({error})")),
+        }
+        self.progress.bytes.add(checker.bytes - before);
+        self.progress.files.add(1);
+    }
+
+    pub(super) fn differs(&self, path: &[u8], what: &str) {
+        self.lock().push(|| format!("{}: {what}", escape_path(path)));
+    }
+
+    /// All that was found, once walk and workers have ended.
+    pub(super) fn found(self) -> Findings {
+        let mut found = std::mem::take(&mut *self.lock());
+        found.listed.sort_unstable();
+        found
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Findings> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many workers the options ask for and allow.
+pub(super) fn workers(options: &RestoreOptions) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = if options.workers == 0 { processors } else { options.workers };
+    wanted.min(options.memory_bytes / MAX_RAW).max(1)
+}
+
+/// The walk's end of the queue. Dropped, the workers finish what they have.
+pub(super) struct Giver<'a> {
+    checks: &'a Checks<'a>,
+    batch: Vec<Check>,
+    bytes: u64,
+}
+
+impl<'a> Giver<'a> {
+    pub(super) fn new(checks: &'a Checks<'a>) -> Self {
+        Self { checks, batch: Vec::new(), bytes: 0 }
+    }
+
+    pub(super) fn give(&mut self, check: Check) {
+        self.bytes += check.data.size;
+        self.batch.push(check);
+        if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_FILES {
+            self.hand_over();
+        }
+    }
+
+    /// Nobody is left to take it only when a worker has panicked, and then the
+    /// comparison does too.
+    fn hand_over(&mut self) {
+        self.bytes = 0;
+        if !self.batch.is_empty() {
+            self.checks.queue.put(std::mem::take(&mut self.batch));
+        }
+    }
+}
+
+impl Drop for Giver<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return self.checks.queue.abandon();
+        }
+        self.hand_over();
+        self.checks.queue.close();
+    }
+}
+
+/// A worker that dies must not leave the walk waiting for it.
+struct Abandon<'a>(&'a Checks<'a>);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.queue.abandon();
+    }
+}
