@@ -10,6 +10,7 @@ use holdfast_agent::{app, logging};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start();
+    holdfast_archive::fs::raise_handle_limit();
     // Fails only if one is installed already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     match run(cli.command) {

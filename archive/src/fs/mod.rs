@@ -13,6 +13,7 @@ mod compare;
 mod content;
 mod cut;
 mod group;
+mod handles;
 mod links;
 mod metadata;
 mod names;
@@ -37,6 +38,7 @@ pub use capture::{
 pub use compare::{CompareReport, compare};
 pub use cut::{CHUNK_AVERAGE, CHUNK_MAX, CHUNK_MIN};
 pub use group::SMALL;
+pub use handles::raise_handle_limit;
 pub use progress::{CaptureProgress, RestoreProgress};
 pub use restore::{RestoreError, RestoreOptions, RestoreReport, RestoreRequest, restore};
 pub use text::{LISTED, escape_path};

@@ -15,17 +15,20 @@ use rustix::io::Errno;
 use super::request::RestoreError;
 use super::shared::{Shared, io};
 use crate::entry::Entry;
+use crate::fs::handles::handle_share;
 use crate::fs::walk::OPEN;
 use crate::fs::{metadata, open};
 
-/// Directories that may wait for their metadata, each with a handle. When there
-/// are more, files are made before their task is full, and waited for: in a
-/// tree of small directories that decides how many requests a restore takes.
-pub(super) const FINISHING: usize = 512;
+/// Directories that may wait for their metadata, each with a handle, as far as
+/// the process may hold so many. When there are more, files are made before
+/// their task is full, and waited for: in a tree of small directories that
+/// decides how many requests a restore takes and how many work at once.
+const FINISHING: std::ops::RangeInclusive<usize> = 256..=4096;
 
 pub(super) struct Dirs {
     levels: Vec<Level>,
     finishing: VecDeque<Finishing>,
+    most_finishing: usize,
 }
 
 struct Level {
@@ -49,7 +52,8 @@ struct Finishing {
 
 impl Dirs {
     pub(super) fn new() -> Self {
-        Self { levels: Vec::new(), finishing: VecDeque::new() }
+        let most_finishing = handle_share(*FINISHING.start(), *FINISHING.end());
+        Self { levels: Vec::new(), finishing: VecDeque::new(), most_finishing }
     }
 
     /// Goes into a directory.
@@ -132,7 +136,7 @@ impl Dirs {
 
     /// What the first directory still waits for, if too many wait.
     pub(super) fn overdue(&self) -> Option<(Option<u64>, Option<u64>)> {
-        let first = self.finishing.front().filter(|_| self.finishing.len() > FINISHING)?;
+        let first = self.finishing.front().filter(|_| self.finishing.len() > self.most_finishing)?;
         Some((first.task, first.links))
     }
 }

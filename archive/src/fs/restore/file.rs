@@ -48,6 +48,42 @@ struct Filling {
 }
 
 fn make_files(shared: &Shared<'_>, files: Vec<NewFile>) -> Result<(), RestoreError> {
+    let (whole, parted): (Vec<NewFile>, Vec<NewFile>) =
+        files.into_iter().partition(|new| data_of(&new.entry).extents.len() == 1);
+    make_whole(shared, &whole)?;
+    make_parted(shared, parted)
+}
+
+/// Makes files that lie in one frame each, all of a frame while it is there.
+fn make_whole(shared: &Shared<'_>, files: &[NewFile]) -> Result<(), RestoreError> {
+    let mut plan = Plan::new();
+    for new in files {
+        for extent in &data_of(&new.entry).extents {
+            plan.add(extent.frame, (new, extent));
+        }
+    }
+    shared.fetcher.try_shared(&plan.ids, &mut |place, outcome| {
+        for &(new, extent) in &plan.uses[place] {
+            if shared.halted() {
+                return Err(RestoreError::Cancelled.into());
+            }
+            match content(shared, &new.entry, outcome.as_ref())? {
+                Some(raw) => {
+                    let piece = slice(raw, extent.frame_offset, extent.len, &new.entry)?;
+                    let file = create(new)?;
+                    write_at(file.as_fd(), piece, extent.file_offset)
+                        .map_err(|error| io(&new.entry.path, "written", error))?;
+                    finish_file(shared, &file, &new.entry)?;
+                }
+                None => shared.leave_out(&new.entry.path, LOST),
+            }
+        }
+        Ok::<(), Stop>(())
+    })?;
+    Ok(())
+}
+
+fn make_parted(shared: &Shared<'_>, files: Vec<NewFile>) -> Result<(), RestoreError> {
     let mut filling: Vec<Filling> = files
         .into_iter()
         .map(|new| Filling { bytes: vec![0; data_len(&new.entry)], new, lost: false })

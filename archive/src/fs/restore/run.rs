@@ -22,12 +22,15 @@ use crate::manifest::{ManifestReader, check_path};
 
 /// Files up to this much data are made several at once.
 const TOGETHER: usize = 1 << 20;
-/// Data in one task, bytes: as much as the memory allows between these. A file
-/// that is the same as an earlier one lies in that one's frame, which may be in
-/// any pack; the more files ask together, the more of them share a request.
+/// What one task holds, bytes: as much as the memory allows between these. A
+/// file that is the same as an earlier one lies in that one's frame, which may
+/// be in any pack: the more files ask together, the more of them share a request
+/// and the decoding of a frame.
 const LEAST_TASK_BYTES: usize = 4 << 20;
 const MOST_TASK_BYTES: usize = 16 << 20;
-const TASK_FILES: usize = 4096;
+const TASK_FILES: usize = 8192;
+/// An entry without its path and attributes, roughly.
+const ENTRY_BYTES: usize = 256;
 /// Extents in one piece of a large file.
 const PIECE_EXTENTS: usize = 512;
 /// What one worker holds besides a task's data: a range as stored, a frame.
@@ -266,8 +269,8 @@ impl Run<'_> {
             return self.large_file(NewFile { dir, entry });
         }
         self.dirs.made_by(self.number);
+        self.batch_bytes += held(&entry);
         self.batch.push(NewFile { dir, entry });
-        self.batch_bytes += bytes;
         if self.batch_bytes >= self.task_bytes || self.batch.len() >= TASK_FILES {
             self.dispatch()
         } else {
@@ -422,6 +425,14 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// What a file waiting in a task takes: its entry, and its data where that is
+/// put together from several extents.
+fn held(entry: &Entry) -> usize {
+    let attributes: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let data = if data_of(entry).extents.len() > 1 { data_len(entry) } else { 0 };
+    ENTRY_BYTES + entry.path.len() + attributes + data
 }
 
 /// Where a large file's extents are parted into tasks.
