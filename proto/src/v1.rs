@@ -2914,6 +2914,11 @@ pub struct ProceedUpgradeRequest {
     pub job_id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub generation: u64,
+    /// That of the UpgradeStopped this answers. An undoing that has come to rest
+    /// anew since, by a restart of the agent, does not go on by it: its containers
+    /// ran in between, and the snapshot taken has not what they wrote.
+    #[prost(int64, tag = "3")]
+    pub until_unix_ms: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProceedUpgradeResponse {

@@ -54,7 +54,8 @@ pub(super) fn proceed(
     request: &v1::ProceedUpgradeRequest,
 ) -> Result<v1::ProceedUpgradeResponse, Status> {
     let job = parse_job(&request.job_id)?;
-    let proceeds = upgrades.proceed(job, request.generation).map_err(upgrade_status)?;
+    let proceeds =
+        upgrades.proceed(job, request.generation, request.until_unix_ms).map_err(upgrade_status)?;
     Ok(v1::ProceedUpgradeResponse { proceeds })
 }
 

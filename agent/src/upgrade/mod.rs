@@ -202,12 +202,16 @@ impl Upgrades {
     }
 
     /// Lets an upgrade, or the undoing of one, that waits with its containers at
-    /// rest go on. False: it does not wait.
+    /// rest go on. `until_unix_ms`: of the rest that is meant. False: it does not
+    /// wait.
     ///
     /// # Errors
     /// When the caller was replaced by another.
-    pub fn proceed(&self, job: JobId, generation: u64) -> Result<bool, UpgradeError> {
-        let waiting = self.context.records().values().find(|record| record.waits_for(job)).map(|one| one.job);
+    pub fn proceed(&self, job: JobId, generation: u64, until_unix_ms: i64) -> Result<bool, UpgradeError> {
+        let waiting = {
+            let records = self.context.records();
+            records.values().find(|record| record.waits_for(job, until_unix_ms)).map(|one| one.job)
+        };
         let Some(bell) = waiting.and_then(|upgrade| self.context.driven().get(&upgrade).cloned()) else {
             return Ok(false);
         };

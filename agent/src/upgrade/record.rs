@@ -73,6 +73,10 @@ pub struct Record {
 pub struct Rest {
     /// The job that asked for it.
     pub undoing: JobId,
+    /// When it goes back by itself, which tells one rest from the next; 0: not
+    /// everything is at rest yet.
+    #[serde(default)]
+    pub until_unix_ms: i64,
     pub containers: Vec<Resting>,
 }
 
@@ -264,11 +268,14 @@ impl Record {
     }
 
     /// Whether it waits, everything at rest, for a job to have its snapshots:
-    /// its own, or one that undoes it.
-    pub fn waits_for(&self, job: JobId) -> bool {
+    /// its own, or one that undoes it and means this very rest.
+    pub fn waits_for(&self, job: JobId, until_unix_ms: i64) -> bool {
         match self.state() {
             State::Stopped => self.job == job,
-            State::Resting => self.rest.as_ref().is_some_and(|rest| rest.undoing == job),
+            State::Resting => self
+                .rest
+                .as_ref()
+                .is_some_and(|rest| rest.undoing == job && rest.until_unix_ms == until_unix_ms),
             _ => false,
         }
     }

@@ -113,12 +113,21 @@ async fn upgrade(upgrades: &Upgrades, container: &str, image: &str, options: Opt
     let request = RunRequest { job, generation: 1, plan, fingerprint, options };
     let mut events = Box::pin(upgrades.run(request).unwrap().unwrap());
     loop {
-        let event = tokio::time::timeout(Duration::from_secs(60), events.next()).await.unwrap().unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(180), events.next()).await.unwrap().unwrap();
         match event.event.unwrap() {
-            Event::Stopped(_) => assert!(upgrades.proceed(job, 1).unwrap()),
+            Event::Stopped(stopped) => assert!(upgrades.proceed(job, 1, stopped.until_unix_ms).unwrap()),
             Event::Finished(finished) => return finished,
             Event::Step(_) => {}
         }
+    }
+}
+
+/// Waits until what the containers wrote at their starts is this.
+async fn await_log(data: &Path, text: &str) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while std::fs::read_to_string(data.join("log")).unwrap() != text {
+        assert!(std::time::Instant::now() < deadline, "{:?}", files(data));
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -143,7 +152,7 @@ async fn the_new_container_takes_name_data_and_policy_and_can_be_undone() {
     );
     assert_eq!(host.inspect(&name, "{{.Config.Image}}"), image);
     assert_eq!(host.inspect(&old, "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}"), "exited no");
-    assert_eq!(std::fs::read_to_string(data.join("log")).unwrap(), "started\nstarted\n");
+    await_log(&data, "started\nstarted\n").await;
     // Undone after the commit: the data is that of the stop again.
     let undo = JobId::generate();
     let mut events = Box::pin(upgrades.roll_back(&name, undo, false).unwrap());
@@ -155,12 +164,8 @@ async fn the_new_container_takes_name_data_and_policy_and_can_be_undone() {
     assert!(finished.rolled_back, "{finished:?}");
     assert_eq!(host.inspect(&name, "{{.Id}} {{.State.Status}}"), format!("{old} running"));
     assert_eq!(host.inspect(&name, "{{.HostConfig.RestartPolicy.Name}}"), "unless-stopped");
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
     // Started once at first, once more by the rollback, and not by the new one.
-    while std::fs::read_to_string(data.join("log")).unwrap() != "started\nstarted\n" {
-        assert!(std::time::Instant::now() < deadline, "{:?}", files(&data));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    await_log(&data, "started\nstarted\n").await;
     assert_eq!(std::fs::read_dir(data.parent().unwrap()).unwrap().count(), 1, "a clone is left");
 }
 
@@ -280,7 +285,7 @@ async fn an_old_container_that_was_pruned_is_made_again() {
     let mut last = None;
     while let Some(event) = events.next().await {
         match event.event.unwrap() {
-            Event::Stopped(_) => assert!(upgrades.proceed(job, 1).unwrap()),
+            Event::Stopped(stopped) => assert!(upgrades.proceed(job, 1, stopped.until_unix_ms).unwrap()),
             Event::Step(step) if step.state() == State::Gating => {
                 let removed = std::process::Command::new("docker").args(["rm", &old]).output().unwrap();
                 drop(removed);
@@ -343,7 +348,7 @@ async fn an_undoing_waits_at_rest_for_the_snapshot_and_wakes_without_it() {
     let (name, data) = host.writer(&host.scene.image().await).await;
     let old = host.inspect(&name, "{{.Id}}");
     let upgrades = host.upgrades();
-    assert!(upgrade(&upgrades, &name, &image, Options { stopped_seconds: 1, ..options() }).await.ok);
+    assert!(upgrade(&upgrades, &name, &image, Options { stopped_seconds: 5, ..options() }).await.ok);
     let new = host.inspect(&name, "{{.Id}}");
     // Somebody starts the kept one, as `docker compose start` would.
     host.scene.docker(&["start", &old]);
@@ -381,10 +386,12 @@ async fn an_undoing_waits_at_rest_for_the_snapshot_and_wakes_without_it() {
     let mut seen = None;
     while let Some(event) = events.next().await {
         match event.event.unwrap() {
-            Event::Stopped(_) => {
+            Event::Stopped(stopped) => {
                 seen = std::fs::read_to_string(data.join("since")).ok();
-                assert!(!upgrades.proceed(JobId::generate(), 0).unwrap());
-                assert!(upgrades.proceed(undo, 0).unwrap());
+                let until = stopped.until_unix_ms;
+                assert!(!upgrades.proceed(JobId::generate(), 0, until).unwrap());
+                assert!(!upgrades.proceed(undo, 0, until - 1).unwrap());
+                assert!(upgrades.proceed(undo, 0, until).unwrap());
             }
             Event::Step(_) => {}
             Event::Finished(finished) => assert!(finished.rolled_back, "{finished:?}"),
@@ -404,14 +411,19 @@ async fn what_a_dead_agent_left_at_rest_for_an_undoing_runs_again() {
     let image = host.image("2", &["ENV VERSION=2"]).await;
     let (name, _) = host.writer(&host.scene.image().await).await;
     let upgrades = host.upgrades();
-    assert!(upgrade(&upgrades, &name, &image, options()).await.ok);
+    // The dead one lives on in this process: it must not come back to it.
+    assert!(upgrade(&upgrades, &name, &image, Options { stopped_seconds: 600, ..options() }).await.ok);
     let new = host.inspect(&name, "{{.Id}}");
     let undo = JobId::generate();
     let mut events = Box::pin(upgrades.roll_back(&name, undo, true).unwrap());
-    while !matches!(events.next().await.unwrap().event.unwrap(), Event::Stopped(_)) {}
+    let first = loop {
+        if let Event::Stopped(stopped) = events.next().await.unwrap().event.unwrap() {
+            break stopped.until_unix_ms;
+        }
+    };
     // Its successor finds the record and nobody at work on it.
     let successor = successor(&host);
-    assert_eq!(successor.recover(Duration::from_secs(30)).await, Vec::<String>::new());
+    assert_eq!(successor.recover(Duration::from_secs(120)).await, Vec::<String>::new());
     let state = "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}";
     assert_eq!(host.inspect(&new, state), "running unless-stopped");
     assert_eq!(successor.list(&name, None)[0].state(), State::Committed);
@@ -420,7 +432,11 @@ async fn what_a_dead_agent_left_at_rest_for_an_undoing_runs_again() {
     let mut last = None;
     while let Some(event) = events.next().await {
         match event.event.unwrap() {
-            Event::Stopped(_) => assert!(successor.proceed(undo, 0).unwrap()),
+            Event::Stopped(stopped) => {
+                // The snapshot of the first rest has not what was written since.
+                assert!(!successor.proceed(undo, 0, first).unwrap());
+                assert!(successor.proceed(undo, 0, stopped.until_unix_ms).unwrap());
+            }
             Event::Step(_) => {}
             Event::Finished(finished) => last = Some(finished),
         }

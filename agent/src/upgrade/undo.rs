@@ -131,6 +131,10 @@ impl Driven<'_> {
         self.rest(job).await?;
         let most = Duration::from_secs(self.record.options.stopped_seconds.into());
         let until = now_unix_ms().saturating_add(i64::try_from(most.as_millis()).unwrap_or(i64::MAX));
+        if let Some(rest) = self.record.rest.as_mut() {
+            rest.until_unix_ms = until;
+        }
+        self.save().await?;
         let sources = self.record.sources.iter().map(Source::wire).collect();
         self.push(Event::Stopped(v1::UpgradeStopped { sources, until_unix_ms: until }));
         tokio::select! {
@@ -163,7 +167,7 @@ impl Driven<'_> {
         let names: Vec<&str> =
             containers.iter().filter(|one| one.was_running).map(|one| one.name.as_str()).collect();
         let text = format!("stopping {} for a snapshot of what is discarded", names.join(", "));
-        self.record.rest = Some(Rest { undoing: job.id, containers: containers.clone() });
+        self.record.rest = Some(Rest { undoing: job.id, until_unix_ms: 0, containers: containers.clone() });
         self.step(State::Resting, text).await?;
         failpoint("agent.upgrade.undo-noted");
         for resting in &containers {

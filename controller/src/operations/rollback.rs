@@ -190,12 +190,21 @@ async fn follow(
             Some(Event::Finished(finished)) => break finished,
             Some(Event::Stopped(stopped)) => {
                 // Told again after a break; one rest is known by its end.
-                let role = snapshots::discarded_at_rest(stopped.until_unix_ms);
+                let rest =
+                    Rest::Undoing { upgrade: upgrade.job_id.clone(), until_unix_ms: stopped.until_unix_ms };
+                let role = rest.role();
                 if last.as_ref() == Some(&role) {
                     continue;
                 }
-                last = Some(role.clone());
-                let rest = Rest::Undoing { upgrade: upgrade.job_id.clone(), role };
+                // What was begun for an earlier rest must not speak for this one,
+                // neither to go on nor to go back.
+                beside.shutdown().await;
+                if let Some(earlier) = last.replace(role)
+                    && let Some(child) = children.find(&earlier).await?
+                    && !child.state.ended()
+                {
+                    children.cancel(child.id).await?;
+                }
                 let at_stop = AtStop::new(children.clone(), host, plan(upgrade), rest);
                 beside.spawn(at_stop.run().in_current_span());
             }

@@ -10,7 +10,7 @@ use holdfast_proto::v1::upgrade_event::Event;
 use holdfast_proto::v1::*;
 use tonic::{Request, Response, Status};
 
-use super::{Events, FakeAgent};
+use super::{Events, FakeAgent, eventually};
 
 /// What the agent knows of its containers.
 #[derive(Debug, Default)]
@@ -31,8 +31,19 @@ pub(super) struct Upgrades {
     begun: Vec<String>,
     proceeds: usize,
     cuts: u32,
-    /// Jobs that undo an upgrade and wait at rest; whether they may proceed.
-    undoings: BTreeMap<String, bool>,
+    /// Undoings come to rest so often.
+    rests: i64,
+    /// Jobs that undo an upgrade and wait at rest.
+    undoings: BTreeMap<String, Undoing>,
+}
+
+/// The rest it is in, whether it may proceed from there, and how many backups
+/// there had been when it began.
+#[derive(Debug, Default, Clone, Copy)]
+struct Undoing {
+    until_unix_ms: i64,
+    proceed: bool,
+    backups: usize,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -78,6 +89,12 @@ impl FakeAgent {
     pub(crate) fn hold_at(&self, state: Option<UpgradeState>) {
         self.told().upgrades.held_at = state;
         self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Undoings come to rest twice, the second time while the snapshot of the
+    /// first is taken, as of an agent that was restarted.
+    pub(crate) fn rest_twice(&self) {
+        self.told().upgrades.rests = 2;
     }
 
     pub(crate) fn cut_upgrades(&self, count: u32) {
@@ -195,6 +212,18 @@ impl FakeAgent {
     }
 
     /// False: it was cancelled.
+    /// For the second time only once the snapshot of the first is being taken.
+    async fn comes_to_rest(&self, undoing: &str, rest: i64) -> i64 {
+        if rest > 0 {
+            let asked = self.told().upgrades.undoings.get(undoing).map_or(0, |undoing| undoing.backups);
+            eventually("the snapshot of the first rest", || self.backups().len() > asked).await;
+        }
+        let until_unix_ms = 77 + rest;
+        let undoing_now = Undoing { until_unix_ms, proceed: false, backups: self.backups().len() };
+        self.told().upgrades.undoings.insert(undoing.to_owned(), undoing_now);
+        until_unix_ms
+    }
+
     async fn rests_until_told(&self, undoing: &str) -> bool {
         let (mut changed, mut cancelled) = (self.changed.subscribe(), self.cancelled.subscribe());
         loop {
@@ -202,7 +231,7 @@ impl FakeAgent {
                 return false;
             }
             changed.borrow_and_update();
-            if self.told().upgrades.undoings.get(undoing) == Some(&true) {
+            if self.told().upgrades.undoings.get(undoing).is_some_and(|undoing| undoing.proceed) {
                 return true;
             }
             tokio::select! {
@@ -373,18 +402,19 @@ impl ContainerService for FakeAgent {
         &self,
         request: Request<ProceedUpgradeRequest>,
     ) -> Result<Response<ProceedUpgradeResponse>, Status> {
-        let ProceedUpgradeRequest { job_id, generation } = request.into_inner();
+        let ProceedUpgradeRequest { job_id, generation, until_unix_ms } = request.into_inner();
         let proceeds = {
             let mut told = self.told();
             if told.running.get(&job_id).is_some_and(|seen| *seen > generation) {
                 return Err(Status::failed_precondition("a caller that was replaced"));
             }
             told.upgrades.proceeds += 1;
-            if let Some(proceed) = told.upgrades.undoings.get_mut(&job_id) {
-                *proceed = true;
+            if let Some(undoing) = told.upgrades.undoings.get_mut(&job_id) {
+                let proceeds = undoing.until_unix_ms == until_unix_ms;
+                undoing.proceed |= proceeds;
                 drop(told);
                 self.changed.send_modify(|version| *version += 1);
-                return Ok(Response::new(ProceedUpgradeResponse { proceeds: true }));
+                return Ok(Response::new(ProceedUpgradeResponse { proceeds }));
             }
             let run = told.upgrades.runs.get_mut(&job_id).ok_or_else(|| Status::not_found("unknown"))?;
             run.proceed = true;
@@ -431,13 +461,20 @@ impl ContainerService for FakeAgent {
         let resting = Upgrade { state: UpgradeState::Resting.into(), ..known.clone() };
         {
             let mut told = self.told();
-            told.upgrades.undoings.insert(job_id.clone(), false);
+            told.upgrades.undoings.insert(job_id.clone(), Undoing::default());
             if let Some(run) = told.upgrades.runs.get_mut(&upgrade) {
                 run.upgrade = resting;
             }
         }
-        let stopped = UpgradeStopped { until_unix_ms: 77, ..UpgradeStopped::default() };
-        let stopped = wrap(&job_id, Event::Stopped(stopped));
+        let rests = self.told().upgrades.rests.max(1);
+        let (agent, job) = (self.clone(), job_id.clone());
+        let stops = stream::iter(0..rests).then(move |rest| {
+            let (agent, job) = (agent.clone(), job.clone());
+            async move {
+                let until_unix_ms = agent.comes_to_rest(&job, rest).await;
+                wrap(&job, Event::Stopped(UpgradeStopped { until_unix_ms, ..UpgradeStopped::default() }))
+            }
+        });
         let agent = self.clone();
         let end = stream::once(async move {
             let finished = if agent.rests_until_told(&job_id).await {
@@ -450,7 +487,7 @@ impl ContainerService for FakeAgent {
             };
             wrap(&job_id, Event::Finished(finished))
         });
-        Ok(Response::new(Box::pin(stream::iter([stopped]).chain(end))))
+        Ok(Response::new(Box::pin(stops.chain(end))))
     }
 
     async fn inspect_container(

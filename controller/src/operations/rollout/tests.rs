@@ -204,6 +204,27 @@ async fn a_rollback_snapshots_what_it_discards_and_is_done_once() {
     driver.stop().await;
 }
 
+/// An agent that was restarted at rest woke everything and came to rest again:
+/// what was written in between is in no snapshot of the first rest.
+#[tokio::test]
+async fn a_second_rest_has_a_snapshot_of_its_own() {
+    let (bench, agent) = bench().await;
+    agent.container("other", &[("app", "other")], &["a"]);
+    let jobs = bench.jobs();
+    let driver = driver(&jobs).await;
+    upgraded(&jobs).await;
+    agent.rest_twice();
+    // After the upgrade's two and the one in use.
+    agent.backup_ends(3, BackupEnd::Held);
+    let id = roll_back(&jobs, "other", false).await.expect("starts");
+    let job = ended(&jobs, &id).await;
+    assert_eq!((job.state(), job.error.as_str()), (JobState::Succeeded, ""), "{job:#?}");
+    let states: Vec<JobState> = job.children.iter().map(|child| child.state()).collect();
+    assert_eq!(states, [JobState::Succeeded, JobState::Cancelled, JobState::Succeeded]);
+    assert_eq!((agent.backups().len(), agent.images()["other"].as_str()), (5, "app:1"));
+    driver.stop().await;
+}
+
 #[tokio::test]
 async fn without_a_good_snapshot_nothing_is_discarded_unless_that_is_wanted() {
     let (bench, agent) = bench().await;

@@ -26,7 +26,7 @@ pub(in crate::operations) enum Rest {
     /// The old container's data is about to be the new one's.
     Upgrade,
     /// What was written since this upgrade is about to be discarded.
-    Undoing { upgrade: String, role: String },
+    Undoing { upgrade: String, until_unix_ms: i64 },
 }
 
 /// What is done between the stop and the word to proceed.
@@ -47,10 +47,18 @@ enum Call {
 }
 
 impl Rest {
-    fn role(&self) -> &str {
+    /// The child that takes its snapshot.
+    pub(in crate::operations) fn role(&self) -> String {
         match self {
-            Self::Upgrade => AT_STOP,
-            Self::Undoing { role, .. } => role,
+            Self::Upgrade => AT_STOP.to_owned(),
+            Self::Undoing { until_unix_ms, .. } => snapshots::discarded_at_rest(*until_unix_ms),
+        }
+    }
+
+    fn until_unix_ms(&self) -> i64 {
+        match self {
+            Self::Upgrade => 0,
+            Self::Undoing { until_unix_ms, .. } => *until_unix_ms,
         }
     }
 
@@ -86,13 +94,13 @@ impl AtStop {
         let jobs = &self.children.jobs;
         if !self.plan.sources.is_empty() {
             let role = self.rest.role();
-            let told = self.children.find(role).await?.is_some();
+            let told = self.children.find(&role).await?.is_some();
             if !told {
                 jobs.tell(self.children.parent, "stopped; snapshot of this moment").await?;
             }
             // At rest already: nothing is left to pause.
             let parameters = snapshots::parameters(&self.plan, Consistency::None, true);
-            let id = self.children.make(role, self.host, parameters).await?;
+            let id = self.children.make(&role, self.host, parameters).await?;
             failpoint("controller.upgrade.at-stop-snapshot");
             let child = jobs.ended(id).await?;
             if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
@@ -161,7 +169,11 @@ impl AtStop {
                 return Ok(known.map(|upgrade| upgrade.state()).unwrap_or_default());
             }
             Call::Proceed => {
-                let request = ProceedUpgradeRequest { job_id, generation: self.children.held.get() };
+                let request = ProceedUpgradeRequest {
+                    job_id,
+                    generation: self.children.held.get(),
+                    until_unix_ms: self.rest.until_unix_ms(),
+                };
                 let answer = timeout(most, containers(channel).proceed_upgrade(request)).await;
                 answer.map_err(|_| unanswered())??;
             }

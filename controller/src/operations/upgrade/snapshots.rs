@@ -18,7 +18,7 @@ pub(in crate::operations) const DISCARDED: &str = "discarded";
 /// The same with everything at rest, once for each time it came to rest: an
 /// agent that was restarted meanwhile set everything going again, and what was
 /// written then is in no earlier snapshot.
-pub(in crate::operations) fn discarded_at_rest(until_unix_ms: i64) -> String {
+pub(super) fn discarded_at_rest(until_unix_ms: i64) -> String {
     format!("{DISCARDED}-{until_unix_ms}")
 }
 
