@@ -11,7 +11,7 @@ use holdfast_proto::v1::UpgradeState as State;
 use serde_json::Value;
 
 use crate::clone;
-use crate::engine::{Container, ContainerState, EngineError, HealthWait, VolumeName};
+use crate::engine::{Container, ContainerState, EngineError, EngineErrorKind, HealthWait, VolumeName};
 use crate::failpoint::failpoint;
 use crate::recreate;
 use crate::resume::blocking;
@@ -67,7 +67,7 @@ impl Driven<'_> {
         self.settle(problems)?;
         if self.record.stopped_unix_ms > 0 {
             self.record.downtime_ms = since(self.record.stopped_unix_ms);
-            self.await_old().await;
+            self.await_old().await?;
         }
         self.remove_clones().await;
         self.record.ended_unix_ms = now_unix_ms();
@@ -309,22 +309,26 @@ impl Driven<'_> {
         started.and(policy)
     }
 
-    /// It is the old one again, well or not: what is not is said.
-    async fn await_old(&mut self) {
+    /// It is the old one again, well or not: what is not is said. An Engine that
+    /// died meanwhile took down with it what has no restart policy, so that
+    /// everything is to be started once more.
+    async fn await_old(&mut self) -> Result<(), Failure> {
         let target = self.record.target().clone();
         if !target.was_running {
-            return;
+            return Ok(());
         }
         let health = self.context.engine.wait_healthy(&target.id, HEALTH_LIMIT).await;
         self.record.downtime_ms = since(self.record.stopped_unix_ms);
         let problem = match health {
-            Ok(HealthWait::Healthy | HealthWait::NoCheck) => return,
+            Ok(HealthWait::Healthy | HealthWait::NoCheck) => return Ok(()),
             Ok(HealthWait::Unhealthy) => "is unhealthy".to_owned(),
             Ok(HealthWait::Ended { exit_code }) => format!("ended with exit code {exit_code}"),
             Ok(HealthWait::TimedOut) => "is not healthy yet".to_owned(),
+            Err(error) if error.kind() == EngineErrorKind::Unreachable => return Err(error.into()),
             Err(error) => format!("could not be looked at: {error}"),
         };
         self.record.error.push_str(&format!("; `{}` was started again and {problem}", target.name));
+        Ok(())
     }
 
     /// What is left of the clones, which by now may be the discarded data. One
