@@ -330,7 +330,7 @@ mod tests {
         let mut child = Command::new(&path).spawn().expect("the kernel takes it for a program");
         // It has to be asleep in its call, and to be there still when killed.
         let stat = PathBuf::from(format!("/proc/{}/stat", child.id()));
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
         while !fs::read_to_string(&stat).unwrap().contains("(hold) S") {
             assert!(std::time::Instant::now() < deadline, "it never slept");
             std::thread::yield_now();

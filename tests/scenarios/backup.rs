@@ -193,7 +193,7 @@ fn s3_backup_survives_the_store_going_away() {
     wait::until_true("the writer to run", 20, || engine.state("writer") == "running");
 
     // By its name the second one stops last; until then it writes.
-    engine.run_deaf_writer("writer-2", "data", 6);
+    engine.run_deaf_writer("writer-2", "data", 15);
     let both = || ["writer", "writer-2"].map(|name| engine.state(name));
     let id = start("stop");
     wait::until_true("the writer to be stopped", 60, || engine.state("writer") == "exited");

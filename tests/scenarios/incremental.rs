@@ -66,8 +66,9 @@ fn nothing_changed_opens_no_file_and_writes_two_objects_at_most() {
     let before = objects(&fleet.repository_dir());
     let opened = opened_during_backup(&mut fleet, &data);
     assert_eq!(opened, Vec::<String>::new(), "files were opened although nothing had changed");
-    let written: Vec<String> =
-        objects(&fleet.repository_dir()).into_iter().filter(|object| !before.contains(object)).collect();
+    // The fleet's state is written every few minutes, whatever is backed up.
+    let new = |object: &String| !before.contains(object) && !object.starts_with("state/");
+    let written: Vec<String> = objects(&fleet.repository_dir()).into_iter().filter(new).collect();
     println!("a backup of 500 unchanged files wrote {written:?}");
     assert!(written.iter().any(|object| object.starts_with("snapshots/")), "{written:?}");
     assert!(written.len() <= 2, "{written:?}");

@@ -251,7 +251,7 @@ fn a_controller_killed_while_containers_rest_finds_them_running_in_the_end() {
 fn containers_at_rest_do_not_wait_for_a_dead_controller_beyond_their_maximum_downtime() {
     require_engine!();
     let mut fleet = with_two_writers(2);
-    let id = die_at_rest(&mut fleet, "controller.pack.after-intent", &["--max-downtime", "10"]);
+    let id = die_at_rest(&mut fleet, "controller.pack.after-intent", &["--max-downtime", "30"]);
     both_run(&fleet);
     assert!(!fleet.controller().is_running());
     fleet.start_controller(None);
@@ -265,9 +265,9 @@ fn containers_at_rest_do_not_wait_for_a_dead_controller_beyond_their_maximum_dow
 #[test]
 fn a_store_that_fails_while_containers_rest_keeps_none_beyond_its_maximum_downtime() {
     require_engine!();
-    let fleet = with_two_writers(6);
+    let fleet = with_two_writers(15);
     let engine = fleet.engine("host-a");
-    let id = start(&fleet, "stop", &["--max-downtime", "20"]);
+    let id = start(&fleet, "stop", &["--max-downtime", "45"]);
     wait::until_true("the writer to be stopped", 60, || engine.state("writer") == "exited");
     let packs = fleet.repository_dir().join("packs");
     std::fs::rename(&packs, fleet.dir().join("packs-away")).unwrap();

@@ -61,7 +61,9 @@ fn a_policy_fires_and_retention_keeps_the_last() {
     policy(&fleet, &far, 2);
     wait::until("retention to keep two", 60, || {
         let left = numbers(&fleet);
-        (left == all[..2]).then_some(()).ok_or(left)
+        // A pass of the scheduler that had begun may have made one more job.
+        let two = left.len() == 2 && left[0] >= all[0] && left[0] == left[1] + 1;
+        two.then_some(()).ok_or(left)
     });
     let jobs = fleet.json(&["job", "ls"]);
     assert!(jobs.as_array().unwrap().iter().all(went_well), "{jobs}");
@@ -77,7 +79,7 @@ fn p08_a_fire_time_runs_once_across_restarts() {
         ["controller.fire.before-row", "controller.fire.after-row", "controller.dispatch.after-claim"]
     {
         // One fire time and no other near it: the next one cannot stand in for it.
-        let at = now_seconds() as u64 + 10;
+        let at = now_seconds() as u64 + 30;
         policy(&fleet, &at_second_of_year(at), 50);
         fleet.controller().kill();
         fleet.start_controller(Some(point));
@@ -108,11 +110,15 @@ fn p09_what_was_missed_is_caught_up_once() {
     require_engine!();
     let mut fleet = Fleet::start(&["host-a"]);
     fleet.engine("host-a").run_writer("writer", "data");
-    policy(&fleet, "*/2 * * * * *", 50);
+    policy(&fleet, "*/10 * * * * *", 50);
     wait_for_fires(&fleet, 1);
     fleet.controller().kill();
     let killed = now_seconds();
-    wait::until_true("several fire times to pass", 20, || now_seconds() - killed >= 9.0);
+    // It starts just after a fire time, so that the next one is none of the gap.
+    wait::until_true("several fire times to pass", 60, || {
+        let now = now_seconds();
+        now - killed >= 21.0 && now % 10.0 < 1.0
+    });
     let restarted = now_seconds();
     fleet.start_controller(None);
     fleet.wait_connected("host-a");
@@ -120,7 +126,7 @@ fn p09_what_was_missed_is_caught_up_once() {
     wait_for_fires(&fleet, seen + 1);
     fleet.ok(&["policy", "rm", "often"]);
     fleet.wait_idle(60);
-    // Of the four or so fire times that fell into the gap just one has a job.
+    // Of the two or three fire times that fell into the gap just one has a job.
     let in_gap = fires(&fleet)
         .iter()
         .filter(|fire| {

@@ -143,7 +143,7 @@ impl Contained {
     }
 
     fn until_finished(&self, mut next: impl FnMut() -> Result<RunUpgradeRequest, Status>) -> UpgradeFinished {
-        let deadline = Instant::now() + Duration::from_secs(150);
+        let deadline = Instant::now() + Duration::from_secs(400);
         let mut last = String::new();
         while Instant::now() < deadline {
             let heard = next().and_then(|request| {
@@ -229,7 +229,7 @@ async fn finished_of(mut stream: tonic::Streaming<UpgradeEvent>) -> Result<Optio
 }
 
 fn options() -> UpgradeOptions {
-    UpgradeOptions { health_timeout_seconds: 20, steady_seconds: 1, ..Default::default() }
+    UpgradeOptions { health_timeout_seconds: 60, steady_seconds: 1, ..Default::default() }
 }
 
 /// The built agent with the libraries it needs, over the image every Engine has.
@@ -294,7 +294,7 @@ fn u09_an_agent_replaces_itself_and_comes_back_from_what_is_no_good() {
 
     // And back: the new one cannot undo itself either.
     let job = JobId::generate().to_string();
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(400);
     let finished = loop {
         assert!(Instant::now() < deadline, "the rollback did not end\n{}", host.logs());
         let request =

@@ -20,10 +20,10 @@ fn pack(n: u8) -> ObjectKey {
 /// As repeating goes in earnest, but quicker.
 fn quick() -> RetryPolicy {
     RetryPolicy {
-        give_up_after: Duration::from_secs(4),
+        give_up_after: Duration::from_secs(15),
         first_delay: Duration::from_millis(5),
         longest_delay: Duration::from_millis(50),
-        stall_after: Duration::from_millis(400),
+        stall_after: Duration::from_secs(2),
     }
 }
 

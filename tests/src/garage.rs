@@ -36,16 +36,14 @@ pub struct Garage {
     pub secret_key: String,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
-}
-
 impl Garage {
     pub const REGION: &'static str = "garage";
 
     pub fn start(binary: PathBuf) -> Self {
         let dir = TempDir::with_prefix("hfg").expect("temporary folder");
-        let (rpc, s3, admin) = (free_port(), free_port(), free_port());
+        // Held together, or the same one might come twice.
+        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [rpc, s3, admin] = held.each_ref().map(|socket| socket.local_addr().expect("bound").port());
         let hex = |length: usize| {
             (0..length).map(|_| format!("{:x}", rand::random_range(0..16u8))).collect::<String>()
         };
@@ -70,6 +68,7 @@ impl Garage {
             access_key: format!("GK{}", hex(24)),
             secret_key: hex(64),
         };
+        drop(held);
         garage.start_server();
         wait::until("Garage", 30, || {
             let answer =

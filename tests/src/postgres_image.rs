@@ -71,7 +71,7 @@ pub fn build(engine: &Engine, images: &[&str]) {
     let first = format!(
         "FROM postgres-test:files\nENV PATH={}/bin:/bin PG_MAJOR={major} PGDATA={DATA}\nVOLUME {DATA}\n\
          USER postgres\nSTOPSIGNAL SIGINT\nEXPOSE 5432\nCMD [\"/start\"]\n\
-         HEALTHCHECK --interval=500ms --timeout=3s --retries=5 CMD pg_isready -q -U postgres\n",
+         HEALTHCHECK --interval=500ms --timeout=10s --retries=60 CMD pg_isready -q -U postgres\n",
         folder.display()
     );
     engine.build_image(&first, &[], FIRST);
@@ -84,7 +84,11 @@ pub fn build(engine: &Engine, images: &[&str]) {
                 SECOND,
             ),
             RUINS => {
-                engine.build_image(&format!("FROM {FIRST}\nCOPY start /start\n"), &[("start", RUIN)], RUINS);
+                let file = format!(
+                    "FROM {FIRST}\nCOPY start /start\n\
+                     HEALTHCHECK --interval=500ms --timeout=10s --retries=5 CMD pg_isready -q -U postgres\n"
+                );
+                engine.build_image(&file, &[("start", RUIN)], RUINS);
             }
             NEXT_MAJOR => engine.build_image(&next, &[], NEXT_MAJOR),
             _ => {}

@@ -85,6 +85,7 @@ impl Process {
 
     /// Waits for it to end by itself.
     pub fn wait(&mut self, seconds: u64) -> ExitStatus {
+        let seconds = seconds * crate::wait::PATIENCE;
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
             if let Some(status) = self.child.try_wait().expect("child can be waited for") {

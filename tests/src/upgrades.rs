@@ -16,7 +16,7 @@ use crate::{tree, wait};
 pub const RIGHTS: [&str; 2] = ["container", "exec"];
 
 /// Spans that suit images that are well, or not, within seconds.
-const QUICK: [&str; 4] = ["--health-timeout", "30s", "--steady", "2s"];
+const QUICK: [&str; 4] = ["--health-timeout", "120s", "--steady", "2s"];
 
 impl Fleet {
     /// `holdfast upgrade run`, with what it said.
@@ -49,9 +49,11 @@ impl Fleet {
     #[track_caller]
     pub fn await_job(&self, id: &str, seconds: u64) -> Value {
         wait::until("the job to end", seconds, || {
-            let job = self.job(id);
-            let over = job["state"] != "queued" && job["state"] != "running";
-            over.then(|| job.clone()).ok_or(job)
+            // On a busy machine the controller's answer may itself be late.
+            let said = self.cli(&["job", "show", id, "-o", "json"]);
+            let job: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+            let over = said.code == 0 && job["state"] != "queued" && job["state"] != "running";
+            over.then_some(job).ok_or(said)
         })
     }
 

@@ -3,9 +3,14 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
+/// What a machine may be slower than the one the deadlines were chosen on. It
+/// costs nothing: no test waits for a deadline to pass.
+pub const PATIENCE: u64 = 4;
+
 /// Calls `probe` until it gives a value; panics with `what` and the last
-/// refusal when `seconds` have passed.
+/// refusal when `seconds` have passed, with [`PATIENCE`].
 pub fn until<T, E: Debug>(what: &str, seconds: u64, mut probe: impl FnMut() -> Result<T, E>) -> T {
+    let seconds = seconds * PATIENCE;
     let deadline = Instant::now() + Duration::from_secs(seconds);
     loop {
         match probe() {

@@ -101,10 +101,21 @@ impl Scene {
     /// Makes a network and returns its name and the first three octets of its
     /// addresses, which differ between tests that run at the same time.
     pub(crate) fn network(&self, suffix: &str, index: u8) -> (String, String) {
-        let (name, block) = (self.name(suffix), 64 + std::process::id() % 128);
-        let octets = format!("10.{block}.{index}");
-        self.docker(&["network", "create", "--subnet", &format!("{octets}.0/24"), &name]);
-        (name, octets)
+        let name = self.name(suffix);
+        for step in 0..128 {
+            let octets = format!("10.{}.{index}", 64 + (std::process::id() + step * 37) % 128);
+            let subnet = format!("{octets}.0/24");
+            let mut create = Command::new("docker");
+            create.args(["network", "create", "--subnet", &subnet, &name]);
+            let output = create.output().expect("docker runs");
+            if output.status.success() {
+                return (name, octets);
+            }
+            // Another test, or the machine itself, may be there.
+            let problem = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(problem.contains("overlaps"), "{problem}");
+        }
+        panic!("no block of addresses is free for {name}")
     }
 
     /// An empty directory that goes with the test.

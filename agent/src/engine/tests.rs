@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -47,7 +48,7 @@ async fn d11_an_engine_that_never_answers_is_given_up_and_hung_up_on() {
         stream.read_to_end(&mut heard).await.unwrap();
         heard
     });
-    let engine = Engine::open(&socket).with_limit(Duration::from_millis(200));
+    let engine = Engine::open(&socket).with_limit(Duration::from_secs(2));
     assert_eq!(engine.list_volumes().await.unwrap_err().kind(), EngineErrorKind::Timeout);
     let heard =
         tokio::time::timeout(Duration::from_secs(30), silent).await.expect("the agent hangs up").unwrap();
@@ -167,14 +168,16 @@ async fn containers_are_paused_stopped_and_started_again() {
 async fn health_is_awaited_and_an_unhealthy_container_is_told_apart() {
     let Some(scene) = Scene::open().await else { return };
     let engine = &scene.engine;
-    let check =
-        |command: &'static str| ["--health-interval", "1s", "--health-retries", "1", "--health-cmd", command];
-    let well = scene.run_sleeper("well", &check("/bin/busybox true")).await;
-    let sick = scene.run_sleeper("sick", &check("/bin/busybox false")).await;
-    // The shell form of a health check needs a shell.
-    for name in [&well, &sick] {
-        scene.docker(&["exec", name, "/bin/busybox", "ln", "-s", "/bin/busybox", "/bin/sh"]);
-    }
+    let run = async |name: &str, verdict: &str| {
+        let second = Duration::from_secs(1).as_nanos();
+        let check = json!({"Test": ["CMD", "/bin/busybox", verdict], "Interval": second, "Retries": 1});
+        let image = scene.image_with(&format!("is-{name}"), &json!({"Healthcheck": check})).await;
+        let name = scene.name(name);
+        let run = ["run", "-d", "--name", &name, "--network", "none", &image];
+        scene.docker(&[&run[..], &["/bin/busybox", "sleep", "86400"]].concat());
+        name
+    };
+    let (well, sick) = (run("well", "true").await, run("sick", "false").await);
     let within = Duration::from_secs(60);
     assert_eq!(engine.wait_healthy(&well, within).await.unwrap(), HealthWait::Healthy);
     assert_eq!(engine.wait_healthy(&sick, within).await.unwrap(), HealthWait::Unhealthy);

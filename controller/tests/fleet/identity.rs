@@ -119,7 +119,7 @@ async fn x05_a_revoked_host_is_cut_off_and_o12_comes_back_as_itself() {
 
     let mut hosts = controller.hosts().await;
     hosts.revoke_host(RevokeHostRequest { host: "web-1".to_owned() }).await.expect("revoked");
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(60);
     let ended = tokio::time::timeout(limit, stream.message()).await.expect("the stream ends in time");
     assert!(!matches!(ended, Ok(Some(_))));
     tokio::time::timeout(limit, serving).await.expect("the connection ends in time").expect("joined");

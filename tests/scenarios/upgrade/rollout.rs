@@ -32,7 +32,7 @@ fn fleet_of_four() -> Fleet {
 
 fn rollout<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["upgrade", "run", "--selector", "app=web", "--image", "app:2", "--batch", "1"];
-    args.extend(["--max-failures", "0", "--health-timeout", "30s", "-o", "json"]);
+    args.extend(["--max-failures", "0", "--health-timeout", "120s", "-o", "json"]);
     args.extend(more);
     args
 }

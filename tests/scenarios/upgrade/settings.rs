@@ -11,9 +11,11 @@ use super::fleet_with;
 
 /// Places that another container, or another image, makes different. A line
 /// begins with one of them, or it is a setting that got lost.
-const DERIVED: [&str; 21] = [
+const DERIVED: [&str; 22] = [
     "/Created",
     "/State/",
+    // A health check that runs at this very moment.
+    "/ExecIDs:",
     "/Image:",
     "/Path:",
     "/Args",
@@ -41,7 +43,7 @@ const DERIVED: [&str; 21] = [
 const SETTINGS: &str = "--label team=shop --cap-add NET_ADMIN --cap-drop MKNOD --ulimit nofile=1024:2048 \
     --memory 64m --memory-swap 96m --cpus 0.5 --cpu-shares 512 --pids-limit 100 --oom-score-adj 100 \
     --network one --ip 10.78.1.10 --network-alias web \
-    --health-interval 700ms --health-retries 4 -e COLOUR=blue -e MODE=mine --hostname shop --domainname example.org \
+    --health-interval 700ms --health-retries 40 -e COLOUR=blue -e MODE=mine --hostname shop --domainname example.org \
     --dns 10.9.9.9 --dns-search example.org --dns-option ndots:2 --add-host db:10.1.2.3 \
     --tmpfs /scratch:size=1m --shm-size 8m --sysctl net.core.somaxconn=100 --restart on-failure:3 \
     --log-opt max-size=1m --device /dev/null:/dev/other --security-opt no-new-privileges --init --read-only \

@@ -151,13 +151,13 @@ async fn the_maximum_downtime_is_that_of_each_group() {
         (first, second)
     };
     let asked =
-        BackupRequest { max_downtime: Some(Duration::from_secs(5)), ..request_of(pairs, Rest::Pause) };
+        BackupRequest { max_downtime: Some(Duration::from_secs(20)), ..request_of(pairs, Rest::Pause) };
     let (outcome, (first, second)) = tokio::join!(bench.run(asked), looking);
     assert_eq!(outcome.of_source(first).error_code, "max-downtime", "{outcome:?}");
     assert_eq!(outcome.ended.error_code, "max-downtime", "{outcome:?}");
     assert!(outcome.of_source(second).ok, "{outcome:?}");
     assert_eq!(outcome.rested(), [first.user.as_str(), second.user.as_str()]);
-    assert!(outcome.quiesced[0].downtime_ms >= 5000, "{outcome:?}");
+    assert!(outcome.quiesced[0].downtime_ms >= 20_000, "{outcome:?}");
     assert_eq!(bench.state(&second.user).await, ContainerState::Running);
     assert!(bench.payer.journal().is_empty());
 }
@@ -166,14 +166,16 @@ async fn the_maximum_downtime_is_that_of_each_group() {
 async fn the_time_to_become_healthy_is_no_downtime() {
     let Some(bench) = Bench::open().await else { return };
     let second = Duration::from_secs(1).as_nanos();
-    let check = serde_json::json!({ "Test": ["CMD", "/bin/busybox", "sleep", "10"], "Interval": second });
+    let check = serde_json::json!({
+        "Test": ["CMD", "/bin/busybox", "sleep", "25"], "Interval": second, "Timeout": 60 * second
+    });
     let image = bench.scene.image_with("slow", &serde_json::json!({ "Healthcheck": check })).await;
     let (name, _) = bench.volume("data").await;
     let (user, mount) = (bench.scene.name("user"), format!("{name}:/data"));
     let run = ["run", "-d", "--name", &user, "--network", "none", "-v", &mount, "--stop-timeout", "1"];
     bench.scene.docker(&[&run[..], &[&image, "/bin/busybox", "sleep", "86400"]].concat());
     let asked = BackupRequest {
-        max_downtime: Some(Duration::from_secs(8)),
+        max_downtime: Some(Duration::from_secs(20)),
         ..request(SourceId::generate(), &name, Some(Rest::Stop))
     };
     let outcome = bench.run(asked).await;

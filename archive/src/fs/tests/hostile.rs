@@ -196,7 +196,10 @@ fn a05_a_restore_goes_on_in_the_directory_it_made_and_never_through_a_link() {
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
     let mut swapped = 0;
-    for round in 0..6 {
+    for round in 0..50 {
+        if round >= 6 && swapped > 0 {
+            break;
+        }
         let above = tempfile::tempdir().unwrap();
         let (to, outside, link) =
             (above.path().join("to"), above.path().join("outside"), above.path().join("link"));
