@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::content::Checker;
 use crate::entry::FileData;
 use crate::frame::MAX_RAW;
+use crate::fs::handles::handle_share;
 use crate::fs::open;
 use crate::fs::progress::RestoreProgress;
 use crate::fs::queue::Queue;
@@ -16,6 +17,8 @@ use crate::fs::text::{Findings, escape_path};
 /// What is handed over at once: bytes of content, and handles held open.
 const BATCH_BYTES: u64 = 1 << 20;
 const BATCH_FILES: usize = 64;
+/// Handles held open by all together, if the process may.
+const HANDLES: std::ops::RangeInclusive<usize> = 64..=4096;
 
 /// A file that is there and has the right size.
 pub(super) struct Check {
@@ -28,6 +31,7 @@ pub(super) struct Check {
 /// What the walk and the workers share.
 pub(super) struct Checks<'a> {
     queue: Queue<Vec<Check>>,
+    batch_files: usize,
     found: Mutex<Findings>,
     progress: &'a RestoreProgress,
     cancel: &'a AtomicBool,
@@ -35,7 +39,10 @@ pub(super) struct Checks<'a> {
 
 impl<'a> Checks<'a> {
     pub(super) fn new(progress: &'a RestoreProgress, cancel: &'a AtomicBool, workers: usize) -> Self {
-        Self { queue: Queue::new(workers), found: Mutex::default(), progress, cancel }
+        // One with each worker, as many waiting, and the one being filled.
+        let batches = 2 * workers + 1;
+        let batch_files = (handle_share(*HANDLES.start(), *HANDLES.end()) / batches).clamp(1, BATCH_FILES);
+        Self { queue: Queue::new(workers), batch_files, found: Mutex::default(), progress, cancel }
     }
 
     /// Hashes what is handed over until nothing more will be.
@@ -83,24 +90,33 @@ pub(super) fn workers(options: &RestoreOptions) -> usize {
     wanted.min(options.memory_bytes / MAX_RAW).max(1)
 }
 
-/// The walk's end of the queue. Dropped, the workers finish what they have.
+/// The walk's end of the queue. Dropped before it has finished, what waits in
+/// it is of no use to anybody.
 pub(super) struct Giver<'a> {
     checks: &'a Checks<'a>,
     batch: Vec<Check>,
     bytes: u64,
+    finished: bool,
 }
 
 impl<'a> Giver<'a> {
     pub(super) fn new(checks: &'a Checks<'a>) -> Self {
-        Self { checks, batch: Vec::new(), bytes: 0 }
+        Self { checks, batch: Vec::new(), bytes: 0, finished: false }
     }
 
     pub(super) fn give(&mut self, check: Check) {
         self.bytes += check.data.size;
         self.batch.push(check);
-        if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_FILES {
+        if self.bytes >= BATCH_BYTES || self.batch.len() >= self.checks.batch_files {
             self.hand_over();
         }
+    }
+
+    /// That was all: the workers come to the end of what they have.
+    pub(super) fn finish(&mut self) {
+        self.hand_over();
+        self.checks.queue.close();
+        self.finished = true;
     }
 
     /// Nobody is left to take it only when a worker has panicked, and then the
@@ -115,11 +131,9 @@ impl<'a> Giver<'a> {
 
 impl Drop for Giver<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            return self.checks.queue.abandon();
+        if !self.finished {
+            self.checks.queue.abandon();
         }
-        self.hand_over();
-        self.checks.queue.close();
     }
 }
 

@@ -98,6 +98,7 @@ impl Run<'_> {
             self.entry(entry)?;
         }
         self.rest_is_extra();
+        self.giver.finish();
         Ok(())
     }
 

@@ -29,6 +29,9 @@ const TOGETHER: usize = 1 << 20;
 const LEAST_TASK_BYTES: usize = 4 << 20;
 const MOST_TASK_BYTES: usize = 16 << 20;
 const TASK_FILES: usize = 8192;
+/// Data that one worker writes in one task, bytes: among larger files there are
+/// few that share a frame, and the other workers want some.
+const TASK_DATA: usize = 64 << 20;
 /// An entry without its path and attributes, roughly.
 const ENTRY_BYTES: usize = 256;
 /// Extents in one piece of a large file.
@@ -73,6 +76,7 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
             dirs: Dirs::new(),
             batch: Vec::new(),
             batch_bytes: 0,
+            batch_data: 0,
             task_bytes: task_bytes(workers, memory_bytes),
             number: 0,
             links: Vec::new(),
@@ -136,6 +140,7 @@ struct Run<'a> {
     /// Files for the next task.
     batch: Vec<NewFile>,
     batch_bytes: usize,
+    batch_data: usize,
     task_bytes: usize,
     /// Of the next task.
     number: u64,
@@ -270,12 +275,10 @@ impl Run<'_> {
         }
         self.dirs.made_by(self.number);
         self.batch_bytes += held(&entry);
+        self.batch_data += bytes;
         self.batch.push(NewFile { dir, entry });
-        if self.batch_bytes >= self.task_bytes || self.batch.len() >= TASK_FILES {
-            self.dispatch()
-        } else {
-            Ok(())
-        }
+        let full = self.batch_bytes >= self.task_bytes || self.batch_data >= TASK_DATA;
+        if full || self.batch.len() >= TASK_FILES { self.dispatch() } else { Ok(()) }
     }
 
     /// Hands the collected files to the workers.
@@ -285,7 +288,7 @@ impl Run<'_> {
         }
         let number = self.number;
         self.number += 1;
-        self.batch_bytes = 0;
+        (self.batch_bytes, self.batch_data) = (0, 0);
         self.shared.announce(number, 1);
         self.shared.give(Task::Files { number, files: std::mem::take(&mut self.batch) })
     }
