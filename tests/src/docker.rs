@@ -238,9 +238,19 @@ impl Engine {
 
     /// Kills the daemon as a crash would and starts it again.
     pub fn crash_and_restart(&mut self) {
+        self.crash();
+        self.start_again();
+    }
+
+    /// Kills the daemon as a crash would.
+    pub fn crash(&mut self) {
         if let Some(daemon) = &mut self.daemon {
             daemon.kill();
         }
+    }
+
+    /// Starts it after a crash.
+    pub fn start_again(&mut self) {
         // Its containerd is told to end by the death of its parent; a daemon
         // started before that takes it for a running one and waits in vain.
         let pid_file = self.dir.path().join("exec/containerd/containerd.pid");

@@ -52,16 +52,16 @@ impl Driven<'_> {
         if !self.record.data_is_back {
             self.bring_data_back().await?;
         }
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         for index in 0..self.record.members.len() {
             let gone = self.remove_new(index).await;
             let named = self.give_name_back(index).await;
-            note(&mut problems, &self.record.members[index].name, gone.and(named));
+            problems.note(&self.record.members[index].name, gone.and(named));
         }
         failpoint("agent.upgrade.rollback-renamed");
         for index in (0..self.record.members.len()).rev() {
             let started = self.start_old(index).await;
-            note(&mut problems, &self.record.members[index].name, started);
+            problems.note(&self.record.members[index].name, started);
         }
         failpoint("agent.upgrade.rollback-started");
         self.settle(problems)?;
@@ -124,12 +124,17 @@ impl Driven<'_> {
     }
 
     /// With problems it is tried again; if that is no use, they are what is
-    /// said in the end.
-    pub(super) fn settle(&mut self, problems: Vec<String>) -> Result<(), Failure> {
-        if problems.is_empty() {
+    /// said in the end. An Engine that is away is waited for without end: given
+    /// up, everything would stay stopped.
+    pub(super) fn settle(&mut self, problems: Problems) -> Result<(), Failure> {
+        let Problems { texts, away } = problems;
+        if let Some(failure) = away {
+            return Err(failure);
+        }
+        if texts.is_empty() {
             return Ok(());
         }
-        let text = problems.join("; ");
+        let text = texts.join("; ");
         self.tries += 1;
         if self.tries < TRIES {
             return Err(Failure::new("unsettled", text));
@@ -138,8 +143,10 @@ impl Driven<'_> {
         if self.record.error_code.is_empty() {
             self.record.error_code = "unsettled".to_owned();
         }
-        let separator = if self.record.error.is_empty() { "" } else { "; " };
-        self.record.error.push_str(&format!("{separator}{text}"));
+        if !self.record.error.contains(&text) {
+            let separator = if self.record.error.is_empty() { "" } else { "; " };
+            self.record.error.push_str(&format!("{separator}{text}"));
+        }
         Ok(())
     }
 
@@ -410,9 +417,21 @@ impl Driven<'_> {
     }
 }
 
-fn note(problems: &mut Vec<String>, name: &str, result: Result<(), Failure>) {
-    if let Err(failure) = result {
-        problems.push(format!("`{name}`: {failure}"));
+/// What could not be done for single containers.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    texts: Vec<String>,
+    /// Nothing is known to be impossible: the Engine is away.
+    away: Option<Failure>,
+}
+
+impl Problems {
+    pub(super) fn note(&mut self, name: &str, result: Result<(), Failure>) {
+        let Err(failure) = result else { return };
+        self.texts.push(format!("`{name}`: {failure}"));
+        if failure.is_engine_away() {
+            self.away.get_or_insert(failure);
+        }
     }
 }
 

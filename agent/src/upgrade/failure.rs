@@ -1,7 +1,7 @@
 //! Why an upgrade does not go on.
 
 use crate::cancel::{Cancel, CancelReason};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, EngineErrorKind};
 
 use super::plan::PlanError;
 use super::record::StoreError;
@@ -15,6 +15,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Nobody answers on the Engine's socket.
+    pub(super) fn is_engine_away(&self) -> bool {
+        self.code == crate::snapshot::engine_code(&EngineError::new(EngineErrorKind::Unreachable, ""))
+    }
+
     pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into() }
     }

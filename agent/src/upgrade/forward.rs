@@ -26,6 +26,7 @@ use crate::recreate;
 use crate::resume::blocking;
 use crate::spec::{Spec, Specs, no_restart};
 
+use super::back::Problems;
 use super::guards::writable_layer;
 use super::plan::Planned;
 use super::plan::stops::made_anew;
@@ -450,15 +451,13 @@ impl Driven<'_> {
     /// Idempotent: entered again after a crash. A container that its owner
     /// removed meanwhile is nothing to wait for.
     pub(super) async fn finish_commit(&mut self) -> Result<(), Failure> {
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         for member in self.record.members.clone().iter().rev() {
             let id = member.remake.as_ref().map_or(&member.id, |remake| &remake.new_id);
             // An Engine that restarted meanwhile has ended what has no policy yet.
             let started = if member.was_running { self.start(id).await } else { Ok(()) };
             let policy = self.set_policy(id, &member.restart_policy).await;
-            if let Err(error) = started.and(policy) {
-                problems.push(format!("`{}`: {error}", member.name));
-            }
+            problems.note(&member.name, started.and(policy));
         }
         self.settle(problems)?;
         let grace = i64::from(self.record.options.grace_seconds) * 1000;

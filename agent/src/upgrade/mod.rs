@@ -208,10 +208,10 @@ impl Upgrades {
     /// # Errors
     /// When the caller was replaced by another.
     pub fn proceed(&self, job: JobId, generation: u64, until_unix_ms: i64) -> Result<bool, UpgradeError> {
-        let waiting = {
-            let records = self.context.records();
-            records.values().find(|record| record.waits_for(job, until_unix_ms)).map(|one| one.job)
-        };
+        // Kept until the bell has rung: a record that comes to rest anew is
+        // written either before, and refuses, or after, and hears it not.
+        let records = self.context.records();
+        let waiting = records.values().find(|record| record.waits_for(job, until_unix_ms)).map(|one| one.job);
         let Some(bell) = waiting.and_then(|upgrade| self.context.driven().get(&upgrade).cloned()) else {
             return Ok(false);
         };

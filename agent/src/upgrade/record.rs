@@ -272,10 +272,9 @@ impl Record {
     pub fn waits_for(&self, job: JobId, until_unix_ms: i64) -> bool {
         match self.state() {
             State::Stopped => self.job == job,
-            State::Resting => self
-                .rest
-                .as_ref()
-                .is_some_and(|rest| rest.undoing == job && rest.until_unix_ms == until_unix_ms),
+            State::Resting => self.rest.as_ref().is_some_and(|rest| {
+                rest.undoing == job && until_unix_ms != 0 && rest.until_unix_ms == until_unix_ms
+            }),
             _ => false,
         }
     }

@@ -12,12 +12,14 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::failpoint::failpoint;
 use crate::spec::no_restart;
 
+use super::back::Problems;
 use super::context::Context;
 use super::driven::{Driven, Ending, UpgradeJob, failed};
 use super::forward::{cancelled, since};
@@ -135,6 +137,8 @@ impl Driven<'_> {
             rest.until_unix_ms = until;
         }
         self.save().await?;
+        // What rang until now meant an earlier rest, left by an agent that died.
+        let _ = bell.notified().now_or_never();
         let sources = self.record.sources.iter().map(Source::wire).collect();
         self.push(Event::Stopped(v1::UpgradeStopped { sources, until_unix_ms: until }));
         tokio::select! {
@@ -231,13 +235,11 @@ impl Driven<'_> {
     /// crash.
     pub(super) async fn wake(&mut self) -> Result<(), Failure> {
         let rest = self.record.rest.clone();
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         for resting in rest.iter().flat_map(|rest| &rest.containers).rev() {
             let started = if resting.was_running { self.start(&resting.id).await } else { Ok(()) };
             let policy = self.set_policy(&resting.id, &resting.restart_policy).await;
-            if let Err(failure) = started.and(policy) {
-                problems.push(format!("`{}`: {failure}", resting.name));
-            }
+            problems.note(&resting.name, started.and(policy));
         }
         self.settle(problems)?;
         failpoint("agent.upgrade.undo-awake");

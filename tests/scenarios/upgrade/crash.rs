@@ -30,14 +30,16 @@ const FORWARD: [&str; 12] = [
     "agent.upgrade.committed",
 ];
 
-/// Where nothing was stopped yet, or everything runs again.
-const NOT_AT_REST: [&str; 5] = [
+/// Where nothing was stopped yet, or the upgrade is over.
+const NOT_AT_REST: [&str; 4] = [
     "agent.upgrade.record-written",
     "agent.upgrade.new-created",
     "agent.upgrade.first-pass-done",
     "agent.upgrade.committed",
-    "agent.upgrade.rollback-started",
 ];
+
+/// Everything was started again and is awaited.
+const STARTED: &str = "agent.upgrade.rollback-started";
 
 /// With one that ruins the data and is not well.
 const BACK: [&str; 4] = [
@@ -240,6 +242,14 @@ impl Scene {
         }
     }
 
+    fn let_agent_meet_a_dead_engine(&mut self) {
+        let agent = self.fleet.host("host-a").agent();
+        let met = |output: String| output.matches("could not be brought to its end").count();
+        let before = met(agent.output());
+        agent.run_on();
+        wait::until_true("the agent to miss the Engine", 60, || met(agent.output()) > before);
+    }
+
     fn newest_job(&self) -> Value {
         self.newest("upgrade")
     }
@@ -324,7 +334,12 @@ fn u05_the_engine_killed_at_every_step() {
         scene.begin(version);
         let id = scene.newest_job()["id"].clone();
         scene.fleet.host("host-a").agent().wait_halted(60);
-        scene.fleet.host("host-a").engine.crash_and_restart();
+        scene.fleet.host("host-a").engine.crash();
+        if point == STARTED {
+            // The Engine took down what has no policy: the agent has to see it.
+            scene.let_agent_meet_a_dead_engine();
+        }
+        scene.fleet.host("host-a").engine.start_again();
         scene.fleet.host("host-a").agent().run_on();
         scene.fleet.await_job(id.as_str().expect("an id"), 120);
         if NOT_AT_REST.contains(&point) {
