@@ -4,8 +4,8 @@
 //! there, `name:3` the third time. Nothing is flushed and no destructor runs,
 //! which is the point: what is on disk then is what a power cut would leave.
 //! `halt name` stops it with SIGSTOP instead, for a test to kill something
-//! else at that very place and to let the agent meet it. Release builds have
-//! no such places.
+//! else at that very place and to let the agent meet it. Only builds with the
+//! feature `failpoints` have such places, and only `tests/run` asks for it.
 
 /// Every name, so that a test can try them all.
 pub const NAMES: &[&str] = &[
@@ -50,7 +50,7 @@ pub const NAMES: &[&str] = &[
 ];
 
 /// What is to happen, and where.
-#[cfg(debug_assertions)]
+#[cfg(feature = "failpoints")]
 struct Wanted {
     name: String,
     hit: u32,
@@ -58,7 +58,7 @@ struct Wanted {
 }
 
 /// Dies or stands still here if the environment asks for it.
-#[cfg(debug_assertions)]
+#[cfg(feature = "failpoints")]
 pub fn failpoint(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,7 +69,7 @@ pub fn failpoint(name: &'static str) {
     static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
     static HITS: AtomicU32 = AtomicU32::new(0);
 
-    debug_assert!(NAMES.contains(&name), "fail point {name} is not in the list");
+    assert!(NAMES.contains(&name), "fail point {name} is not in the list");
     let wanted = WANTED.get_or_init(|| std::env::var("HOLDFAST_FAILPOINT").ok().map(|text| parse(&text)));
     let Some(Wanted { name: wanted, hit, halt }) = wanted else { return };
     if wanted != name || HITS.fetch_add(1, Ordering::SeqCst) + 1 != *hit {
@@ -88,10 +88,10 @@ pub fn failpoint(name: &'static str) {
     }
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(feature = "failpoints"))]
 pub fn failpoint(_name: &'static str) {}
 
-#[cfg(debug_assertions)]
+#[cfg(feature = "failpoints")]
 fn parse(text: &str) -> Wanted {
     let (text, halt) = text.strip_prefix("halt ").map_or((text, false), |name| (name, true));
     let (name, hit) = match text.rsplit_once(':').and_then(|(name, hit)| Some((name, hit.parse().ok()?))) {

@@ -19,14 +19,14 @@ pub mod logging;
 pub mod mountinfo;
 pub mod prune;
 pub mod quiesce;
+#[cfg(test)]
+#[path = "../../tests/src/record.rs"]
+#[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
+mod record;
 pub mod recreate;
 pub mod resume;
 pub mod services;
 pub mod session;
-#[cfg(test)]
-#[path = "../../tests/src/skip.rs"]
-#[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
-mod skip;
 pub mod snapshot;
 pub mod socket;
 pub mod spec;

@@ -101,12 +101,12 @@ pub mod ids;
 pub mod keys;
 pub mod manifest;
 pub mod pack;
+#[cfg(test)]
+#[path = "../../tests/src/record.rs"]
+#[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
+mod record;
 pub mod repository;
 pub mod seam;
-#[cfg(test)]
-#[path = "../../tests/src/skip.rs"]
-#[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
-mod skip;
 pub mod snapshot;
 pub mod state;
 pub mod store;

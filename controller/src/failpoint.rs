@@ -2,8 +2,8 @@
 //!
 //! `HOLDFAST_FAILPOINT=name` kills the process with SIGKILL when it gets
 //! there, `name:3` the third time. Nothing is flushed and no destructor runs:
-//! what is on disk then is what a crash would leave. Release builds have no
-//! such places.
+//! what is on disk then is what a crash would leave. Only builds with the
+//! feature `failpoints` have such places, and only `tests/run` asks for it.
 
 /// Every name, so that a test can try them all.
 pub const NAMES: &[&str] = &[
@@ -31,7 +31,7 @@ pub const NAMES: &[&str] = &[
 ];
 
 /// Dies here if the environment asks for it.
-#[cfg(debug_assertions)]
+#[cfg(feature = "failpoints")]
 pub fn failpoint(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,7 +39,7 @@ pub fn failpoint(name: &'static str) {
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static HITS: AtomicU32 = AtomicU32::new(0);
 
-    debug_assert!(NAMES.contains(&name), "fail point {name} is not in the list");
+    assert!(NAMES.contains(&name), "fail point {name} is not in the list");
     let wanted = WANTED.get_or_init(|| std::env::var("HOLDFAST_FAILPOINT").ok().map(|text| parse(&text)));
     let Some((wanted, hit)) = wanted else { return };
     if wanted == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *hit {
@@ -50,10 +50,10 @@ pub fn failpoint(name: &'static str) {
     }
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(feature = "failpoints"))]
 pub fn failpoint(_name: &'static str) {}
 
-#[cfg(debug_assertions)]
+#[cfg(feature = "failpoints")]
 fn parse(text: &str) -> (String, u32) {
     match text.rsplit_once(':').and_then(|(name, hit)| Some((name, hit.parse().ok()?))) {
         Some((name, hit)) => (name.to_owned(), hit),

@@ -4,9 +4,9 @@ use std::process::Command;
 
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::garage::Garage;
+use e2e::object_store::ObjectStore;
 use e2e::process::run;
-use e2e::{require_engine, require_garage, tree, wait};
+use e2e::{require_engine, require_object_store, tree, wait};
 
 fn snapshot_count(fleet: &Fleet) -> usize {
     fleet.json(&["snapshot", "ls"]).as_array().expect("a list").len()
@@ -160,8 +160,8 @@ fn an_empty_source_that_was_not_empty_is_an_error() {
 #[test]
 fn s3_backup_survives_the_store_going_away() {
     require_engine!();
-    let mut garage = Garage::start(require_garage!());
-    let fleet = Fleet::start_on(garage.place(), &["host-a", "host-b"]);
+    let mut store = ObjectStore::start(require_object_store!());
+    let fleet = Fleet::start_on(store.place(), &["host-a", "host-b"]);
     let engine = fleet.engine("host-a");
     engine.run_writer("writer", "data");
     let data = engine.volume_path("data");
@@ -170,7 +170,7 @@ fn s3_backup_survives_the_store_going_away() {
         .arg(format!("of={}", data.join("random").display())));
     assert_eq!(fleet.backup("host-a", "data", "pause")["state"], "succeeded");
 
-    garage.kill();
+    store.cut_off();
     run(Command::new("dd")
         .args(["if=/dev/urandom", "bs=1M", "count=20", "status=none"])
         .arg(format!("of={}", data.join("more").display())));
@@ -184,7 +184,7 @@ fn s3_backup_survives_the_store_going_away() {
         let job = fleet.json(&["job", "show", &id]);
         (job["state"] == "running").then_some(()).ok_or(job)
     });
-    garage.restart();
+    store.bring_back();
     let job = wait::until("the job to end", 240, || {
         let job = fleet.json(&["job", "show", &id]);
         (job["state"] != "running" && job["state"] != "queued").then_some(job.clone()).ok_or(job)
@@ -197,12 +197,12 @@ fn s3_backup_survives_the_store_going_away() {
     let both = || ["writer", "writer-2"].map(|name| engine.state(name));
     let id = start("stop");
     wait::until_true("the writer to be stopped", 60, || engine.state("writer") == "exited");
-    garage.kill();
+    store.cut_off();
     assert_eq!(both(), ["exited", "running"], "the pass at rest has not begun");
     wait::until_true("both to be at rest", 30, || both() == ["exited", "exited"]);
     let job = fleet.json(&["job", "show", &id]);
     assert_eq!(job["state"], "running", "{job}");
-    garage.restart();
+    store.bring_back();
     wait::until_true("both to run", 120, || both() == ["running", "running"]);
     fleet.wait_idle(240);
     let job = fleet.json(&["job", "show", &id]);

@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use e2e::docker::{Engine, IMAGE};
-use e2e::garage::Garage;
-use e2e::{require_engine, require_garage, tree, wait};
+use e2e::object_store::ObjectStore;
+use e2e::{require_engine, require_object_store, tree, wait};
 
 #[test]
 fn two_engines_are_two_hosts() {
@@ -47,14 +47,14 @@ fn differing_trees_are_told_apart() {
 }
 
 #[test]
-fn garage_answers_and_comes_back() {
-    let mut garage = Garage::start(require_garage!());
+fn the_object_store_answers_and_comes_back() {
+    let mut store = ObjectStore::start(require_object_store!());
     let answers = |endpoint: &str| {
         Command::new("curl").args(["-s", "-o", "/dev/null", endpoint]).status().is_ok_and(|s| s.success())
     };
-    assert!(answers(&garage.endpoint));
-    garage.kill();
-    assert!(!answers(&garage.endpoint));
-    garage.restart();
-    wait::until_true("Garage after its restart", 20, || answers(&garage.endpoint));
+    assert!(answers(&store.endpoint));
+    store.cut_off();
+    assert!(!answers(&store.endpoint));
+    store.bring_back();
+    wait::until_true("the store after its return", 20, || answers(&store.endpoint));
 }

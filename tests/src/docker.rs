@@ -328,7 +328,7 @@ fn unmount_below(dir: &Path) {
 macro_rules! require_engine {
     () => {
         if let Some(reason) = $crate::docker::unavailable() {
-            $crate::skip::record(&reason);
+            $crate::record::skipped(&reason);
             return;
         }
     };

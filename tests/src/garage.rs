@@ -15,11 +15,7 @@ pub const VERSION: &str = "2.5.0";
 
 /// The built server, or what to do to have it.
 pub fn binary() -> Result<PathBuf, String> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
-    let path = cache.join(format!("holdfast/garage-{VERSION}/bin/garage"));
+    let path = crate::object_store::cache()?.join(format!("garage-{VERSION}/bin/garage"));
     path.exists()
         .then_some(path)
         .ok_or_else(|| "Garage is not built; run tests/tools/install-garage".to_owned())
@@ -112,18 +108,4 @@ impl Garage {
         self.kill();
         self.start_server();
     }
-}
-
-/// As `require_engine!`, for the built server; gives its path.
-#[macro_export]
-macro_rules! require_garage {
-    () => {
-        match $crate::garage::binary() {
-            Ok(binary) => binary,
-            Err(reason) => {
-                $crate::skip::record(&reason);
-                return;
-            }
-        }
-    };
 }

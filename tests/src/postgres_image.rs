@@ -42,7 +42,7 @@ exec sleep 100000
 macro_rules! require_postgres {
     () => {
         if $crate::postgres_image::installed().is_none() {
-            $crate::skip::record("PostgreSQL is not installed");
+            $crate::record::skipped("PostgreSQL is not installed");
             return;
         }
     };

@@ -29,7 +29,7 @@ impl Scene {
     pub(crate) async fn open() -> Option<Self> {
         let engine = Engine::open(Path::new(SOCKET));
         if let Err(error) = engine.info().await {
-            crate::skip::record(&error.to_string());
+            crate::record::skipped(&error.to_string());
             return None;
         }
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use e2e::app_images::App;
 use e2e::docker::Engine;
 use e2e::process::run;
 use e2e::upgrades;
-use e2e::{require_engine, skip};
+use e2e::{record, require_engine};
 
 use super::{fleet_with, migrated, rows, side_reaches};
 
@@ -41,7 +41,7 @@ fn compose(engine: &Engine, image: App, args: &[&str]) -> String {
 fn compose_up_works_after_an_upgrade() {
     require_engine!();
     if Command::new("docker-compose").arg("version").output().is_err() {
-        skip::record("`docker-compose` is not installed");
+        record::skipped("`docker-compose` is not installed");
         return;
     }
     let fleet = fleet_with(&[App::V1, App::Migrates]);

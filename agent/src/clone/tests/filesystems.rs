@@ -113,7 +113,7 @@ fn volumes_with_a_project_quota_are_refused() {
     let volume = Volume::in_dir(&mounted.path);
     let set = shell(&volume.root, "chattr +P . 2>&1 || echo no");
     if set.contains("no") {
-        crate::skip::record("chattr cannot set what a project quota sets");
+        crate::record::skipped("chattr cannot set what a project quota sets");
         return;
     }
     let error = room(&volume.root, volume.job, &GO_ON).unwrap_err();

@@ -34,7 +34,7 @@ impl Volume {
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        crate::skip::record("only root can own, mount and make everything");
+        crate::record::skipped("only root can own, mount and make everything");
     }
     root
 }

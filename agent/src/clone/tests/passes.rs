@@ -164,7 +164,7 @@ fn immutable_entries_are_so_in_the_clone_too_and_can_be_removed() {
          { chattr +i d/file && chattr +a d/log && chattr +i d; } 2>&1 || echo no",
     );
     if tried.contains("no") {
-        crate::skip::record(tried.trim());
+        crate::record::skipped(tried.trim());
         return;
     }
     // Whether a file has extents or is too small for any is the filesystem's own affair.

@@ -76,7 +76,7 @@ pub(super) struct Mounted {
 impl Mounted {
     /// None, said aloud, where it cannot be made.
     pub(super) fn new(kind: &str, options: &str) -> Option<Self> {
-        let skip = |why: &str| crate::skip::record(&format!("on {kind}: {}", why.trim()));
+        let skip = |why: &str| crate::record::skipped(&format!("on {kind}: {}", why.trim()));
         if !super::is_root() {
             return None;
         }

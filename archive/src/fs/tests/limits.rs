@@ -28,7 +28,7 @@ impl Mount {
         let dir = tempfile::tempdir().unwrap();
         let status = Command::new("mount").args(arguments).arg(dir.path()).status().unwrap();
         if !status.success() {
-            crate::skip::record(&format!("needs `mount {}`, which fails here", arguments.join(" ")));
+            crate::record::skipped(&format!("needs `mount {}`, which fails here", arguments.join(" ")));
             return None;
         }
         Some(Self(dir))
@@ -256,7 +256,7 @@ fn a27_times_far_from_today_are_exact_on_every_filesystem() {
         image.as_file().set_len(512 << 20).unwrap();
         let make = Command::new(format!("mkfs.{kind}")).arg("-q").arg(image.path()).status();
         if !make.is_ok_and(|status| status.success()) {
-            crate::skip::record(&format!("on {kind} it needs mkfs.{kind}"));
+            crate::record::skipped(&format!("on {kind} it needs mkfs.{kind}"));
             continue;
         }
         let device = image.path().to_string_lossy();
@@ -315,7 +315,7 @@ fn a25_an_immutable_file_in_the_way_is_refused_by_name_and_stays() {
         let path = to.path().join(flagged);
         let set = Command::new("chattr").arg("+i").arg(&path).status().is_ok_and(|status| status.success());
         if !set {
-            crate::skip::record("needs a filesystem with inode flags");
+            crate::record::skipped("needs a filesystem with inode flags");
             return;
         }
         let _flag = Immutable(path);

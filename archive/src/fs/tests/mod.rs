@@ -76,7 +76,7 @@ fn find<'e>(entries: &'e [Entry], path: &str) -> &'e Entry {
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        crate::skip::record("needs root: it makes owners, devices and trusted attributes");
+        crate::record::skipped("needs root: it makes owners, devices and trusted attributes");
     }
     root
 }
