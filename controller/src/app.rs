@@ -123,7 +123,9 @@ impl App {
         let authority = Arc::new(Authority::open(state_dir)?);
         let catalog = Catalog::open(&catalog_url(state_dir)).await?;
         let store = Store::open(&config.repository)?;
-        let repository = Repository::new(catalog.clone(), store, crate::repository::Settings::default());
+        let grace = Duration::from_secs(config.forget_grace_seconds);
+        let settings = crate::repository::Settings { grace, ..crate::repository::Settings::default() };
+        let repository = Repository::new(catalog.clone(), store, settings);
         let fleet = Fleet::new();
         let jobs =
             Jobs::new(catalog.clone(), fleet.clone(), repository, crate::jobs::settings::Settings::default());

@@ -32,6 +32,10 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// "none" until sealing exists; said, so that nobody assumes otherwise.
     pub crypto: Crypto,
+    /// For how many seconds a forgotten snapshot can still be undeleted before
+    /// it is removed for good. With 0 the next prune removes it.
+    #[serde(default = "default_forget_grace_seconds")]
+    pub forget_grace_seconds: u64,
     /// Where snapshots live and how to get there.
     pub repository: StoreConfig,
 }
@@ -62,6 +66,11 @@ impl Config {
 /// Every address of this machine, port 7443.
 pub fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7443))
+}
+
+/// A week.
+pub const fn default_forget_grace_seconds() -> u64 {
+    7 * 86_400
 }
 
 /// `host:port`, `[v6]:port`, `host` or a bare IPv6 address, split.
@@ -100,11 +109,16 @@ mod tests {
             listen: default_listen(),
             addresses: vec!["c".to_owned()],
             crypto: Crypto::None,
+            forget_grace_seconds: 60,
             repository: StoreConfig::new("/srv/repository".parse().expect("a place")),
         };
         let text = toml::to_string(&config).expect("serialises");
         std::fs::write(dir.path().join(FILE), &text).expect("written");
         assert_eq!(Config::read(dir.path()).expect("read"), config);
+        let without = text.replace("forget_grace_seconds = 60\n", "");
+        std::fs::write(dir.path().join(FILE), without).expect("written");
+        let grace = Config::read(dir.path()).expect("read").forget_grace_seconds;
+        assert_eq!(grace, default_forget_grace_seconds(), "a file that does not say it means a week");
         std::fs::write(dir.path().join(FILE), format!("listen = 1\n{text}")).expect("written");
         assert!(matches!(Config::read(dir.path()), Err(ConfigError::Parse { .. })));
     }

@@ -259,7 +259,7 @@ mod tests {
     use holdfast_archive::store::StoreConfig;
 
     use super::*;
-    use crate::config::default_listen;
+    use crate::config::{default_forget_grace_seconds, default_listen};
 
     #[tokio::test]
     async fn makes_a_closed_directory_once() {
@@ -269,6 +269,7 @@ mod tests {
             listen: default_listen(),
             addresses: vec!["controller.example:7443".to_owned()],
             crypto: Crypto::None,
+            forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new(repository.to_str().expect("plain").parse().expect("a place")),
         };
         init(&state, &config).await.expect("made");
@@ -297,6 +298,7 @@ mod tests {
             listen: default_listen(),
             addresses: Vec::new(),
             crypto: Crypto::None,
+            forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new(repository.to_str().expect("plain").parse().expect("a place")),
         };
         let (first, second) = (dir.path().join("first"), dir.path().join("second"));
@@ -313,6 +315,7 @@ mod tests {
             listen: default_listen(),
             addresses: vec!["not a name".to_owned()],
             crypto: Crypto::None,
+            forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new("/nowhere".parse().expect("a place")),
         };
         assert!(matches!(init(dir.path(), &config).await, Err(InitError::Authority(_))));

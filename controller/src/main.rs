@@ -15,7 +15,7 @@ use holdfast_controller::args::{
 use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Outcome};
 use holdfast_controller::clock::now_ms;
-use holdfast_controller::config::Config;
+use holdfast_controller::config::{Config, default_forget_grace_seconds};
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, TakenOver};
 use holdfast_controller::logging;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified};
@@ -82,6 +82,7 @@ fn new_config(args: InitArgs) -> Config {
         listen: args.listen,
         addresses: args.addresses,
         crypto: args.crypto,
+        forget_grace_seconds: default_forget_grace_seconds(),
         repository: StoreConfig { location: args.repository, s3 },
     }
 }

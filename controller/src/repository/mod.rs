@@ -74,7 +74,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            grace: Duration::from_secs(7 * 86_400),
+            grace: Duration::from_secs(crate::config::default_forget_grace_seconds()),
             leases: LeaseLimits {
                 silent: ticks_of(86_400),
                 open: ticks_of(7 * 86_400),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use holdfast_archive::store::StoreConfig;
 use holdfast_controller::app::App;
 use holdfast_controller::catalog::Catalog;
-use holdfast_controller::config::{Config, Crypto, default_listen};
+use holdfast_controller::config::{Config, Crypto, default_forget_grace_seconds, default_listen};
 use holdfast_controller::fleet::Fleet;
 use holdfast_controller::init;
 use holdfast_controller::listen::Limits;
@@ -96,6 +96,7 @@ impl Controller {
             listen: default_listen(),
             addresses: Vec::new(),
             crypto: Crypto::None,
+            forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new(place.to_str().expect("plain").parse().expect("a place")),
         };
         init::init(&state, &config).await.expect("made");
