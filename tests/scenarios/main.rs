@@ -15,6 +15,7 @@ mod incremental;
 mod inferences;
 mod input;
 mod memory;
+mod prune;
 mod quiesce;
 mod rebuild;
 mod release;

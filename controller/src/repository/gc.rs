@@ -43,7 +43,6 @@ pub async fn round(repository: &Repository) -> Result<PruneReport, RepositoryErr
     round.purge(&mut report).await?;
     round.decide(&mut report).await?;
     round.condemn(&mut report).await?;
-    failpoint("controller.gc.after-condemn");
     round.decide(&mut report).await?;
     round.sweep(&mut report).await?;
     round.orphans(&mut report).await?;
@@ -124,6 +123,7 @@ impl Round<'_> {
                 .collect();
             if !unused.is_empty() {
                 report.packs_condemned += catalog.condemn(&unused).await?;
+                failpoint("controller.gc.after-condemn");
             }
         }
     }
@@ -161,9 +161,11 @@ impl Round<'_> {
                 };
                 let decided = catalog.decide(&numbers, &used, &held).await?;
                 report.packs_revived += decided.revived;
+                if decided.doomed > 0 {
+                    failpoint("controller.gc.after-deleting");
+                }
             }
         }
-        failpoint("controller.gc.after-deleting");
         Ok(())
     }
 
