@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_proto::ids::JobId;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -142,6 +143,26 @@ impl Payer {
     pub async fn resumed(&self, within: Duration) -> bool {
         let mut left = self.inner.left.subscribe();
         tokio::time::timeout(within, left.wait_for(|left| *left == 0)).await.is_ok()
+    }
+
+    /// Waits until nothing half made by an earlier attempt of this job is left
+    /// to remove. What such an attempt made, or meant to make, has the name and
+    /// the label of what the next one makes: made before, that would be removed
+    /// in its place. False if it takes longer than `within`.
+    pub async fn removed(&self, job: JobId, within: Duration) -> bool {
+        let mut left = self.inner.left.subscribe();
+        let wait = async {
+            // Every change of the list is told, after it was made.
+            while self.removes_for(job) && left.changed().await.is_ok() {}
+        };
+        tokio::time::timeout(within, wait).await.is_ok()
+    }
+
+    fn removes_for(&self, wanted: JobId) -> bool {
+        self.due().values().any(|due| match &due.debt {
+            Debt::RemoveVolume { job, .. } | Debt::RemoveDirectory { job, .. } => *job == wanted,
+            Debt::RemoveContainer { .. } | Debt::Start(_) | Debt::Unpause(_) => false,
+        })
     }
 
     /// Tries every debt whose time has come, latest first, because what was

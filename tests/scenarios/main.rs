@@ -19,6 +19,7 @@ mod prune;
 mod quiesce;
 mod rebuild;
 mod release;
+mod restore;
 mod schedule;
 mod self_upgrade;
 mod store;

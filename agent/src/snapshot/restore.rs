@@ -32,6 +32,10 @@ use super::target::{RestoreTarget, Target};
 
 const TICK: Duration = Duration::from_millis(300);
 
+/// How long the removal of what an earlier attempt left may take: it may be a
+/// directory with millions of files.
+const REMOVAL_LIMIT: Duration = Duration::from_mins(30);
+
 /// What a restore job is to do.
 #[derive(Debug, Clone)]
 pub struct RestoreRequest {
@@ -83,6 +87,7 @@ impl Restore<'_> {
     async fn run(&self) -> Result<v1::RestoreFinished, Failure> {
         let context = self.context;
         context.allow.check(Right::Restore).map_err(|error| Failure::of("not-allowed", &error))?;
+        self.await_removal().await?;
         Target::refuse_existing(context, &self.request.target).await?;
         let _slot = tokio::select! {
             slot = context.slots.acquire() => slot,
@@ -98,6 +103,24 @@ impl Restore<'_> {
         let result = self.in_session(&opened.session, &opened.snapshot_object).await;
         opened.session.close().await;
         result
+    }
+
+    /// What an earlier attempt of this job left goes first.
+    async fn await_removal(&self) -> Result<(), Failure> {
+        tokio::select! {
+            removed = self.context.payer.removed(self.job.id, REMOVAL_LIMIT) => match removed {
+                true => Ok(()),
+                false => Err(Failure::new(
+                    "owing",
+                    format!(
+                        "what an earlier attempt of this restore left of {} cannot be removed; \
+                         the agent's log says why: journalctl -u holdfast-agent",
+                        self.request.target
+                    ),
+                )),
+            },
+            () = self.job.cancel.cancelled() => Err(Failure::new("cancelled", "the job was cancelled")),
+        }
     }
 
     async fn in_session(&self, session: &Session, object: &[u8]) -> Result<v1::RestoreFinished, Failure> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -30,6 +31,15 @@ pub enum RestoreTarget {
     Volume(VolumeTarget),
     /// Absolute; absent or an empty directory.
     Directory(PathBuf),
+}
+
+impl fmt::Display for RestoreTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(volume) => write!(f, "volume `{}`", volume.name),
+            Self::Directory(path) => write!(f, "directory {}", path.display()),
+        }
+    }
 }
 
 /// A volume to make. What is empty is taken from the snapshot.

@@ -1,0 +1,306 @@
+//! An agent killed within a restore: what is half restored is marked as such
+//! and goes, nothing else is touched, and the restore can be had again.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use e2e::fleet::Fleet;
+use e2e::process::run;
+use e2e::upgrades::Copy;
+use e2e::{binaries, require_engine, tree, wait};
+use serde_json::Value;
+
+/// Within a restore into a new volume.
+const VOLUME: [&str; 4] = [
+    "agent.restore.volume-created",
+    "agent.restore.written",
+    "agent.restore.before-verify",
+    "agent.restore.verified",
+];
+
+/// Within one into a directory.
+const DIRECTORY: [&str; 3] =
+    ["agent.restore.written", "agent.restore.before-verify", "agent.restore.verified"];
+
+/// Everything a snapshot has.
+const EXACT: [&str; 2] = ["--devices", "--setuid"];
+
+/// Where a restore goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Into {
+    Volume,
+    Directory,
+}
+
+struct Scene {
+    fleet: Fleet,
+    original: Copy,
+    round: u32,
+}
+
+/// A restore whose agent was killed.
+struct Killed {
+    job: String,
+    name: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let fleet = Fleet::start(&["host-a"]);
+        fleet.engine("host-a").docker(["volume", "create", "data"]);
+        let path = fleet.engine("host-a").volume_path("data");
+        tree::every_kind(&path);
+        let original = Copy::of(&path);
+        assert_eq!(fleet.backup("host-a", "data", "none")["state"], "succeeded");
+        Self { fleet, original, round: 0 }
+    }
+
+    fn directory(&mut self, name: &str) -> PathBuf {
+        self.fleet.host("host-a").allowed_dir().join(name)
+    }
+
+    /// The command for a restore under this name.
+    fn command(&mut self, into: Into, name: &str) -> Vec<String> {
+        let to = self.directory(name).display().to_string();
+        let words = match into {
+            Into::Volume => vec!["restore", "volume", "data@latest", "--host", "host-a", "--as", name],
+            Into::Directory => vec!["restore", "files", "data@latest", "--host", "host-a", "--to", &to],
+        };
+        words.into_iter().chain(EXACT).map(str::to_owned).collect()
+    }
+
+    fn start(&mut self, into: Into, name: &str) {
+        let mut command = self.command(into, name);
+        command.push("--no-wait".to_owned());
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        self.fleet.ok(&words);
+    }
+
+    /// Starts a restore and has the agent die at `point`.
+    fn kill_at(&mut self, point: &str, into: Into) -> Killed {
+        self.round += 1;
+        let name = format!("target-{}", self.round);
+        self.fleet.host("host-a").agent().kill();
+        self.fleet.host("host-a").start_agent(Some(point));
+        self.fleet.wait_connected("host-a");
+        self.start(into, &name);
+        self.fleet.host("host-a").agent().wait(60);
+        let job = self.newest()["id"].as_str().expect("an id").to_owned();
+        self.assert_marked(point, into, &job, &name);
+        Killed { job, name }
+    }
+
+    fn newest(&self) -> Value {
+        let jobs = self.fleet.json(&["job", "ls", "--limit", "20"]);
+        let mut jobs = jobs.as_array().cloned().unwrap_or_default().into_iter();
+        jobs.find(|job| job["kind"] == "restore").expect("a restore")
+    }
+
+    /// What is half restored does not pass for whole: the agent's journal has
+    /// it, by its name, and the original was not touched.
+    fn assert_marked(&mut self, point: &str, into: Into, job: &str, name: &str) {
+        let records = self.journal();
+        let marked = match into {
+            Into::Volume => {
+                let engine = self.fleet.engine("host-a");
+                let label = ["volume", "inspect", "--format", "{{index .Labels \"holdfast.restore\"}}", name];
+                assert_eq!(engine.docker(label), job, "{point}");
+                format!("\"owed\":\"remove-volume\",\"job\":\"{job}\",\"name\":\"{name}\"")
+            }
+            Into::Directory => {
+                assert!(!self.directory(name).exists(), "{point}: it has its name before it is whole");
+                let staging = self.directory(&format!(".holdfast-restore-{job}"));
+                assert!(staging.is_dir(), "{point}: {} is not there", staging.display());
+                format!("\"path\":\"{}\"", staging.display())
+            }
+        };
+        assert!(records.contains(&marked), "{point}: `{marked}` is not in the journal:\n{records}");
+        self.assert_untouched();
+    }
+
+    /// Everything in the agent's journal.
+    fn journal(&mut self) -> String {
+        let dir = self.fleet.host("host-a").state_dir().join("journal");
+        let records = std::fs::read_dir(dir).expect("a journal").map(|entry| entry.expect("listed").path());
+        let records = records.filter(|path| path.extension().is_some_and(|extension| extension == "debt"));
+        records.map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect()
+    }
+
+    fn assert_untouched(&self) {
+        self.original.assert_unchanged();
+    }
+
+    fn path_of(&mut self, into: Into, name: &str) -> PathBuf {
+        match into {
+            Into::Volume => self.fleet.engine("host-a").volume_path(name),
+            Into::Directory => self.directory(name),
+        }
+    }
+
+    /// Nothing is half restored any more, and nobody has to do anything.
+    fn wait_clean(&mut self, what: &str) {
+        wait::until(&format!("{what}: what is half restored to go"), 60, || {
+            let records = self.journal();
+            records.is_empty().then_some(()).ok_or(records)
+        });
+        let allowed = self.directory("");
+        let staging: Vec<_> = std::fs::read_dir(allowed)
+            .expect("listed")
+            .map(|entry| entry.expect("listed").file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with('.'))
+            .collect();
+        assert!(staging.is_empty(), "{what}: {staging:?}");
+        assert_eq!(holders(&self.fleet), "", "{what}");
+    }
+
+    fn assert_restored(&mut self, what: &str, into: Into, name: &str) {
+        let path = self.path_of(into, name);
+        assert!(path.is_dir(), "{what}: {} is not there", path.display());
+        tree::assert_equal(self.original.path(), &path);
+        self.assert_untouched();
+    }
+}
+
+/// Containers that keep a volume mounted.
+fn holders(fleet: &Fleet) -> String {
+    fleet.engine("host-a").docker(["ps", "-aq", "--filter", "name=holdfast-holder"])
+}
+
+/// The job is run again by the agent that comes, over what the dead one left.
+#[test]
+fn p05_a_restore_whose_agent_was_killed_is_done_by_the_next_one() {
+    require_engine!();
+    let mut scene = Scene::new();
+    let volume = VOLUME.map(|point| (point, Into::Volume));
+    for (point, into) in volume.into_iter().chain(DIRECTORY.map(|point| (point, Into::Directory))) {
+        let killed = scene.kill_at(point, into);
+        scene.fleet.host("host-a").start_agent(None);
+        let job = scene.fleet.await_job(&killed.job, 120);
+        assert_eq!(job["state"], "succeeded", "{point}: {job}");
+        assert_eq!(job["restore"]["differences"], 0, "{point}: {job}");
+        scene.wait_clean(point);
+        scene.assert_restored(point, into, &killed.name);
+    }
+    scene.fleet.repo("verify", &[]).ends_with(0);
+    println!("{} kills within a restore, each done in the end, 0 violations", VOLUME.len() + DIRECTORY.len());
+}
+
+/// If the job is not run again, what it left is gone, and another one of the
+/// same name does.
+#[test]
+fn p05_what_a_killed_restore_left_is_removed_and_a_second_one_succeeds() {
+    require_engine!();
+    let mut scene = Scene::new();
+    let cases = [(VOLUME[0], Into::Volume), (VOLUME[1], Into::Volume), (DIRECTORY[0], Into::Directory)];
+    for (point, into) in cases {
+        let killed = scene.kill_at(point, into);
+        scene.fleet.ok(&["job", "cancel", &killed.job]);
+        let job = scene.fleet.await_job(&killed.job, 60);
+        assert_eq!(job["state"], "cancelled", "{point}: {job}");
+        if point == VOLUME[1] {
+            resume(&mut scene.fleet);
+            assert_eq!(scene.journal(), "", "{point}: the journal still has something after `resume`");
+        }
+        scene.fleet.host("host-a").start_agent(None);
+        scene.wait_clean(point);
+        let gone = match into {
+            Into::Volume => !scene.fleet.engine("host-a").has_volume(&killed.name),
+            Into::Directory => !scene.directory(&killed.name).exists(),
+        };
+        assert!(gone, "{point}: {} is still there", killed.name);
+        scene.assert_untouched();
+        scene.fleet.wait_connected("host-a");
+        let command = scene.command(into, &killed.name);
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let job = scene.fleet.json(&words);
+        assert_eq!(
+            (&job["state"], &job["restore"]["differences"]),
+            (&"succeeded".into(), &0.into()),
+            "{job}"
+        );
+        scene.assert_restored(point, into, &killed.name);
+    }
+}
+
+/// What the service manager does when the agent has died.
+fn resume(fleet: &mut Fleet) {
+    let host = fleet.host("host-a");
+    let mut command = Command::new(binaries::path("holdfast-agent"));
+    command.arg("resume").arg("--state-dir").arg(host.state_dir());
+    run(command.arg("--docker-host").arg(host.engine.host()));
+}
+
+/// The first attempt died when its volume was written down and not yet made,
+/// and the Engine could not be asked for a while. The second attempt makes that
+/// very volume: what was written down before must not remove it.
+#[test]
+fn p05_what_the_first_attempt_left_in_the_journal_does_not_remove_what_the_second_restored() {
+    require_engine!();
+    let mut scene = Scene::new();
+    scene.fleet.host("host-a").agent().kill();
+    scene.fleet.host("host-a").start_agent(Some("agent.journal.after-write"));
+    scene.fleet.wait_connected("host-a");
+    scene.start(Into::Volume, "target");
+    scene.fleet.host("host-a").agent().wait(60);
+    let job = scene.newest()["id"].as_str().expect("an id").to_owned();
+    assert!(scene.journal().contains("\"name\":\"target\""), "{}", scene.journal());
+    assert!(!scene.fleet.engine("host-a").has_volume("target"));
+
+    scene.fleet.controller().kill();
+    scene.fleet.host("host-a").engine.crash();
+    scene.fleet.host("host-a").start_agent(None);
+    // Each time it waits longer before it tries again, by now for half a minute.
+    wait::until("the agent to miss the Engine", 120, || {
+        let output = scene.fleet.host("host-a").agent().output();
+        let missed = output.matches("debt could not be paid").count();
+        (missed >= 7).then_some(()).ok_or(missed)
+    });
+    scene.fleet.host("host-a").engine.start_again();
+    scene.fleet.start_controller(None);
+    let ended = scene.fleet.await_job(&job, 180);
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    scene.wait_clean("after the second attempt");
+    assert!(scene.fleet.engine("host-a").has_volume("target"), "what was restored was removed again");
+    scene.assert_restored("the second attempt", Into::Volume, "target");
+}
+
+/// A volume that the Engine mounts only in use is read through a container of
+/// our own, which must not outlive the agent.
+#[test]
+fn an_agent_killed_with_a_holder_just_made_leaves_none() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["host-a"]);
+    let device = fleet.host("host-a").allowed_dir().join("device");
+    std::fs::create_dir_all(&device).unwrap();
+    tree::every_kind(&device);
+    let option = format!("device={}", device.display());
+    let bound = ["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &option, "bound"];
+    fleet.engine("host-a").docker(bound);
+    for resumed in [false, true] {
+        fleet.host("host-a").agent().kill();
+        fleet.host("host-a").start_agent(Some("agent.holder.created"));
+        fleet.wait_connected("host-a");
+        fleet.ok(&["backup", "run", "--host", "host-a", "--volume", "bound", "--no-wait"]);
+        fleet.host("host-a").agent().wait(60);
+        assert_eq!(holders(&fleet).lines().count(), 1, "it died with a holder made");
+        if resumed {
+            resume(&mut fleet);
+            assert_eq!(holders(&fleet), "", "`resume` left a holder");
+        }
+        fleet.host("host-a").start_agent(None);
+        fleet.wait_connected("host-a");
+        fleet.wait_idle(120);
+        let job = &fleet.json(&["job", "ls"])[0];
+        assert_eq!(job["state"], "succeeded", "{job}");
+        wait::until("the holder of the dead agent to go", 30, || {
+            let left = holders(&fleet);
+            left.is_empty().then_some(()).ok_or(left)
+        });
+    }
+    let target = fleet.dir().join("restored");
+    let to = target.display().to_string();
+    fleet.repo("restore", &["bound@latest", "--to", &to, EXACT[0], EXACT[1]]).ends_with(0);
+    tree::assert_equal(&device, &target as &Path);
+    // The volume is nobody's any more.
+    fleet.engine("host-a").docker(["volume", "rm", "bound"]);
+}
