@@ -52,6 +52,9 @@ const BACK: [&str; 4] = [
 /// While a committed upgrade is undone, before anything goes back.
 const UNDO: [&str; 2] = ["agent.upgrade.undo-noted", "agent.upgrade.undo-rested"];
 
+/// When an agent that found everything at rest has set it going again.
+const AWAKE: &str = "agent.upgrade.undo-awake";
+
 /// The same, of the controller.
 const UNDO_CONTROLLER: [&str; 3] = [
     "controller.upgrade.at-stop-snapshot",
@@ -391,6 +394,20 @@ fn u05_all_three_killed_while_an_upgrade_is_undone() {
         scene.fleet.host("host-a").agent().wait(60);
         scene.fleet.host("host-a").start_agent(None);
         scene.settle_undone(point);
+    }
+    // The one that comes dies, too, when it has set going what rested.
+    for point in UNDO {
+        scene.committed();
+        scene.fleet.host("host-a").agent().kill();
+        scene.fleet.host("host-a").start_agent(Some(point));
+        scene.fleet.wait_connected("host-a");
+        scene.undo();
+        scene.fleet.host("host-a").agent().wait(60);
+        scene.fleet.host("host-a").start_agent(Some(AWAKE));
+        scene.fleet.host("host-a").agent().wait(60);
+        scene.fleet.host("host-a").start_agent(None);
+        scene.kills += 1;
+        scene.settle_undone(&format!("{point}, then {AWAKE}"));
     }
     for point in UNDO_CONTROLLER {
         scene.committed();
