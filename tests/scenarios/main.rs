@@ -8,6 +8,7 @@ mod containers;
 mod crash;
 mod damage;
 mod demo;
+mod failpoints;
 mod fleet;
 mod harness;
 mod images;

@@ -1,7 +1,5 @@
 //! Policies fire by themselves, once, and are caught up once.
 
-use std::os::unix::process::ExitStatusExt as _;
-
 use e2e::fleet::Fleet;
 use e2e::{require_engine, wait};
 
@@ -83,8 +81,7 @@ fn p08_a_fire_time_runs_once_across_restarts() {
         policy(&fleet, &at_second_of_year(at), 50);
         fleet.controller().kill();
         fleet.start_controller(Some(point));
-        let status = fleet.controller().wait(60);
-        assert_eq!(status.signal(), Some(9), "{point}: {status}");
+        fleet.controller().wait(60);
         assert!(now_seconds() >= at as f64, "it died at {point} before it was to fire");
         fleet.start_controller(None);
         fleet.wait_connected("host-a");

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use e2e::deaths::Deaths;
 use e2e::docker::{Engine, IMAGE};
+use e2e::failpoints;
 use e2e::process::run;
 use e2e::{binaries, require_engine, upgrades, wait};
 use holdfast_proto::ids::JobId;
@@ -28,6 +30,22 @@ const SECOND: &str = "agent:2";
 const DIES: &str = "agent:dies";
 /// Runs steadily and is no agent.
 const IDLES: &str = "agent:idles";
+
+const POLICY_SET: &str = "agent.upgrade.policy-set";
+
+/// Where the agent, and from the second on the helper, is killed; and whether
+/// the upgrade goes forward after that.
+const HANDED_OVER: [(&str, bool); 9] = [
+    ("agent.upgrade.handed-over", false),
+    (POLICY_SET, false),
+    ("agent.upgrade.stopped", false),
+    ("agent.upgrade.old-renamed", false),
+    ("agent.upgrade.new-renamed", false),
+    ("agent.upgrade.new-started", false),
+    ("agent.upgrade.gate-passed", false),
+    ("agent.upgrade.committing", true),
+    ("agent.upgrade.committed", true),
+];
 
 /// An agent in a container of a private Engine.
 struct Contained {
@@ -359,30 +377,20 @@ fn u09_without_the_engines_socket_or_its_state_on_a_mount_it_is_refused() {
 fn u09_a_killed_helper_is_started_again_and_leaves_one_agent() {
     require_engine!();
     let host = Contained::start();
-    let mut kills = 0;
-    for (point, forward) in [
-        ("handed-over", false),
-        ("policy-set", false),
-        ("stopped", false),
-        ("old-renamed", false),
-        ("new-renamed", false),
-        ("new-started", false),
-        ("gate-passed", false),
-        ("committing", true),
-        ("committed", true),
-    ] {
-        let name = format!("HOLDFAST_FAILPOINT=agent.upgrade.{point}");
+    for (point, forward) in HANDED_OVER {
+        let name = format!("{}={point}", failpoints::VARIABLE);
         // As first process of its own namespace it could not kill itself.
         host.run_agent(&["-e", &name, "--pid", "host"]);
+        let deaths = Deaths::watch(&host.engine);
         let (finished, breaks) = host.upgrade(SECOND, options());
+        deaths.assert_one_at(point);
         assert_eq!(finished.ok, forward, "{point}: {finished:?}\n{}", host.logs());
         // Of these only the first kills the agent itself; all stop it.
-        assert!(breaks > 0 || point == "policy-set", "{point}: nothing was killed");
+        assert!(breaks > 0 || point == POLICY_SET, "{point}: no stream broke");
         host.one_agent(if forward { SECOND } else { FIRST });
-        kills += 1;
         println!("killed at {point}: {}", if forward { "went forward" } else { "went back" });
     }
-    println!("{kills} kills, 0 violations");
+    println!("{} kills, 0 violations", HANDED_OVER.len());
 }
 
 /// In the middle of the gate the Engine crashes; another time somebody removes

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::docker::Engine;
 use crate::process::{Process, run};
-use crate::{binaries, wait};
+use crate::{binaries, failpoints, wait};
 
 /// Where the repository lies.
 #[derive(Debug, Clone)]
@@ -108,7 +108,7 @@ impl Host {
         command.arg("--docker-host").arg(self.engine.host()).arg("--socket").arg(self.socket());
         command.env("HOLDFAST_LOG", "info");
         if let Some(name) = failpoint {
-            command.env("HOLDFAST_FAILPOINT", name);
+            command.env(failpoints::VARIABLE, name);
         }
         self.agent =
             Some(Process::start(&format!("agent of {}", self.name), &command, &self.dir.join("agent.log")));
@@ -221,7 +221,7 @@ impl Fleet {
         command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
         command.env("HOLDFAST_LOG", "info");
         if let Some(name) = failpoint {
-            command.env("HOLDFAST_FAILPOINT", name);
+            command.env(failpoints::VARIABLE, name);
         }
         self.controller =
             Some(Process::start("controller", &command, &self.dir.path().join("controller.log")));

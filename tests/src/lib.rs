@@ -9,7 +9,9 @@
 
 pub mod app_images;
 pub mod binaries;
+pub mod deaths;
 pub mod docker;
+pub mod failpoints;
 pub mod fleet;
 pub mod garage;
 pub mod gate;

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::failpoints::{self, FailPoint};
+
 /// A long-running child. Killed when dropped; its output goes to a file,
 /// whose end is printed when the test is failing.
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where it was told to die or to stand still.
+    fail_point: Option<FailPoint>,
 }
 
 impl Process {
@@ -23,7 +27,11 @@ impl Process {
         let output = File::options().create(true).append(true).open(log).expect("log file opens");
         let mut wrapped = Command::new("setpriv");
         wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+        let mut fail_point = None;
         for (key, value) in command.get_envs() {
+            if key == failpoints::VARIABLE {
+                fail_point = value.and_then(|value| value.to_str()).map(FailPoint::parse);
+            }
             match value {
                 Some(value) => wrapped.env(key, value),
                 None => wrapped.env_remove(key),
@@ -39,7 +47,7 @@ impl Process {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name: name.to_owned(), child, log: log.to_owned() }
+        Self { name: name.to_owned(), child, log: log.to_owned(), fail_point }
     }
 
     pub fn pid(&self) -> Pid {
@@ -55,14 +63,18 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// SIGKILL, and waits until it is gone. What dies so dies at no fail point.
     pub fn kill(&mut self) -> ExitStatus {
+        self.fail_point = None;
         let _ = self.child.kill();
         self.child.wait().expect("child can be waited for")
     }
 
-    /// Waits until it has stopped itself, as by a fail point that halts.
+    /// Waits until it has stopped itself at its fail point, one that halts.
+    #[track_caller]
     pub fn wait_halted(&self, seconds: u64) {
+        let halting = self.fail_point.as_ref().filter(|point| point.halts());
+        let point = halting.expect("it was started with a fail point that halts");
         let stat = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
         crate::wait::until(&format!("{} to stand still", self.name), seconds, || {
             let line = std::fs::read_to_string(&stat).unwrap_or_default();
@@ -70,6 +82,7 @@ impl Process {
             let state = line.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
             (state == Some("T")).then_some(()).ok_or(line)
         });
+        point.record();
     }
 
     /// Lets it run on after that.
@@ -80,11 +93,22 @@ impl Process {
     /// SIGTERM; panics when it has not ended by itself in time.
     pub fn stop(&mut self, seconds: u64) -> ExitStatus {
         let _ = kill_process(self.pid(), Signal::TERM);
-        self.wait(seconds)
+        self.ended(seconds)
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for it to end by itself. Panics when one that was started with a
+    /// fail point did not die there.
+    #[track_caller]
     pub fn wait(&mut self, seconds: u64) -> ExitStatus {
+        let status = self.ended(seconds);
+        if let Some(point) = &self.fail_point {
+            point.assert_killed(status);
+        }
+        status
+    }
+
+    #[track_caller]
+    fn ended(&mut self, seconds: u64) -> ExitStatus {
         let seconds = seconds * crate::wait::PATIENCE;
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
