@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use e2e::fleet::Fleet;
 use e2e::process::run;
-use e2e::{require_engine, tree, wait};
+use e2e::{figure, require_engine, tree, wait};
 
 const AGENT_POINTS: [&str; 11] = [
     "agent.journal.after-write",
@@ -135,7 +135,7 @@ fn p01_killed_at_every_named_place() {
     }
     let kills = AGENT_POINTS.len() + CONTROLLER_POINTS.len();
     all_succeeded(&scene.fleet, kills);
-    println!("{kills} kills at named places, every job succeeded in the end, 0 violations");
+    figure!("{kills} kills at named places, every job succeeded in the end, 0 violations");
     scene.finish();
 }
 
@@ -165,7 +165,7 @@ fn p01_killed_at_random_moments() {
         }
     }
     all_succeeded(&scene.fleet, KILLS as usize);
-    println!("{KILLS} kills at random moments, every job succeeded in the end, 0 violations");
+    figure!("{KILLS} kills at random moments, every job succeeded in the end, 0 violations");
     scene.finish();
 }
 
@@ -189,7 +189,7 @@ fn what_a_killed_run_uploaded_is_not_uploaded_again() {
     let job = &fleet.json(&["job", "ls"])[0];
     assert_eq!(job["state"], "succeeded", "{job}");
     let stored = job["sources"][0]["stats"]["stored_bytes"].as_u64().unwrap();
-    println!("of 90 MiB the second attempt stored {stored} bytes");
+    figure!("of 90 MiB the second attempt stored {stored} bytes");
     // How much was in the first pack depends on how fast it filled.
     assert!(stored < 89 << 20, "nothing of the first attempt was used: {stored} bytes stored");
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::{require_engine, tree};
+use e2e::{figure, require_engine, tree};
 use holdfast_archive::pack::{TableRead, read_table};
 use holdfast_archive::seam::FrameKind;
 
@@ -59,7 +59,7 @@ fn s06_a_flipped_bit_in_any_object_is_found() {
         }
     }
     fleet.repo("verify", &[]).ends_with(0);
-    println!("{flips} flipped bits in {} objects, all found", objects.len());
+    figure!("{flips} flipped bits in {} objects, all found", objects.len());
 }
 
 #[test]

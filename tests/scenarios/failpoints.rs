@@ -65,15 +65,6 @@ fn only_quoted_names_count_whatever_stands_around_them() {
     assert_eq!(found, ["agent.pack.after-put", "agent.pack.before-put", "controller.gc.after-objects"]);
 }
 
-#[test]
-fn visits_are_recorded_a_name_a_line() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("visited");
-    failpoints::append(&file, "one");
-    failpoints::append(&file, "two");
-    assert_eq!(std::fs::read_to_string(file).unwrap(), "one\ntwo\n");
-}
-
 /// Whether this panics, without its words in the test's output.
 fn panics<T>(work: impl FnOnce() -> T) -> bool {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err()

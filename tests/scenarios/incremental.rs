@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use e2e::fleet::Fleet;
-use e2e::{require_engine, wait};
+use e2e::{figure, require_engine, wait};
 use rustix::process::{Signal, kill_process};
 
 /// Files of the repository, each with its inode and its time of change, to see
@@ -69,7 +69,7 @@ fn nothing_changed_opens_no_file_and_writes_two_objects_at_most() {
     // The fleet's state is written every few minutes, whatever is backed up.
     let new = |object: &String| !before.contains(object) && !object.starts_with("state/");
     let written: Vec<String> = objects(&fleet.repository_dir()).into_iter().filter(new).collect();
-    println!("a backup of 500 unchanged files wrote {written:?}");
+    figure!("a backup of 500 unchanged files wrote {written:?}");
     assert!(written.iter().any(|object| object.starts_with("snapshots/")), "{written:?}");
     assert!(written.len() <= 2, "{written:?}");
 

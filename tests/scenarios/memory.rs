@@ -1,5 +1,6 @@
 //! The agent's memory is a budget, whatever the volume holds.
 
+use e2e::figure;
 use e2e::fleet::Fleet;
 use e2e::require_engine;
 
@@ -33,7 +34,7 @@ fn a31_a_hundred_thousand_files_stay_within_256_mib() {
     let job = fleet.json(&["restore", "volume", "data", "--host", "host-a", "--as", "copy"]);
     assert_eq!(job["restore"]["differences"], 0);
     let after_restore = peak_bytes(&pid);
-    println!(
+    figure!(
         "peak resident memory of the agent: {} MiB after the backup, {} MiB after the restore of 100,000 files",
         after_backup >> 20,
         after_restore >> 20

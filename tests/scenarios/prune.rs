@@ -8,7 +8,7 @@ use std::process::Command;
 use e2e::fleet::{Fleet, Place};
 use e2e::process::run;
 use e2e::upgrades::Copy;
-use e2e::{require_engine, tree, wait};
+use e2e::{figure, require_engine, tree, wait};
 use serde_json::Value;
 
 /// A place of a prune, in their order, and what is gone when it is reached.
@@ -198,5 +198,5 @@ fn p03_p04_a_controller_killed_within_a_prune_loses_nothing_and_the_next_one_fin
         let restored: &Path = &scene.fleet.engine("host-a").volume_path(&name);
         tree::assert_equal(copy.path(), restored);
     }
-    println!("{} kills within a prune, every one finished, 0 violations", POINTS.len());
+    figure!("{} kills within a prune, every one finished, 0 violations", POINTS.len());
 }

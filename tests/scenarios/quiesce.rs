@@ -1,7 +1,7 @@
 //! Containers are at rest for the second pass only, and never stay so.
 
 use e2e::fleet::Fleet;
-use e2e::{require_engine, wait};
+use e2e::{figure, require_engine, wait};
 
 fn running(fleet: &Fleet, container: &str) {
     wait::until(&format!("{container} to run"), 60, || {
@@ -49,7 +49,7 @@ fn paused_and_stopped_for_the_second_pass_only() {
             (Some("writer"), Some(true)),
             "{job}"
         );
-        println!("{how}: writer down {} ms of a job of {} ms", down["downtime_ms"], job["duration_ms"]);
+        figure!("{how}: writer down {} ms of a job of {} ms", down["downtime_ms"], job["duration_ms"]);
         running(&fleet, "writer");
         writes(&fleet);
     }
@@ -217,7 +217,7 @@ fn die_at_rest(fleet: &mut Fleet, point: &str, more: &[&str]) -> String {
         // It stays so: the agent waits for the controller in the middle of a pass.
         let states = TWO.map(|name| fleet.engine("host-a").state(name));
         if states == ["exited", "exited"] {
-            println!("{point}: the controller died with the writers at rest at hit {hit}");
+            figure!("{point}: the controller died with the writers at rest at hit {hit}");
             return id;
         }
         seen.push(states);

@@ -7,7 +7,7 @@ use std::process::Command;
 use e2e::fleet::Fleet;
 use e2e::process::run;
 use e2e::upgrades::Copy;
-use e2e::{binaries, require_engine, tree, wait};
+use e2e::{binaries, figure, require_engine, tree, wait};
 use serde_json::Value;
 
 /// Within a restore into a new volume.
@@ -182,7 +182,7 @@ fn p05_a_restore_whose_agent_was_killed_is_done_by_the_next_one() {
         scene.assert_restored(point, into, &killed.name);
     }
     scene.fleet.repo("verify", &[]).ends_with(0);
-    println!("{} kills within a restore, each done in the end, 0 violations", VOLUME.len() + DIRECTORY.len());
+    figure!("{} kills within a restore, each done in the end, 0 violations", VOLUME.len() + DIRECTORY.len());
 }
 
 /// If the job is not run again, what it left is gone, and another one of the

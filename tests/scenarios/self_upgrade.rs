@@ -10,7 +10,7 @@ use e2e::deaths::Deaths;
 use e2e::docker::{Engine, IMAGE};
 use e2e::failpoints;
 use e2e::process::run;
-use e2e::{binaries, require_engine, upgrades, wait};
+use e2e::{binaries, figure, require_engine, upgrades, wait};
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::container_service_client::ContainerServiceClient;
 use holdfast_proto::v1::upgrade_event::Event;
@@ -295,13 +295,13 @@ fn u09_an_agent_replaces_itself_and_comes_back_from_what_is_no_good() {
         assert!(breaks > 0, "the agent was never stopped");
         assert_eq!(host.one_agent(FIRST), first);
         assert_eq!(upgrades::family(&host.engine, NAME).len(), 1);
-        println!("{bad}: down {} ms: {}", finished.downtime_ms, finished.error);
+        figure!("{bad}: down {} ms: {}", finished.downtime_ms, finished.error);
     }
 
     let (finished, breaks) = host.upgrade(SECOND, options());
     assert!(finished.ok, "{finished:?}\n{}", host.logs());
     assert!(breaks > 0, "the agent was never stopped");
-    println!("upgraded, down {} ms", finished.downtime_ms);
+    figure!("upgraded, down {} ms", finished.downtime_ms);
     let upgrade = finished.upgrade.expect("the record");
     assert_eq!(upgrade.state(), UpgradeState::Committed);
     assert_ne!(host.one_agent(SECOND), first);
@@ -388,9 +388,9 @@ fn u09_a_killed_helper_is_started_again_and_leaves_one_agent() {
         // Of these only the first kills the agent itself; all stop it.
         assert!(breaks > 0 || point == POLICY_SET, "{point}: no stream broke");
         host.one_agent(if forward { SECOND } else { FIRST });
-        println!("killed at {point}: {}", if forward { "went forward" } else { "went back" });
+        figure!("killed at {point}: {}", if forward { "went forward" } else { "went back" });
     }
-    println!("{} kills, 0 violations", HANDED_OVER.len());
+    figure!("{} kills, 0 violations", HANDED_OVER.len());
 }
 
 /// In the middle of the gate the Engine crashes; another time somebody removes

@@ -11,7 +11,7 @@ use e2e::app_images::{self, App};
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
 use e2e::upgrades::{self, Copy, RIGHTS, run_app};
-use e2e::{require_engine, wait};
+use e2e::{figure, require_engine, wait};
 use serde_json::Value;
 
 /// A fleet of one host with these versions of the small server.
@@ -94,7 +94,7 @@ fn u03_u04_a_bad_version_leaves_no_trace() {
         rolled_back(&job);
         let error = job["error"].as_str().unwrap();
         assert!(error.contains(cause), "{error}");
-        println!("{bad:?}: down {} ms: {error}", job["upgrade"]["downtime_ms"]);
+        figure!("{bad:?}: down {} ms: {error}", job["upgrade"]["downtime_ms"]);
         assert_eq!(
             job["children"].as_array().unwrap().len(),
             2,
@@ -129,7 +129,7 @@ fn a_committed_upgrade_can_be_undone_until_its_grace_period_ends() {
         "{job}"
     );
     let downtime = job["upgrade"]["downtime_ms"].as_u64().unwrap();
-    println!("upgraded, down {downtime} ms of {} ms", job["duration_ms"]);
+    figure!("upgraded, down {downtime} ms of {} ms", job["duration_ms"]);
     assert!(downtime > 0 && downtime < job["duration_ms"].as_u64().unwrap(), "{job}");
     assert_eq!(upgrades::the_one_that_runs(engine, "app").image, App::Migrates.image());
     assert_eq!(rows(engine, "app-data"), migrated(&first, "2"));

@@ -4,21 +4,18 @@
 //! The names stand in `NAMES` of `agent/src/failpoint.rs` and
 //! `controller/src/failpoint.rs`. A process that is started with one has to be
 //! seen dying or standing still there: [`crate::process::Process`] checks that,
-//! and then writes the name to the file that `HOLDFAST_VISITED` names. So that
-//! file lists what was visited, not what was meant to be.
+//! and then writes the name to the records of the run. So these list what was
+//! visited, not what was meant to be.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use crate::record;
+
 /// What tells a process where it is to die or to stand still.
 pub const VARIABLE: &str = "HOLDFAST_FAILPOINT";
-
-/// What names the file with the record of visits, one name a line.
-const VISITED: &str = "HOLDFAST_VISITED";
 
 const SIGKILL: i32 = 9;
 
@@ -59,17 +56,8 @@ impl FailPoint {
 
     /// Notes that a process was seen to die or to stand still here.
     pub fn record(&self) {
-        if let Some(path) = std::env::var_os(VISITED) {
-            append(Path::new(&path), &self.name);
-        }
+        record::append("visited", &self.name);
     }
-}
-
-/// One write, so that two tests do not write into each other's line.
-pub fn append(path: &Path, name: &str) {
-    let file = File::options().create(true).append(true).open(path);
-    file.and_then(|mut file| file.write_all(format!("{name}\n").as_bytes()))
-        .expect("the list of visited fail points is written");
 }
 
 /// The folder of the workspace.

@@ -12,6 +12,7 @@ pub mod binaries;
 pub mod deaths;
 pub mod docker;
 pub mod failpoints;
+pub mod figure;
 pub mod fleet;
 pub mod garage;
 pub mod gate;

@@ -40,7 +40,7 @@ pub struct ObjectStore {
 
 enum Server {
     Garage(Box<Garage>),
-    Moto(Moto),
+    Moto(Box<Moto>),
 }
 
 impl ObjectStore {
@@ -73,7 +73,7 @@ impl ObjectStore {
             region: "us-east-1".to_owned(),
             access_key: "an-access-key".to_owned(),
             secret_key: "a-secret-key".to_owned(),
-            server: Server::Moto(moto),
+            server: Server::Moto(Box::new(moto)),
         }
     }
 

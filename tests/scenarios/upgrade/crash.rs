@@ -9,7 +9,7 @@ use e2e::app_images::App;
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
 use e2e::upgrades::{self, Copy, run_app};
-use e2e::{require_engine, tree, wait};
+use e2e::{figure, require_engine, tree, wait};
 use serde_json::Value;
 
 use super::{fleet_with, migrated, rows, run_side, side_reaches};
@@ -163,7 +163,7 @@ impl Scene {
         }
         upgrades::assert_no_traces(engine, "app", "app-data");
         assert_eq!(things(engine), self.things, "{what}");
-        println!("killed at {what}: {}", newest["state"]);
+        figure!("killed at {what}: {}", newest["state"]);
     }
 
     /// A committed upgrade, for it to be undone.
@@ -204,7 +204,7 @@ impl Scene {
         side_reaches(engine, "side");
         upgrades::assert_no_traces(engine, "app", "app-data");
         assert_eq!(things(engine), self.things, "{what}");
-        println!("killed at {what} of an undoing: {}", newest["state"]);
+        figure!("killed at {what} of an undoing: {}", newest["state"]);
     }
 
     /// An Engine that went away before anything went back: the upgrade stays,
@@ -273,7 +273,7 @@ impl Scene {
         fleet.repo("restore", &["app-data@latest", "--to", &target.display().to_string()]).ends_with(0);
         let data: &Path = &fleet.engine("host-a").volume_path("app-data");
         tree::assert_equal(data, &target);
-        println!(
+        figure!(
             "{kills} kills of {who}: {committed} upgrades committed, the others rolled back, 0 violations"
         );
     }

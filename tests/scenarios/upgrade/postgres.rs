@@ -8,7 +8,7 @@ use e2e::docker::Engine;
 use e2e::fleet::Fleet;
 use e2e::postgres_image::{self, DATA, FIRST, NEXT_MAJOR, RUINS, SECOND};
 use e2e::upgrades::{self, RIGHTS, wait_healthy};
-use e2e::{require_engine, require_postgres};
+use e2e::{figure, require_engine, require_postgres};
 
 use super::rolled_back;
 
@@ -81,14 +81,14 @@ fn no_acknowledged_row_is_lost() {
     wait_healthy(engine, "db");
     let present = numbers(engine, "db");
     let lost: Vec<&u32> = acknowledged.iter().filter(|number| !present.contains(number)).collect();
-    println!("{} rows acknowledged, {} there, {} lost", acknowledged.len(), present.len(), lost.len());
+    figure!("{} rows acknowledged, {} there, {} lost", acknowledged.len(), present.len(), lost.len());
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     upgrades::assert_no_traces(engine, "db", "pg");
 
     // To a good build, and back again: what was written since is kept aside.
     let job = fleet.upgrade("host-a", "db", SECOND, &["--probe-cmd", "psql -U postgres -c 'select 1'"]);
     assert_eq!(job["state"], "succeeded", "{job}");
-    println!("PostgreSQL upgraded, down {} ms", job["upgrade"]["downtime_ms"]);
+    figure!("PostgreSQL upgraded, down {} ms", job["upgrade"]["downtime_ms"]);
     assert_eq!(numbers(engine, "db"), present);
     assert!(insert(engine, 1_000_000));
     let job = upgrades::job_of(fleet.cli(&["upgrade", "rollback", "db", "--host", "host-a", "-o", "json"]));

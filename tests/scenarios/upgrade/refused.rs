@@ -5,7 +5,7 @@ use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
 use e2e::process::run;
 use e2e::upgrades::{self, Copy, run_app};
-use e2e::{require_engine, wait};
+use e2e::{figure, require_engine, wait};
 use std::process::Command;
 
 use super::fleet_with;
@@ -234,7 +234,7 @@ fn u08_a_port_or_name_taken_in_the_middle_leads_back() {
         }
         let job = fleet.await_job(&id, 120);
         super::rolled_back(&job);
-        println!("a {taken} was taken: {}", job["error"]);
+        figure!("a {taken} was taken: {}", job["error"]);
         let engine = fleet.engine("host-a");
         if taken == "name" {
             engine.docker(["rm", &intruder]);

@@ -2,6 +2,7 @@
 
 use e2e::app_images::{self, App};
 use e2e::docker::Engine;
+use e2e::figure;
 use e2e::fleet::Fleet;
 use e2e::require_engine;
 use e2e::upgrades::{self, Copy, RIGHTS, run_app};
@@ -108,7 +109,7 @@ fn a_rollout_stops_at_the_host_that_fails() {
     );
     for child in job["children"].as_array().unwrap() {
         let child = fleet.job(child["id"].as_str().unwrap());
-        println!("{}: {}, down {} ms", child["host"], child["state"], child["upgrade"]["downtime_ms"]);
+        figure!("{}: {}, down {} ms", child["host"], child["state"], child["upgrade"]["downtime_ms"]);
         assert!(child["upgrade"]["downtime_ms"].as_u64().is_some_and(|downtime| downtime > 0), "{child}");
     }
 }
