@@ -156,6 +156,27 @@ pub fn decode(stored: &[u8], entry: &PackEntry) -> Result<Bytes, FrameError> {
     Ok(raw.into())
 }
 
+/// The frame that `bytes` begin with, whatever follows it: its stored length
+/// and its raw bytes. For packs whose table is lost; a frame found this way has
+/// no id to be checked against but its own.
+///
+/// # Errors
+/// If the bytes do not begin with one whole plain frame.
+pub fn decode_first(bytes: &[u8]) -> Result<(u32, Bytes), FrameError> {
+    let declared = check_header(bytes)?;
+    let raw_len = u32::try_from(declared).unwrap_or(u32::MAX);
+    if raw_len == 0 || raw_len as usize > MAX_RAW {
+        return Err(FrameError::RawLength(raw_len));
+    }
+    let len = zstd_safe::find_frame_compressed_size(&bytes[..bytes.len().min(MAX_STORED)])
+        .map_err(|code| FrameError::Corrupt(zstd_safe::get_error_name(code).to_owned()))?;
+    let raw = decompress(&bytes[..len], raw_len as usize).map_err(|e| FrameError::Corrupt(e.to_string()))?;
+    if raw.len() != raw_len as usize {
+        return Err(FrameError::DeclaredLength { expected: raw_len, declared: raw.len() as u64 });
+    }
+    Ok((len as u32, raw.into()))
+}
+
 fn decompress(stored: &[u8], raw_len: usize) -> std::io::Result<Vec<u8>> {
     thread_local! {
         static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };

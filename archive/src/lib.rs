@@ -106,6 +106,7 @@ pub mod pack;
 #[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
 mod record;
 pub mod repository;
+pub mod salvage;
 pub mod seam;
 pub mod snapshot;
 pub mod state;

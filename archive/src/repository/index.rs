@@ -50,6 +50,8 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Index {
     packs: Vec<PackFacts>,
+    /// Of all packs that frames were found in.
+    ids: Vec<PackId>,
     frames: HashMap<FrameId, Slot>,
     /// Where a frame lies once more.
     copies: HashMap<FrameId, Vec<Slot>>,
@@ -59,8 +61,15 @@ pub struct Index {
 impl Index {
     /// Adds a pack's table.
     pub fn add(&mut self, id: PackId, len: u64, table: &[PackEntry]) {
-        let pack = self.packs.len() as u32;
         self.packs.push(PackFacts { id, len, frames: table.len() as u32 });
+        self.add_frames(id, table);
+    }
+
+    /// Adds frames that were found in a pack whose table cannot be had. The
+    /// pack itself counts as broken.
+    pub fn add_frames(&mut self, id: PackId, table: &[PackEntry]) {
+        let pack = self.ids.len() as u32;
+        self.ids.push(id);
         for entry in table {
             let PackEntry { id, kind, key_epoch, offset, stored_len, raw_len } = *entry;
             let slot = Slot { pack, kind, key_epoch, offset, stored_len, raw_len };
@@ -101,7 +110,8 @@ impl Index {
         self.frames.len()
     }
 
-    /// Packs that are there but whose table could not be had.
+    /// Packs that are there but whose table could not be had. Frames that prove
+    /// themselves are found in them all the same.
     pub fn broken(&self) -> &[BrokenPack] {
         &self.broken
     }
@@ -109,7 +119,7 @@ impl Index {
     fn location(&self, frame: &FrameId, slot: &Slot) -> FrameLocation {
         let Slot { pack, kind, key_epoch, offset, stored_len, raw_len } = *slot;
         FrameLocation {
-            pack: self.packs[pack as usize].id,
+            pack: self.ids[pack as usize],
             entry: PackEntry { id: *frame, kind, key_epoch, offset, stored_len, raw_len },
         }
     }

@@ -23,6 +23,7 @@ pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo,
 use crate::ids::{PackId, RepositoryId, SnapshotId};
 use crate::keys::{ObjectKey, Prefix, RecoveryFile};
 use crate::pack::{self, TableRead};
+use crate::salvage::walk_frames;
 use crate::seam::{PackEntry, PackSource};
 use crate::snapshot::{self, SnapshotBody, SnapshotError, SnapshotHeader};
 use crate::store::{Listed, Store, StoreError};
@@ -209,7 +210,8 @@ impl Repository {
     /// Where every frame lies, from the ends of all packs.
     ///
     /// # Errors
-    /// If the store cannot list packs. Packs that cannot be read are set apart.
+    /// If the store cannot list packs. Packs whose table cannot be read are set
+    /// apart; they are read whole for the frames in them.
     pub async fn load_index(&self) -> Result<Index, StoreError> {
         let listed = list(&self.store, Prefix::Packs).await?;
         let packs = listed.into_iter().filter_map(|listed| match listed.key {
@@ -223,7 +225,13 @@ impl Repository {
         while let Some((id, len, table)) = tables.next().await {
             match table {
                 Ok(table) => index.add(id, len, &table),
-                Err(error) => index.add_broken(BrokenPack { id, len, error }),
+                Err(error) => {
+                    // What is whole in it is of use without its table.
+                    if let Ok(bytes) = self.store.get(&ObjectKey::Pack(id)).await {
+                        index.add_frames(id, &walk_frames(&bytes));
+                    }
+                    index.add_broken(BrokenPack { id, len, error });
+                }
             }
         }
         Ok(index)

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::counters::Verb;
 use super::error::{StoreError, StoreErrorKind};
-use super::{RawBody, RetryPolicy};
+use super::{RawBody, RawListed, RawPage, RetryPolicy};
 
 /// What goes wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,11 @@ pub enum Fault {
     Full,
     /// The object is not there.
     Missing,
+    /// A page of a listing leaves out the item at this place, counted round
+    /// the page; it is not said that anything is missing.
+    Omits(usize),
+    /// A page of a listing has each item twice.
+    Repeats,
 }
 
 /// Which requests fail, and how. Clones share the plan.
@@ -167,7 +172,12 @@ impl Fault {
             Self::Auth => error(StoreErrorKind::Auth, "access denied (403 InvalidAccessKeyId)"),
             Self::Full => error(StoreErrorKind::Full, "no space left"),
             Self::Missing => error(StoreErrorKind::NotFound, "no such object"),
-            Self::AnswerLost | Self::Truncated(_) | Self::TooLong(_) | Self::Flipped(_) => Ok(()),
+            Self::AnswerLost
+            | Self::Truncated(_)
+            | Self::TooLong(_)
+            | Self::Flipped(_)
+            | Self::Omits(_)
+            | Self::Repeats => Ok(()),
         }
     }
 
@@ -198,6 +208,21 @@ impl Fault {
             }
             _ => bytes,
         }
+    }
+
+    /// What becomes of a listing.
+    pub(super) fn damage_page(self, mut page: RawPage) -> RawPage {
+        match self {
+            Self::Omits(at) if !page.items.is_empty() => {
+                page.items.remove(at % page.items.len());
+            }
+            Self::Repeats => {
+                let twice = |item: RawListed| [RawListed { name: item.name.clone(), len: item.len }, item];
+                page.items = page.items.into_iter().flat_map(twice).collect();
+            }
+            _ => {}
+        }
+        page
     }
 
     pub(super) fn damage_body(self, body: RawBody) -> RawBody {

@@ -468,7 +468,10 @@ impl Store {
             Backend::S3(s3) => s3.list(prefix, after, &self.inner.policy).await?,
         };
         fault.map_or(Ok(()), |fault| fault.after(prefix))?;
-        Ok(page)
+        Ok(match fault {
+            Some(fault) => fault.damage_page(page),
+            None => page,
+        })
     }
 
     /// Failures by the place of their name.

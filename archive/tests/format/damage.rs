@@ -213,3 +213,24 @@ fn a_head_from_a_copy_is_noticed() {
     assert_eq!(report.problems.len(), 1, "{report:#?}");
     assert_eq!(report.problems[0].kind, ProblemKind::State);
 }
+
+#[test]
+fn h01_a_damaged_table_costs_no_frame() {
+    let damaged = two_snapshots();
+    let fixture = &damaged.fixture;
+    let mut packs = 0;
+    for name in fixture.objects().iter().filter(|name| name.starts_with("packs/")) {
+        let path = fixture.path.join(name);
+        let bits = std::fs::metadata(&path).unwrap().len() as usize * 8;
+        flip(&path, bits - 1);
+        packs += 1;
+    }
+    assert!(packs > 1);
+    for (id, tree) in &damaged.trees {
+        assert_eq!(fixture.read(*id), (expected(tree), 0), "everything is read without any table");
+    }
+    let report = fixture.verify();
+    assert_eq!(report.problems.len(), packs, "{report:#?}");
+    assert!(report.problems.iter().all(|problem| problem.kind == ProblemKind::PackTable), "{report:#?}");
+    assert!(report.damaged_snapshots().is_empty());
+}
