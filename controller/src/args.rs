@@ -35,12 +35,14 @@ pub enum Command {
     Init(InitArgs),
     /// Make a state directory for a repository whose controller was lost: the
     /// catalogue comes from the bucket, and the lost controller's, should it
-    /// come back, is refused.
+    /// come back, is refused. While something is missing nothing is deleted;
+    /// `reconcile --accept-loss` gives it up.
     Rebuild(InitArgs),
     /// Compare the catalogue with the bucket and make it agree: ends the
     /// suspension of one that was put back from an old copy. The controller
-    /// must not run.
-    Reconcile(StateArgs),
+    /// must not run. Exit code 4 if anything is missing or damaged; while
+    /// something is missing, nothing is deleted.
+    Reconcile(ReconcileArgs),
     /// Read the repository and look for damage; the controller may run. What
     /// is damaged is sent again by the next backups, where its host still has
     /// it. Exit code 4 if anything was found.
@@ -94,6 +96,16 @@ pub struct InitArgs {
     /// PEM certificates to trust for the S3 service instead of the machine's.
     #[arg(long, value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ReconcileArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Give up what is missing, so that packs which no snapshot reaches are
+    /// deleted again. Only what the run before has shown is given up.
+    #[arg(long)]
+    pub accept_loss: bool,
 }
 
 #[derive(Debug, Clone, Args)]

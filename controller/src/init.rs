@@ -72,7 +72,7 @@ pub async fn rebuild(state_dir: &Path, config: &Config) -> Result<(Rebuilt, Take
     let owner = controller_id(&catalog).await?;
     let store = Store::open(&config.repository)?;
     let repository = crate::repository::Repository::new(catalog.clone(), store, Settings::default());
-    let rebuilt = repository.reconcile(Some(&owner)).await.map_err(Box::new)?;
+    let rebuilt = repository.reconcile(Some(&owner), false).await.map_err(Box::new)?;
     // Before this controller runs: it would write its own, empty ones there.
     let taken_over = take_over(&catalog, &repository).await?;
     write_config(&state_dir.join(FILE), config)?;

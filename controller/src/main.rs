@@ -9,8 +9,8 @@ use holdfast_archive::store::{S3Options, Store, StoreConfig};
 use holdfast_controller::api::status_map::causes;
 use holdfast_controller::app::{App, catalog_url};
 use holdfast_controller::args::{
-    AuditCommand, Cli, Command, InitArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs, TokenRevokeArgs,
-    VerifyArgs,
+    AuditCommand, Cli, Command, InitArgs, ReconcileArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs,
+    TokenRevokeArgs, VerifyArgs,
 };
 use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Outcome};
@@ -117,9 +117,10 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
     report(&rebuilt)
 }
 
-async fn reconcile(args: StateArgs) -> anyhow::Result<ExitCode> {
-    let app = App::open(&args.state_dir, Config::read(&args.state_dir)?).await?;
-    report(&app.repository().reconcile(None).await?)
+async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
+    let dir = &args.state.state_dir;
+    let app = App::open(dir, Config::read(dir)?).await?;
+    report(&app.repository().reconcile(None, args.accept_loss).await?)
 }
 
 fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {
@@ -127,7 +128,21 @@ fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {
     for note in &rebuilt.notes {
         say(note)?;
     }
-    Ok(if rebuilt.notes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
+    for loss in &rebuilt.losses {
+        say(&format!("missing: {loss}"))?;
+    }
+    if !rebuilt.collection_off.is_empty() {
+        say(&rebuilt.collection_off)?;
+    }
+    if rebuilt.unused_packs > 0 {
+        let when = if rebuilt.collection_off.is_empty() { "collection deletes" } else { "giving up deletes" };
+        say(&format!(
+            "{when} {} packs that no snapshot reaches, {} bytes",
+            rebuilt.unused_packs, rebuilt.unused_bytes
+        ))?;
+    }
+    let sound = rebuilt.notes.is_empty() && rebuilt.losses.is_empty();
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
 }
 
 async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {

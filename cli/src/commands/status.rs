@@ -133,7 +133,7 @@ impl Render for StatusView {
             ),
         ];
         if !repository.suspended.is_empty() {
-            lines.push(format!("deduplication and pruning are off: {}", repository.suspended));
+            lines.push(format!("the repository is suspended: {}", repository.suspended));
         }
         if self.list_problems {
             for problem in &self.problems {

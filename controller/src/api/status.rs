@@ -129,7 +129,7 @@ fn repository_problem(status: &RepositoryStatus) -> Option<StatusProblem> {
     let message = if !status.reachable {
         format!("the repository cannot be reached: {}", status.problem)
     } else if !status.suspended.is_empty() {
-        format!("collection and deduplication are off: {}", status.suspended)
+        format!("the repository is suspended: {}", status.suspended)
     } else {
         return None;
     };

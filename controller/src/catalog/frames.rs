@@ -54,6 +54,10 @@ const HAVE: &str = of_wanted!(
     "wanted.at * 16 + p.suspect * 8 + f.damaged * 4 + case p.state
         when 'intended' then 0 when 'live' then 1 when 'condemned' then 2 else 3 end"
 );
+const NUMBER: &str =
+    "with recursive wanted (at) as (select 0 union all select at + 1 from wanted where at + 1 < $2)
+     select wanted.at, f.number from wanted cross join frames f
+     where f.host = $1 and f.id = substr($3, wanted.at * 32 + 1, 32)";
 const FIND: &str = of_wanted!("wanted.at, f.*, p.id as pack_id, p.state, p.suspect");
 
 impl Catalog {
@@ -92,6 +96,30 @@ impl Catalog {
     ) -> Result<Vec<Option<FoundFrame>>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         find_frames(&mut connection, host, frames).await
+    }
+
+    /// The numbers of these frames of the host, in their order, also of those
+    /// that lie nowhere.
+    pub async fn frame_numbers(
+        &self,
+        host: HostId,
+        frames: &[FrameId],
+    ) -> Result<Vec<Option<u64>>, CatalogError> {
+        let mut connection = self.pool().acquire().await?;
+        let mut numbers = vec![None; frames.len()];
+        let Some(host) = host_number(&mut connection, host).await? else { return Ok(numbers) };
+        for (part, ids) in frames.chunks(4096).enumerate() {
+            let rows: Vec<(i64, i64)> = sqlx::query_as(NUMBER)
+                .bind(signed(host))
+                .bind(signed(ids.len() as u64))
+                .bind(joined(ids))
+                .fetch_all(&mut *connection)
+                .await?;
+            for (at, number) in rows {
+                numbers[part * 4096 + unsigned(at) as usize] = Some(unsigned(number));
+            }
+        }
+        Ok(numbers)
     }
 
     /// The rows of frames with these numbers, in no order.
@@ -407,7 +435,7 @@ mod tests {
     #[tokio::test]
     async fn frames_are_looked_up_by_their_ids() {
         let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
-        for question in [HAVE, FIND] {
+        for question in [HAVE, NUMBER, FIND] {
             let plan = sqlx::query(AssertSqlSafe(format!("explain query plan {question}")))
                 .bind(1)
                 .bind(4096)

@@ -1,14 +1,17 @@
 //! Rows made from what the bucket holds, for a catalogue that was lost or is
 //! an old copy.
 
-use holdfast_archive::ids::{HostId, PackId, SnapshotId};
+use std::collections::HashSet;
+
+use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
 use holdfast_archive::seam::PackEntry;
 use holdfast_archive::snapshot::SnapshotBody;
 use roaring::RoaringTreemap;
 use sqlx::Row as _;
 
+use super::frames::make_host_number;
 use super::packs::{PackRecord, add_frames, insert_pack, pack, read as read_pack};
-use super::repository::{id, next_pack, note_number, signed, unsigned};
+use super::repository::{bitmap, bitmap_bytes, id, next_frames, next_pack, note_number, signed, unsigned};
 use super::snapshots::{Inserted, insert_snapshot};
 use super::{Catalog, CatalogError};
 use crate::repository::protocol::{PackState, SnapshotState};
@@ -76,18 +79,85 @@ impl Catalog {
         Ok(())
     }
 
-    /// Gives a host frames that lie in a pack which counts as another's.
-    pub async fn import_frames(
+    /// Says where these frames of a host lie, whatever its rows said before: each
+    /// was found there, or lies nowhere else. The pack may count as another
+    /// host's.
+    pub async fn place_frames(
         &self,
         host: HostId,
         id: &PackId,
         frames: &[PackEntry],
     ) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        if let Some(row) = pack(&mut tx, id).await? {
-            add_frames(&mut tx, host, row.number, frames).await?;
-            tx.commit().await?;
+        let Some(row) = pack(&mut tx, id).await? else { return Ok(()) };
+        let number = make_host_number(&mut tx, host).await?;
+        for entry in frames {
+            let first = next_frames(&mut tx, 1).await?;
+            sqlx::query(
+                "insert into frames
+                     (number, host, id, pack, kind, key_epoch, pack_offset, stored_bytes, raw_bytes)
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                 on conflict (host, id) do update set pack = excluded.pack, kind = excluded.kind,
+                     key_epoch = excluded.key_epoch, pack_offset = excluded.pack_offset,
+                     stored_bytes = excluded.stored_bytes, raw_bytes = excluded.raw_bytes, damaged = 0",
+            )
+            .bind(signed(first))
+            .bind(signed(number))
+            .bind(entry.id.as_bytes().as_slice())
+            .bind(signed(row.number))
+            .bind(entry.kind as i64)
+            .bind(i64::from(entry.key_epoch))
+            .bind(signed(entry.offset))
+            .bind(i64::from(entry.stored_len))
+            .bind(i64::from(entry.raw_len))
+            .execute(&mut *tx)
+            .await?;
         }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Gives frames that a snapshot of the host needs and that lie nowhere a
+    /// number: a row that is marked as damaged and points at no pack. When the
+    /// frame is sent again it keeps that number, so it belongs to the snapshots
+    /// that lacked it. Rows there are already are marked.
+    pub async fn note_missing_frames(&self, host: HostId, frames: &[FrameId]) -> Result<(), CatalogError> {
+        let mut tx = self.pool().begin_with("begin immediate").await?;
+        let host = make_host_number(&mut tx, host).await?;
+        for frame in frames {
+            let number = next_frames(&mut tx, 1).await?;
+            sqlx::query(
+                "insert into frames (number, host, id, pack, kind, key_epoch, pack_offset, stored_bytes,
+                     raw_bytes, damaged)
+                 values ($1, $2, $3, 0, 1, 0, 0, 0, 0, 1)
+                 on conflict (host, id) do update set damaged = 1",
+            )
+            .bind(signed(number))
+            .bind(signed(host))
+            .bind(frame.as_bytes().as_slice())
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// All frames that were found damaged, whoever's they are.
+    pub async fn all_damaged(&self) -> Result<HashSet<FrameId>, CatalogError> {
+        let ids: Vec<Vec<u8>> =
+            sqlx::query_scalar("select id from frames where damaged = 1").fetch_all(self.pool()).await?;
+        Ok(ids.iter().filter_map(|id| FrameId::from_slice(id)).collect())
+    }
+
+    /// Drops rows of frames that lie nowhere and that nothing needs any more.
+    pub async fn drop_missing_frames(&self, kept: &RoaringTreemap) -> Result<(), CatalogError> {
+        let mut tx = self.pool().begin_with("begin immediate").await?;
+        let numbers: Vec<i64> =
+            sqlx::query_scalar("select number from frames where pack = 0").fetch_all(&mut *tx).await?;
+        for number in numbers.into_iter().filter(|number| !kept.contains(unsigned(*number))) {
+            sqlx::query("delete from frames where number = $1").bind(number).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
         Ok(())
     }
 
@@ -123,34 +193,63 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Replaces what a known snapshot was believed to reach, and makes it
-    /// committed where it was committing: its object is in the bucket.
+    /// Adds to what a known snapshot reaches; nothing it was known to reach is
+    /// taken away, for what could not be read today may be read tomorrow. With
+    /// `stored` its object is in the bucket: one that was committing is
+    /// committed.
     pub async fn renew_snapshot(
         &self,
         commit_number: u64,
         frames: &RoaringTreemap,
+        partial: bool,
+        stored: bool,
     ) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        let before: Option<Vec<u8>> =
+            sqlx::query_scalar("select frames from snapshot_blobs where commit_number = $1")
+                .bind(signed(commit_number))
+                .fetch_optional(&mut *tx)
+                .await?;
+        let Some(before) = before else { return Ok(()) };
+        let union = bitmap(&before)? | frames;
         sqlx::query("update snapshot_blobs set frames = $2 where commit_number = $1")
             .bind(signed(commit_number))
-            .bind(super::repository::bitmap_bytes(frames))
+            .bind(bitmap_bytes(&union))
             .execute(&mut *tx)
             .await?;
-        sqlx::query(
-            "update snapshots set state = 'committed' where commit_number = $1 and state = 'committing'",
-        )
-        .bind(signed(commit_number))
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query("update snapshots set partial = $2 where commit_number = $1")
+            .bind(signed(commit_number))
+            .bind(partial)
+            .execute(&mut *tx)
+            .await?;
+        if stored {
+            sqlx::query(
+                "update snapshots set state = 'committed' where commit_number = $1 and state = 'committing'",
+            )
+            .bind(signed(commit_number))
+            .execute(&mut *tx)
+            .await?;
+        }
         tx.commit().await?;
         Ok(())
     }
 
-    /// Drops rows of a pack that is not in the bucket.
-    pub async fn drop_absent_pack(&self, number: u64) -> Result<(), CatalogError> {
+    /// Notes that a pack is not in the bucket: its frames are lost until they
+    /// are sent again. The row stays while a snapshot uses one of them, so that
+    /// each keeps its number, and the pack, should it come back, its owner.
+    pub async fn mark_absent_pack(&self, number: u64) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        sqlx::query("delete from frames where pack = $1").bind(signed(number)).execute(&mut *tx).await?;
-        sqlx::query("delete from packs where number = $1").bind(signed(number)).execute(&mut *tx).await?;
+        sqlx::query("update frames set damaged = 1 where pack = $1")
+            .bind(signed(number))
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(
+            "update packs set state = 'live', suspect = 0, condemned_lease = null where number = $1
+             and state <> 'intended'",
+        )
+        .bind(signed(number))
+        .execute(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -164,9 +263,9 @@ impl Catalog {
         Ok(())
     }
 
-    /// Before a reconciliation: no lease goes on, and nothing cached of pages
-    /// is believed.
-    pub async fn begin_reconciliation(&self) -> Result<(), CatalogError> {
+    /// Before a reconciliation: no lease goes on, nothing cached of pages is
+    /// believed, and nothing is deleted should it be cut off.
+    pub async fn begin_reconciliation(&self, unfinished: &str) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         sqlx::query("update leases set ended_tick = (select ticks from repository) where ended_tick is null")
             .execute(&mut *tx)
@@ -174,6 +273,7 @@ impl Catalog {
         for statement in ["delete from page_refs", "delete from orphans"] {
             sqlx::query(statement).execute(&mut *tx).await?;
         }
+        sqlx::query("update repository set collection_off = $1").bind(unfinished).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(())
     }

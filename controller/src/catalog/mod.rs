@@ -7,10 +7,12 @@
 pub mod audit;
 pub mod children;
 pub mod frames;
+pub mod hints;
 pub mod hosts;
 pub mod import;
 pub mod jobs;
 pub mod leases;
+pub mod losses;
 pub mod operators;
 pub mod packs;
 pub mod policies;
@@ -31,11 +33,12 @@ use sqlx::sqlite::{
 };
 
 /// In order, embedded: a binary needs no files beside it.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: [(&str, &str); 5] = [
     ("fleet", include_str!("../../migrations/0001_fleet.sql")),
     ("jobs", include_str!("../../migrations/0002_jobs.sql")),
     ("repository", include_str!("../../migrations/0003_repository.sql")),
     ("upgrades", include_str!("../../migrations/0004_upgrades.sql")),
+    ("losses", include_str!("../../migrations/0010_losses.sql")),
 ];
 
 fn migrator() -> Migrator {

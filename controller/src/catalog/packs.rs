@@ -323,11 +323,12 @@ pub(super) async fn add_frames(
     for (entry, known) in table.iter().zip(known) {
         match known {
             None => new.push(entry),
+            // A frame that was found damaged in this very pack stays marked.
             Some(frame) if Protocol::WHOLE.takes_over(Some(frame.fact)) => {
                 sqlx::query(
                     "update frames set pack = $2, kind = $3, key_epoch = $4, pack_offset = $5,
                          stored_bytes = $6, raw_bytes = $7, damaged = 0
-                     where number = $1",
+                     where number = $1 and not (pack = $2 and damaged = 1)",
                 )
                 .bind(signed(frame.number))
                 .bind(signed(pack))

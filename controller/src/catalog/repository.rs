@@ -20,6 +20,9 @@ pub struct RepositoryRow {
     pub ticks: u64,
     /// Empty: not suspended.
     pub suspended: String,
+    /// Why nothing is deleted although the repository is not suspended; empty:
+    /// things are deleted.
+    pub collection_off: String,
 }
 
 /// Counts for the status page.
@@ -94,12 +97,6 @@ impl Catalog {
         Ok(())
     }
 
-    /// Ends a suspension. The owner may be a new one after a rebuild.
-    pub async fn end_suspension(&self) -> Result<(), CatalogError> {
-        sqlx::query("update repository set suspended = ''").execute(self.pool()).await?;
-        Ok(())
-    }
-
     /// Takes over numbers of a head that is further than this catalogue.
     pub async fn take_head(&self, head: &Head) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
@@ -156,9 +153,11 @@ pub(super) async fn note_number(
 }
 
 pub(super) async fn row(connection: &mut SqliteConnection) -> Result<Option<RepositoryRow>, CatalogError> {
-    let row = sqlx::query("select repository_id, owner, commit_number, ticks, suspended from repository")
-        .fetch_optional(connection)
-        .await?;
+    let row = sqlx::query(
+        "select repository_id, owner, commit_number, ticks, suspended, collection_off from repository",
+    )
+    .fetch_optional(connection)
+    .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(RepositoryRow {
         repository: id(row.try_get("repository_id")?, "repository id")?,
@@ -166,6 +165,7 @@ pub(super) async fn row(connection: &mut SqliteConnection) -> Result<Option<Repo
         commit_number: unsigned(row.try_get("commit_number")?),
         ticks: unsigned(row.try_get("ticks")?),
         suspended: row.try_get("suspended")?,
+        collection_off: row.try_get("collection_off")?,
     }))
 }
 

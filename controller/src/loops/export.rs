@@ -1,5 +1,6 @@
-//! Writes policies and hosts to the bucket when they have changed: what a
-//! controller that lost its disk needs besides the snapshots.
+//! Writes to the bucket what a controller that lost its disk needs besides the
+//! snapshots: policies and hosts when they have changed, and the tables of new
+//! packs once more.
 
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +12,13 @@ use crate::policy::exchange::{hosts_json, policies_json};
 const WRITTEN: &str = "exported_state";
 
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+    let state = export_state(&jobs).await;
+    // Neither has to wait for the other.
+    let hints = jobs.repository().write_hints().await?;
+    Ok(Pass::done(format!("{}, tables of {hints} packs", state?)))
+}
+
+async fn export_state(jobs: &Jobs) -> Result<&'static str, LoopError> {
     let catalog = jobs.catalog();
     let policies = policies_json(&catalog.policies().await?);
     let hosts = hosts_json(&catalog.hosts().await?);
@@ -20,10 +28,10 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     hash.update(&hosts);
     let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if catalog.setting(WRITTEN).await?.as_deref() == Some(&hash) {
-        return Ok(Pass::done("nothing changed"));
+        return Ok("nothing changed");
     }
     jobs.repository().export_state(&hosts, &policies).await?;
     // After the write: a crash in between writes the same once more.
     catalog.set_setting(WRITTEN, &hash).await?;
-    Ok(Pass::done("policies and hosts written to the bucket"))
+    Ok("policies and hosts written to the bucket")
 }

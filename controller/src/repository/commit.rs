@@ -245,7 +245,7 @@ impl Repository {
         let rows = self.catalog().frames_by_number(pages).await?;
         let numbers: std::collections::HashMap<FrameId, u64> =
             rows.iter().map(|row| (row.location.entry.id, row.number)).collect();
-        let read = self.read_frames(rows.into_iter().map(|row| row.location).collect()).await?;
+        let read = self.read_frames_surely(rows.into_iter().map(|row| row.location).collect()).await?;
         let mut resolved = Vec::new();
         let mut lost = RoaringTreemap::new();
         for (id, raw) in read {

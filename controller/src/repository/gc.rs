@@ -37,6 +37,7 @@ pub async fn round(repository: &Repository) -> Result<PruneReport, RepositoryErr
         repository.refuse_suspended().await?;
     }
     repository.refuse_suspended().await?;
+    repository.refuse_collection_off().await?;
     let mut report = PruneReport::default();
     let round = Round { repository };
     round.sweep(&mut report).await?;
@@ -60,8 +61,32 @@ pub async fn plan(repository: &Repository) -> Result<PruneReport, RepositoryErro
         report.notes.push(format!("nothing would be deleted: the repository is suspended: {reason}"));
         return Ok(report);
     }
+    if let Err(RepositoryError::Suspended(reason)) = repository.refuse_collection_off().await {
+        report.notes.push(reason);
+        return Ok(report);
+    }
     Round { repository }.foresee(&mut report).await?;
     Ok(report)
+}
+
+/// Packs that no snapshot reaches, of those that have a row, and their bytes.
+///
+/// # Errors
+/// When the catalogue fails.
+pub(super) async fn unused(repository: &Repository) -> Result<(u64, u64), RepositoryError> {
+    let round = Round { repository };
+    let kept = repository.catalog().kept_frames().await?;
+    let (mut packs, mut bytes, mut after) = (0, 0, 0);
+    loop {
+        let page = repository.catalog().packs_in(PackState::Live, after, PACKS).await?;
+        let Some(last) = page.last() else { return Ok((packs, bytes)) };
+        after = last.number;
+        let used = round.used(&page, &kept).await?;
+        for pack in page.iter().filter(|pack| !used.contains(pack.number)) {
+            packs += 1;
+            bytes += pack.length;
+        }
+    }
 }
 
 struct Round<'a> {
@@ -108,6 +133,7 @@ impl Round<'_> {
     async fn condemn(&self, report: &mut PruneReport) -> Result<(), RepositoryError> {
         let catalog = self.repository.catalog();
         let kept = catalog.kept_frames().await?;
+        catalog.drop_missing_frames(&kept).await?;
         let mut after = 0;
         loop {
             let page = catalog.packs_in(PackState::Live, after, PACKS).await?;

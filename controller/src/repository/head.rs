@@ -11,7 +11,17 @@ use holdfast_archive::repository::RepositoryInfo;
 use holdfast_archive::state::{Head, decode_head, encode_head};
 
 use super::protocol::{Protocol, Trust};
+use super::reread::LOOKS;
 use super::{Repository, RepositoryError};
+
+/// What was found of `state/head`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum HeadRead {
+    Head(Head),
+    Absent,
+    /// Why it says nothing.
+    Damaged(String),
+}
 
 impl Repository {
     /// Compares the catalogue with the bucket: at start, and before each
@@ -24,7 +34,18 @@ impl Repository {
     pub async fn check(&self) -> Result<Trust, RepositoryError> {
         let info = self.info().await?;
         self.catalog().adopt_repository(info.id, &info.owner).await?;
-        let head = self.read_head().await?;
+        // Whether it should be there; asked first, for the number itself is compared below.
+        let expected = self.catalog().repository_counts().await?.snapshots > 0;
+        let head = match self.read_head(expected).await? {
+            HeadRead::Head(head) => head,
+            HeadRead::Absent if expected => return self.without_head().await,
+            HeadRead::Absent => Head::default(),
+            HeadRead::Damaged(reason) => {
+                return Err(RepositoryError::Damaged(format!(
+                    "state/head cannot be read: {reason}; `holdfast-controller reconcile` writes it anew"
+                )));
+            }
+        };
         let Some(row) = self.catalog().repository().await? else {
             return Err(RepositoryError::Damaged(
                 "the catalogue does not keep its repository's row".to_owned(),
@@ -75,13 +96,34 @@ impl Repository {
             .map_err(|error| RepositoryError::Damaged(format!("{}: {error}", self.store().location())))
     }
 
-    pub(super) async fn read_head(&self) -> Result<Head, RepositoryError> {
-        match self.store().get(&ObjectKey::State(StateFile::Head)).await {
-            Ok(bytes) => decode_head(&bytes)
-                .map_err(|error| RepositoryError::Damaged(format!("state/head cannot be read: {error}"))),
-            Err(error) if error.is_not_found() => Ok(Head::default()),
-            Err(error) => Err(error.into()),
+    /// Snapshots are committed after the head was raised. So a bucket without one
+    /// is not as this catalogue left it, and whether it is behind cannot be told.
+    async fn without_head(&self) -> Result<Trust, RepositoryError> {
+        let reason = "state/head is not in the bucket, although snapshots were committed: objects were removed, \
+                      or the catalogue is an old copy; `holdfast-controller reconcile` compares the two";
+        self.suspend(reason, None).await?;
+        Ok(Trust::Behind)
+    }
+
+    /// Reads `state/head`. One that is damaged, or is not there although it is
+    /// expected, is looked at again.
+    pub(super) async fn read_head(&self, expected: bool) -> Result<HeadRead, RepositoryError> {
+        let mut read = HeadRead::Absent;
+        for look in 0..LOOKS {
+            if look > 0 {
+                self.pause().await;
+            }
+            read = match self.store().get(&ObjectKey::State(StateFile::Head)).await {
+                Ok(bytes) => match decode_head(&bytes) {
+                    Ok(head) => return Ok(HeadRead::Head(head)),
+                    Err(error) => HeadRead::Damaged(error.to_string()),
+                },
+                Err(error) if error.is_not_found() && !expected => return Ok(HeadRead::Absent),
+                Err(error) if error.is_not_found() => HeadRead::Absent,
+                Err(error) => return Err(error.into()),
+            };
         }
+        Ok(read)
     }
 
     /// Writes the catalogue's numbers to the bucket.
@@ -100,6 +142,15 @@ impl Repository {
 
     pub(super) async fn refuse_suspended(&self) -> Result<(), RepositoryError> {
         match self.suspended().await? {
+            Some(reason) => Err(RepositoryError::Suspended(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to delete while something is missing from the bucket.
+    pub(super) async fn refuse_collection_off(&self) -> Result<(), RepositoryError> {
+        let row = self.catalog().repository().await?;
+        match row.map(|row| row.collection_off).filter(|reason| !reason.is_empty()) {
             Some(reason) => Err(RepositoryError::Suspended(reason)),
             None => Ok(()),
         }

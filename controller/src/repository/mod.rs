@@ -13,11 +13,13 @@ mod error;
 mod exploration;
 pub mod gc;
 mod head;
+mod hints;
 mod lease;
 pub mod protocol;
 mod read;
 mod rebuild;
 pub mod reference;
+mod reread;
 pub mod service;
 #[cfg(test)]
 mod tests;
@@ -59,6 +61,9 @@ pub struct Settings {
     pub leases: LeaseLimits,
     /// How long an object without a row is left alone, in ticks.
     pub orphan_ticks: u64,
+    /// How long to wait before something that is not there, or damaged, is
+    /// looked for once more.
+    pub second_look: Duration,
     /// Packs of one host on their way through the controller at once.
     pub uploads_per_host: usize,
     /// Bytes of packs in the controller's memory, all hosts together.
@@ -81,6 +86,7 @@ impl Default for Settings {
                 resume: ticks_of(2 * 86_400),
             },
             orphan_ticks: ticks_of(86_400),
+            second_look: Duration::from_secs(2),
             uploads_per_host: 4,
             upload_memory_bytes: 512 << 20,
             direct_uploads: false,
@@ -105,7 +111,7 @@ pub struct RepositoryStatus {
     pub packs: u64,
     pub stored_bytes: u64,
     pub commit_number: u64,
-    /// Empty: not suspended.
+    /// Why collection, or deduplication as well, is off; empty where both are on.
     pub suspended: String,
     /// Why the store could not be asked; empty when it was.
     pub problem: String,
@@ -258,7 +264,7 @@ impl Repository {
             packs: counts.packs,
             stored_bytes: counts.stored_bytes,
             commit_number: row.as_ref().map_or(0, |row| row.commit_number),
-            suspended: row.map(|row| row.suspended).unwrap_or_default(),
+            suspended: row.map(off).unwrap_or_default(),
             problem,
         })
     }
@@ -323,6 +329,11 @@ impl Repository {
         }
         Ok(holding)
     }
+}
+
+/// Why not everything is done to this repository.
+fn off(row: crate::catalog::repository::RepositoryRow) -> String {
+    if row.suspended.is_empty() { row.collection_off } else { row.suspended }
 }
 
 /// What leases hold.

@@ -118,6 +118,8 @@ pub enum SnapshotState {
 }
 
 impl SnapshotState {
+    pub const ALL: [Self; 4] = [Self::Committing, Self::Committed, Self::Forgotten, Self::Purging];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Committing => "committing",
@@ -128,9 +130,7 @@ impl SnapshotState {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Committing, Self::Committed, Self::Forgotten, Self::Purging]
-            .into_iter()
-            .find(|state| state.as_str() == text)
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 }
 

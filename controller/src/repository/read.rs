@@ -125,7 +125,8 @@ impl Repository {
         for (pack, frames) in by_pack {
             let numbers: HashMap<FrameId, u64> =
                 frames.iter().map(|frame| (frame.location.entry.id, frame.number)).collect();
-            let read = self.read_frames(frames.into_iter().map(|frame| frame.location).collect()).await?;
+            let read =
+                self.read_frames_surely(frames.into_iter().map(|frame| frame.location).collect()).await?;
             let here: Vec<u64> = read
                 .iter()
                 .filter(|(_, raw)| raw.is_none())

@@ -1,6 +1,8 @@
 //! The repository over a real store and a real catalogue.
 
+mod faults;
 mod races;
+mod reconcile;
 
 use holdfast_archive::entry::{Entry, EntryFlags, EntryKind, Extent, FileData};
 use holdfast_archive::frame::{DEFAULT_LEVEL, encode};
@@ -106,6 +108,7 @@ impl World {
         let settings = Settings {
             grace: Duration::ZERO,
             orphan_ticks: 0,
+            second_look: Duration::from_millis(1),
             leases: LeaseLimits { silent: 100, open: 1000, resume: 5 },
             ..Settings::default()
         };
@@ -362,7 +365,7 @@ async fn r07_an_old_catalogue_suspends_itself_until_it_is_reconciled() {
     };
     let lease = old.open().await;
     assert_eq!(old.have(lease, &first).await, [false, false], "nothing it knew is built upon");
-    let rebuilt = old.repository.reconcile(None).await.expect("reconciled");
+    let rebuilt = old.repository.reconcile(None, false).await.expect("reconciled");
     assert_eq!((rebuilt.snapshots, rebuilt.notes), (2, Vec::<String>::new()));
     assert_eq!(old.repository.get(&newer).await.expect("known again").state, SnapshotState::Committed);
     let done = gc::round(&old.repository).await.expect("a round");
@@ -377,7 +380,7 @@ async fn p21_s21_the_bucket_rebuilds_the_catalogue_and_the_old_owner_stops() {
     let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
     let rebuilt =
         Repository::new(catalog, world.repository.store().clone(), world.repository.settings().clone());
-    rebuilt.reconcile(Some("another")).await.expect("rebuilt");
+    rebuilt.reconcile(Some("another"), false).await.expect("rebuilt");
     let record = rebuilt.get(&id).await.expect("there");
     assert_eq!(record.root, world.repository.get(&id).await.expect("there").root);
     let done = gc::round(&rebuilt).await.expect("a round");

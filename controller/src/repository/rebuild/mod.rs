@@ -2,32 +2,40 @@
 //! one whose catalogue is an old copy.
 //!
 //! Everything is read: each pack's table, each snapshot, each manifest page
-//! once. What the bucket holds is then written down, what rows claimed beyond
-//! it is dropped (after a second look, since listings may lag), and only at
-//! the end does a suspension end. Cut off anywhere, it is begun again.
+//! once. What the bucket holds is then written down. Nothing that was believed
+//! before is given up for what could not be read now: what a snapshot is known
+//! to reach only grows, the row of a pack that is gone stays while a snapshot
+//! uses one of its frames, and where anything is missing, nothing is deleted
+//! until it was found or an operator has given it up. Cut off anywhere, it is
+//! begun again; nothing is deleted meanwhile.
 //!
 //! A bucket does not say whose a pack is. A pack belongs to the host whose
 //! snapshots use a frame that lies nowhere else; so no host gets frames it
 //! never sent, also where two hosts have equal files.
 
-use std::collections::{BTreeMap, HashMap};
+mod bucket;
+mod packs;
+mod probe;
+mod snapshots;
+mod write;
 
-use futures_util::StreamExt as _;
-use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
+use std::collections::BTreeMap;
+
+use holdfast_archive::ids::SnapshotId;
 use holdfast_archive::keys::{ObjectKey, Prefix};
-use holdfast_archive::manifest::page_refs;
-use holdfast_archive::seam::{FrameLocation, PackEntry};
-use holdfast_archive::snapshot::{SnapshotBody, SnapshotHeader, decode_object, encode_body};
-use roaring::RoaringTreemap;
+use holdfast_archive::state::Head;
 
-use super::protocol::PackState;
-use super::{Repository, RepositoryError};
-use crate::catalog::import::FoundSnapshot;
+use super::head::HeadRead;
+use super::{Repository, RepositoryError, gc};
+use crate::catalog::losses::LossRow;
+use bucket::Bucket;
 
 /// Requests to the store at once.
 const REQUESTS: usize = 16;
-/// Manifest pages read together.
-const PAGES: usize = 256;
+
+/// Why nothing is deleted while a reconciliation is under way.
+const UNFINISHED: &str =
+    "a reconciliation was begun and is not finished: run `holdfast-controller reconcile`";
 
 /// What a rebuild or reconciliation found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,64 +43,170 @@ pub struct Rebuilt {
     pub snapshots: u64,
     pub packs: u64,
     pub frames: u64,
-    /// What could not be taken over, or was believed and is not there; a
-    /// sentence each.
+    /// What was not as it should be and costs nothing; a sentence each.
     pub notes: Vec<String>,
+    /// What is missing; a sentence each. None of it was given up before.
+    pub losses: Vec<String>,
+    /// Packs that no snapshot reaches, and their bytes: what collection deletes
+    /// when it is on.
+    pub unused_packs: u64,
+    pub unused_bytes: u64,
+    /// Why collection is off; empty where it is on.
+    pub collection_off: String,
 }
 
-/// A pack in the bucket.
-struct Found {
-    id: PackId,
-    length: u64,
-    table: Vec<PackEntry>,
-    host: Option<HostId>,
+/// What is missing, by object.
+#[derive(Debug, Default)]
+struct Losses {
+    found: BTreeMap<String, (u64, String)>,
+    /// Snapshots whose object is missing or unusable.
+    objects: Vec<SnapshotId>,
 }
 
-/// A snapshot in the bucket, and the numbers here of the frames it reaches.
-struct Seen {
-    header: SnapshotHeader,
-    body: SnapshotBody,
-    frames: RoaringTreemap,
-    lacking: u64,
-}
-
-/// All that the bucket holds, frames by a number of this pass.
-#[derive(Default)]
-struct Bucket {
-    packs: Vec<Found>,
-    numbers: HashMap<FrameId, u64>,
-    /// By number: id, and where it lies as pack and row.
-    frames: Vec<(FrameId, Vec<(u32, u32)>)>,
-    snapshots: Vec<Seen>,
-    notes: Vec<String>,
+impl Losses {
+    fn add(&mut self, snapshot: &SnapshotId, frames: u64, reason: String) {
+        if frames == LossRow::WHOLE {
+            self.objects.push(*snapshot);
+        }
+        self.found.insert(format!("snapshot {snapshot}"), (frames, reason));
+    }
 }
 
 impl Repository {
     /// Makes the catalogue agree with the bucket. `take_over` names the new
     /// owner, who takes the repository from whichever controller had it.
     ///
+    /// Where something is missing, collection is off afterwards. With
+    /// `accept_loss` it is given up and collection is on: but only what the
+    /// reconciliation before this one has shown, for nobody can mean what they
+    /// have not seen.
+    ///
     /// # Errors
     /// When catalogue or store fail, or the repository is another
     /// controller's and not taken over.
-    pub async fn reconcile(&self, take_over: Option<&str>) -> Result<Rebuilt, RepositoryError> {
+    pub async fn reconcile(
+        &self,
+        take_over: Option<&str>,
+        accept_loss: bool,
+    ) -> Result<Rebuilt, RepositoryError> {
         let _one = self.inner.collecting.lock().await;
         self.settle_owner(take_over).await?;
-        self.catalog().begin_reconciliation().await?;
-        let head = self.read_head().await?;
+        self.catalog().begin_reconciliation(UNFINISHED).await?;
+        let mut bucket = Bucket::default();
+        let head = self.head_for_reconciliation(&mut bucket).await?;
         self.catalog().take_head(&head).await?;
-        let mut bucket = self.survey().await?;
+        let mut losses = Losses::default();
+        let indexes = self.survey_packs(&mut bucket).await?;
+        self.survey_snapshots(&mut bucket, &head, &mut losses).await?;
+        self.follow(&mut bucket).await?;
         bucket.assign_hosts();
-        let rebuilt = self.write_down(bucket).await?;
+        self.settle_doubts(&mut bucket).await?;
+
+        let mut rebuilt = Rebuilt { frames: bucket.frame_count(), ..Rebuilt::default() };
+        rebuilt.notes.append(&mut bucket.notes);
+        let numbers = self.write_packs(&bucket, indexes, &mut rebuilt).await?;
+        let unstored = self.write_snapshots(&bucket, &numbers, &mut rebuilt, &mut losses).await?;
         self.catalog().raise_commit_number().await?;
         self.raise_head().await?;
-        self.catalog().end_suspension().await?;
+        self.store_again(&unstored, &mut rebuilt).await?;
+        self.conclude(&mut rebuilt, losses, accept_loss).await?;
         tracing::info!(
             snapshots = rebuilt.snapshots,
             packs = rebuilt.packs,
             frames = rebuilt.frames,
+            missing = rebuilt.losses.len(),
             "the catalogue agrees with the bucket"
         );
         Ok(rebuilt)
+    }
+
+    /// Tries whatever has more than one place until nothing is left to doubt.
+    async fn settle_doubts(&self, bucket: &mut Bucket) -> Result<(), RepositoryError> {
+        let damaged = self.catalog().all_damaged().await?;
+        let needs = bucket.needs();
+        loop {
+            let doubtful = bucket.doubtful(&needs, &damaged);
+            if doubtful.is_empty() {
+                return Ok(());
+            }
+            self.try_places(bucket, &doubtful).await?;
+        }
+    }
+
+    /// A head that cannot be read is made anew from what snapshots say.
+    async fn head_for_reconciliation(&self, bucket: &mut Bucket) -> Result<Head, RepositoryError> {
+        match self.read_head(true).await? {
+            HeadRead::Head(head) => Ok(head),
+            HeadRead::Absent => Ok(Head::default()),
+            HeadRead::Damaged(reason) => {
+                bucket.notes.push(format!("state/head was written anew: {reason}"));
+                Ok(Head::default())
+            }
+        }
+    }
+
+    /// Decides whether collection is on from now on.
+    async fn conclude(
+        &self,
+        rebuilt: &mut Rebuilt,
+        losses: Losses,
+        accept_loss: bool,
+    ) -> Result<(), RepositoryError> {
+        let shown = self.catalog().losses().await?;
+        let before = |object: &str| shown.get(object).copied().unwrap_or(LossRow { frames: 0, accepted: 0 });
+        let mut rows = BTreeMap::new();
+        let mut open = Vec::new();
+        let mut unseen = 0;
+        for (object, (frames, reason)) in &losses.found {
+            let LossRow { frames: seen, mut accepted } = before(object);
+            if accept_loss && seen >= *frames {
+                accepted = accepted.max(*frames);
+            }
+            if accepted < *frames {
+                unseen += u64::from(seen < *frames);
+                open.push(reason.clone());
+            }
+            rows.insert(object.clone(), LossRow { frames: *frames, accepted });
+        }
+        if accept_loss && unseen > 0 {
+            rebuilt.notes.push(format!(
+                "nothing is given up: {unseen} of the losses below had not been shown before; \
+                 look at them, then run `holdfast-controller reconcile --accept-loss` again"
+            ));
+            rows.iter_mut().for_each(|(object, row)| row.accepted = before(object).accepted);
+            open = losses
+                .found
+                .iter()
+                .filter(|(object, (frames, _))| before(object).accepted < *frames)
+                .map(|(_, (_, reason))| reason.clone())
+                .collect();
+        }
+        if open.is_empty() {
+            self.give_up(&losses.objects).await?;
+        } else {
+            rebuilt.collection_off = format!(
+                "nothing is deleted while {} snapshots are not whole. With the controller stopped, \
+                 `holdfast-controller reconcile` lists them and ends this once backups have sent again \
+                 what is missing; with `--accept-loss` it gives up what it has listed before",
+                open.len()
+            );
+        }
+        let (packs, bytes) = gc::unused(self).await?;
+        rebuilt.unused_packs += packs;
+        rebuilt.unused_bytes += bytes;
+        rebuilt.losses = open;
+        self.catalog().end_reconciliation(&rows, &rebuilt.collection_off).await?;
+        Ok(())
+    }
+
+    /// Drops rows of snapshots that were given up, object and all.
+    async fn give_up(&self, snapshots: &[SnapshotId]) -> Result<(), RepositoryError> {
+        for id in snapshots {
+            if let Some(row) = self.catalog().snapshot(id).await? {
+                self.catalog().drop_absent_snapshot(row.commit_number).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn settle_owner(&self, take_over: Option<&str>) -> Result<(), RepositoryError> {
@@ -121,31 +235,6 @@ impl Repository {
         }
     }
 
-    async fn survey(&self) -> Result<Bucket, RepositoryError> {
-        let mut bucket = Bucket::default();
-        let known: HashMap<PackId, HostId> =
-            self.catalog().all_packs().await?.into_iter().map(|pack| (pack.id, pack.host)).collect();
-        let listed = self.list_all(Prefix::Packs).await?;
-        let tables = listed.into_iter().filter_map(|(key, length)| match key {
-            ObjectKey::Pack(id) => Some(async move { (id, length, self.read_table(&id, length).await) }),
-            _ => None,
-        });
-        let mut tables = futures_util::stream::iter(tables).buffer_unordered(REQUESTS);
-        while let Some((id, length, table)) = tables.next().await {
-            match table {
-                Ok(table) => bucket.add(Found { id, length, table, host: known.get(&id).copied() }),
-                Err(RepositoryError::Invalid(reason)) => bucket.notes.push(reason),
-                Err(RepositoryError::Store(error)) if !error.kind().is_transient() => {
-                    bucket.notes.push(format!("pack {id}: {error}"));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.read_snapshots(&mut bucket).await?;
-        self.follow(&mut bucket).await?;
-        Ok(bucket)
-    }
-
     async fn list_all(&self, prefix: Prefix) -> Result<Vec<(ObjectKey, u64)>, RepositoryError> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
@@ -155,239 +244,6 @@ impl Repository {
             match page.next {
                 Some(next) => after = Some(next),
                 None => return Ok(all),
-            }
-        }
-    }
-
-    async fn read_snapshots(&self, bucket: &mut Bucket) -> Result<(), RepositoryError> {
-        let repository = self.id().await?;
-        let listed = self.list_all(Prefix::Snapshots).await?;
-        let objects = listed.into_iter().filter_map(|(key, _)| match key {
-            ObjectKey::Snapshot(id) => Some(async move { (id, self.store().get(&key).await) }),
-            _ => None,
-        });
-        let objects: Vec<_> = futures_util::stream::iter(objects).buffer_unordered(REQUESTS).collect().await;
-        for (id, object) in objects {
-            let object = match object {
-                Ok(object) => object,
-                Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error.into()),
-            };
-            match decode_object(&object) {
-                Ok((header, _)) if header.id != id || header.repository != repository => {
-                    bucket.notes.push(format!("the object of snapshot {id} is of another: left alone"));
-                }
-                Ok((header, body)) => {
-                    bucket.snapshots.push(Seen { header, body, frames: RoaringTreemap::new(), lacking: 0 });
-                }
-                Err(error) => bucket.notes.push(format!("snapshot {id}: {error}")),
-            }
-        }
-        bucket.snapshots.sort_by_key(|seen| seen.header.commit_number);
-        Ok(())
-    }
-
-    /// Follows each snapshot from its root; each page is read once.
-    async fn follow(&self, bucket: &mut Bucket) -> Result<(), RepositoryError> {
-        let mut known: HashMap<u64, (RoaringTreemap, RoaringTreemap, u64)> = HashMap::new();
-        for at in 0..bucket.snapshots.len() {
-            let root = bucket.snapshots[at].body.root;
-            let (mut all, mut lacking) = (RoaringTreemap::new(), 0);
-            let mut todo = RoaringTreemap::new();
-            match bucket.numbers.get(&root) {
-                Some(&number) => {
-                    todo.insert(number);
-                    all.insert(number);
-                }
-                None => lacking += 1,
-            }
-            let mut done = RoaringTreemap::new();
-            while !todo.is_empty() {
-                let batch: RoaringTreemap = todo.iter().take(PAGES).collect();
-                todo -= &batch;
-                done |= &batch;
-                let unknown: Vec<FrameLocation> = batch
-                    .iter()
-                    .filter(|number| !known.contains_key(number))
-                    .map(|number| bucket.location(number))
-                    .collect();
-                for (id, raw) in self.read_frames(unknown).await? {
-                    let number = bucket.numbers[&id];
-                    known.insert(number, bucket.refs(raw.as_deref()));
-                }
-                for number in &batch {
-                    let (pages, data, lacks) = &known[&number];
-                    todo |= pages - &done;
-                    all |= pages;
-                    all |= data;
-                    lacking += lacks;
-                }
-            }
-            let seen = &mut bucket.snapshots[at];
-            (seen.frames, seen.lacking) = (all, lacking);
-        }
-        Ok(())
-    }
-
-    async fn write_down(&self, bucket: Bucket) -> Result<Rebuilt, RepositoryError> {
-        let Bucket { packs, numbers, frames, snapshots, mut notes } = bucket;
-        let mut rebuilt = Rebuilt { frames: frames.len() as u64, ..Rebuilt::default() };
-        self.drop_absent(&packs, &snapshots, &mut notes).await?;
-        for pack in &packs {
-            // A pack no snapshot uses has no host: it stays an orphan.
-            if let Some(host) = pack.host {
-                self.catalog().import_pack(&pack.id, host, pack.length, &pack.table).await?;
-                rebuilt.packs += 1;
-            }
-        }
-        let before: HashMap<SnapshotId, u64> = self.catalog().all_snapshot_ids().await?.into_iter().collect();
-        for seen in &snapshots {
-            let host = seen.header.id.host;
-            let ids: Vec<FrameId> = seen.frames.iter().map(|number| frames[number as usize].0).collect();
-            self.adopt_strays(host, &ids, &numbers, &frames, &packs).await?;
-            let mut reached = RoaringTreemap::new();
-            for found in self.catalog().find_frames(host, &ids).await?.into_iter().flatten() {
-                reached.insert(found.number);
-            }
-            if seen.lacking > 0 {
-                notes.push(format!("snapshot {} lacks {} frames", seen.header.id, seen.lacking));
-            }
-            rebuilt.snapshots += 1;
-            if let Some(number) = before.get(&seen.header.id) {
-                self.catalog().renew_snapshot(*number, &reached).await?;
-                continue;
-            }
-            let body = SnapshotBody { partial: seen.body.partial || seen.lacking > 0, ..seen.body.clone() };
-            let found = FoundSnapshot {
-                id: seen.header.id,
-                commit_number: seen.header.commit_number,
-                created_ms: seen.header.created_unix_ms,
-                body: &body,
-                body_bytes: &encode_body(&seen.body),
-                frames: &reached,
-            };
-            if !self.catalog().import_snapshot(&found).await? {
-                rebuilt.snapshots -= 1;
-                notes.push(format!(
-                    "snapshot {} has the commit number of another: left alone",
-                    seen.header.id
-                ));
-            }
-        }
-        rebuilt.notes = notes;
-        Ok(rebuilt)
-    }
-
-    /// Drops rows of what is not in the bucket, looked for once more by name.
-    async fn drop_absent(
-        &self,
-        packs: &[Found],
-        snapshots: &[Seen],
-        notes: &mut Vec<String>,
-    ) -> Result<(), RepositoryError> {
-        let there: std::collections::HashSet<PackId> = packs.iter().map(|pack| pack.id).collect();
-        for row in self.catalog().all_packs().await? {
-            if there.contains(&row.id) || self.store().head(&ObjectKey::Pack(row.id)).await?.is_some() {
-                continue;
-            }
-            if row.state != PackState::Intended {
-                notes.push(format!("pack {} is not in the bucket any more", row.id));
-            }
-            self.catalog().drop_absent_pack(row.number).await?;
-        }
-        let there: std::collections::HashSet<SnapshotId> =
-            snapshots.iter().map(|seen| seen.header.id).collect();
-        for (id, number) in self.catalog().all_snapshot_ids().await? {
-            if there.contains(&id) || self.store().head(&ObjectKey::Snapshot(id)).await?.is_some() {
-                continue;
-            }
-            notes.push(format!("snapshot {id} is not in the bucket any more"));
-            self.catalog().drop_absent_snapshot(number).await?;
-        }
-        Ok(())
-    }
-
-    /// Frames a host needs that lie only in packs that count as another's.
-    async fn adopt_strays(
-        &self,
-        host: HostId,
-        ids: &[FrameId],
-        numbers: &HashMap<FrameId, u64>,
-        frames: &[(FrameId, Vec<(u32, u32)>)],
-        packs: &[Found],
-    ) -> Result<(), RepositoryError> {
-        let mut strays: BTreeMap<u32, Vec<PackEntry>> = BTreeMap::new();
-        for (id, found) in ids.iter().zip(self.catalog().find_frames(host, ids).await?) {
-            if found.is_some() {
-                continue;
-            }
-            let places = &frames[numbers[id] as usize].1;
-            if let Some((pack, row)) = places.iter().find(|(pack, _)| packs[*pack as usize].host.is_some()) {
-                strays.entry(*pack).or_default().push(packs[*pack as usize].table[*row as usize].clone());
-            }
-        }
-        for (pack, entries) in strays {
-            self.catalog().import_frames(host, &packs[pack as usize].id, &entries).await?;
-        }
-        Ok(())
-    }
-}
-
-impl Bucket {
-    fn add(&mut self, found: Found) {
-        let pack = self.packs.len() as u32;
-        for (row, entry) in (0..).zip(&found.table) {
-            let next = self.frames.len() as u64;
-            let number = *self.numbers.entry(entry.id).or_insert(next);
-            if number == next {
-                self.frames.push((entry.id, Vec::new()));
-            }
-            self.frames[number as usize].1.push((pack, row));
-        }
-        self.packs.push(found);
-    }
-
-    fn location(&self, number: u64) -> FrameLocation {
-        let (pack, row) = self.frames[number as usize].1[0];
-        let pack = &self.packs[pack as usize];
-        FrameLocation { pack: pack.id, entry: pack.table[row as usize].clone() }
-    }
-
-    /// Pages and data a page refers to, and how many references lead nowhere.
-    fn refs(&self, raw: Option<&[u8]>) -> (RoaringTreemap, RoaringTreemap, u64) {
-        let Some(refs) = raw.and_then(|raw| page_refs(raw).ok()) else {
-            return (RoaringTreemap::new(), RoaringTreemap::new(), 1);
-        };
-        let mut lacking = 0;
-        let mut numbers = |ids: Vec<FrameId>| -> RoaringTreemap {
-            let found: Vec<u64> = ids.iter().filter_map(|id| self.numbers.get(id).copied()).collect();
-            lacking += (ids.len() - found.len()) as u64;
-            found.into_iter().collect()
-        };
-        let (pages, data) = (numbers(refs.pages), numbers(refs.data));
-        (pages, data, lacking)
-    }
-
-    /// Gives each pack its host: first where a frame lies nowhere else, then
-    /// where a host still needs a frame.
-    fn assign_hosts(&mut self) {
-        let mut needs: BTreeMap<HostId, RoaringTreemap> = BTreeMap::new();
-        for seen in &self.snapshots {
-            *needs.entry(seen.header.id.host).or_default() |= &seen.frames;
-        }
-        for alone in [true, false] {
-            for (host, needed) in &needs {
-                for number in needed {
-                    let places = &self.frames[number as usize].1;
-                    let owned = places.iter().any(|(pack, _)| self.packs[*pack as usize].host == Some(*host));
-                    if owned || (alone && places.len() > 1) {
-                        continue;
-                    }
-                    let free = places.iter().find(|(pack, _)| self.packs[*pack as usize].host.is_none());
-                    if let Some((pack, _)) = free {
-                        self.packs[*pack as usize].host = Some(*host);
-                    }
-                }
             }
         }
     }

@@ -19,16 +19,16 @@ impl World {
         assert_eq!(self.repository.catalog().condemn(&marked).await.expect("condemned"), 1);
     }
 
-    async fn pass(&self, ticks: u64) {
+    pub(super) async fn pass(&self, ticks: u64) {
         self.repository.catalog().advance_ticks(ticks).await.expect("time passes");
     }
 
-    async fn collect(&self) -> PruneReport {
+    pub(super) async fn collect(&self) -> PruneReport {
         gc::round(&self.repository).await.expect("a round")
     }
 
     /// Whether every frame the snapshot reaches is read from the bucket, and is what it says.
-    async fn is_whole(&self, id: &SnapshotId) -> bool {
+    pub(super) async fn is_whole(&self, id: &SnapshotId) -> bool {
         let record = self.repository.get(id).await.expect("known");
         let reached = self.repository.frames_of(record.commit_number).await.expect("asked");
         let rows = self.repository.catalog().frames_by_number(&reached).await.expect("asked");
@@ -38,7 +38,7 @@ impl World {
         all && read.iter().all(|(_, raw)| raw.is_some())
     }
 
-    async fn committed(&self, lease: LeaseId, tree: &Tree) -> SnapshotId {
+    pub(super) async fn committed(&self, lease: LeaseId, tree: &Tree) -> SnapshotId {
         match self.commit(lease, tree).await {
             Committed::Snapshot(record) => record.id,
             Committed::Missing(frames) => panic!("missing {frames:?}"),
@@ -46,7 +46,7 @@ impl World {
     }
 }
 
-fn quick() -> RetryPolicy {
+pub(super) fn quick() -> RetryPolicy {
     RetryPolicy {
         give_up_after: Duration::from_secs(300),
         first_delay: Duration::from_millis(1),

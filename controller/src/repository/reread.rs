@@ -1,0 +1,79 @@
+//! Looking again.
+//!
+//! A store may answer "not found" a moment too long, and a bit may flip on its
+//! way here. So nothing is taken for gone or damaged by one look.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use holdfast_archive::ids::FrameId;
+use holdfast_archive::seam::FrameLocation;
+use holdfast_archive::store::{StoreError, StoreErrorKind};
+
+use super::{Repository, RepositoryError};
+
+/// How often something is looked for before it counts as gone.
+pub(super) const LOOKS: usize = 3;
+
+/// Whether the answer is about the object, and not about the way to it: it is
+/// gone, damaged or not to be had.
+pub(super) fn is_about_object(error: &StoreError) -> bool {
+    matches!(error.kind(), StoreErrorKind::NotFound | StoreErrorKind::Corrupt | StoreErrorKind::Refused)
+}
+
+impl Repository {
+    /// Waits before something is looked for once more.
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(self.settings().second_look).await;
+    }
+
+    /// [`Repository::read_frames`], looking again for what did not come.
+    pub(super) async fn read_frames_surely(
+        &self,
+        wanted: Vec<FrameLocation>,
+    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        let mut read = self.read_frames(wanted.clone()).await?;
+        for _ in 1..LOOKS {
+            let lost: HashMap<FrameId, usize> = read
+                .iter()
+                .enumerate()
+                .filter(|(_, (_, raw))| raw.is_none())
+                .map(|(at, (id, _))| (*id, at))
+                .collect();
+            let again: Vec<FrameLocation> =
+                wanted.iter().filter(|location| lost.contains_key(&location.entry.id)).cloned().collect();
+            if again.is_empty() {
+                break;
+            }
+            self.pause().await;
+            for (id, raw) in self.read_frames(again).await? {
+                if let Some(at) = lost.get(&id) {
+                    read[*at].1 = raw;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// [`Repository::read_frames`], but what cannot be had of one range costs
+    /// none of the others.
+    pub(super) async fn read_each(
+        &self,
+        wanted: Vec<FrameLocation>,
+    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        match self.read_frames(wanted.clone()).await {
+            Err(RepositoryError::Store(error)) if is_about_object(&error) => {}
+            outcome => return outcome,
+        }
+        let mut read = Vec::with_capacity(wanted.len());
+        for location in wanted {
+            let id = location.entry.id;
+            match self.read_frames(vec![location]).await {
+                Ok(one) => read.extend(one),
+                Err(RepositoryError::Store(error)) if is_about_object(&error) => read.push((id, None)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+}
