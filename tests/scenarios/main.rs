@@ -19,6 +19,7 @@ mod memory;
 mod prune;
 mod quiesce;
 mod rebuild;
+mod reconcile;
 mod release;
 mod restore;
 mod schedule;

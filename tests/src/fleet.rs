@@ -170,15 +170,24 @@ impl Fleet {
     /// Loses the controller with all its state; a new one is made from the
     /// repository, and runs. What it said of itself is returned.
     pub fn rebuild(&mut self) -> String {
+        self.rebuild_saying().ends_with(0).stdout
+    }
+
+    /// [`Self::rebuild`], however it ends: a repository may be damaged.
+    pub fn rebuild_saying(&mut self) -> Said {
         self.controller().kill();
         std::fs::rename(self.state_dir(), self.dir.path().join("lost")).expect("moved away");
-        let said = self.make_state("rebuild");
+        let said = say(self.state_command("rebuild"));
         self.start_controller(None);
         said
     }
 
-    /// `holdfast-controller init` or `rebuild`.
     fn make_state(&self, verb: &str) -> String {
+        run(&mut self.state_command(verb))
+    }
+
+    /// `holdfast-controller init` or `rebuild`.
+    fn state_command(&self, verb: &str) -> Command {
         let mut command = Command::new(binaries::path("holdfast-controller"));
         command.arg(verb).arg("--state-dir").arg(self.state_dir());
         command.args(["--address", &format!("127.0.0.1:{}", self.port), "--crypto", "none"]);
@@ -193,7 +202,7 @@ impl Fleet {
                 command.args(["--s3-region", region]).arg("--s3-credentials-file").arg(&credentials)
             }
         };
-        run(&mut command)
+        command
     }
 
     pub fn dir(&self) -> &Path {

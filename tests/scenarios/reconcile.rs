@@ -1,0 +1,119 @@
+//! The catalogue is made to agree with a bucket that is damaged: what is whole
+//! in it stays, and what is missing keeps everything else from being deleted.
+
+use std::path::{Path, PathBuf};
+
+use e2e::docker::IMAGE;
+use e2e::fleet::{Fleet, Said};
+use e2e::{require_engine, tree};
+use holdfast_archive::pack::{TableRead, read_table};
+use holdfast_archive::seam::FrameKind;
+
+fn packs(repository: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(repository.join("packs")).unwrap();
+    let in_folder = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|pack| pack.unwrap().path());
+    let mut packs: Vec<PathBuf> = folders.flat_map(|folder| in_folder(folder.unwrap().path())).collect();
+    packs.sort_unstable();
+    packs
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn fleet_with_a_backup() -> Fleet {
+    let fleet = Fleet::start(&["host-a"]);
+    let script = "head -c 3000000 /dev/urandom > /data/big; echo one > /data/small";
+    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
+    fleet.backup("host-a", "vol", "none");
+    fleet
+}
+
+fn restores(fleet: &Fleet, number: u32, name: &str) {
+    fleet.ok(&["restore", "volume", &format!("vol@#{number}"), "--host", "host-a", "--as", name]);
+    let engine = fleet.engine("host-a");
+    tree::assert_equal(&engine.volume_path("vol"), &engine.volume_path(name));
+}
+
+/// `holdfast-controller reconcile`, between two lives of the controller.
+fn reconcile(fleet: &mut Fleet, more: &[&str]) -> Said {
+    fleet.controller().kill();
+    let said = fleet.controller_says(&[&["reconcile"], more].concat());
+    fleet.start_controller(None);
+    fleet.wait_connected("host-a");
+    said
+}
+
+#[test]
+fn h01_one_flipped_byte_in_a_packs_table_costs_nothing() {
+    require_engine!();
+    let mut fleet = fleet_with_a_backup();
+    let before = packs(&fleet.repository_dir());
+    for pack in &before {
+        let length = std::fs::metadata(pack).unwrap().len() as usize;
+        flip(pack, length - 1);
+    }
+    restores(&fleet, 1, "r1");
+    let said = reconcile(&mut fleet, &[]).ends_with(4);
+    assert!(
+        said.stdout.contains("of its frames were read without its table, 0 cannot be"),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains("missing: "), "{}", said.stdout);
+    fleet.ok(&["repo", "prune"]);
+    assert_eq!(packs(&fleet.repository_dir()), before, "packs whose frames are all whole");
+    restores(&fleet, 1, "r2");
+
+    // And where the catalogue is lost as well.
+    let said = fleet.rebuild_saying().ends_with(4);
+    assert!(!said.stdout.contains("missing: "), "{}", said.stdout);
+    let token = fleet.token("host-a");
+    fleet.rejoin("host-a", &token);
+    fleet.wait_connected("host-a");
+    fleet.ok(&["repo", "prune"]);
+    assert_eq!(packs(&fleet.repository_dir()), before, "packs whose frames are all whole");
+    restores(&fleet, 1, "r3");
+    let job = fleet.backup("host-a", "vol", "none");
+    assert_eq!(job["sources"][0]["stats"]["stored_bytes"], 0, "{job}");
+}
+
+#[test]
+fn h01_while_a_snapshot_is_not_whole_nothing_is_deleted_until_it_is_healed() {
+    require_engine!();
+    let mut fleet = fleet_with_a_backup();
+    let before = packs(&fleet.repository_dir());
+    for pack in &before {
+        let bytes = std::fs::read(pack).unwrap();
+        let TableRead::Table(table) = read_table(&bytes, bytes.len() as u64).unwrap() else {
+            panic!("no table")
+        };
+        for row in table.iter().filter(|row| row.kind == FrameKind::Page) {
+            flip(pack, row.offset as usize + row.stored_len as usize / 2);
+        }
+    }
+    let said = reconcile(&mut fleet, &[]).ends_with(4);
+    assert!(
+        said.stdout.contains("missing: snapshot ") && said.stdout.contains("--accept-loss"),
+        "{}",
+        said.stdout
+    );
+    let refused = fleet.cli(&["repo", "prune"]);
+    assert!(refused.code != 0, "{refused:?}");
+    let told = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(told.contains("nothing is deleted"), "{told}");
+    assert!(
+        fleet.json(&["status"])["repository"]["suspended"].as_str().unwrap().contains("nothing is deleted")
+    );
+    assert_eq!(packs(&fleet.repository_dir()), before);
+
+    assert_eq!(fleet.backup("host-a", "vol", "none")["state"], "succeeded");
+    reconcile(&mut fleet, &[]).ends_with(0);
+    fleet.ok(&["repo", "prune"]);
+    for (number, name) in [(1, "r1"), (2, "r2")] {
+        restores(&fleet, number, name);
+    }
+    fleet.repo("verify", &[]).ends_with(4);
+}
