@@ -18,7 +18,8 @@ use values::key_value;
 #[command(name = "holdfast", version, propagate_version = true, max_term_width = 100)]
 #[command(
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but something needs attention; \
-4 damage found; 5 not found; 6 not allowed; 7 controller, host or store out of reach; 130 interrupted."
+4 damage found; 5 not found; 6 not allowed; 7 controller, host or store out of reach; \
+8 restored with --salvage, and something is lost; 130 interrupted."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -396,6 +397,9 @@ pub struct RestoreOptions {
     /// Fail where the target cannot hold something, instead of listing it.
     #[arg(long)]
     pub strict: bool,
+    /// Leave out files of which the repository has lost something, and list them, instead of failing.
+    #[arg(long)]
+    pub salvage: bool,
     /// Start it and return.
     #[arg(long)]
     pub no_wait: bool,
@@ -503,6 +507,9 @@ pub struct RepoRestoreArgs {
     /// Fail where the target cannot hold something, instead of listing it.
     #[arg(long)]
     pub strict: bool,
+    /// Leave out files of which the repository has lost something, and list them, instead of failing.
+    #[arg(long)]
+    pub salvage: bool,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,8 @@ pub enum Exit {
     NotAllowed = 6,
     /// Controller, host or store out of reach.
     Unreachable = 7,
+    /// Salvaged: the repository has lost something, and the rest is restored.
+    Salvaged = 8,
     Interrupted = 130,
 }
 

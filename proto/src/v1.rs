@@ -604,6 +604,10 @@ pub struct RestoreSnapshotRequest {
     /// Paths inside the snapshot, with everything below; empty restores all.
     #[prost(bytes = "vec", repeated, tag = "9")]
     pub paths: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Leave out files of which the repository has lost something and list them,
+    /// instead of failing.
+    #[prost(bool, tag = "12")]
+    pub salvage: bool,
     #[prost(oneof = "restore_snapshot_request::Target", tags = "4, 5")]
     pub target: ::core::option::Option<restore_snapshot_request::Target>,
 }
@@ -696,6 +700,12 @@ pub struct RestoreFinished {
     pub error_code: ::prost::alloc::string::String,
     #[prost(string, tag = "12")]
     pub error: ::prost::alloc::string::String,
+    /// When salvaging: what the repository has lost and the target therefore has
+    /// not. Names of files, and pages of the manifest; the first of them in words.
+    #[prost(uint64, tag = "13")]
+    pub lost: u64,
+    #[prost(string, repeated, tag = "14")]
+    pub lost_list: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRunningRequest {}
@@ -5572,6 +5582,10 @@ pub struct StartRestoreRequest {
     pub paths: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(bool, tag = "9")]
     pub plan_only: bool,
+    /// Leave out files of which the repository has lost something and list them,
+    /// instead of failing.
+    #[prost(bool, tag = "12")]
+    pub salvage: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRestoreResponse {
@@ -5699,7 +5713,8 @@ pub enum JobState {
     Queued = 1,
     Running = 2,
     Succeeded = 3,
-    /// Every source ended, some with problems: partial snapshots.
+    /// Every source ended, some with problems: partial snapshots. Of a restore:
+    /// salvaged, and something is lost.
     Partial = 4,
     Failed = 5,
     Cancelled = 6,

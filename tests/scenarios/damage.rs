@@ -115,6 +115,84 @@ fn a_pack_that_was_cut_short_is_damage_and_no_store_out_of_reach() {
     fleet.repo("verify", &[]).ends_with(4);
 }
 
+/// Removes the file from a volume whose snapshots have lost it, so that the
+/// rest can be compared.
+fn remove_ledger(volume: &Path) {
+    let books = volume.join("books");
+    let time = std::fs::metadata(&books).unwrap().modified().unwrap();
+    std::fs::remove_file(books.join(LEDGER)).unwrap();
+    std::fs::File::open(books).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn h05_salvage_brings_back_everything_but_the_file_that_is_lost_and_names_it() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["host-a"]);
+    let allowed = fleet.host("host-a").allowed_dir();
+    let script = "mkdir -p /data/books/old; for i in 1 2 3; do head -c 1500000 /dev/urandom > /data/big-$i; done; \
+        for i in $(seq 1 50); do echo $i > /data/books/old/small-$i; done; ln -s big-1 /data/link; ln /data/big-2 /data/books/same";
+    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
+    fleet.backup("host-a", "vol", "none");
+    let (mut before, mut packs) = (Vec::new(), Vec::new());
+    files_below(&fleet.repository_dir().join("packs"), &mut before);
+    let script = format!("head -c 3000000 /dev/urandom > /data/books/{LEDGER}");
+    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", &script]);
+    fleet.backup("host-a", "vol", "none");
+    files_below(&fleet.repository_dir().join("packs"), &mut packs);
+    packs.retain(|pack| !before.contains(pack));
+    let pack = packs.iter().max_by_key(|pack| std::fs::metadata(pack).unwrap().len()).unwrap();
+    flip(pack, 1_000_000);
+    let engine = fleet.engine("host-a");
+    let original = engine.volume_path("vol");
+    remove_ledger(&original);
+    let file = format!("books/{LEDGER}");
+
+    // Without the option: nothing, and the way on.
+    let refused = fleet.cli(&["restore", "volume", "vol", "--host", "host-a", "--as", "r1"]).ends_with(4);
+    let way_on = |text: &str| text.contains(&file) && text.contains("--as r1 --salvage");
+    assert!(way_on(&refused.stdout), "{}\n{}", refused.stdout, refused.stderr);
+    assert!(!engine.has_volume("r1"), "a volume that failed to restore was left behind");
+
+    let salvage = ["restore", "volume", "vol", "--host", "host-a", "--as", "r1", "--salvage"];
+    let said = fleet.cli(&salvage).ends_with(8);
+    assert!(
+        said.stdout.contains(&format!("lost: {file}")) && said.stdout.contains("NOT WHOLE"),
+        "{}",
+        said.stdout
+    );
+    tree::assert_equal(&original, &engine.volume_path("r1"));
+
+    let to = allowed.join("salvaged");
+    let target = to.display().to_string();
+    let files = ["restore", "files", "vol", "--host", "host-a", "--to", &target, "--salvage", "-o", "json"];
+    let said = fleet.cli(&files).ends_with(8);
+    let job: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&job["state"], &job["error_code"]), (&"partial".into(), &"not-whole".into()), "{job:#}");
+    assert_eq!(job["restore"]["lost"], 1, "{job:#}");
+    assert_eq!(job["restore"]["lost_list"], serde_json::json!([file]), "{job:#}");
+    tree::assert_equal(&original, &to);
+    let id = job["id"].as_str().unwrap();
+    let shown = fleet.json(&["job", "show", id]);
+    assert_eq!(shown["restore"]["lost_list"], serde_json::json!([file]), "{shown:#}");
+    fleet.cli(&["job", "watch", id]).ends_with(8);
+
+    // And with no controller.
+    let offline = |name: &str| fleet.dir().join(name).display().to_string();
+    fleet.repo("restore", &["vol", "--to", &offline("t1")]).ends_with(4).complains("--salvage");
+    let said = fleet.repo("restore", &["vol", "--to", &offline("t2"), "--setuid", "--devices", "--salvage"]);
+    assert!(said.stdout.contains(&format!("lost: {file}")), "{}", said.stdout);
+    said.ends_with(8);
+    tree::assert_equal(&original, &fleet.dir().join("t2"));
+    let said =
+        fleet.repo("restore", &["vol", "--to", &offline("t3"), "--salvage", "-o", "json"]).ends_with(8);
+    let restored: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&restored["lost"], &restored["lost_list"]), (&1.into(), &serde_json::json!([file])));
+
+    // Where nothing is lost, the option changes nothing.
+    fleet.ok(&["restore", "volume", "vol@#1", "--host", "host-a", "--as", "r2", "--salvage"]);
+    fleet.repo("restore", &["vol@#1", "--to", &offline("t4"), "--salvage"]).ends_with(0);
+}
+
 /// Flips a bit in the middle of the first frame of that kind, in whichever
 /// pack has one.
 fn flip_frame(repository: &Path, kind: FrameKind) {

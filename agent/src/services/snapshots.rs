@@ -136,6 +136,7 @@ fn parse_restore(request: v1::RestoreSnapshotRequest) -> Result<RestoreRequest, 
         strict,
         paths,
         target,
+        salvage,
     } = request;
     let target = match target {
         Some(v1::restore_snapshot_request::Target::NewVolume(volume)) => {
@@ -160,6 +161,7 @@ fn parse_restore(request: v1::RestoreSnapshotRequest) -> Result<RestoreRequest, 
         devices,
         setuid,
         strict,
+        salvage,
         paths,
     })
 }

@@ -46,6 +46,8 @@ pub struct RestoreRequest {
     pub devices: bool,
     pub setuid: bool,
     pub strict: bool,
+    /// Leave out, and list, what the repository has lost.
+    pub salvage: bool,
     /// Of entries to restore with all below them; empty: everything.
     pub paths: Vec<Vec<u8>>,
 }
@@ -158,7 +160,7 @@ impl Restore<'_> {
         body: &SnapshotBody,
         target: &Target,
     ) -> Result<v1::RestoreFinished, Failure> {
-        space::check(target, body, &self.request.paths, session).await?;
+        space::check(target, body, &self.options(), session).await?;
         let written = {
             let _telling = self.tell(v1::RestorePhase::Writing, body);
             self.write(session, body, target).await?
@@ -173,7 +175,8 @@ impl Restore<'_> {
             let _telling = self.tell(v1::RestorePhase::Verifying, body);
             self.compare(session, body, target).await?
         };
-        Ok(finished(&written, compared))
+        let compared = compared.after(&written);
+        Ok(finished(written, compared))
     }
 
     fn options(&self) -> RestoreOptions {
@@ -181,6 +184,7 @@ impl Restore<'_> {
             devices: self.request.devices,
             setuid: self.request.setuid,
             strict: self.request.strict,
+            salvage: self.request.salvage,
             paths: self.request.paths.clone(),
             // Half of the time each of them waits for the store.
             workers: self.context.workers * 2,
@@ -248,7 +252,11 @@ impl Restore<'_> {
     }
 }
 
-fn finished(written: &RestoreReport, compared: CompareReport) -> v1::RestoreFinished {
+/// Longest line of a list, bytes: names from a snapshot may be any length, and
+/// all lists go in one message and one row.
+const LINE_BYTES: usize = 1 << 10;
+
+fn finished(written: RestoreReport, compared: CompareReport) -> v1::RestoreFinished {
     let differences = compared.differences_total;
     let (error_code, error) = match differences {
         0 => (String::new(), String::new()),
@@ -263,13 +271,26 @@ fn finished(written: &RestoreReport, compared: CompareReport) -> v1::RestoreFini
         files: written.files,
         bytes: written.bytes,
         differences,
-        difference_list: compared.differences,
+        difference_list: shortened(compared.differences),
         left_out: written.left_out_total,
-        left_out_list: written.left_out.clone(),
+        left_out_list: shortened(written.left_out),
+        lost: written.lost_total,
+        lost_list: shortened(written.lost),
         error_code,
         error,
         ..Default::default()
     }
+}
+
+/// The lines, each cut to what a list may carry.
+fn shortened(mut lines: Vec<String>) -> Vec<String> {
+    for line in &mut lines {
+        if line.len() > LINE_BYTES {
+            line.truncate(line.floor_char_boundary(LINE_BYTES));
+            line.push('…');
+        }
+    }
+    lines
 }
 
 /// The stable word for a tree that could not be restored or compared.
@@ -277,10 +298,8 @@ fn tree_code(error: &RestoreError) -> &'static str {
     match error {
         RestoreError::Target { .. } | RestoreError::NoProc { .. } => "unreadable",
         RestoreError::NotEmpty => "target-not-empty",
-        RestoreError::Manifest { source } if source.is_loss() => "damaged",
-        RestoreError::Manifest { .. } => "unreachable",
-        RestoreError::Content { source, .. } if source.is_loss() => "damaged",
-        RestoreError::Content { .. } => "unreachable",
+        lost if lost.is_loss() => "damaged",
+        RestoreError::Manifest { .. } | RestoreError::Content { .. } => "unreachable",
         RestoreError::NotFound { .. } => "not-found",
         RestoreError::Refused { .. } => "refused-entry",
         RestoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "no-space",

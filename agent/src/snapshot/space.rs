@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use holdfast_archive::entry::EntryKind;
 use holdfast_archive::fetch::FrameFetcher;
+use holdfast_archive::fs::RestoreOptions;
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::{ManifestError, ManifestReader};
 use holdfast_archive::snapshot::SnapshotBody;
@@ -38,7 +39,7 @@ struct Room {
 pub(super) async fn check(
     target: &Target,
     body: &SnapshotBody,
-    paths: &[Vec<u8>],
+    options: &RestoreOptions,
     session: &Session,
 ) -> Result<(), Failure> {
     let root = target.root()?;
@@ -53,9 +54,11 @@ pub(super) async fn check(
     if room.holds(most) {
         return Ok(());
     }
-    let (seam, root, paths) = (Arc::new(session.clone()), body.root, paths.to_vec());
-    let need = on_thread("count", move || count(&FrameFetcher::new(seam, CACHE_BYTES), root, &paths)).await?;
-    let need = need.map_err(|error| Failure::of("manifest", &error))?;
+    let (seam, root, options) = (Arc::new(session.clone()), body.root, options.clone());
+    let need =
+        on_thread("count", move || count(&FrameFetcher::new(seam, CACHE_BYTES), root, &options)).await?;
+    let need =
+        need.map_err(|error| Failure::of(if error.is_loss() { "damaged" } else { "unreachable" }, &error))?;
     if room.holds(need) {
         return Ok(());
     }
@@ -82,22 +85,27 @@ impl Room {
     }
 }
 
-fn count(fetcher: &FrameFetcher, root: FrameId, paths: &[Vec<u8>]) -> Result<Need, ManifestError> {
+fn count(fetcher: &FrameFetcher, root: FrameId, options: &RestoreOptions) -> Result<Need, ManifestError> {
     let reader = ManifestReader::open(fetcher, root);
     let mut need = Need::default();
     let mut add = |entries: holdfast_archive::manifest::Entries<'_>| {
         for entry in entries {
+            // What is lost takes no room.
+            let entry = match entry {
+                Err(error) if options.salvage && error.is_loss() => continue,
+                entry => entry?,
+            };
             need.entries += 1;
-            if let EntryKind::File(data) = entry?.kind {
+            if let EntryKind::File(data) = entry.kind {
                 need.bytes += data.extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>();
             }
         }
         Ok::<(), ManifestError>(())
     };
-    if paths.is_empty() {
+    if options.paths.is_empty() {
         add(reader.entries())?;
     }
-    for path in paths {
+    for path in &options.paths {
         add(reader.subtree(path))?;
     }
     Ok(need)

@@ -330,6 +330,7 @@ fn restore_request(snapshot: SnapshotId, target: RestoreTarget) -> RestoreReques
         devices: true,
         setuid: true,
         strict: false,
+        salvage: false,
         paths: Vec::new(),
     }
 }

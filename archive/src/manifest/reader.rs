@@ -224,6 +224,15 @@ impl Iterator for Entries<'_> {
     }
 }
 
+impl Entries<'_> {
+    /// After an error: the path of the entry it was about, where it was about
+    /// one and not about a whole page of them.
+    pub(crate) fn reading(&self) -> Option<&[u8]> {
+        let top = self.open.last()?;
+        (top.page.kind == LEAF).then_some(&top.path)
+    }
+}
+
 /// What went wrong in a step: the page being read, or one it refers to.
 enum StepError {
     Page(PageError),

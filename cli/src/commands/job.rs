@@ -93,6 +93,9 @@ struct RestoreView {
     difference_list: Vec<String>,
     left_out: u64,
     left_out_list: Vec<String>,
+    /// What the repository has lost, and the target therefore has not.
+    lost: u64,
+    lost_list: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -175,6 +178,8 @@ impl From<RestoreFinished> for RestoreView {
             difference_list: restore.difference_list,
             left_out: restore.left_out,
             left_out_list: restore.left_out_list,
+            lost: restore.lost,
+            lost_list: restore.lost_list,
         }
     }
 }
@@ -333,7 +338,8 @@ impl Render for JobView {
             lines.push(format!("  {} could NOT be resumed: {}", down.container, down.problem));
         }
         if let Some(restore) = &self.restore {
-            lines.push(restore.line(self.state == "succeeded", self.duration_ms));
+            lines.push(restore.line(self.state, self.duration_ms));
+            lines.extend(restore.lost_lines("    "));
             lines.extend(restore.difference_list.iter().map(|line| format!("    differs: {line}")));
             lines.extend(restore.left_out_list.iter().map(|line| format!("    left out: {line}")));
         }
@@ -356,21 +362,37 @@ impl Render for JobView {
     }
 }
 
+/// What a restore found lost, a line each, and how many more there are.
+pub(super) fn lost_lines(lost: u64, list: &[String], indent: &str) -> Vec<String> {
+    let mut lines: Vec<String> = list.iter().map(|what| format!("{indent}lost: {what}")).collect();
+    if lost > list.len() as u64 {
+        lines.push(format!("{indent}lost: {} more", lost - list.len() as u64));
+    }
+    lines
+}
+
 impl RestoreView {
     /// A restore that did not succeed may have written nothing at all, or
     /// something that was removed again: it says no more than how far it came.
-    fn line(&self, succeeded: bool, took: Option<Millis>) -> String {
+    fn line(&self, state: &str, took: Option<Millis>) -> String {
         let took = took.map_or(String::new(), |took| format!(" in {took}"));
         let left_out =
             if self.left_out == 0 { String::new() } else { format!(", {} left out", self.left_out) };
         let (files, bytes, differences) = (self.files, self.bytes, self.differences);
-        if succeeded {
-            format!(
-                "  restored and verified{took}: {files} files, {bytes}, {differences} differences{left_out}"
-            )
-        } else {
-            format!("  not restored{took}: it came to {files} files, {bytes}, {differences} differences")
+        let counts = format!("{took}: {files} files, {bytes}, {differences} differences{left_out}");
+        match state {
+            "succeeded" => format!("  restored and verified{counts}"),
+            "partial" => {
+                format!("  NOT WHOLE; the rest is restored and verified{counts}, {} LOST", self.lost)
+            }
+            _ => {
+                format!("  not restored{took}: it came to {files} files, {bytes}, {differences} differences")
+            }
         }
+    }
+
+    fn lost_lines(&self, indent: &str) -> Vec<String> {
+        lost_lines(self.lost, &self.lost_list, indent)
     }
 }
 

@@ -46,6 +46,7 @@ fn request(command: RestoreCommand) -> (StartRestoreRequest, RestoreOptions) {
         devices: options.devices,
         setuid: options.setuid,
         strict: options.strict,
+        salvage: options.salvage,
         plan_only: options.plan,
         ..StartRestoreRequest::default()
     };

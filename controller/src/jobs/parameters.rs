@@ -50,6 +50,8 @@ pub struct RestoreParameters {
     pub devices: bool,
     pub setuid: bool,
     pub strict: bool,
+    #[serde(default)]
+    pub salvage: bool,
     pub paths: Vec<Vec<u8>>,
 }
 
@@ -276,6 +278,7 @@ mod tests {
                 devices: true,
                 setuid: false,
                 strict: true,
+                salvage: true,
                 paths: vec![b"a\xff".to_vec()],
             }),
             Parameters::Prune {},

@@ -12,6 +12,16 @@ use crate::jobs::parameters::{RestoreParameters, RestoreTarget};
 use crate::jobs::state::State;
 use crate::jobs::wire::{bytes, millis};
 
+/// The agent's word for a snapshot of which the repository has lost something.
+const DAMAGED: &str = "damaged";
+
+/// The code of a job that has salvaged what there is.
+const NOT_WHOLE: &str = "not-whole";
+
+/// How many names of what is lost one line has, and how long each may be.
+const NAMED: usize = 5;
+const NAME_CHARS: usize = 200;
+
 pub async fn run(driving: &mut Driving, restore: &RestoreParameters) -> Result<Ending, Failure> {
     let host = driving.job.host.ok_or_else(|| Failure::failed("internal", "a restore job without a host"))?;
     driving.step(&format!("restoring to {}", target_text(&restore.target))).await?;
@@ -23,6 +33,7 @@ pub async fn run(driving: &mut Driving, restore: &RestoreParameters) -> Result<E
         devices: restore.devices,
         setuid: restore.setuid,
         strict: restore.strict,
+        salvage: restore.salvage,
         paths: restore.paths.clone(),
     };
     let mut agent = AgentJob::new(driving, host, Work::Restore(request));
@@ -40,7 +51,8 @@ pub async fn run(driving: &mut Driving, restore: &RestoreParameters) -> Result<E
         }
     };
     driving.tell(&finished_line(&finished)).await?;
-    Ok(ending(finished))
+    let host = driving.jobs.host_name(host).await?;
+    Ok(ending(finished, restore, &host))
 }
 
 /// The target in words.
@@ -77,14 +89,66 @@ fn finished_line(finished: &RestoreFinished) -> String {
     if finished.left_out > 0 {
         line.push_str(&format!(", {} left out", finished.left_out));
     }
+    if finished.lost > 0 {
+        line.push_str(&format!(", {} lost: {}", finished.lost, first_lost(&finished)));
+    }
     line
 }
 
-fn ending(finished: RestoreFinished) -> Ending {
+/// The first of what is lost, for one line.
+fn first_lost(finished: &RestoreFinished) -> String {
+    let mut named: Vec<String> =
+        finished.lost_list.iter().take(NAMED).map(|what| what.chars().take(NAME_CHARS).collect()).collect();
+    if finished.lost > named.len() as u64 {
+        named.push("and more".to_owned());
+    }
+    named.join(", ")
+}
+
+/// The command that restores what this job could not, but for what is lost.
+fn salvage_command(restore: &RestoreParameters, host: &str) -> String {
+    let (verb, to, target) = match &restore.target {
+        RestoreTarget::NewVolume { name, .. } => ("volume", "--as", name),
+        RestoreTarget::Directory(path) => ("files", "--to", path),
+    };
+    let mut words = vec!["holdfast restore".to_owned(), verb.to_owned(), quoted(&restore.snapshot)];
+    words.extend(restore.paths.iter().map(|path| quoted(&String::from_utf8_lossy(path))));
+    words.extend(["--host".to_owned(), quoted(host), to.to_owned(), quoted(target)]);
+    let options = [
+        (restore.devices, "--devices"),
+        (restore.setuid, "--setuid"),
+        (restore.strict, "--strict"),
+        (true, "--salvage"),
+    ];
+    words.extend(options.iter().filter(|(set, _)| *set).map(|(_, option)| (*option).to_owned()));
+    words.join(" ")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-@#:".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn ending(finished: RestoreFinished, restore: &RestoreParameters, host: &str) -> Ending {
     let (state, code, error) = if finished.cancelled {
         (State::Cancelled, "cancelled".to_owned(), "cancelled on request".to_owned())
-    } else if finished.ok && finished.differences == 0 {
+    } else if finished.ok && finished.differences == 0 && finished.lost == 0 {
         (State::Succeeded, String::new(), String::new())
+    } else if finished.ok && finished.differences == 0 {
+        let (count, first) = (finished.lost, first_lost(&finished));
+        let error = format!(
+            "everything else is restored and verified; the repository has lost {count} files or pages of the \
+             manifest: {first}"
+        );
+        (State::Partial, NOT_WHOLE.to_owned(), error)
+    } else if finished.error_code == DAMAGED && !restore.salvage {
+        let command = salvage_command(restore, host);
+        let error = format!("{}; everything else comes back with: {command}", finished.error);
+        (State::Failed, DAMAGED.to_owned(), error)
     } else if finished.error.is_empty() {
         let first = finished.difference_list.first().cloned().unwrap_or_default();
         let error =
@@ -109,9 +173,69 @@ mod tests {
             difference_list: vec!["a/b: content".into()],
             ..RestoreFinished::default()
         };
-        let end = ending(finished.clone());
+        let end = ending(finished.clone(), &parameters(), "web-1");
         assert_eq!((end.state, end.error_code.as_str()), (State::Failed, "differences"));
         assert!(end.error.ends_with("2 places: a/b: content"));
-        assert_eq!(ending(RestoreFinished { differences: 0, ..finished }).state, State::Succeeded);
+        let whole = RestoreFinished { differences: 0, ..finished };
+        assert_eq!(ending(whole, &parameters(), "web-1").state, State::Succeeded);
+    }
+
+    fn parameters() -> RestoreParameters {
+        RestoreParameters {
+            snapshot: "h/s/7".into(),
+            target: RestoreTarget::NewVolume {
+                name: "copy".into(),
+                driver: "local".into(),
+                options: Default::default(),
+                labels: Default::default(),
+            },
+            devices: true,
+            setuid: false,
+            strict: false,
+            salvage: false,
+            paths: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn h05_a_refusal_for_damage_names_the_command_that_salvages() {
+        let damaged = || RestoreFinished {
+            error_code: "damaged".into(),
+            error: "content of a/b cannot be read".into(),
+            ..RestoreFinished::default()
+        };
+        let end = ending(damaged(), &parameters(), "web-1");
+        assert_eq!((end.state, end.error_code.as_str()), (State::Failed, "damaged"));
+        let command = "holdfast restore volume h/s/7 --host web-1 --as copy --devices --salvage";
+        assert!(end.error.starts_with("content of a/b") && end.error.ends_with(command), "{}", end.error);
+        let files = RestoreParameters {
+            target: RestoreTarget::Directory("/srv/it's here".into()),
+            paths: vec![b"a b".to_vec(), b"c".to_vec()],
+            devices: false,
+            ..parameters()
+        };
+        let command = r"holdfast restore files h/s/7 'a b' c --host web-1 --to '/srv/it'\''s here' --salvage";
+        let end = ending(damaged(), &files, "web-1");
+        assert!(end.error.ends_with(command), "{}", end.error);
+        // Where it was tried, it is not advised.
+        let end = ending(damaged(), &RestoreParameters { salvage: true, ..parameters() }, "web-1");
+        assert!(!end.error.contains("--salvage"), "{}", end.error);
+    }
+
+    #[test]
+    fn h05_what_was_salvaged_is_partial_and_says_what_is_lost_in_few_words() {
+        let finished = RestoreFinished {
+            ok: true,
+            files: 3,
+            lost: 200,
+            lost_list: (0..100).map(|n| format!("{n}-{}", "x".repeat(1000))).collect(),
+            ..RestoreFinished::default()
+        };
+        let line = finished_line(&finished);
+        assert!(line.contains("200 lost: 0-x") && line.ends_with("and more") && line.len() < 1200, "{line}");
+        let end = ending(finished, &RestoreParameters { salvage: true, ..parameters() }, "web-1");
+        assert_eq!((end.state, end.error_code.as_str()), (State::Partial, "not-whole"));
+        assert!(end.error.contains("lost 200") && end.error.len() < 1300, "{}", end.error);
+        assert_eq!(end.result.restore.expect("kept").lost_list.len(), 100);
     }
 }

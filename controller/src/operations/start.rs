@@ -257,6 +257,7 @@ pub async fn restore(
         strict,
         paths,
         plan_only,
+        salvage,
     } = request;
     let host = names::host(jobs.catalog(), &host).await?;
     let found = crate::api::catalog::resolve(jobs, &snapshot).await?;
@@ -293,11 +294,14 @@ pub async fn restore(
         let shown: Vec<_> = paths.iter().map(|path| String::from_utf8_lossy(path)).collect();
         plan.push(format!("only {}", shown.join(", ")));
     }
+    if salvage {
+        plan.push("files of which the repository has lost something are left out and listed".to_owned());
+    }
     if plan_only {
         return Ok(StartRestoreResponse { job: None, plan });
     }
     let parameters =
-        RestoreParameters { snapshot: found.id.to_string(), target, devices, setuid, strict, paths };
+        RestoreParameters { snapshot: found.id.to_string(), target, devices, setuid, strict, salvage, paths };
     let job = NewJob {
         id: JobId::generate(),
         policy: String::new(),

@@ -13,7 +13,7 @@ use crate::fetch::FrameFetcher;
 use crate::fs::metadata::{self, size_of};
 use crate::fs::open::{self, Mounts};
 use crate::fs::progress::RestoreProgress;
-use crate::fs::restore::{RestoreError, RestoreOptions, RestoreRequest, Selection};
+use crate::fs::restore::{Found, RestoreError, RestoreOptions, RestoreReport, RestoreRequest, Selection};
 use crate::fs::text::escape_path;
 use crate::fs::walk::{Step, Walk};
 use crate::manifest::ManifestReader;
@@ -31,6 +31,25 @@ pub struct CompareReport {
     pub differences: Vec<String>,
     /// How much differs in all.
     pub differences_total: u64,
+    /// What is not there and may be lost, when salvaging: names of files, and
+    /// pages of the manifest.
+    pub lost_total: u64,
+}
+
+impl CompareReport {
+    /// Holds what is not there against what the restore says is lost. A salvage
+    /// lets any file be absent; one that the restore did not name differs.
+    #[must_use]
+    pub fn after(mut self, written: &RestoreReport) -> Self {
+        if self.lost_total != written.lost_total {
+            self.differences_total += 1;
+            self.differences.push(format!(
+                ".: {} files or pages of the manifest are missing, and the restore found {} lost",
+                self.lost_total, written.lost_total
+            ));
+        }
+        self
+    }
 }
 
 /// Holds a tree against a manifest, as a restore with the same options should
@@ -47,19 +66,20 @@ pub fn compare(request: RestoreRequest) -> Result<CompareReport, RestoreError> {
     let walk = Walk::new(target.try_clone().map_err(|source| RestoreError::Target { source })?);
     let workers = workers(&options);
     let checks = Checks::new(&progress, &cancel, workers);
-    std::thread::scope(|scope| {
+    let lost_total = std::thread::scope(|scope| {
         let giver = Giver::new(&checks);
         (0..workers).for_each(|_| drop(scope.spawn(|| checks.work())));
         let run = Run {
             options: &options,
             target: &target,
-            selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths),
+            selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths, options.salvage),
             walk,
             here: false,
             ended: false,
             giver,
             checks: &checks,
             progress: &progress,
+            lost: 0,
         };
         run.run(&cancel)
     })?;
@@ -73,6 +93,7 @@ pub fn compare(request: RestoreRequest) -> Result<CompareReport, RestoreError> {
         bytes: progress.bytes(),
         differences: found.listed,
         differences_total: found.total,
+        lost_total,
     })
 }
 
@@ -87,19 +108,33 @@ struct Run<'a> {
     giver: Giver<'a>,
     checks: &'a Checks<'a>,
     progress: &'a RestoreProgress,
+    /// What is not there and may be lost.
+    lost: u64,
+}
+
+/// Whether something of the snapshot may be missing on the target.
+#[derive(PartialEq, Eq)]
+enum Missing {
+    No,
+    LeftOut,
+    Lost,
 }
 
 impl Run<'_> {
-    fn run(mut self, cancel: &AtomicBool) -> Result<(), RestoreError> {
-        while let Some(entry) = self.selection.next()? {
+    /// Gives what is not there and may be lost.
+    fn run(mut self, cancel: &AtomicBool) -> Result<u64, RestoreError> {
+        while let Some(found) = self.selection.next()? {
             if cancel.load(Ordering::Relaxed) {
                 return Err(RestoreError::Cancelled);
             }
-            self.entry(entry)?;
+            match found {
+                Found::Entry(entry) => self.entry(entry)?,
+                Found::Lost(_) => self.lost += 1,
+            }
         }
         self.rest_is_extra();
         self.giver.finish();
-        Ok(())
+        Ok(self.lost)
     }
 
     fn entry(&mut self, entry: Entry) -> Result<(), RestoreError> {
@@ -110,8 +145,10 @@ impl Run<'_> {
             self.here = false;
             return self.compare(entry);
         }
-        if !self.may_be_missing(&entry)? {
-            self.differs(&entry.path, "it is missing");
+        match self.may_be_missing(&entry)? {
+            Missing::No => self.differs(&entry.path, "it is missing"),
+            Missing::LeftOut => {}
+            Missing::Lost => self.lost += 1,
         }
         Ok(())
     }
@@ -272,21 +309,25 @@ impl Run<'_> {
     }
 
     /// Whether a restore with these options leaves the entry out.
-    fn may_be_missing(&self, entry: &Entry) -> Result<bool, RestoreError> {
+    fn may_be_missing(&self, entry: &Entry) -> Result<Missing, RestoreError> {
+        let when = |may: bool, missing: Missing| if may { missing } else { Missing::No };
         Ok(match &entry.kind {
-            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => !self.options.devices,
-            EntryKind::File(data) => {
-                (entry.flags.unreadable && data.extents.is_empty()) || self.options.salvage
+            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => {
+                when(!self.options.devices, Missing::LeftOut)
             }
-            EntryKind::Hardlink { target } => match self.selection.lookup(target)? {
-                Some(original) if !matches!(original.kind, EntryKind::Hardlink { .. }) => {
+            EntryKind::File(data) if entry.flags.unreadable && data.extents.is_empty() => Missing::LeftOut,
+            EntryKind::File(_) => when(self.options.salvage, Missing::Lost),
+            EntryKind::Hardlink { target } => match self.selection.lookup(target) {
+                Ok(Some(original)) if !matches!(original.kind, EntryKind::Hardlink { .. }) => {
                     let unselected = !self.selection.holds(target);
                     let file = matches!(original.kind, EntryKind::File(_));
-                    (unselected && !file) || self.may_be_missing(&original)?
+                    if unselected && !file { Missing::LeftOut } else { self.may_be_missing(&original)? }
                 }
-                _ => false,
+                Ok(_) => Missing::No,
+                Err(error) if self.options.salvage && error.is_manifest_loss() => Missing::Lost,
+                Err(error) => return Err(error),
             },
-            _ => false,
+            _ => Missing::No,
         })
     }
 

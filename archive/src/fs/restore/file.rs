@@ -18,8 +18,6 @@ use crate::fs::text::escape_path;
 use crate::fs::{metadata, open};
 use crate::ids::FrameId;
 
-const LOST: &str = "it, because its content is lost";
-
 /// What workers do until there are no more tasks.
 pub(super) fn work(shared: &Shared<'_>) {
     let guard = StopOnPanic(shared);
@@ -75,7 +73,7 @@ fn make_whole(shared: &Shared<'_>, files: &[NewFile]) -> Result<(), RestoreError
                         .map_err(|error| io(&new.entry.path, "written", error))?;
                     finish_file(shared, &file, &new.entry)?;
                 }
-                None => shared.leave_out(&new.entry.path, LOST),
+                None => shared.lose(&escape_path(&new.entry.path)),
             }
         }
         Ok::<(), Stop>(())
@@ -94,7 +92,7 @@ fn make_parted(shared: &Shared<'_>, files: Vec<NewFile>) -> Result<(), RestoreEr
             return Ok(());
         }
         if file.lost {
-            shared.leave_out(&file.new.entry.path, LOST);
+            shared.lose(&escape_path(&file.new.entry.path));
         } else {
             make_file(shared, file)?;
         }
@@ -247,7 +245,7 @@ fn write_piece(shared: &Shared<'_>, large: &LargeFile, extents: Range<usize>) ->
     if !large.lost.load(Ordering::Relaxed) {
         return finish_file(shared, &large.file, entry);
     }
-    shared.leave_out(&entry.path, LOST);
+    shared.lose(&escape_path(&entry.path));
     let name = last_name(entry)?;
     rustix::fs::unlinkat(&large.new.dir, name.as_c_str(), AtFlags::empty())
         .map_err(|error| io(&entry.path, "removed again", error))

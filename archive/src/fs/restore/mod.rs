@@ -16,5 +16,5 @@ mod shared;
 
 pub use request::{RestoreError, RestoreOptions, RestoreReport, RestoreRequest};
 pub use run::restore;
-pub(in crate::fs) use select::Selection;
+pub(in crate::fs) use select::{Found, Selection};
 pub(in crate::fs) use shared::mode_mask;

@@ -33,7 +33,8 @@ pub struct RestoreOptions {
     pub setuid: bool,
     /// Fail when the target cannot hold something, instead of listing it.
     pub strict: bool,
-    /// Leave out files whose content is lost and list them, instead of failing.
+    /// Leave out files of which the repository has lost something, whole, and
+    /// list them, instead of failing.
     pub salvage: bool,
     /// Restore into a directory that is not empty. Existing directories are
     /// gone into; anything else that exists is an error.
@@ -73,6 +74,12 @@ pub struct RestoreReport {
     pub left_out: Vec<String>,
     /// How much was left out in all.
     pub left_out_total: u64,
+    /// When salvaging: the first of what the repository has lost, escaped. A
+    /// file stands here under each of its names, and is not on the target under
+    /// any.
+    pub lost: Vec<String>,
+    /// How much was lost in all: names of files, and pages of the manifest.
+    pub lost_total: u64,
     /// What an operator should know besides.
     pub warnings: Vec<String>,
 }
@@ -101,4 +108,21 @@ pub enum RestoreError {
     Strict { path: String, what: String },
     #[error("the restore was cancelled")]
     Cancelled,
+}
+
+// === impl RestoreError ===
+
+impl RestoreError {
+    /// Whether the repository has lost what is needed, rather than being out of
+    /// reach for now: salvaging goes on without it.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Content { source, .. } => source.is_loss(),
+            other => other.is_manifest_loss(),
+        }
+    }
+
+    pub(in crate::fs) fn is_manifest_loss(&self) -> bool {
+        matches!(self, Self::Manifest { source } if source.is_loss())
+    }
 }

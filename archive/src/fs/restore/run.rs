@@ -12,11 +12,12 @@ use rustix::io::Errno;
 use super::dirs::Dirs;
 use super::file::{create, data_len, data_of, last_name, work};
 use super::request::{RestoreError, RestoreReport, RestoreRequest};
-use super::select::Selection;
+use super::select::{Found, Selection};
 use super::shared::{LargeFile, NewFile, Shared, StopOnPanic, Task, io, lock, refused};
 use crate::entry::{Entry, EntryKind};
 use crate::fetch::FrameFetcher;
 use crate::fs::names::Names;
+use crate::fs::text::escape_path;
 use crate::fs::{metadata, open};
 use crate::manifest::{ManifestReader, check_path};
 
@@ -72,7 +73,7 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
         let run = Run {
             shared: &shared,
             target: &target,
-            selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths),
+            selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths, options.salvage),
             dirs: Dirs::new(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -98,6 +99,8 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
     outcome?;
     rustix::fs::syncfs(&target).map_err(unusable)?;
     let left_out = std::mem::take(&mut *lock(&shared.left_out));
+    let mut lost = std::mem::take(&mut *lock(&shared.lost));
+    lost.listed.sort_unstable();
     let warnings = std::mem::take(&mut *lock(&shared.warnings)).listed;
     Ok(RestoreReport {
         entries: progress.entries(),
@@ -105,6 +108,8 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
         bytes: progress.bytes(),
         left_out: left_out.listed,
         left_out_total: left_out.total,
+        lost: lost.listed,
+        lost_total: lost.total,
         warnings,
     })
 }
@@ -123,6 +128,12 @@ fn task_bytes(workers: usize, memory_bytes: usize) -> usize {
 
 fn unusable(error: Errno) -> RestoreError {
     RestoreError::Target { source: error.into() }
+}
+
+/// Why something of the snapshot is not on the target.
+enum Absent {
+    LeftOut,
+    Lost,
 }
 
 /// A further name to be given to an inode.
@@ -153,10 +164,17 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn run(mut self, cancel: &AtomicBool, was_empty: bool) -> Result<(), RestoreError> {
-        while let Some(entry) = self.selection.next()? {
+        while let Some(found) = self.selection.next()? {
             if cancel.load(std::sync::atomic::Ordering::Relaxed) {
                 return Err(RestoreError::Cancelled);
             }
+            let entry = match found {
+                Found::Entry(entry) => entry,
+                Found::Lost(what) => {
+                    self.shared.lose(&what);
+                    continue;
+                }
+            };
             check_path(&entry.path).map_err(|_| refused(&entry.path, "its path leaves the tree"))?;
             self.entry(entry, was_empty)?;
         }
@@ -381,10 +399,17 @@ impl Run<'_> {
                 self.shared.progress.entries.add(1);
                 Ok(())
             }
-            Err(Errno::NOENT) if self.was_left_out(&target)? => {
-                self.shared.leave_out(&entry.path, "it, because what it is another name of was left out");
-                Ok(())
-            }
+            Err(Errno::NOENT) => match self.why_absent(&target)? {
+                Some(Absent::LeftOut) => {
+                    self.shared.leave_out(&entry.path, "it, because what it is another name of was left out");
+                    Ok(())
+                }
+                Some(Absent::Lost) => {
+                    self.shared.lose(&escape_path(&entry.path));
+                    Ok(())
+                }
+                None => Err(io(&entry.path, "linked", Errno::NOENT)),
+            },
             Err(error) => Err(io(&entry.path, "linked", error)),
         }
     }
@@ -399,17 +424,35 @@ impl Run<'_> {
         rustix::fs::linkat(&above, name, dir, new, AtFlags::empty())
     }
 
-    fn was_left_out(&self, target: &[u8]) -> Result<bool, RestoreError> {
-        Ok(self.selection.lookup(target)?.is_some_and(|entry| match &entry.kind {
-            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => !self.shared.options.devices,
-            EntryKind::File(_) => entry.flags.unreadable || self.shared.options.salvage,
-            _ => false,
+    /// Why the first name of an inode may not be there; `None`: it should be.
+    fn why_absent(&self, target: &[u8]) -> Result<Option<Absent>, RestoreError> {
+        let options = self.shared.options;
+        let entry = match self.selection.lookup(target) {
+            Ok(entry) => entry,
+            Err(error) if options.salvage && error.is_manifest_loss() => return Ok(Some(Absent::Lost)),
+            Err(error) => return Err(error),
+        };
+        Ok(entry.and_then(|entry| match &entry.kind {
+            EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => {
+                (!options.devices).then_some(Absent::LeftOut)
+            }
+            EntryKind::File(data) if entry.flags.unreadable && data.extents.is_empty() => {
+                Some(Absent::LeftOut)
+            }
+            EntryKind::File(_) => options.salvage.then_some(Absent::Lost),
+            _ => None,
         }))
     }
 
     /// Restores under this name what was asked for only under this name.
     fn copy(&mut self, dir: Arc<OwnedFd>, entry: Entry, target: Vec<u8>) -> Result<(), RestoreError> {
-        let original = self.selection.lookup(&target)?;
+        let original = match self.selection.lookup(&target) {
+            Err(error) if self.shared.options.salvage && error.is_manifest_loss() => {
+                self.shared.lose(&escape_path(&entry.path));
+                return Ok(());
+            }
+            looked_up => looked_up?,
+        };
         let original =
             original.ok_or_else(|| refused(&entry.path, "what it is another name of is missing"))?;
         let copy = Entry { path: entry.path.clone(), ..original };

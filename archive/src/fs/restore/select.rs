@@ -1,10 +1,18 @@
 //! Which entries of a manifest are restored.
 
-use crate::entry::{Entry, path_order};
+use crate::entry::{Entry, EntryKind, path_order};
 use crate::fs::text::escape_path;
 use crate::manifest::{Entries, ManifestError, ManifestReader, is_within, parent};
 
 use super::request::RestoreError;
+
+/// What comes next in a selection.
+pub(in crate::fs) enum Found {
+    Entry(Entry),
+    /// The manifest has lost what belongs here: the path, escaped, or the
+    /// place, where no path is known.
+    Lost(String),
+}
 
 /// The entries asked for and the directories above them, in order.
 pub(in crate::fs) struct Selection<'a> {
@@ -16,15 +24,36 @@ pub(in crate::fs) struct Selection<'a> {
     /// Directories above the next path, nearest first.
     above: Vec<Vec<u8>>,
     last: Option<Vec<u8>>,
+    /// Pass over what the manifest has lost.
+    salvage: bool,
+    /// Path of the entry given last; none before the first.
+    given: Option<Vec<u8>>,
+    /// When salvaging: directories that were given, from the root down.
+    dirs: Vec<Vec<u8>>,
+    /// What was looked up when it failed.
+    asked: Option<Vec<u8>>,
+    first_loss: Option<RestoreError>,
 }
 
 impl<'a> Selection<'a> {
-    pub(in crate::fs) fn new(reader: ManifestReader<'a>, paths: &[Vec<u8>]) -> Self {
+    pub(in crate::fs) fn new(reader: ManifestReader<'a>, paths: &[Vec<u8>], salvage: bool) -> Self {
         let mut sorted: Vec<Vec<u8>> = paths.to_vec();
         sorted.sort_by(|a, b| path_order(a, b));
         sorted.dedup_by(|path, before| is_within(path, before));
         let current = sorted.is_empty().then(|| reader.entries());
-        Self { reader, paths: sorted, next: 0, current, above: Vec::new(), last: None }
+        Self {
+            reader,
+            paths: sorted,
+            next: 0,
+            current,
+            above: Vec::new(),
+            last: None,
+            salvage,
+            given: None,
+            dirs: Vec::new(),
+            asked: None,
+            first_loss: None,
+        }
     }
 
     /// Whether an entry of this path is restored.
@@ -37,11 +66,40 @@ impl<'a> Selection<'a> {
         self.reader.lookup(path).map_err(unreadable)
     }
 
-    pub(in crate::fs) fn next(&mut self) -> Result<Option<Entry>, RestoreError> {
+    /// The next entry. When salvaging, what the manifest has lost is told in its
+    /// place and passed over; it is an error once nothing else was found.
+    pub(in crate::fs) fn next(&mut self) -> Result<Option<Found>, RestoreError> {
+        self.asked = None;
+        match self.next_entry() {
+            Ok(Some(entry)) if self.salvage && !self.has_parent(&entry) => {
+                Ok(Some(Found::Lost(escape_path(&entry.path))))
+            }
+            Ok(Some(entry)) => {
+                if self.salvage {
+                    self.given = Some(entry.path.clone());
+                }
+                Ok(Some(Found::Entry(entry)))
+            }
+            Ok(None) if self.given.is_none() => self.first_loss.take().map_or(Ok(None), Err),
+            Ok(None) => Ok(None),
+            Err(error) if self.salvage && error.is_manifest_loss() => {
+                let place = self.place_of_loss();
+                self.first_loss.get_or_insert(error);
+                Ok(Some(Found::Lost(place)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>, RestoreError> {
         loop {
             if let Some(path) = self.above.pop() {
-                let entry = self.lookup(&path)?;
-                return entry.map(Some).ok_or_else(|| not_found(&path));
+                let found = self.look_up(&path);
+                if found.is_err() {
+                    // What lies below it has no place without it.
+                    (self.above, self.current) = (Vec::new(), None);
+                }
+                return found.map(Some);
             }
             if let Some(current) = &mut self.current {
                 match current.next() {
@@ -51,10 +109,41 @@ impl<'a> Selection<'a> {
             }
             let Some(path) = self.paths.get(self.next).cloned() else { return Ok(None) };
             self.next += 1;
-            self.lookup(&path)?.ok_or_else(|| not_found(&path))?;
+            self.look_up(&path)?;
             self.current = Some(self.reader.subtree(&path));
             self.above = self.new_above(&path);
             self.last = Some(path);
+        }
+    }
+
+    fn look_up(&mut self, path: &[u8]) -> Result<Entry, RestoreError> {
+        let found = self.lookup(path).and_then(|entry| entry.ok_or_else(|| not_found(path)));
+        self.asked = found.is_err().then(|| path.to_vec());
+        found
+    }
+
+    /// Whether the directory an entry lies in was given. The manifest may have
+    /// lost it and still have what is below.
+    fn has_parent(&mut self, entry: &Entry) -> bool {
+        if let Some(above) = parent(&entry.path) {
+            let Some(depth) = self.dirs.iter().rposition(|dir| dir == above) else { return false };
+            self.dirs.truncate(depth + 1);
+        }
+        if entry.kind == EntryKind::Directory {
+            self.dirs.push(entry.path.clone());
+        }
+        true
+    }
+
+    /// What is lost, as far as that is known.
+    fn place_of_loss(&self) -> String {
+        let named = self.asked.as_deref().or_else(|| self.current.as_ref()?.reading());
+        match (named, &self.given) {
+            (Some(path), _) => escape_path(path),
+            (None, Some(before)) => {
+                format!("names that came behind {} on a page of the manifest", escape_path(before))
+            }
+            (None, None) => "names on the first page of the manifest".to_owned(),
         }
     }
 

@@ -59,6 +59,7 @@ pub(super) struct Shared<'a> {
     stopped: AtomicBool,
     failure: Mutex<Option<RestoreError>>,
     pub(super) left_out: Mutex<Findings>,
+    pub(super) lost: Mutex<Findings>,
     pub(super) warnings: Mutex<Findings>,
     /// Tasks not done yet: number and parts left.
     open: Mutex<BTreeMap<u64, usize>>,
@@ -82,6 +83,7 @@ impl<'a> Shared<'a> {
             stopped: AtomicBool::new(false),
             failure: Mutex::default(),
             left_out: Mutex::default(),
+            lost: Mutex::default(),
             warnings: Mutex::default(),
             open: Mutex::default(),
             done: Condvar::new(),
@@ -146,6 +148,11 @@ impl<'a> Shared<'a> {
     /// Something of the snapshot is not on the target.
     pub(super) fn leave_out(&self, path: &[u8], what: &str) {
         lock(&self.left_out).push(|| format!("{}: {what}", escape_path(path)));
+    }
+
+    /// The repository has lost something of this.
+    pub(super) fn lose(&self, what: &str) {
+        lock(&self.lost).push(|| what.to_owned());
     }
 
     /// What of an entry's metadata is laid on the target, the rest listed.

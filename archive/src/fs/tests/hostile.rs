@@ -135,7 +135,8 @@ fn a_lost_frame_fails_the_restore_or_is_left_out_when_salvaging() {
     let mut request = restore_request(captured.root, to.path(), &repository);
     request.options.salvage = true;
     let report = restore(request).unwrap();
-    assert_eq!((report.files, report.left_out_total), (1, 2));
+    assert_eq!((report.files, report.left_out_total, report.lost_total), (1, 0, 2));
+    assert_eq!(report.lost, ["large", "small"]);
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
 }
 

@@ -7,6 +7,7 @@ mod limits;
 mod memory;
 mod property;
 mod round_trip;
+mod salvage;
 mod tree;
 
 use std::collections::HashSet;

@@ -109,6 +109,7 @@ fn exit_for(job: &Job) -> Exit {
     match job.state() {
         JobState::Succeeded if left_out(job) => Exit::Attention,
         JobState::Succeeded => Exit::Done,
+        JobState::Partial if lost(job) => Exit::Salvaged,
         JobState::Partial => Exit::Attention,
         JobState::Cancelled => Exit::Interrupted,
         // What was to be restored: its contents, its snapshot's own object, or an object that ends early.
@@ -122,12 +123,18 @@ fn left_out(job: &Job) -> bool {
     job.restore.as_ref().is_some_and(|restore| restore.left_out > 0)
 }
 
+/// Whether a restore has salvaged what there is, and there is not all.
+fn lost(job: &Job) -> bool {
+    job.restore.as_ref().is_some_and(|restore| restore.lost > 0)
+}
+
 fn severity(exit: Exit) -> u8 {
     match exit {
         Exit::Done => 0,
         Exit::Attention => 1,
-        Exit::Interrupted => 2,
-        _ => 3,
+        Exit::Salvaged => 2,
+        Exit::Interrupted => 3,
+        _ => 4,
     }
 }
 
@@ -270,6 +277,16 @@ mod tests {
             ..Job::default()
         };
         assert_eq!((exit_for(&ended(0)), exit_for(&ended(1))), (Exit::Done, Exit::Attention));
+    }
+
+    #[test]
+    fn h05_a_restore_that_salvaged_has_a_code_of_its_own() {
+        let ended = |lost| Job {
+            state: JobState::Partial as i32,
+            restore: Some(RestoreFinished { lost, left_out: 1, ..RestoreFinished::default() }),
+            ..Job::default()
+        };
+        assert_eq!((exit_for(&ended(1)), exit_for(&ended(0))), (Exit::Salvaged, Exit::Attention));
     }
 
     #[tokio::test]

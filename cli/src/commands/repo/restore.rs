@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::open::{open, resolve};
 use crate::args::RepoRestoreArgs;
 use crate::commands::Env;
+use crate::commands::job::lost_lines;
 use crate::error::{CliError, Exit, Result, sentence};
 use crate::output::progress::Counter;
 use crate::output::{self, Bytes, Render};
@@ -29,15 +30,23 @@ struct RestoredView {
     difference_list: Vec<String>,
     left_out: u64,
     left_out_list: Vec<String>,
+    /// What the repository has lost, and the target therefore has not.
+    lost: u64,
+    lost_list: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Render for RestoredView {
     fn human(&self) -> String {
+        let whole = match self.lost {
+            0 => String::new(),
+            lost => format!("; NOT WHOLE, {lost} LOST"),
+        };
         let mut lines = vec![format!(
-            "{} restored into {} and verified: {} files, {}, {} differences",
+            "{} restored into {} and verified: {} files, {}, {} differences{whole}",
             self.snapshot, self.target, self.files, self.bytes, self.differences
         )];
+        lines.extend(lost_lines(self.lost, &self.lost_list, "  "));
         lines.extend(self.difference_list.iter().map(|line| format!("  differs: {line}")));
         lines.extend(self.left_out_list.iter().map(|line| format!("  left out: {line}")));
         lines.extend(self.warnings.iter().map(|line| format!("  warning: {line}")));
@@ -53,6 +62,7 @@ pub(super) async fn run(env: &Env, args: RepoRestoreArgs) -> Result<Exit> {
         devices: args.devices,
         setuid: args.setuid,
         strict: args.strict,
+        salvage: args.salvage,
         paths: args.paths.iter().map(|path| path.trim_matches('/').as_bytes().to_vec()).collect(),
         ..RestoreOptions::default()
     };
@@ -64,9 +74,10 @@ pub(super) async fn run(env: &Env, args: RepoRestoreArgs) -> Result<Exit> {
         .await
         .map_err(|error| CliError::failed(error.to_string()))??;
     output::emit(env.format, &view);
-    Ok(match (view.differences, view.left_out) {
-        (0, 0) => Exit::Done,
-        (0, _) => Exit::Attention,
+    Ok(match (view.differences, view.lost, view.left_out) {
+        (0, 0, 0) => Exit::Done,
+        (0, 0, _) => Exit::Attention,
+        (0, _, _) => Exit::Salvaged,
         _ => Exit::Failed,
     })
 }
@@ -91,9 +102,9 @@ fn restore_verified(
     };
     let shown = Arc::clone(&progress);
     let counter = Counter::start(move || format!("{} files, {}", shown.files(), Bytes(shown.bytes())));
-    let blame = |error: RestoreError| failed(&snapshot, &error);
+    let blame = |error: RestoreError| failed(&snapshot, &error, options);
     let restored = restore(request(handle(to)?)).map_err(blame)?;
-    let compared = compare(request(handle(to)?)).map_err(blame)?;
+    let compared = compare(request(handle(to)?)).map_err(blame)?.after(&restored);
     counter.finish();
     Ok(RestoredView {
         snapshot,
@@ -105,6 +116,8 @@ fn restore_verified(
         difference_list: compared.differences,
         left_out: restored.left_out_total,
         left_out_list: restored.left_out,
+        lost: restored.lost_total,
+        lost_list: restored.lost,
         warnings: restored.warnings,
     })
 }
@@ -115,14 +128,17 @@ fn handle(dir: &Path) -> Result<OwnedFd> {
         .map_err(|error| CliError::io(&dir.display().to_string(), &error.into()))
 }
 
-fn failed(snapshot: &str, error: &RestoreError) -> CliError {
+fn failed(snapshot: &str, error: &RestoreError, options: &RestoreOptions) -> CliError {
     let message = format!("{snapshot}: {}", sentence(error));
     match error {
-        RestoreError::Manifest { source } if source.is_loss() => {
-            CliError::new(Exit::Damage, "damaged", message)
-        }
-        RestoreError::Content { source, .. } if source.is_loss() => {
-            CliError::new(Exit::Damage, "damaged", message)
+        lost if lost.is_loss() => {
+            let damaged = CliError::new(Exit::Damage, "damaged", message);
+            match options.salvage {
+                true => damaged.hint("holdfast repo verify"),
+                false => damaged.hint(
+                    "everything else comes back into another, empty directory: the same command with --salvage",
+                ),
+            }
         }
         RestoreError::NotEmpty => CliError::usage(message),
         RestoreError::NotFound { .. } => CliError::new(Exit::NotFound, "not-found", message),
