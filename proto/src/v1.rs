@@ -7589,11 +7589,32 @@ pub struct OpenUploadResponse {
     pub repository_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub base: ::core::option::Option<BaseSnapshot>,
-    /// Ids of 32 bytes each: files using these count as changed.
+    /// Ids of 32 bytes each: files using these count as changed. The first
+    /// 65,536 of them.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub damaged_frames: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(message, optional, tag = "5")]
     pub parameters: ::core::option::Option<UploadParameters>,
+    /// Where ListDamaged goes on; 0: those were all.
+    #[prost(uint64, tag = "6")]
+    pub more_damaged: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDamagedRequest {
+    #[prost(string, tag = "1")]
+    pub lease_id: ::prost::alloc::string::String,
+    /// As the answer before this said.
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDamagedResponse {
+    /// At most 65,536 ids of 32 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub frames: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Where the next page begins; 0: those were all.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BaseSnapshot {
@@ -8014,6 +8035,32 @@ pub mod repository_service_client {
                 .insert(GrpcMethod::new("holdfast.v1.RepositoryService", "OpenRestore"));
             self.inner.unary(req, path, codec).await
         }
+        /// Damaged frames of an upload's base, where they are more than the answer
+        /// that opened it holds.
+        pub async fn list_damaged(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDamagedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDamagedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.v1.RepositoryService/ListDamaged",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.v1.RepositoryService", "ListDamaged"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Which of these frames need not be sent: live, and this host's own.
         pub async fn have(
             &mut self,
@@ -8262,6 +8309,15 @@ pub mod repository_service_server {
             tonic::Response<super::OpenRestoreResponse>,
             tonic::Status,
         >;
+        /// Damaged frames of an upload's base, where they are more than the answer
+        /// that opened it holds.
+        async fn list_damaged(
+            &self,
+            request: tonic::Request<super::ListDamagedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDamagedResponse>,
+            tonic::Status,
+        >;
         /// Which of these frames need not be sent: live, and this host's own.
         async fn have(
             &self,
@@ -8485,6 +8541,52 @@ pub mod repository_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = OpenRestoreSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/holdfast.v1.RepositoryService/ListDamaged" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDamagedSvc<T: RepositoryService>(pub Arc<T>);
+                    impl<
+                        T: RepositoryService,
+                    > tonic::server::UnaryService<super::ListDamagedRequest>
+                    for ListDamagedSvc<T> {
+                        type Response = super::ListDamagedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDamagedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RepositoryService>::list_damaged(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDamagedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -14,6 +14,7 @@ mod call;
 mod lost;
 mod presigned;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,11 @@ const MESSAGE_BYTES: usize = 1 << 20;
 /// How long a transfer may go without moving a byte.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 
+/// Damaged frames a session keeps: some 60 bytes each. Where there are more,
+/// nothing of the base is relied on: all is read, and what the repository still
+/// has is not sent.
+const MOST_DAMAGED: usize = 1_000_000;
+
 /// How long giving a lease back may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -62,8 +68,16 @@ pub struct DataPlane {
 pub struct Upload {
     pub session: Session,
     pub base: Option<v1::BaseSnapshot>,
-    pub damaged: Vec<FrameId>,
+    pub damaged: Damaged,
     pub parameters: v1::UploadParameters,
+}
+
+/// What of the base is not to be relied on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damaged {
+    Frames(HashSet<FrameId>),
+    /// More frames than this host keeps in memory.
+    TooMany,
 }
 
 /// What the controller says when a restore is opened.
@@ -120,13 +134,16 @@ impl DataPlane {
                 async move { client.open_upload(request).await }
             })
             .await?;
-        let damaged = frame_ids(&answer.damaged_frames)?;
-        Ok(Upload {
-            session: Session::new(caller, answer.lease_id, retries),
-            base: answer.base,
-            damaged,
-            parameters: answer.parameters.unwrap_or_default(),
-        })
+        let session = Session::new(caller, answer.lease_id, retries);
+        let damaged = match session.all_damaged(&answer.damaged_frames, answer.more_damaged).await {
+            Ok(damaged) => damaged,
+            Err(error) => {
+                session.close().await;
+                return Err(error);
+            }
+        };
+        let (base, parameters) = (answer.base, answer.parameters.unwrap_or_default());
+        Ok(Upload { session, base, damaged, parameters })
     }
 
     /// Opens a lease to read one snapshot.
@@ -156,6 +173,31 @@ impl DataPlane {
 impl Session {
     fn new(caller: Caller, lease: String, retries: Arc<AtomicU64>) -> Self {
         Self { caller, lease: lease.into(), runtime: Handle::current(), retries, lost: Arc::default() }
+    }
+
+    /// The damaged frames of the base: those that came when the upload was
+    /// opened, and what the controller has beyond them.
+    async fn all_damaged(&self, first: &[Vec<u8>], mut next: u64) -> Result<Damaged, SeamError> {
+        let mut damaged: HashSet<FrameId> = frame_ids(first)?.into_iter().collect();
+        while next != 0 {
+            let from = next;
+            let page = self
+                .caller
+                .call("list damaged frames", |mut client| {
+                    let request = v1::ListDamagedRequest { lease_id: self.lease.to_string(), from };
+                    async move { client.list_damaged(request).await }
+                })
+                .await?;
+            damaged.extend(frame_ids(&page.frames)?);
+            if damaged.len() > MOST_DAMAGED {
+                return Ok(Damaged::TooMany);
+            }
+            if page.next != 0 && page.next <= from {
+                return Err(nonsense("a list of damaged frames that does not go on"));
+            }
+            next = page.next;
+        }
+        Ok(Damaged::Frames(damaged))
     }
 
     /// Calls made again so far.

@@ -29,7 +29,7 @@ use crate::allow::Right;
 use crate::cancel::Cancel;
 use crate::failpoint::failpoint;
 use crate::quiesce::{NotAtRest, Quiesced, Request, Rest};
-use crate::session::{Commit, Session};
+use crate::session::{Commit, Damaged, Session};
 
 use super::Context;
 use super::board::{Board, Row};
@@ -67,7 +67,9 @@ struct Target {
     source: Source,
     session: Session,
     base: Option<v1::BaseSnapshot>,
-    damaged: HashSet<FrameId>,
+    damaged: Arc<HashSet<FrameId>>,
+    /// So much of the base is damaged that all is read.
+    reads_all: bool,
     parameters: v1::UploadParameters,
     row: Arc<Row>,
     begun: Instant,
@@ -142,14 +144,14 @@ impl Backup<'_> {
     }
 
     async fn snapshot_in_use(&self, target: &Target) -> Result<Done, Failure> {
-        let mut damaged = target.damaged.clone();
+        let mut damaged = Arc::clone(&target.damaged);
         for attempt in 1..=TRIES {
             let captured =
                 self.pass(target, base(target, attempt), &damaged, v1::SourcePhase::FirstPass).await?;
             failpoint("agent.capture.first-pass-done");
             match self.commit(target, captured, &Circumstances::default()).await? {
                 Ok(done) => return Ok(done),
-                Err(missing) => damaged.extend(missing),
+                Err(missing) => Arc::make_mut(&mut damaged).extend(missing),
             }
         }
         Err(frames_missing())
@@ -254,7 +256,7 @@ impl Backup<'_> {
             match self.commit(&target, captured, circumstances).await {
                 Ok(Ok(done)) => self.finish(target, Ok(done)).await,
                 Ok(Err(missing)) => {
-                    target.damaged.extend(missing);
+                    Arc::make_mut(&mut target.damaged).extend(missing);
                     again.push(target);
                 }
                 Err(failure) => self.finish(target, Err(failure)).await,
@@ -270,7 +272,13 @@ impl Backup<'_> {
         phase: v1::SourcePhase,
     ) -> Vec<Read> {
         let passes = targets.map(|(target, base)| async move {
-            let read = self.pass(&target, base, &target.damaged, phase).await;
+            // What the second pass follows was read and sent by the first: nothing
+            // of that is damaged, and nobody is kept at rest for it.
+            let damaged = match phase {
+                v1::SourcePhase::SecondPass => Arc::default(),
+                _ => Arc::clone(&target.damaged),
+            };
+            let read = self.pass(&target, base, &damaged, phase).await;
             (target, read)
         });
         let read: Vec<_> = stream::iter(passes).buffer_unordered(self.context.parallel()).collect().await;
@@ -306,6 +314,14 @@ impl Backup<'_> {
                 return Err(seam_failure(&cancel, &error));
             }
         };
+        let (damaged, reads_all) = match upload.damaged {
+            Damaged::Frames(frames) => (Arc::new(frames), false),
+            Damaged::TooMany => {
+                tracing::warn!(job.id = %self.job.id, source.id = %request.id,
+                    "most of the last snapshot is damaged: all is read, and what the repository lacks is sent");
+                (Arc::default(), true)
+            }
+        };
         let expected = upload.base.as_ref().map_or(0, |base| base.size_bytes);
         let row = self.board.add(request.id.to_string(), expected);
         Ok(Target {
@@ -313,7 +329,8 @@ impl Backup<'_> {
             source,
             session: upload.session,
             base: upload.base,
-            damaged: upload.damaged.into_iter().collect(),
+            damaged,
+            reads_all,
             parameters: upload.parameters,
             row,
             begun,
@@ -325,7 +342,7 @@ impl Backup<'_> {
         &self,
         target: &Target,
         base: Option<CaptureBase>,
-        damaged: &HashSet<FrameId>,
+        damaged: &Arc<HashSet<FrameId>>,
         phase: v1::SourcePhase,
     ) -> Result<Captured, Failure> {
         if let Some(failure) = Failure::cancelled(&target.cancel) {
@@ -337,7 +354,7 @@ impl Backup<'_> {
         let (workers, memory) = (self.context.workers, self.context.memory_per_capture());
         let pass = Pass {
             base,
-            damaged: Arc::new(damaged.clone()),
+            damaged: Arc::clone(damaged),
             options: pass::options(&target.parameters, torn, workers, memory),
             progress: target.row.begin(phase),
         };
@@ -517,9 +534,10 @@ fn seam_failure(cancel: &Cancel, error: &SeamError) -> Failure {
     Failure::cancelled(cancel).unwrap_or_else(|| Failure::of(error.code, error))
 }
 
-/// What a pass follows. After a second failure the base itself is in doubt.
+/// What a pass follows. After a second failure the base itself is in doubt, and
+/// one of which too much is damaged is followed by none.
 fn base(target: &Target, attempt: usize) -> Option<CaptureBase> {
-    let base = target.base.as_ref().filter(|_| attempt < TRIES)?;
+    let base = target.base.as_ref().filter(|_| attempt < TRIES && !target.reads_all)?;
     Some(CaptureBase { root: FrameId::from_slice(&base.root)?, started_unix_ns: base.started_unix_ns })
 }
 

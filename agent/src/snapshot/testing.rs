@@ -40,6 +40,9 @@ pub(crate) struct State {
     pub(crate) presigned: Option<String>,
     /// Frames that agents said are gone or damaged.
     pub(crate) reported_lost: Vec<Vec<u8>>,
+    /// Frames that are damaged, told so many at a time.
+    pub(crate) damaged: Vec<FrameId>,
+    pub(crate) damaged_page: usize,
     /// Calls of this name wait while it stands here.
     pub(crate) stuck: Option<&'static str>,
 }
@@ -90,6 +93,20 @@ impl Repository {
     }
 }
 
+impl State {
+    pub(crate) fn data_frames(&self) -> Vec<FrameId> {
+        let is_data = |at: &v1::FrameLocation| at.kind() == v1::FrameKind::Data;
+        self.frames.iter().filter(|(_, at)| is_data(at)).map(|(id, _)| *id).collect()
+    }
+
+    fn damaged_from(&self, from: u64) -> (Vec<Vec<u8>>, u64) {
+        let from = usize::try_from(from).unwrap();
+        let to = (from + self.damaged_page).min(self.damaged.len());
+        let frames = self.damaged[from..to].iter().map(|id| id.as_bytes().to_vec()).collect();
+        (frames, if to < self.damaged.len() { to as u64 } else { 0 })
+    }
+}
+
 fn frame_id(bytes: &[u8]) -> FrameId {
     FrameId::from_slice(bytes).unwrap()
 }
@@ -116,7 +133,23 @@ impl RepositoryService for Repository {
                 size_bytes: body.stats.size_bytes,
             }
         });
-        Ok(Response::new(v1::OpenUploadResponse { lease_id, base, ..Default::default() }))
+        let (damaged_frames, more_damaged) = state.damaged_from(0);
+        Ok(Response::new(v1::OpenUploadResponse {
+            lease_id,
+            base,
+            damaged_frames,
+            more_damaged,
+            ..Default::default()
+        }))
+    }
+
+    async fn list_damaged(
+        &self,
+        request: Request<v1::ListDamagedRequest>,
+    ) -> Result<Response<v1::ListDamagedResponse>, Status> {
+        let state = self.enter("list_damaged")?;
+        let (frames, next) = state.damaged_from(request.into_inner().from);
+        Ok(Response::new(v1::ListDamagedResponse { frames, next }))
     }
 
     async fn open_restore(
@@ -146,7 +179,8 @@ impl RepositoryService for Repository {
         let frames = request.into_inner().frames;
         let mut bitmap = vec![0; frames.len().div_ceil(8)];
         for (i, id) in frames.iter().enumerate() {
-            if state.frames.contains_key(&frame_id(id)) {
+            let id = frame_id(id);
+            if state.frames.contains_key(&id) && !state.damaged.contains(&id) {
                 bitmap[i / 8] |= 1 << (i % 8);
             }
         }
@@ -208,7 +242,9 @@ impl RepositoryService for Repository {
                 stored_bytes: frame.stored_bytes,
                 raw_bytes: frame.raw_bytes,
             };
-            state.frames.insert(frame_id(&frame.id), location);
+            let id = frame_id(&frame.id);
+            state.damaged.retain(|damaged| *damaged != id);
+            state.frames.insert(id, location);
         }
         Ok(Response::new(v1::CommitPackResponse {}))
     }

@@ -321,6 +321,34 @@ async fn a_pack_goes_straight_to_the_store_or_through_the_controller() {
     assert!(bench.repository.calls("upload_pack") > 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn h09_damaged_frames_told_in_pages_are_all_sent_again_and_nobody_rests_for_it() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, path) = bench.volume("data").await;
+    for n in 0..4 {
+        fs::write(path.join(format!("more-{n}")), vec![n; 2 << 20]).unwrap();
+    }
+    bench.scene.run_sleeper("user", &["-v", &format!("{name}:/data")]).await;
+    let source = SourceId::generate();
+    assert!(bench.run(request(source, &name, Some(Rest::Pause))).await.ended.ok);
+    // What is younger than this proves nothing to the second pass.
+    while path.join("more-3").metadata().unwrap().modified().unwrap().elapsed().unwrap().as_secs() < 6 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    {
+        let mut state = bench.repository.lock();
+        state.damaged = state.data_frames();
+        state.damaged_page = 2;
+        assert!(state.damaged.len() > 4, "{:?}", state.damaged);
+    }
+    let healed = bench.run(request(source, &name, Some(Rest::Pause))).await;
+    assert!(healed.ended.ok, "{healed:?}");
+    assert!(bench.repository.calls("list_damaged") > 1);
+    assert_eq!(bench.repository.lock().damaged, Vec::new(), "all were sent again");
+    let stats = healed.sources[0].stats.unwrap();
+    assert_eq!(stats.read_bytes, stats.size_bytes, "the second pass reads none of it again: {stats:?}");
+}
+
 fn restore_request(snapshot: SnapshotId, target: RestoreTarget) -> RestoreRequest {
     RestoreRequest {
         job: JobId::generate(),

@@ -135,6 +135,7 @@ pub const RULES: &[Rule] = &[
     read("/holdfast.v1.StatusService/GetStatus", VIEWER),
     read("/holdfast.v1.RepositoryService/OpenUpload", Access::Agent),
     read("/holdfast.v1.RepositoryService/OpenRestore", Access::Agent),
+    read("/holdfast.v1.RepositoryService/ListDamaged", Access::Agent),
     read("/holdfast.v1.RepositoryService/Have", Access::Agent),
     read("/holdfast.v1.RepositoryService/AllocPack", Access::Agent),
     read("/holdfast.v1.RepositoryService/UploadPack", Access::Agent),

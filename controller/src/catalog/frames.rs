@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::TryStreamExt as _;
 use holdfast_archive::ids::{FrameId, HostId, PackId};
 use holdfast_archive::seam::{FrameKind, FrameLocation, PackEntry};
 use roaring::RoaringTreemap;
@@ -29,6 +30,14 @@ pub struct FoundFrame {
 pub struct PageRefRow {
     pub pages: RoaringTreemap,
     pub data: RoaringTreemap,
+}
+
+/// Some of the frames that were found unreadable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DamagedPage {
+    pub frames: Vec<FrameId>,
+    /// The frame number of the first that is not in it; `None`: it has the last.
+    pub next: Option<u64>,
 }
 
 /// At most this many numbers in one statement.
@@ -207,25 +216,36 @@ impl Catalog {
         Ok(marked)
     }
 
-    /// Frames of the host that were found unreadable, among these numbers.
+    /// Frames of the host that were found unreadable, among these numbers: at
+    /// most `limit` of them, from the number `from` on.
     pub async fn damaged_frames(
         &self,
         host: HostId,
         among: &RoaringTreemap,
-    ) -> Result<Vec<FrameId>, CatalogError> {
+        from: u64,
+        limit: usize,
+    ) -> Result<DamagedPage, CatalogError> {
+        let mut page = DamagedPage::default();
         let mut connection = self.pool().acquire().await?;
-        let Some(host) = host_number(&mut connection, host).await? else { return Ok(Vec::new()) };
-        let rows = sqlx::query("select number, id from frames where damaged = 1 and host = $1")
-            .bind(signed(host))
-            .fetch_all(&mut *connection)
-            .await?;
-        let mut damaged = Vec::new();
-        for row in rows {
-            if among.contains(unsigned(row.try_get("number")?)) {
-                damaged.push(frame_id(row.try_get("id")?)?);
+        let Some(host) = host_number(&mut connection, host).await? else { return Ok(page) };
+        let mut rows = sqlx::query(
+            "select number, id from frames where damaged = 1 and host = $1 and number >= $2 order by number",
+        )
+        .bind(signed(host))
+        .bind(signed(from))
+        .fetch(&mut *connection);
+        while let Some(row) = rows.try_next().await? {
+            let number = unsigned(row.try_get("number")?);
+            if !among.contains(number) {
+                continue;
             }
+            if page.frames.len() == limit {
+                page.next = Some(number);
+                break;
+            }
+            page.frames.push(frame_id(row.try_get("id")?)?);
         }
-        Ok(damaged)
+        Ok(page)
     }
 }
 

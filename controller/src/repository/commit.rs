@@ -104,7 +104,8 @@ impl Repository {
                         .map(|record| Committed::Snapshot(Box::new(record)));
                 }
                 Begun::Before(record) => return self.answer_again(record).await,
-                Begun::Missing(missing, absent) if absent.is_empty() => {
+                Begun::Missing(mut missing, absent) if absent.is_empty() => {
+                    missing.truncate(MAX_MISSING);
                     return Ok(Committed::Missing(missing));
                 }
                 // What was known of some page names frames that have lost

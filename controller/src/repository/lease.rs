@@ -4,15 +4,20 @@
 //! running job of that host; a newer attempt of the job ends the leases of
 //! older ones, and an older attempt that comes back is refused.
 
-use holdfast_archive::ids::{FrameId, HostId, RepositoryId, SnapshotId, SourceId};
+use holdfast_archive::ids::{HostId, RepositoryId, SnapshotId, SourceId};
 use holdfast_archive::snapshot::{SnapshotBody, encode_object};
 use holdfast_proto::ids::{JobId, LeaseId};
 
 use super::protocol::SnapshotState;
 use super::{Repository, RepositoryError};
+use crate::catalog::frames::DamagedPage;
 use crate::catalog::jobs::{GrantKind, JobGrant};
 use crate::catalog::leases::{LeaseKind, LeaseRecord, NewLease, Opened};
 use crate::catalog::snapshots::SnapshotRecord;
+
+/// Damaged frames in one answer: 34 bytes each on the wire, and a message has
+/// 4 MiB at most.
+const DAMAGED_PAGE: usize = 65_536;
 
 /// A lease in use says so at most once in so many ticks.
 const RENEW_TICKS: u64 = 30;
@@ -23,8 +28,8 @@ pub struct OpenedUpload {
     pub lease: LeaseId,
     pub repository: RepositoryId,
     pub base: Option<(SnapshotRecord, SnapshotBody)>,
-    /// Frames of the base that were found unreadable.
-    pub damaged: Vec<FrameId>,
+    /// Frames of the base that were found unreadable, the first page of them.
+    pub damaged: DamagedPage,
 }
 
 /// A restore that may begin.
@@ -59,17 +64,45 @@ impl Repository {
         let kind = LeaseKind::Upload { source };
         let new = NewLease { kind, job, generation, host, snapshot: None, with_base };
         let lease = self.opened(new).await?;
-        let mut opened =
-            OpenedUpload { lease: lease.id, repository: self.id().await?, base: None, damaged: Vec::new() };
+        let mut opened = OpenedUpload {
+            lease: lease.id,
+            repository: self.id().await?,
+            base: None,
+            damaged: DamagedPage::default(),
+        };
         if let Some(number) = lease.snapshot.filter(|_| with_base)
             && let Some(base) = self.catalog().snapshot_by_commit(number).await?
         {
             let body = self.body(&base.id).await?;
-            let frames = self.frames_of(number).await?;
-            opened.damaged = self.catalog().damaged_frames(host, &frames).await?;
+            opened.damaged = self.damaged_of(host, number, 0).await?;
             opened.base = Some((base, body));
         }
         Ok(opened)
+    }
+
+    /// Frames of an upload's base that were found unreadable, one page of them
+    /// from the frame number on that the page before ended with.
+    pub async fn list_damaged(
+        &self,
+        host: HostId,
+        lease: LeaseId,
+        from: u64,
+    ) -> Result<DamagedPage, RepositoryError> {
+        let (lease, _) = self.upload_lease(host, lease).await?;
+        match lease.snapshot {
+            Some(base) => self.damaged_of(host, base, from).await,
+            None => Ok(DamagedPage::default()),
+        }
+    }
+
+    async fn damaged_of(
+        &self,
+        host: HostId,
+        commit_number: u64,
+        from: u64,
+    ) -> Result<DamagedPage, RepositoryError> {
+        let frames = self.frames_of(commit_number).await?;
+        Ok(self.catalog().damaged_frames(host, &frames, from, DAMAGED_PAGE).await?)
     }
 
     /// Opens a restore of the snapshot a running job restores.

@@ -68,7 +68,8 @@ impl RepositoryService for RepositoryApi {
                 entries: body.stats.entries,
                 size_bytes: body.stats.size_bytes,
             }),
-            damaged_frames: wire_ids(&opened.damaged),
+            damaged_frames: wire_ids(&opened.damaged.frames),
+            more_damaged: opened.damaged.next.unwrap_or(0),
             parameters: Some(v1::UploadParameters {
                 compression_level: settings.compression_level,
                 pack_bytes: settings.pack_bytes,
@@ -94,6 +95,18 @@ impl RepositoryService for RepositoryApi {
             snapshot_object: opened.object,
             same_host: opened.same_host,
         }))
+    }
+
+    async fn list_damaged(
+        &self,
+        request: Request<v1::ListDamagedRequest>,
+    ) -> Result<Response<v1::ListDamagedResponse>, Status> {
+        let host = Caller::host(&request)?;
+        let v1::ListDamagedRequest { lease_id, from } = request.into_inner();
+        let page =
+            self.repository.list_damaged(host, parse("lease", &lease_id)?, from).await.map_err(status)?;
+        let (frames, next) = (wire_ids(&page.frames), page.next.unwrap_or(0));
+        Ok(Response::new(v1::ListDamagedResponse { frames, next }))
     }
 
     async fn have(&self, request: Request<v1::HaveRequest>) -> Result<Response<v1::HaveResponse>, Status> {

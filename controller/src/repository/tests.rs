@@ -1,8 +1,10 @@
 //! The repository over a real store and a real catalogue.
 
 mod faults;
+mod healing;
 mod races;
 mod reconcile;
+mod wire;
 
 use holdfast_archive::entry::{Entry, EntryFlags, EntryKind, Extent, FileData};
 use holdfast_archive::frame::{DEFAULT_LEVEL, encode};

@@ -228,7 +228,7 @@ async fn r11_a_damaged_frame_sent_again_stays_for_the_older_snapshots() {
     let (job, generation) = world.job().await;
     let opened =
         world.repository.open_upload(world.host, job, generation, world.source).await.expect("opens");
-    assert_eq!(opened.damaged, first.frames[..1]);
+    assert_eq!(opened.damaged.frames, first.frames[..1]);
     assert_eq!(world.have(opened.lease, &first).await, [false, true], "the damaged one is not offered");
     let sound = world.send(opened.lease, &second.pack).await;
     let new = world.committed(opened.lease, &second).await;
