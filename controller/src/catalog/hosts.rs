@@ -14,6 +14,7 @@ use prost::Message as _;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::leases::end_leases_of_host;
 use super::{Catalog, CatalogError};
 
 /// A host as the catalogue knows it.
@@ -241,7 +242,8 @@ impl Catalog {
     }
 
     /// From now on no certificate of this host is accepted, until it joins
-    /// again. False: unknown, or revoked before.
+    /// again; what it had open of the repository ends here, and does not come
+    /// back with the host. False: unknown, or revoked before.
     pub async fn revoke_host(&self, host: HostId, now_ms: i64) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         deny_serials(&mut tx, host, "certificate_serial", now_ms).await?;
@@ -251,6 +253,7 @@ impl Catalog {
             .bind(now_ms)
             .execute(&mut *tx)
             .await?;
+        end_leases_of_host(&mut tx, host).await?;
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
     }

@@ -11,6 +11,7 @@ use prost::Message as _;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::leases::end_leases_of_job;
 use super::{Catalog, CatalogError};
 use crate::jobs::parameters::Parameters;
 use crate::jobs::state::State;
@@ -276,8 +277,8 @@ impl Catalog {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Ends a job its driver holds, and writes the last line of its story with
-    /// it: who sees the end sees the line. False: the driver was superseded.
+    /// Ends a job its driver holds, and its leases with it, and writes the last
+    /// line of its story: who sees the end sees the line. False: the driver was superseded.
     pub async fn finish_job(
         &self,
         id: JobId,
@@ -304,6 +305,7 @@ impl Catalog {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
+        end_leases_of_job(&mut tx, id).await?;
         add_event(&mut tx, id, now_ms, line).await?;
         tx.commit().await?;
         Ok(true)
@@ -425,6 +427,17 @@ impl Catalog {
             | Parameters::Rollout(_) => return Ok(None),
         };
         Ok(Some(JobGrant { job: id, host, generation: job.generation, kind }))
+    }
+
+    /// Whether a job runs, on this host.
+    pub async fn job_runs_on(&self, id: JobId, host: HostId) -> Result<bool, CatalogError> {
+        let runs: Option<i64> =
+            sqlx::query_scalar("select 1 from jobs where id = $1 and host_id = $2 and state = 'running'")
+                .bind(id.to_string())
+                .bind(host.to_string())
+                .fetch_optional(self.pool())
+                .await?;
+        Ok(runs.is_some())
     }
 
     /// The newest ended job of each policy on each host; skipped ones aside,

@@ -54,7 +54,8 @@ pub enum Opened {
 
 impl Catalog {
     /// Opens a lease, or finds the open one of the same job and generation.
-    /// Earlier uploads of the same source end here.
+    /// Earlier uploads of the same source, and earlier restores of the same job,
+    /// end here.
     pub async fn open_lease(&self, new: NewLease) -> Result<Opened, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let source = match new.kind {
@@ -153,6 +154,37 @@ impl Catalog {
     }
 }
 
+/// Ends what is open of a job. In the transaction that ends the job: a job that
+/// does not run any more reads, sends and commits nothing.
+pub(super) async fn end_leases_of_job(
+    connection: &mut SqliteConnection,
+    job: JobId,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "update leases set ended_tick = coalesce((select ticks from repository), 0)
+         where job_id = $1 and ended_tick is null",
+    )
+    .bind(job.to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Ends what is open of a host. In the transaction that takes its access away.
+pub(super) async fn end_leases_of_host(
+    connection: &mut SqliteConnection,
+    host: HostId,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "update leases set ended_tick = coalesce((select ticks from repository), 0)
+         where host_id = $1 and ended_tick is null",
+    )
+    .bind(host.to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 pub(super) async fn leases_since(
     connection: &mut SqliteConnection,
     ended_since_tick: u64,
@@ -190,6 +222,9 @@ async fn insert(
             .fetch_optional(&mut *tx)
             .await?;
         }
+    }
+    if new.kind == LeaseKind::Restore {
+        end_leases_of_job(tx, new.job).await?;
     }
     let number = next_lease(tx).await?;
     let kind = match new.kind {

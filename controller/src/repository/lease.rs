@@ -1,8 +1,9 @@
 //! Opening, checking and closing leases: who may use the data plane for what.
 //!
 //! The host comes from the certificate alone. A lease is bound to it and to a
-//! running job of that host; a newer attempt of the job ends the leases of
-//! older ones, and an older attempt that comes back is refused.
+//! running job of that host: it ends with the job, and with the host when that
+//! is revoked. A newer attempt of the job ends the leases of older ones, and an
+//! older attempt that comes back is refused.
 
 use holdfast_archive::ids::{HostId, RepositoryId, SnapshotId, SourceId};
 use holdfast_archive::snapshot::{SnapshotBody, encode_object};
@@ -152,12 +153,20 @@ impl Repository {
         }
     }
 
-    /// The open lease of that id, for its own host.
+    /// The open lease of that id, for its own host, while its job runs.
     pub(super) async fn lease(&self, host: HostId, lease: LeaseId) -> Result<LeaseRecord, RepositoryError> {
         let record = self.known_lease(host, lease).await?;
         if record.facts.ended_tick.is_some() {
             return Err(RepositoryError::LeaseLost(format!(
-                "lease {lease} has ended: it was closed, or a newer attempt of the job took its place"
+                "lease {lease} has ended: it was closed, its job has ended, or a newer attempt of the job took its place"
+            )));
+        }
+        // Its end ends the lease; looked at once more, because a lease is worth
+        // as much as the job it was granted to, whatever ended that.
+        if !self.catalog().job_runs_on(record.job, host).await? {
+            return Err(RepositoryError::LeaseLost(format!(
+                "job {} of lease {lease} does not run",
+                record.job
             )));
         }
         self.catalog().renew_lease(record.number, RENEW_TICKS).await?;

@@ -2,6 +2,7 @@
 
 mod faults;
 mod healing;
+mod leases;
 mod races;
 mod reconcile;
 mod wire;

@@ -70,6 +70,7 @@ pub enum Way {
 /// A pack's bytes while they come in.
 #[derive(Debug)]
 pub struct Incoming {
+    lease: LeaseId,
     pack: PackRecord,
     bytes: BytesMut,
     hash: Sha256,
@@ -175,6 +176,7 @@ impl Repository {
         let megabytes = u32::try_from(row.length.div_ceil(1 << 20)).unwrap_or(u32::MAX);
         let memory = self.inner.upload_memory.clone().acquire_many_owned(megabytes).await.map_err(closed)?;
         Ok(Incoming {
+            lease: lease.id,
             done: row.state != PackState::Intended,
             bytes: BytesMut::with_capacity(usize::try_from(row.length).unwrap_or(0)),
             hash: Sha256::new(),
@@ -186,10 +188,12 @@ impl Repository {
 
     /// Stores a pack whose bytes are all there, if they are what was announced.
     pub async fn finish_upload(&self, incoming: Incoming) -> Result<(), RepositoryError> {
-        let Incoming { pack, bytes, hash, done, .. } = incoming;
+        let Incoming { lease, pack, bytes, hash, done, .. } = incoming;
         if done {
             return Ok(());
         }
+        // Its bytes may have taken an hour: the job may have ended meanwhile.
+        self.upload_lease(pack.host, lease).await?;
         let failed = |what: &str| RepositoryError::UploadFailed(format!("pack {}: {what}", pack.id));
         if bytes.len() as u64 != pack.length {
             return Err(failed(&format!("{} of {} bytes came", bytes.len(), pack.length)));
