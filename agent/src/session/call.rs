@@ -174,6 +174,7 @@ fn known(word: &str) -> Option<&'static str> {
         "damaged",
         "lease-lost",
         "not-found",
+        "quota-exceeded",
         "repository-suspended",
         "stale-generation",
         "store-auth",
