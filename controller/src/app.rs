@@ -23,6 +23,7 @@ use holdfast_proto::v1::policy_service_server::PolicyServiceServer;
 use holdfast_proto::v1::status_service_server::StatusServiceServer;
 use holdfast_proto::v1::upgrade_service_server::UpgradeServiceServer;
 use rustix::fs::FlockOperation;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -47,8 +48,10 @@ use crate::fleet::Fleet;
 use crate::identity::ca::{Authority, AuthorityError};
 use crate::init::write_atomically;
 use crate::jobs::Jobs;
-use crate::listen::{CertificateSlot, Limits, Listener, Ordinary, tls_config};
+use crate::limits;
+use crate::listen::{CertificateSlot, Doors, Listener, Ordinary, tls_config};
 use crate::loops::{Driver, Periods, Statuses};
+use crate::places::Limits;
 use crate::repository::Repository;
 use crate::repository::service::RepositoryApi;
 
@@ -65,12 +68,6 @@ const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(86_400);
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Calls at once on one connection.
-const MAX_STREAMS: u32 = 64;
-
-/// Largest block of headers of one call, in bytes.
-const MAX_HEADERS: u32 = 16 << 10;
 
 /// Resets of streams that were not yet accepted, before a peer is cut off.
 const MAX_PENDING_RESETS: usize = 20;
@@ -124,7 +121,7 @@ impl App {
         let catalog = Catalog::open(&catalog_url(state_dir)).await?;
         let store = Store::open(&config.repository)?;
         let grace = Duration::from_secs(config.forget_grace_seconds);
-        let settings = crate::repository::Settings { grace, ..crate::repository::Settings::default() };
+        let settings = crate::repository::Settings { grace, quotas: config.quotas, ..Default::default() };
         let repository = Repository::new(catalog.clone(), store, settings);
         let fleet = Fleet::new();
         let jobs =
@@ -137,7 +134,7 @@ impl App {
             fleet,
             jobs,
             loops: Statuses::default(),
-            limits: Limits::default(),
+            limits: Limits::for_files(open_files()),
             _lock: lock,
         })
     }
@@ -190,12 +187,16 @@ impl App {
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                     .build_v1()?,
             )
-            .add_service(EnrolmentServiceServer::new(EnrolmentApi::new(
-                catalog.clone(),
-                fleet.clone(),
-                authority.clone(),
-                denials,
-            )))
+            .add_service(
+                EnrolmentServiceServer::new(EnrolmentApi::new(
+                    catalog.clone(),
+                    fleet.clone(),
+                    authority.clone(),
+                    denials,
+                    self.config.quotas,
+                ))
+                .max_decoding_message_size(limits::ANONYMOUS_MESSAGE),
+            )
             .add_service(HostServiceServer::new(HostApi::new(
                 catalog.clone(),
                 fleet.clone(),
@@ -231,18 +232,24 @@ impl Bound {
         let denials = Denials::new(app.catalog.clone());
         let auth = AuthLayer::new(app.catalog.clone(), app.fleet.clone(), denials.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
+        let health_service = health_service.max_decoding_message_size(limits::ANONYMOUS_MESSAGE);
         let routes = app.routes(address, denials)?.add_service(health_service);
-        let (ordinary, incoming) = mpsc::channel(16);
+        let (certified, certified_incoming) = mpsc::channel(16);
+        let (plain, plain_incoming) = mpsc::channel(16);
+        let doors = Doors { certified, plain };
 
         let tasks = TaskTracker::new();
-        tasks.spawn(listener.run(app.fleet.clone(), app.catalog.clone(), ordinary, stop.clone()));
+        tasks.spawn(listener.run(app.fleet.clone(), app.catalog.clone(), doors, stop.clone()));
         let names = app.config.certificate_names();
         tasks.spawn(renew_certificate(app.authority.clone(), names, certificate, stop.clone()));
         tasks.close();
         let loops = Driver::start(app.jobs.clone(), Periods::default(), app.loops.clone()).await?;
         tracing::info!(address = %address, "listening");
 
-        let mut serving = tokio::spawn(serve(auth, routes, incoming, stop.clone()));
+        let certified = serve(CERTIFIED, auth.clone(), routes.clone(), certified_incoming, stop.clone());
+        let plain = serve(PLAIN, auth, routes, plain_incoming, stop.clone());
+        let mut serving =
+            tokio::spawn(async move { futures_util::future::try_join(certified, plain).await.map(|_| ()) });
         let served = tokio::select! {
             served = &mut serving => Some(served),
             () = stop.cancelled() => None,
@@ -274,7 +281,19 @@ impl Bound {
     }
 }
 
+/// What one connection may have open and send ahead.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    streams: u32,
+    /// Bytes of a stream and of the connection.
+    windows: (u32, u32),
+}
+
+const CERTIFIED: Room = Room { streams: limits::HOST_STREAMS, windows: limits::HOST_WINDOWS };
+const PLAIN: Room = Room { streams: limits::PLAIN_STREAMS, windows: limits::PLAIN_WINDOWS };
+
 async fn serve(
+    room: Room,
     auth: AuthLayer,
     routes: Routes,
     incoming: mpsc::Receiver<io::Result<Ordinary>>,
@@ -283,15 +302,32 @@ async fn serve(
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(room.streams)
+        .http2_max_header_list_size(limits::HEADERS)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(room.windows.0)
+        .initial_connection_window_size(room.windows.1)
         .layer(auth)
         .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned())
         .await
+}
+
+/// Raises the number of files this process may have open as far as it may be,
+/// up to what the controller can use; gives the number.
+pub fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.unwrap_or(limits::OPEN_FILES).min(limits::OPEN_FILES);
+    if current.is_some_and(|current| current < most)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum })
+    {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    open_files()
+}
+
+fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(limits::OPEN_FILES)
 }
 
 async fn renew_certificate(

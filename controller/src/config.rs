@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use holdfast_archive::store::StoreConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::quota::Quotas;
+
 pub const FILE: &str = "config.toml";
 
 /// Why the configuration cannot be used.
@@ -38,6 +40,9 @@ pub struct Config {
     pub forget_grace_seconds: u64,
     /// Where snapshots live and how to get there.
     pub repository: StoreConfig,
+    /// What one host may add in a day.
+    #[serde(default, skip_serializing_if = "Quotas::is_default")]
+    pub quotas: Quotas,
 }
 
 /// How the repository's contents are sealed.
@@ -111,6 +116,7 @@ mod tests {
             crypto: Crypto::None,
             forget_grace_seconds: 60,
             repository: StoreConfig::new("/srv/repository".parse().expect("a place")),
+            quotas: Quotas { packs_per_day: 7, ..Quotas::default() },
         };
         let text = toml::to_string(&config).expect("serialises");
         std::fs::write(dir.path().join(FILE), &text).expect("written");

@@ -254,6 +254,7 @@ pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use crate::quota::Quotas;
     use std::os::unix::fs::PermissionsExt as _;
 
     use holdfast_archive::store::StoreConfig;
@@ -271,6 +272,7 @@ mod tests {
             crypto: Crypto::None,
             forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new(repository.to_str().expect("plain").parse().expect("a place")),
+            quotas: Quotas::default(),
         };
         init(&state, &config).await.expect("made");
         let mode = |name: &str| fs::metadata(state.join(name)).expect("there").permissions().mode() & 0o777;
@@ -300,6 +302,7 @@ mod tests {
             crypto: Crypto::None,
             forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new(repository.to_str().expect("plain").parse().expect("a place")),
+            quotas: Quotas::default(),
         };
         let (first, second) = (dir.path().join("first"), dir.path().join("second"));
         init(&first, &config).await.expect("made");
@@ -317,6 +320,7 @@ mod tests {
             crypto: Crypto::None,
             forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new("/nowhere".parse().expect("a place")),
+            quotas: Quotas::default(),
         };
         assert!(matches!(init(dir.path(), &config).await, Err(InitError::Authority(_))));
         assert!(!dir.path().join(FILE).exists());

@@ -3,12 +3,13 @@
 //! `h2` is an ordinary call, from an operator or an agent; `holdfast-agent/1`
 //! is an agent offering itself as a server. Every connection is a task of its
 //! own from the first byte, under a timeout: one peer that says nothing holds
-//! up nobody. Connections are counted, per peer and in all, before anything is
-//! spent on them.
+//! up nobody. Connections are counted before anything is spent on them, see
+//! [`crate::places`]. Those without a certificate go through a door of their
+//! own, behind which little may be sent ahead: a certificate is all that TLS
+//! can tell apart before the first call.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -22,7 +23,7 @@ use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -31,11 +32,13 @@ use tonic::transport::server::Connected;
 
 use crate::api::status_map::causes;
 use crate::catalog::Catalog;
+use crate::catalog::hosts::Standing;
+use crate::clock::now_ms;
 use crate::fleet::{Fleet, connection};
 use crate::identity::ca::{Authority, AuthorityError};
 use crate::identity::certificate::HostCertificate;
-
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::limits::HANDSHAKE;
+use crate::places::{Limits, Network, Owner, Place, Places, Ticket};
 
 /// After `accept` itself fails (no file descriptors left), before trying again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -48,29 +51,15 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Chain and dates were right when the connection was made.
     pub certificate: Option<Arc<HostCertificate>>,
+    /// To be told once somebody is known.
+    pub ticket: Ticket,
 }
 
-/// How many connections there may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub handshakes: Limit,
-    pub connections: Limit,
-}
-
-/// A bound in all and for one peer address.
-#[derive(Debug, Clone, Copy)]
-pub struct Limit {
-    pub in_all: usize,
-    pub per_peer: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            handshakes: Limit { in_all: 512, per_peer: 64 },
-            connections: Limit { in_all: 8192, per_peer: 2048 },
-        }
-    }
+/// Where ordinary connections go, by whether they showed a certificate.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    pub certified: mpsc::Sender<io::Result<Ordinary>>,
+    pub plain: mpsc::Sender<io::Result<Ordinary>>,
 }
 
 /// The controller's certificate, replaceable while it serves.
@@ -130,19 +119,16 @@ impl Listener {
         self.tcp.local_addr()
     }
 
-    /// Accepts until `stop`. Ordinary connections go to `ordinary`, agents' to
+    /// Accepts until `stop`. Ordinary connections go to `doors`, agents' to
     /// the fleet. Returns when every agent's connection has ended, too; those
     /// are closed with [`Fleet::disconnect_all`].
-    pub async fn run(
-        self,
-        fleet: Fleet,
-        catalog: Catalog,
-        ordinary: mpsc::Sender<io::Result<Ordinary>>,
-        stop: CancellationToken,
-    ) {
+    pub async fn run(self, fleet: Fleet, catalog: Catalog, doors: Doors, stop: CancellationToken) {
         let tracker = TaskTracker::new();
-        let (handshakes, connections) =
-            (Slots::new(self.limits.handshakes), Slots::new(self.limits.connections));
+        let places = Places::new(self.limits);
+        tracker.spawn({
+            let (places, stop) = (places.clone(), stop.clone());
+            async move { places.keep_time(&stop).await }
+        });
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -156,27 +142,29 @@ impl Listener {
                     continue;
                 }
             };
-            let (Some(pending), Some(open)) = (handshakes.take(address.ip()), connections.take(address.ip()))
-            else {
-                tracing::debug!(peer = %address, "too many connections");
+            let Some(place) = places.take(Network::of(address.ip()), Instant::now()) else {
+                tracing::debug!(peer = %address, "too many connections that show nothing");
                 continue;
             };
             let task = Incoming {
                 tls: self.tls.clone(),
                 fleet: fleet.clone(),
                 catalog: catalog.clone(),
-                ordinary: ordinary.clone(),
+                doors: doors.clone(),
             };
             let stop = stop.clone();
             tracker.spawn(async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    served = task.handshake(tcp, address) => {
-                        drop(pending);
-                        if let Some(served) = served {
-                            task.dispatch(served, address, open).await;
-                        }
+                let closing = place.ticket().closing().clone();
+                let stream = tokio::select! {
+                    () = stop.cancelled() => None,
+                    () = closing.cancelled() => {
+                        tracing::debug!(peer = %address, "made room for another connection");
+                        None
                     }
+                    stream = task.handshake(tcp, address) => stream,
+                };
+                if let Some(stream) = stream {
+                    task.serve(stream, address, place).await;
                 }
             });
         }
@@ -190,13 +178,13 @@ struct Incoming {
     tls: TlsAcceptor,
     fleet: Fleet,
     catalog: Catalog,
-    ordinary: mpsc::Sender<io::Result<Ordinary>>,
+    doors: Doors,
 }
 
 impl Incoming {
     async fn handshake(&self, tcp: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
         tcp.set_nodelay(true).ok()?;
-        match timeout(HANDSHAKE_TIMEOUT, self.tls.accept(tcp)).await {
+        match timeout(HANDSHAKE, self.tls.accept(tcp)).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -209,7 +197,7 @@ impl Incoming {
         }
     }
 
-    async fn dispatch(&self, stream: TlsStream<TcpStream>, address: SocketAddr, open: Slot) {
+    async fn serve(self, stream: TlsStream<TcpStream>, address: SocketAddr, place: Place) {
         let session = stream.get_ref().1;
         let is_agent = session.alpn_protocol() == Some(AGENT_ALPN);
         let is_ordinary = session.alpn_protocol() == Some(H2_ALPN);
@@ -222,28 +210,81 @@ impl Incoming {
             }
         };
         match (is_agent, is_ordinary, certificate) {
-            (true, _, Some(certificate)) => {
-                let (fleet, catalog) = (self.fleet.clone(), self.catalog.clone());
-                let host = certificate.host;
-                if let Err(error) = connection::serve(stream, address, certificate, fleet, catalog).await {
-                    tracing::warn!(peer = %address, host.id = %host, error = %causes(&error), "agent's connection ended");
-                }
-                drop(open);
-            }
+            (true, _, Some(certificate)) => self.agent(stream, address, certificate, place).await,
             (true, _, None) => tracing::warn!(peer = %address, "an agent showed no certificate"),
-            (false, true, certificate) => {
-                let close = match &certificate {
-                    Some(certificate) => self.fleet.session(certificate.host),
-                    None => CancellationToken::new(),
-                };
-                let peer = Peer { address, certificate: certificate.map(Arc::new) };
-                let io = Closable::new(stream, (), close, CancellationToken::new());
-                // The other end is gone when the server drains.
-                self.ordinary.send(Ok(Ordinary { io, peer, _open: open })).await.ok();
-            }
+            (false, true, certificate) => self.ordinary(stream, address, certificate, place).await,
             (false, false, _) => tracing::debug!(peer = %address, "connection without a protocol we speak"),
         }
     }
+
+    async fn agent(
+        self,
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        certificate: HostCertificate,
+        place: Place,
+    ) {
+        let host = certificate.host;
+        self.recognise(&certificate, place.ticket()).await;
+        // Closed by its stream, not by dropping this: the fleet has to be told.
+        let io = Closable::new(stream, (), place.ticket().closing().clone(), CancellationToken::new());
+        if let Err(error) = connection::serve(io, address, certificate, self.fleet, self.catalog).await {
+            tracing::warn!(peer = %address, host.id = %host, error = %causes(&error), "agent's connection ended");
+        }
+        drop(place);
+    }
+
+    async fn ordinary(
+        self,
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        certificate: Option<HostCertificate>,
+        place: Place,
+    ) {
+        let ticket = place.ticket().clone();
+        let door = match &certificate {
+            Some(certificate) => {
+                self.recognise(certificate, &ticket).await;
+                close_with(self.fleet.session(certificate.host), ticket.closing().clone());
+                self.doors.certified
+            }
+            None => self.doors.plain,
+        };
+        let close = ticket.closing().clone();
+        let peer = Peer { address, certificate: certificate.map(Arc::new), ticket };
+        let io = Closable::new(stream, (), close, CancellationToken::new());
+        // The other end is gone when the server drains.
+        door.send(Ok(Ordinary { io, peer, _place: place })).await.ok();
+    }
+
+    /// A certificate that is good makes its host known; of any other the calls
+    /// are told what is wrong with it.
+    async fn recognise(&self, certificate: &HostCertificate, ticket: &Ticket) {
+        let (host, now) = (certificate.host, now_ms());
+        if !certificate.is_valid_at(now) {
+            return;
+        }
+        match self.catalog.certificate_standing(host, &certificate.serial, now).await {
+            Ok(Standing::Good { .. }) => {
+                if !ticket.belongs_to(Owner::Host(host)) {
+                    tracing::warn!(host.id = %host, "no place for a further connection of a host");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(error = %causes(&error), "a certificate could not be looked up"),
+        }
+    }
+}
+
+/// Closes one connection when all of its host are closed.
+fn close_with(all: CancellationToken, one: CancellationToken) {
+    // Ends with the connection: its place cancels `one` when it is given back.
+    tokio::spawn(async move {
+        tokio::select! {
+            () = all.cancelled() => one.cancel(),
+            () = one.cancelled() => {}
+        }
+    });
 }
 
 /// An ordinary connection, for tonic's server.
@@ -251,7 +292,7 @@ impl Incoming {
 pub struct Ordinary {
     io: Closable<TlsStream<TcpStream>>,
     peer: Peer,
-    _open: Slot,
+    _place: Place,
 }
 
 impl Connected for Ordinary {
@@ -283,65 +324,5 @@ impl AsyncWrite for Ordinary {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// Counts what one limit bounds.
-#[derive(Debug, Clone)]
-struct Slots {
-    limit: Limit,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-/// One of the connections that are counted; dropping it frees the place.
-#[derive(Debug)]
-struct Slot {
-    slots: Slots,
-    peer: IpAddr,
-}
-
-impl Slots {
-    fn new(limit: Limit) -> Self {
-        Self { limit, taken: Arc::default() }
-    }
-
-    fn take(&self, peer: IpAddr) -> Option<Slot> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_all: usize = taken.values().sum();
-        let of_peer = taken.get(&peer).copied().unwrap_or(0);
-        if in_all >= self.limit.in_all || of_peer >= self.limit.per_peer {
-            return None;
-        }
-        taken.insert(peer, of_peer + 1);
-        Some(Slot { slots: self.clone(), peer })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut taken = self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.peer);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn x17_places_are_counted_per_peer_and_in_all() {
-        let slots = Slots::new(Limit { in_all: 3, per_peer: 2 });
-        let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let held = [slots.take(a), slots.take(a)];
-        assert!(slots.take(a).is_none(), "one peer's share is used up");
-        let other = slots.take(b);
-        assert!(other.is_some() && slots.take(b).is_none(), "all places are used up");
-        drop(held);
-        assert!(slots.take(a).is_some());
     }
 }

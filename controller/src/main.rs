@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use holdfast_archive::store::{S3Options, Store, StoreConfig};
 use holdfast_controller::api::status_map::causes;
-use holdfast_controller::app::{App, catalog_url};
+use holdfast_controller::app::{App, catalog_url, raise_open_files};
 use holdfast_controller::args::{
     AuditCommand, Cli, Command, InitArgs, ReconcileArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs,
     TokenRevokeArgs, VerifyArgs,
@@ -18,6 +18,7 @@ use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::{Config, default_forget_grace_seconds};
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, TakenOver};
 use holdfast_controller::logging;
+use holdfast_controller::quota::Quotas;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::ExposeSecret as _;
@@ -84,6 +85,7 @@ fn new_config(args: InitArgs) -> Config {
         crypto: args.crypto,
         forget_grace_seconds: default_forget_grace_seconds(),
         repository: StoreConfig { location: args.repository, s3 },
+        quotas: Quotas::default(),
     }
 }
 
@@ -190,6 +192,8 @@ async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
 
 async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     guard_memory();
+    let files = raise_open_files();
+    tracing::info!(files, "open files this process may have");
     let dir = &args.state.state_dir;
     let config = Config::read(dir)?;
     let bound = App::open(dir, config).await?.bind(args.listen).await?;

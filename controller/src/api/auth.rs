@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use holdfast_proto::{ACTOR_METADATA, HOST_METADATA, MAX_MESSAGE_BYTES};
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -25,6 +27,7 @@ use super::denials::Denials;
 use super::roles::{Access, AnsweredBy, Rule, rule};
 use super::status_map::{Word, catalog_failed, causes};
 use super::subject::describe;
+use super::timed::Timed;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::hosts::Standing;
@@ -33,7 +36,10 @@ use crate::fleet::Fleet;
 use crate::fleet::forward::forward;
 use crate::identity::certificate::HostCertificate;
 use crate::identity::token;
+use crate::limits;
 use crate::listen::Peer;
+use crate::places::Owner;
+use crate::share::Turns;
 
 /// How long the one message of an audited call may take to arrive.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,7 +55,8 @@ pub struct AuthLayer {
 
 impl AuthLayer {
     pub fn new(catalog: Catalog, fleet: Fleet, denials: Denials) -> Self {
-        Self { gate: Gate { catalog, fleet, denials } }
+        let calls = Arc::new(Turns::new(limits::HOST_CALLS));
+        Self { gate: Gate { catalog, fleet, denials, calls } }
     }
 }
 
@@ -100,6 +107,8 @@ struct Gate {
     catalog: Catalog,
     fleet: Fleet,
     denials: Denials,
+    /// Places for calls of each host, on all its connections.
+    calls: Arc<Turns>,
 }
 
 impl Gate {
@@ -115,10 +124,18 @@ impl Gate {
         let Some(rule) = rule(parts.uri.path()) else {
             return Err(Status::unimplemented("there is no such call"));
         };
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let nobody_known = anonymous_place(peer.as_ref()).await;
         let caller = self.identify(rule, &parts).await?;
         if !rule.admits(&caller) {
             return Err(self.refuse(rule, &caller).await);
         }
+        make_known(peer.as_ref(), &caller)?;
+        if caller != Caller::Anonymous {
+            drop(nobody_known);
+        }
+        let _place = self.call_place(&caller).await;
+        let body = timed(rule, &caller, body);
         let (body, subject) = self.record(rule, &caller, &parts.headers, body).await?;
         let mut request = http::Request::from_parts(parts, body);
         request.extensions_mut().insert(caller.clone());
@@ -127,8 +144,7 @@ impl Gate {
             AnsweredBy::Controller => {
                 request.headers_mut().remove(http::header::AUTHORIZATION);
                 request.headers_mut().remove(ACTOR_METADATA);
-                let Ok(response) = inner.call(request).await;
-                Ok(response)
+                answered(rule, inner.call(request)).await
             }
         };
         let failure = match &response {
@@ -139,6 +155,13 @@ impl Gate {
             self.record_failure(rule, &caller, &subject, &failure).await;
         }
         response
+    }
+
+    /// A host has so many calls at work at once; a further one waits, its body
+    /// unread.
+    async fn call_place(&self, caller: &Caller) -> Option<OwnedSemaphorePermit> {
+        let Caller::Agent { host, .. } = caller else { return None };
+        Some(self.calls.take(*host).await)
     }
 
     async fn identify(&self, rule: &Rule, request: &http::request::Parts) -> Result<Caller, Status> {
@@ -245,6 +268,56 @@ impl Gate {
         if let Err(error) = self.catalog.audit(&entry).await {
             tracing::error!(error = %causes(&error), actor, action, "an audit row could not be written");
         }
+    }
+}
+
+/// One of the few calls a connection may have at once while nobody is known
+/// on it; a further one waits, its body unread. `None` once somebody is known.
+async fn anonymous_place(peer: Option<&Peer>) -> Option<OwnedSemaphorePermit> {
+    let ticket = &peer.filter(|peer| !peer.ticket.is_known())?.ticket;
+    // Never closed.
+    ticket.calls().clone().acquire_owned().await.ok()
+}
+
+/// Moves the connection out of the anonymous ones.
+fn make_known(peer: Option<&Peer>, caller: &Caller) -> Result<(), Status> {
+    let owner = match caller {
+        Caller::Anonymous => return Ok(()),
+        Caller::Agent { host, .. } => Owner::Host(*host),
+        Caller::Operator { name, .. } => Owner::Operator(name.clone()),
+    };
+    match peer {
+        Some(peer) if !peer.ticket.belongs_to(owner) => {
+            Err(Word::TooMany.status("there is no place for a further connection; try again"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A host's one message has to arrive in time. The bytes of a pack have a
+/// deadline that goes with their length, set where that is known.
+fn timed(rule: &Rule, caller: &Caller, body: Body) -> Body {
+    match caller {
+        Caller::Agent { .. } if !rule.path.ends_with("/UploadPack") => {
+            Body::new(Timed::new(body, limits::HOST_MESSAGE_TIME))
+        }
+        _ => body,
+    }
+}
+
+/// The service's answer; in time, where anybody may ask and for renewals.
+async fn answered(
+    rule: &Rule,
+    answer: impl Future<Output = Result<http::Response<Body>, Infallible>>,
+) -> Result<http::Response<Body>, Status> {
+    let enrolment = rule.path.starts_with("/holdfast.v1.EnrolmentService/");
+    if rule.access != Access::Anyone && !enrolment {
+        let Ok(response) = answer.await;
+        return Ok(response);
+    }
+    match tokio::time::timeout(limits::ANONYMOUS_CALL, answer).await {
+        Ok(Ok(response)) => Ok(response),
+        Err(_) => Err(Status::deadline_exceeded("the call was not made in time")),
     }
 }
 

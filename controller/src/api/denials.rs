@@ -1,5 +1,7 @@
 //! Rows for refused calls, at a bounded rate: being refused must not be a way
-//! to fill the controller's disk. What is over the rate is logged only.
+//! to fill the controller's disk. What is over the rate is logged only. Whoever
+//! is known has a rate of his own, so that noise from outside does not cover
+//! what hosts and operators were refused.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,35 +12,50 @@ use super::status_map::causes;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::clock::now_ms;
+use crate::limits::{ANONYMOUS_DENIALS_PER_DAY, ANONYMOUS_DENIALS_PER_MINUTE, DENIALS_PER_MINUTE, clipped};
 
-/// Rows written per minute.
-const PER_MINUTE: u32 = 300;
-
-/// Writes denials into the audit chain; clones share the rate.
+/// Writes denials into the audit chain; clones share the rates.
 #[derive(Debug, Clone)]
 pub struct Denials {
     catalog: Catalog,
-    window: Arc<Mutex<Window>>,
+    rates: Arc<Mutex<Rates>>,
 }
 
-#[derive(Debug, Default)]
-struct Window {
+#[derive(Debug)]
+struct Rates {
+    known: Rate,
+    anonymous_minute: Rate,
+    anonymous_day: Rate,
+}
+
+/// So many in a time, counted anew when it is over.
+#[derive(Debug)]
+struct Rate {
+    most: u32,
+    time: Duration,
     since: Option<Instant>,
     count: u32,
 }
 
 impl Denials {
     pub fn new(catalog: Catalog) -> Self {
-        Self { catalog, window: Arc::default() }
+        let minute = Duration::from_mins(1);
+        let rates = Rates {
+            known: Rate::new(DENIALS_PER_MINUTE, minute),
+            anonymous_minute: Rate::new(ANONYMOUS_DENIALS_PER_MINUTE, minute),
+            anonymous_day: Rate::new(ANONYMOUS_DENIALS_PER_DAY, Duration::from_hours(24)),
+        };
+        Self { catalog, rates: Arc::new(Mutex::new(rates)) }
     }
 
     /// Logs a denial and writes its row, while the rate allows. A row that
     /// cannot be written is an error in the log: the call is refused anyway.
     pub async fn record(&self, actor: &str, action: &str, subject: &str, detail: &str) {
         tracing::warn!(actor, action, subject, detail, "call denied");
-        if !self.may_write() {
+        if !self.may_write(actor, Instant::now()) {
             return;
         }
+        let (subject, detail) = (clipped(subject), clipped(detail));
         let outcome = Outcome::Denied;
         let entry = AuditEntry { at_ms: now_ms(), actor, action, subject, outcome, detail };
         if let Err(error) = self.catalog.audit(&entry).await {
@@ -46,13 +63,26 @@ impl Denials {
         }
     }
 
-    fn may_write(&self) -> bool {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.since.is_none_or(|since| since.elapsed() >= Duration::from_secs(60)) {
-            *window = Window { since: Some(Instant::now()), count: 0 };
+    fn may_write(&self, actor: &str, now: Instant) -> bool {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if actor == "anonymous" || actor.starts_with("joining") {
+            return rates.anonymous_minute.take(now) && rates.anonymous_day.take(now);
         }
-        window.count = window.count.saturating_add(1);
-        window.count <= PER_MINUTE
+        rates.known.take(now)
+    }
+}
+
+impl Rate {
+    fn new(most: u32, time: Duration) -> Self {
+        Self { most, time, since: None, count: 0 }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.time) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= self.most
     }
 }
 
@@ -61,13 +91,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_flood_of_denials_is_bounded() {
+    async fn v04_a_flood_of_denials_is_bounded_and_covers_nobody_elses() {
         let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
         let denials = Denials::new(catalog.clone());
-        for _ in 0..PER_MINUTE + 50 {
+        for _ in 0..DENIALS_PER_MINUTE {
             denials.record("anonymous", "/x", "", "no").await;
         }
+        denials.record("agent:web-1", "/x", "", "not its own").await;
         let rows = catalog.audit_rows(0, 1000).await.expect("rows");
-        assert_eq!(rows.len(), usize::try_from(PER_MINUTE).expect("small"));
+        let of = |actor: &str| rows.iter().filter(|row| row.actor == actor).count();
+        assert_eq!(of("anonymous"), ANONYMOUS_DENIALS_PER_MINUTE as usize);
+        assert_eq!(of("agent:web-1"), 1);
+    }
+
+    #[tokio::test]
+    async fn v04_a_days_noise_is_bounded_however_slow_it_comes() {
+        let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+        let denials = Denials::new(catalog);
+        let begun = Instant::now();
+        let written = (0..1440_u32)
+            .flat_map(|minute| [minute; 2])
+            .filter(|&minute| denials.may_write("anonymous", begun + Duration::from_mins(1) * minute))
+            .count();
+        assert_eq!(written, ANONYMOUS_DENIALS_PER_DAY as usize);
+        assert!(denials.may_write("anonymous", begun + Duration::from_hours(24)));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use holdfast_archive::ids::HostId;
 use holdfast_proto::join_token::JoinToken;
 use holdfast_proto::v1::enrolment_service_server::EnrolmentService;
 use holdfast_proto::v1::{JoinRequest, JoinResponse, RenewRequest, RenewResponse};
@@ -19,6 +20,7 @@ use crate::fleet::Fleet;
 use crate::identity::ca::{Authority, AuthorityError, HOST_CERTIFICATE_LIFETIME, Serial, Validity};
 use crate::identity::{csr, token};
 use crate::listen::Peer;
+use crate::quota::{Quotas, Usage, day_of};
 
 const JOIN: &str = "/holdfast.v1.EnrolmentService/Join";
 const RENEW: &str = "/holdfast.v1.EnrolmentService/Renew";
@@ -32,11 +34,29 @@ pub struct EnrolmentApi {
     fleet: Fleet,
     authority: Arc<Authority>,
     denials: Denials,
+    quotas: Quotas,
 }
 
 impl EnrolmentApi {
-    pub fn new(catalog: Catalog, fleet: Fleet, authority: Arc<Authority>, denials: Denials) -> Self {
-        Self { catalog, fleet, authority, denials }
+    pub fn new(
+        catalog: Catalog,
+        fleet: Fleet,
+        authority: Arc<Authority>,
+        denials: Denials,
+        quotas: Quotas,
+    ) -> Self {
+        Self { catalog, fleet, authority, denials, quotas }
+    }
+
+    /// Each renewal leaves rows behind.
+    async fn count_renewal(&self, host: HostId, now: i64) -> Result<(), Status> {
+        let (day, one) = (day_of(now), Usage { renewals: 1, ..Usage::default() });
+        let failed = |error| catalog_failed(&error);
+        let exceeded = self.catalog.charge(host, day, one, &self.quotas).await.map_err(failed)?;
+        let Some((name, quota)) = exceeded else { return Ok(()) };
+        let reason = format!("it came to its quota {name} = {quota}");
+        self.catalog.alarm(host, day, &reason).await.map_err(failed)?;
+        Err(Word::TooMany.status(format!("this host may renew its certificate {quota} times a day")))
     }
 
     async fn refuse(&self, word: Word, peer: &str, host_name: &str, message: &str) -> Status {
@@ -124,6 +144,7 @@ impl EnrolmentService for EnrolmentApi {
         let key = csr::public_key(&request.into_inner().csr_pem)
             .map_err(|error| Word::CsrInvalid.status(causes(&error)))?;
         let now = now_ms();
+        self.count_renewal(host, now).await?;
         let serial = Serial::generate();
         let validity = Validity::starting(now, HOST_CERTIFICATE_LIFETIME);
         let certificate_pem = self

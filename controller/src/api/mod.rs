@@ -13,4 +13,5 @@ pub mod roles;
 pub mod status;
 pub mod status_map;
 pub mod subject;
+mod timed;
 pub mod upgrades;

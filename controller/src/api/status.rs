@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_archive::ids::HostId;
 use holdfast_proto::v1::status_service_server::StatusService;
 use holdfast_proto::v1::{GetStatusRequest, GetStatusResponse, HostStatus, RepositoryStatus, StatusProblem};
 use tonic::{Request, Response, Status};
@@ -9,10 +10,12 @@ use tonic::{Request, Response, Status};
 use super::status_map::{catalog_failed, causes};
 use crate::catalog::CatalogError;
 use crate::catalog::snapshots::SnapshotFilter;
+use crate::catalog::usage::Alarm;
 use crate::clock::now_ms;
 use crate::coverage::{Coverage, Facts, HostCoverage, Trouble, UPGRADE_NEWS_MS, coverage};
 use crate::jobs::Jobs;
 use crate::loops::Statuses;
+use crate::quota::day_of;
 use crate::repository::{self, RepositoryError};
 
 /// Answers for the fleet.
@@ -57,6 +60,7 @@ impl StatusApi {
             .collect();
         let mut problems: Vec<StatusProblem> = troubles.into_iter().map(problem).collect();
         problems.extend(repository_problem(&repository));
+        problems.extend(self.alarms(&facts).await?);
         let hosts = hosts
             .into_iter()
             .map(|line| {
@@ -72,6 +76,16 @@ impl StatusApi {
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
             loops: self.loops.all(),
         })
+    }
+
+    /// What hosts were refused yesterday and today.
+    async fn alarms(&self, facts: &Facts) -> Result<Vec<StatusProblem>, CatalogError> {
+        let alarms = self.jobs.catalog().alarms(day_of(facts.now_ms) - 1).await?;
+        let name = |host: HostId| {
+            let known = facts.hosts.iter().find(|known| known.id == host);
+            known.map_or_else(|| host.to_string(), |known| known.name.clone())
+        };
+        Ok(alarms.into_iter().map(|alarm| quota_problem(name(alarm.host), &alarm)).collect())
     }
 
     async fn repository(&self) -> Result<RepositoryStatus, CatalogError> {
@@ -140,6 +154,17 @@ fn repository_problem(status: &RepositoryStatus) -> Option<StatusProblem> {
         message,
         hint: "the controller's log has the cause".to_owned(),
     })
+}
+
+fn quota_problem(host: String, alarm: &Alarm) -> StatusProblem {
+    let times = if alarm.times == 1 { "once".to_owned() } else { format!("{} times", alarm.times) };
+    StatusProblem {
+        kind: "quota".to_owned(),
+        source: String::new(),
+        message: format!("refused {times} in a day: {}", alarm.reason),
+        hint: format!("find out what runs on {host}; if it is right, raise [quotas] in config.toml"),
+        host,
+    }
 }
 
 #[tonic::async_trait]

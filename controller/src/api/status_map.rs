@@ -31,6 +31,7 @@ pub enum Word {
     JoinTokenExpired,
     CsrInvalid,
     MessageTooLarge,
+    TooMany,
     Draining,
     PolicyUnknown,
     JobUnknown,
@@ -72,6 +73,7 @@ impl Word {
             Self::JoinTokenExpired => "join-token-expired",
             Self::CsrInvalid => "csr-invalid",
             Self::MessageTooLarge => "message-too-large",
+            Self::TooMany => "too-many",
             Self::Draining => "draining",
             Self::PolicyUnknown => "policy-unknown",
             Self::JobUnknown => "job-unknown",
@@ -125,6 +127,7 @@ impl Word {
             Self::JoinTokenInvalid | Self::JoinTokenUsed | Self::JoinTokenExpired => Code::PermissionDenied,
             Self::HostNotConnected | Self::Draining => Code::Unavailable,
             Self::MessageTooLarge => Code::OutOfRange,
+            Self::TooMany => Code::ResourceExhausted,
             Self::CatalogFailed | Self::Internal => Code::Internal,
         }
     }
@@ -155,7 +158,7 @@ impl Word {
                 "make another token: holdfast host token NAME"
             }
             Self::CatalogFailed | Self::Internal => "the controller's log has the cause",
-            Self::Draining => "try again in a moment",
+            Self::Draining | Self::TooMany => "try again in a moment",
             Self::InvalidName
             | Self::InvalidLabel
             | Self::InvalidRequest

@@ -14,6 +14,9 @@ use super::{Catalog, CatalogError};
 
 const HEAD: &str = "audit_head";
 
+/// Number and hash of the last row that was removed by age.
+const BASE: &str = "audit_base";
+
 /// What became of an audited call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -132,10 +135,53 @@ impl Catalog {
         rows.iter().map(read).collect()
     }
 
+    /// Removes rows from the beginning that are older than that, at most so
+    /// many; gives how many. The hash of the last of them is kept: the chain
+    /// goes on from it. The newest row always stays.
+    pub async fn prune_audit(&self, before_ms: i64, most: u32) -> Result<u64, CatalogError> {
+        let mut tx = self.pool().begin_with("begin immediate").await?;
+        let rows = sqlx::query("select number, at_ms, chain from audit order by number limit $1")
+            .bind(i64::from(most) + 1)
+            .fetch_all(&mut *tx)
+            .await?;
+        let mut base = None;
+        let mut removed = 0;
+        for row in rows.iter().take(rows.len().saturating_sub(1)) {
+            // Clocks jump: only what lies before the first younger row goes.
+            if row.try_get::<i64, _>("at_ms")? >= before_ms {
+                break;
+            }
+            base = Some((row.try_get::<i64, _>("number")?, row.try_get::<String, _>("chain")?));
+            removed += 1;
+        }
+        let Some((number, chain)) = base else { return Ok(0) };
+        sqlx::query("delete from audit where number <= $1").bind(number).execute(&mut *tx).await?;
+        sqlx::query(
+            "insert into settings (name, value) values ($1, $2)
+             on conflict (name) do update set value = excluded.value",
+        )
+        .bind(BASE)
+        .bind(format!("{number} {chain}"))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(removed)
+    }
+
+    /// Where the chain begins: number and hash of the row before its first.
+    async fn audit_base(&self) -> Result<(i64, String), CatalogError> {
+        let Some(base) = self.setting(BASE).await? else { return Ok((0, String::new())) };
+        let parsed = base.split_once(' ').and_then(|(number, chain)| Some((number.parse().ok()?, chain)));
+        match parsed {
+            Some((number, chain)) => Ok((number, chain.to_owned())),
+            None => Err(CatalogError::Unreadable { what: "audit base", value: base }),
+        }
+    }
+
     /// Recomputes the chain from the first row on.
     pub async fn verify_audit(&self) -> Result<AuditCheck, CatalogError> {
-        let mut before = String::new();
-        let mut number = 0;
+        let (base, mut before) = self.audit_base().await?;
+        let mut number = base;
         loop {
             let page = self.audit_rows(number, 1000).await?;
             if page.is_empty() {
@@ -159,7 +205,7 @@ impl Catalog {
                 reason: "rows are missing at the end, or were added by another hand",
             });
         }
-        Ok(AuditCheck::Intact { rows: number.unsigned_abs() })
+        Ok(AuditCheck::Intact { rows: (number - base).unsigned_abs() })
     }
 }
 
@@ -241,5 +287,24 @@ mod tests {
         let catalog = catalog_with_rows(2).await;
         let change = "update audit set actor = 'ann', action = 'a' || action where number = 1";
         assert_eq!(broken_at(&catalog, change).await, 1);
+    }
+
+    #[tokio::test]
+    async fn x10_rows_removed_by_age_leave_a_chain_that_still_proves_itself() {
+        let catalog = catalog_with_rows(6).await;
+        let before = 1_700_000_000_003;
+        assert_eq!(catalog.prune_audit(before, 2).await.expect("pruned"), 2);
+        assert_eq!(catalog.prune_audit(before, 2).await.expect("pruned"), 1);
+        assert_eq!(catalog.prune_audit(before, 2).await.expect("pruned"), 0);
+        assert_eq!(catalog.verify_audit().await.expect("checked"), AuditCheck::Intact { rows: 3 });
+        assert_eq!(catalog.prune_audit(i64::MAX, 100).await.expect("pruned"), 2, "the newest stays");
+        assert_eq!(catalog.verify_audit().await.expect("checked"), AuditCheck::Intact { rows: 1 });
+        assert_eq!(broken_at(&catalog, "update audit set actor = 'bob'").await, 6);
+    }
+
+    #[tokio::test]
+    async fn x22_rows_cut_from_the_beginning_are_noticed() {
+        let catalog = catalog_with_rows(5).await;
+        assert_eq!(broken_at(&catalog, "delete from audit where number < 3").await, 1);
     }
 }

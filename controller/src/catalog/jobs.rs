@@ -15,6 +15,7 @@ use super::leases::end_leases_of_job;
 use super::{Catalog, CatalogError};
 use crate::jobs::parameters::Parameters;
 use crate::jobs::state::State;
+use crate::limits::{JOB_LINES, clipped};
 
 /// A job as its row says.
 #[derive(Debug, Clone, PartialEq)]
@@ -253,7 +254,7 @@ impl Catalog {
             sqlx::query("update jobs set step = $3 where id = $1 and generation = $2 and state = 'running'")
                 .bind(id.to_string())
                 .bind(signed(generation))
-                .bind(step)
+                .bind(clipped(step))
                 .execute(self.pool())
                 .await?;
         Ok(done.rows_affected() > 0)
@@ -296,8 +297,8 @@ impl Catalog {
         .bind(id.to_string())
         .bind(signed(generation))
         .bind(ending.state.as_str())
-        .bind(&ending.error_code)
-        .bind(&ending.error)
+        .bind(clipped(&ending.error_code))
+        .bind(clipped(&ending.error))
         .bind(ending.result.encode_to_vec())
         .bind(now_ms)
         .execute(&mut *tx)
@@ -306,7 +307,8 @@ impl Catalog {
             return Ok(false);
         }
         end_leases_of_job(&mut tx, id).await?;
-        add_event(&mut tx, id, now_ms, line).await?;
+        // The end is told however much was told before.
+        add_event(&mut tx, id, now_ms, line, u64::MAX).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -336,7 +338,7 @@ impl Catalog {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
-        add_event(&mut tx, id, now_ms, error).await?;
+        add_event(&mut tx, id, now_ms, error, u64::MAX).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -378,10 +380,11 @@ impl Catalog {
         Ok(())
     }
 
-    /// Adds a line to a job's story; gives its sequence number, from 1.
+    /// Adds a line to a job's story; gives its sequence number, from 1. A story
+    /// that is as long as one may be stays as it is.
     pub async fn add_job_event(&self, id: JobId, at_ms: i64, message: &str) -> Result<u64, CatalogError> {
         let mut connection = self.pool().acquire().await?;
-        add_event(&mut connection, id, at_ms, message).await
+        add_event(&mut connection, id, at_ms, message, JOB_LINES).await
     }
 
     pub async fn job_events(&self, id: JobId, after: u64) -> Result<Vec<EventRecord>, CatalogError> {
@@ -474,18 +477,21 @@ async fn add_event(
     id: JobId,
     at_ms: i64,
     message: &str,
+    most: u64,
 ) -> Result<u64, CatalogError> {
-    let sequence: i64 = sqlx::query_scalar(
+    let sequence: Option<i64> = sqlx::query_scalar(
         "insert into job_events (job_id, sequence, at_ms, message)
          select $1, coalesce(max(sequence), 0) + 1, $2, $3 from job_events where job_id = $1
+         having coalesce(max(sequence), 0) < $4
          returning sequence",
     )
     .bind(id.to_string())
     .bind(at_ms)
-    .bind(message)
-    .fetch_one(connection)
+    .bind(clipped(message))
+    .bind(signed(most))
+    .fetch_optional(connection)
     .await?;
-    Ok(sequence.unsigned_abs())
+    Ok(sequence.map_or(most, i64::unsigned_abs))
 }
 
 /// Writes a job's row; with `skipped_for`, as one that will not run.

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod children;
 pub mod frames;
 pub mod hints;
+mod history;
 pub mod hosts;
 pub mod import;
 pub mod jobs;
@@ -22,6 +23,7 @@ pub mod settings;
 pub mod snapshots;
 pub mod sources;
 pub mod upgrades;
+pub mod usage;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -33,12 +35,13 @@ use sqlx::sqlite::{
 };
 
 /// In order, embedded: a binary needs no files beside it.
-const MIGRATIONS: [(&str, &str); 5] = [
-    ("fleet", include_str!("../../migrations/0001_fleet.sql")),
-    ("jobs", include_str!("../../migrations/0002_jobs.sql")),
-    ("repository", include_str!("../../migrations/0003_repository.sql")),
-    ("upgrades", include_str!("../../migrations/0004_upgrades.sql")),
-    ("losses", include_str!("../../migrations/0010_losses.sql")),
+const MIGRATIONS: [(i64, &str, &str); 6] = [
+    (1, "fleet", include_str!("../../migrations/0001_fleet.sql")),
+    (2, "jobs", include_str!("../../migrations/0002_jobs.sql")),
+    (3, "repository", include_str!("../../migrations/0003_repository.sql")),
+    (4, "upgrades", include_str!("../../migrations/0004_upgrades.sql")),
+    (10, "losses", include_str!("../../migrations/0010_losses.sql")),
+    (14, "usage", include_str!("../../migrations/0014_usage.sql")),
 ];
 
 fn migrator() -> Migrator {
@@ -46,7 +49,7 @@ fn migrator() -> Migrator {
 }
 
 fn migrator_to(count: usize) -> Migrator {
-    let migrations = (1..).zip(MIGRATIONS).take(count).map(|(version, (name, sql))| {
+    let migrations = MIGRATIONS.into_iter().take(count).map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
     });
     Migrator::with_migrations(migrations.collect())

@@ -10,7 +10,9 @@ use holdfast_proto::v1::SourceKind;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::history::bound_sources;
 use super::{Catalog, CatalogError};
+use crate::limits::SOURCES_OF_HOST;
 
 /// A source as the catalogue knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,8 @@ impl Catalog {
                 .execute(&mut *tx)
                 .await?;
         }
+        // A host that gives its volumes other names each time adds no more than this.
+        bound_sources(&mut tx, host, SOURCES_OF_HOST).await?;
         tx.commit().await?;
         Ok(())
     }

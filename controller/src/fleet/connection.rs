@@ -27,6 +27,7 @@ use crate::catalog::hosts::Standing;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::identity::certificate::HostCertificate;
+use crate::limits::AGENT_MESSAGE;
 
 /// How long an agent may take to say who it is, and to answer `Hello`.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,7 +85,7 @@ where
     let (close, gone) = (CancellationToken::new(), CancellationToken::new());
     let closing = close.clone().drop_guard();
     let channel = channel(Closable::new(io, (), close.clone(), gone.clone())).await?;
-    let client = AgentServiceClient::new(channel.clone());
+    let client = agent_client(channel.clone());
 
     let agent = ask(&client, HELLO_TIMEOUT).await?;
     let replacing = contest(&fleet, &catalog, host, &name, &agent, peer).await?;
@@ -107,6 +108,11 @@ where
     drop(closing);
     tracing::info!(host.id = %host, host.name = %name, "host disconnected");
     ended
+}
+
+/// What an agent says of itself is written down every few seconds.
+fn agent_client(channel: Channel) -> AgentServiceClient<Channel> {
+    AgentServiceClient::new(channel).max_decoding_message_size(AGENT_MESSAGE)
 }
 
 /// The channel over the one connection there is; it cannot dial another.
@@ -161,7 +167,7 @@ async fn contest(
     peer: SocketAddr,
 ) -> Result<Option<Member>, Rejected> {
     let Some(member) = fleet.member(host) else { return Ok(None) };
-    if ask(&AgentServiceClient::new(member.channel.clone()), RIVAL_TIMEOUT).await.is_err() {
+    if ask(&agent_client(member.channel.clone()), RIVAL_TIMEOUT).await.is_err() {
         return Ok(Some(member));
     }
     let detail = format!(

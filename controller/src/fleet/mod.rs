@@ -3,6 +3,7 @@
 
 pub mod connection;
 pub mod forward;
+pub mod listing;
 pub mod registry;
 
 pub use registry::Fleet;

@@ -44,6 +44,7 @@ pub struct Nudges {
     pub gc: Notify,
     pub inventory: Notify,
     pub export: Notify,
+    pub history: Notify,
 }
 
 /// Cheap to clone; all clones share one state.

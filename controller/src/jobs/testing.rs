@@ -412,5 +412,6 @@ pub(crate) fn periods() -> Periods {
         gc: never,
         inventory: never,
         export: never,
+        history: never,
     }
 }

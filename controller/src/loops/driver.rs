@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{dispatcher, export, gc, inventory, retention, scheduler};
+use super::{dispatcher, export, gc, history, inventory, retention, scheduler};
 use crate::api::status_map::causes;
 use crate::catalog::CatalogError;
 use crate::clock::now_ms;
@@ -55,6 +55,7 @@ pub struct Periods {
     pub gc: Duration,
     pub inventory: Duration,
     pub export: Duration,
+    pub history: Duration,
 }
 
 impl Default for Periods {
@@ -66,6 +67,7 @@ impl Default for Periods {
             gc: Duration::from_mins(15),
             inventory: Duration::from_secs(30),
             export: Duration::from_mins(5),
+            history: Duration::from_hours(1),
         }
     }
 }
@@ -103,7 +105,7 @@ impl Driver {
         let runner = Arc::new(Runner::new(jobs.clone()));
         dispatcher::take_over(&jobs, &runner).await?;
         let mut driver = Self { tasks: JoinSet::new(), stop: CancellationToken::new(), runner, statuses };
-        let Periods { scheduler, dispatcher, retention, gc, inventory, export } = periods;
+        let Periods { scheduler, dispatcher, retention, gc, inventory, export, history } = periods;
         driver.run("scheduler", scheduler, &jobs, |jobs| jobs.nudges().scheduler.notified(), scheduler::pass);
         let runner = driver.runner.clone();
         driver.run(
@@ -118,6 +120,7 @@ impl Driver {
         driver.run("gc", gc, &jobs, |jobs| jobs.nudges().gc.notified(), gc::pass);
         driver.run("inventory", inventory, &jobs, |jobs| jobs.nudges().inventory.notified(), inventory::pass);
         driver.run("export", export, &jobs, |jobs| jobs.nudges().export.notified(), export::pass);
+        driver.run("history", history, &jobs, |jobs| jobs.nudges().history.notified(), history::pass);
         driver.watch_fleet(&jobs);
         Ok(driver)
     }

@@ -7,21 +7,29 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use holdfast_archive::ids::HostId;
-use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
 use holdfast_proto::v1::{ListVolumesRequest, Volume};
 use tokio::time::timeout;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::driver::{LoopError, Pass};
 use crate::catalog::sources::SeenVolume;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
+use crate::fleet::listing::Room;
 use crate::jobs::Jobs;
+use crate::limits::{LABELS, LIST_MESSAGE, TEXT, clip};
+use crate::quota::day_of;
 
 /// Hosts asked at the same time.
 const CONCURRENT: usize = 8;
+
+/// Longest name of a volume: the Engine makes a directory of it.
+const NAME_BYTES: usize = 255;
+
+/// What a label or volume takes besides its texts.
+const LABEL_BYTES: usize = 100;
 
 /// Why a host's volumes are not known.
 #[derive(Debug, thiserror::Error)]
@@ -40,33 +48,63 @@ pub async fn refresh(
     most: Duration,
     now_ms: i64,
 ) -> Result<usize, InventoryError> {
-    let volumes = timeout(most, list(channel))
+    let listed = timeout(most, list(channel))
         .await
-        .map_err(|_| InventoryError::Agent(Status::deadline_exceeded("the agent did not answer in time")))?
-        .map_err(InventoryError::Agent)?;
-    let seen: Vec<SeenVolume> = volumes.into_iter().map(seen).collect();
+        .unwrap_or_else(|_| Err(Status::deadline_exceeded("the agent did not answer in time")));
+    let seen = match listed {
+        Ok(seen) => seen,
+        Err(status) => {
+            if status.code() == Code::ResourceExhausted {
+                let reason = format!("its volumes were not taken over: {}", status.message());
+                catalog.alarm(host, day_of(now_ms), &reason).await?;
+            }
+            return Err(InventoryError::Agent(status));
+        }
+    };
     catalog.record_volumes(host, &seen, now_ms).await?;
     Ok(seen.len())
 }
 
-async fn list(channel: Channel) -> Result<Vec<Volume>, Status> {
-    let mut client = VolumeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+/// Only what is kept counts: a message of many empty fields takes many times
+/// its bytes, and is gone before the next one comes.
+async fn list(channel: Channel) -> Result<Vec<SeenVolume>, Status> {
+    let mut client = VolumeServiceClient::new(channel).max_decoding_message_size(LIST_MESSAGE);
     let mut stream = client.list_volumes(ListVolumesRequest::default()).await?.into_inner();
-    let mut volumes = Vec::new();
+    let (mut volumes, mut room) = (Vec::new(), Room::default());
     while let Some(volume) = stream.message().await? {
+        let Some(volume) = seen(volume) else {
+            room.take(LABEL_BYTES)?;
+            continue;
+        };
+        room.take(size(&volume))?;
         volumes.push(volume);
     }
     Ok(volumes)
 }
 
-fn seen(volume: Volume) -> SeenVolume {
-    SeenVolume {
+/// A volume as it is kept; `None` for a name that no volume has.
+fn seen(volume: Volume) -> Option<SeenVolume> {
+    let named = !volume.name.is_empty() && volume.name.len() <= NAME_BYTES;
+    if !named || volume.name.chars().any(char::is_control) {
+        tracing::warn!("a host lists a volume whose name is none");
+        return None;
+    }
+    let mut driver = volume.driver;
+    clip(&mut driver);
+    let fits = |(key, value): &(String, String)| key.len() + value.len() <= TEXT;
+    Some(SeenVolume {
         used: !volume.users.is_empty(),
         name: volume.name,
-        driver: volume.driver,
-        labels: volume.labels.into_iter().collect(),
+        driver,
+        labels: volume.labels.into_iter().filter(fits).take(LABELS).collect(),
         anonymous: volume.anonymous,
-    }
+    })
+}
+
+/// Bytes a volume takes while its list is taken in, about.
+fn size(volume: &SeenVolume) -> usize {
+    let labels = volume.labels.iter().map(|(key, value)| key.len() + value.len() + LABEL_BYTES);
+    volume.name.len() + volume.driver.len() + LABEL_BYTES + labels.sum::<usize>()
 }
 
 /// One pass over all connected hosts.
@@ -98,4 +136,34 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
         summary.push_str(&format!("; no answer from {}", failed.join(", ")));
     }
     Ok(Pass::done(summary))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn listed(name: &str) -> Volume {
+        Volume { name: name.to_owned(), ..Volume::default() }
+    }
+
+    #[test]
+    fn v04_names_that_no_volume_has_are_left_out() {
+        assert!(seen(listed("db_data")).is_some());
+        for name in [String::new(), "x".repeat(256), "a\u{1b}[31mb".to_owned(), "a\nb".to_owned()] {
+            assert!(seen(listed(&name)).is_none(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn v04_labels_are_bounded_in_number_and_length() {
+        let labels: HashMap<String, String> =
+            (0..1000).map(|n| (n.to_string(), "v".repeat(if n < 900 { 1 } else { 1 << 20 }))).collect();
+        let volume =
+            seen(Volume { labels, driver: "d".repeat(1 << 20), ..listed("data") }).expect("a volume");
+        assert_eq!((volume.labels.len(), volume.driver.len()), (LABELS, TEXT));
+        assert!(volume.labels.values().all(|value| value.len() == 1));
+        assert!(size(&volume) < 64 << 10);
+    }
 }

@@ -4,6 +4,7 @@ pub mod dispatcher;
 pub mod driver;
 pub mod export;
 pub mod gc;
+pub mod history;
 pub mod inventory;
 pub mod retention;
 pub mod scheduler;

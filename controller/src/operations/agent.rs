@@ -35,7 +35,8 @@ use tonic::{Code, Request, Status};
 use super::host::{
     awaited, cancel_on_agent, client, containers, error_word, plain, unanswered, upgrade_on_agent,
 };
-use super::{Driving, Failure};
+use super::{Driving, Failure, texts};
+use crate::limits::EVENTS_PER_SECOND;
 
 /// The error word of an agent for a caller that was replaced.
 const STALE_GENERATION: &str = "stale-generation";
@@ -89,6 +90,7 @@ pub(super) struct AgentJob<'d> {
     /// An upgrade was heard of: it must not be begun again.
     begun: bool,
     troubles: u32,
+    pace: Pace,
     /// Set once the agent was asked to cancel: it has until then to end.
     cancel_deadline: Option<Instant>,
 }
@@ -97,7 +99,17 @@ impl<'d> AgentJob<'d> {
     pub(super) fn new(driving: &'d mut Driving, host: HostId, work: Work) -> Self {
         let attached_before = driving.taken_over;
         let begun = driving.job.result.upgrade.as_ref().is_some_and(|report| !report.steps.is_empty());
-        Self { driving, host, work, events: None, attached_before, begun, troubles: 0, cancel_deadline: None }
+        Self {
+            driving,
+            host,
+            work,
+            events: None,
+            attached_before,
+            begun,
+            troubles: 0,
+            pace: Pace::new(Instant::now()),
+            cancel_deadline: None,
+        }
     }
 
     pub(super) fn driving(&self) -> &Driving {
@@ -113,9 +125,13 @@ impl<'d> AgentJob<'d> {
             }
             match self.listen().await? {
                 Some(Ok(event)) => {
+                    // What is over waits at the agent: the stream is not read meanwhile.
+                    if let Some(rest) = self.pace.take(Instant::now()) {
+                        tokio::time::sleep(rest).await;
+                    }
                     self.troubles = 0;
                     self.begun |= matches!(event, Happening::Upgrade(_));
-                    return Ok(event);
+                    return Ok(texts::cut(event));
                 }
                 Some(Err(status)) => self.broken(status).await?,
                 None => self.broken(Status::unavailable("the stream ended before the job did")).await?,
@@ -421,6 +437,30 @@ impl<'d> AgentJob<'d> {
     }
 }
 
+/// Counts events a second.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    taken: u32,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { since: now, taken: 0 }
+    }
+
+    /// Takes one; gives how long to wait before the next where there were too
+    /// many.
+    fn take(&mut self, now: Instant) -> Option<Duration> {
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        self.taken += 1;
+        (self.taken > EVENTS_PER_SECOND).then(|| Duration::from_secs(1).saturating_sub(passed))
+    }
+}
+
 fn silent() -> Status {
     Status::deadline_exceeded("the agent said nothing for too long")
 }
@@ -436,5 +476,20 @@ async fn begins<T>(driving: &Driving, opening: impl Future<Output = Result<T, St
         () = driving.cancel.cancelled(), if !cancelled => {
             Err(Status::unavailable("the wish to cancel came before an answer"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v04_events_are_taken_at_a_pace() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun);
+        let soon = begun + Duration::from_millis(100);
+        assert!((0..EVENTS_PER_SECOND).all(|_| pace.take(soon).is_none()));
+        assert_eq!(pace.take(soon), Some(Duration::from_millis(900)));
+        assert_eq!(pace.take(begun + Duration::from_secs(1)), None);
     }
 }

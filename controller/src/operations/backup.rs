@@ -25,8 +25,10 @@ use crate::failpoint::failpoint;
 use crate::jobs::parameters::BackupParameters;
 use crate::jobs::state::State;
 use crate::jobs::wire::{bytes, millis};
+use crate::limits::{QUIESCED, RECORDED_EVENTS};
 use crate::loops::inventory;
 use crate::policy::definition::VolumeFacts;
+use crate::quota::day_of;
 
 /// Times the host's volumes are asked for before that is the job's failure.
 const LIST_ATTEMPTS: u32 = 3;
@@ -60,6 +62,8 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
     let end = loop {
         let Happening::Snapshot(event) = agent.next().await? else { continue };
         match event.event {
+            // Of other sources there is no progress to keep.
+            Some(Event::Progress(progress)) if !tally.sources.contains_key(&progress.source_id) => {}
             Some(Event::Progress(progress)) => {
                 agent.driving().jobs.board().source_progress(agent.driving().job.id, progress);
             }
@@ -145,11 +149,28 @@ async fn refresh(driving: &Driving, host: HostId) -> Result<(), Failure> {
 struct Tally {
     sources: BTreeMap<String, JobSource>,
     result: v1::Job,
+    /// Events that changed the job's row.
+    recorded: usize,
 }
 
 impl Tally {
     fn new(sources: Vec<JobSource>, result: v1::Job) -> Self {
-        Self { sources: sources.into_iter().map(|s| (s.source_id.clone(), s)).collect(), result }
+        let sources = sources.into_iter().map(|s| (s.source_id.clone(), s)).collect();
+        Self { sources, result, recorded: 0 }
+    }
+
+    /// Counts an event that is about to change the job's row.
+    async fn record(&mut self, driving: &Driving) -> Result<(), Failure> {
+        self.recorded += 1;
+        if self.recorded <= RECORDED_EVENTS + 4 * self.sources.len() {
+            return Ok(());
+        }
+        let text = "its agent reports ever new events of one backup; look at what runs on that host";
+        if let Some(host) = driving.job.host {
+            let reason = format!("job {} was ended: {text}", driving.job.id);
+            driving.jobs.catalog().alarm(host, day_of(now_ms()), &reason).await?;
+        }
+        Err(Failure::failed("agent-misbehaves", text))
     }
 
     async fn source(&mut self, driving: &Driving, finished: SourceFinished) -> Result<(), Failure> {
@@ -164,6 +185,9 @@ impl Tally {
             return Ok(());
         }
         let line = finished_line(&source.name, &finished);
+        let id = finished.source_id.clone();
+        self.record(driving).await?;
+        let Some(source) = self.sources.get_mut(&id) else { return Ok(()) };
         source.stats = finished.stats;
         source.phase = v1::SourcePhase::Unspecified.into();
         source.finished = Some(finished);
@@ -176,6 +200,7 @@ impl Tally {
         if self.result.quiesced.contains(&quiesced) {
             return Ok(());
         }
+        self.record(driving).await?;
         let name = &quiesced.container_name;
         let line = if quiesced.resumed {
             format!("container {name} {} for {}", quiesced.how, millis(quiesced.downtime_ms))
@@ -184,7 +209,9 @@ impl Tally {
         };
         // A container that could not be resumed and then was is one story.
         self.result.quiesced.retain(|q| q.resumed || q.container_id != quiesced.container_id);
-        self.result.quiesced.push(quiesced);
+        if self.result.quiesced.len() < QUIESCED {
+            self.result.quiesced.push(quiesced);
+        }
         driving.record(&self.result).await?;
         driving.tell(&line).await
     }

@@ -13,6 +13,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Driving, Failure};
+use crate::fleet::listing;
+use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
 
 /// Waits until the host is connected.
 pub(super) async fn connected(driving: &Driving, host: HostId, most: Duration) -> Result<Channel, Failure> {
@@ -75,12 +77,8 @@ pub(super) async fn upgrades_on_agent(
     most: Duration,
 ) -> Result<Vec<Upgrade>, Status> {
     let listing = async {
-        let mut stream = containers(channel).list_upgrades(request).await?.into_inner();
-        let mut upgrades = Vec::new();
-        while let Some(upgrade) = stream.message().await? {
-            upgrades.push(upgrade);
-        }
-        Ok(upgrades)
+        let mut containers = containers(channel).max_decoding_message_size(LIST_MESSAGE);
+        listing::whole(containers.list_upgrades(request).await?.get_mut()).await
     };
     timeout(most, listing).await.map_err(|_| unanswered())?
 }
@@ -93,12 +91,8 @@ pub(super) async fn containers_on_agent(
 ) -> Result<Vec<Container>, Status> {
     let request = ListContainersRequest { labels: labels.to_vec(), ..ListContainersRequest::default() };
     let listing = async {
-        let mut stream = containers(channel).list_containers(request).await?.into_inner();
-        let mut listed = Vec::new();
-        while let Some(container) = stream.message().await? {
-            listed.push(container);
-        }
-        Ok(listed)
+        let mut containers = containers(channel).max_decoding_message_size(LIST_MESSAGE);
+        listing::whole(containers.list_containers(request).await?.get_mut()).await
     };
     timeout(most, listing).await.map_err(|_| unanswered())?
 }
@@ -112,7 +106,7 @@ pub(super) fn containers(channel: Channel) -> ContainerServiceClient<Channel> {
 }
 
 pub(super) fn client(channel: Channel) -> SnapshotServiceClient<Channel> {
-    SnapshotServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    SnapshotServiceClient::new(channel).max_decoding_message_size(EVENT_MESSAGE)
 }
 
 /// The stable word that came with a status.

@@ -13,6 +13,7 @@ pub mod restore;
 pub mod rollback;
 pub mod rollout;
 pub mod start;
+mod texts;
 pub mod upgrade;
 
 use std::sync::Arc;

@@ -19,18 +19,17 @@ use roaring::RoaringTreemap;
 
 use super::lease::upload_source;
 use super::protocol::{CommitStep, Protocol, SnapshotState};
+use super::read::grouped;
 use super::{Repository, RepositoryError, locked};
 use crate::catalog::frames::PageRefRow;
 use crate::catalog::jobs::GrantKind;
 use crate::catalog::snapshots::{Begun, NewSnapshot, SnapshotRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
+use crate::limits::{PAGE_BYTES, PAGES};
 
 /// Missing frames named in one answer.
 const MAX_MISSING: usize = 65_536;
-
-/// Pages looked at together.
-const PAGES: usize = 512;
 
 /// How often the references are derived anew because frames went meanwhile.
 const ATTEMPTS: u32 = 4;
@@ -246,20 +245,24 @@ impl Repository {
         let rows = self.catalog().frames_by_number(pages).await?;
         let numbers: std::collections::HashMap<FrameId, u64> =
             rows.iter().map(|row| (row.location.entry.id, row.number)).collect();
-        let read = self.read_frames_surely(rows.into_iter().map(|row| row.location).collect()).await?;
         let mut resolved = Vec::new();
         let mut lost = RoaringTreemap::new();
-        for (id, raw) in read {
-            let Some(raw) = raw else {
-                lost.extend(numbers.get(&id));
-                missing.push(id);
-                continue;
-            };
-            let refs = page_refs(&raw)
-                .map_err(|error| RepositoryError::Invalid(format!("the manifest's page {id}: {error}")))?;
-            let row = self.resolve_refs(host, &refs, missing).await?;
-            if let (Some(row), Some(&number)) = (row, numbers.get(&id)) {
-                resolved.push((number, row));
+        // A page says less than it decodes to: few bytes can be many pages.
+        for group in grouped(rows.into_iter().map(|row| row.location), PAGE_BYTES) {
+            let _share = self.inner.read_memory.take(host, PAGE_BYTES as u64).await;
+            for (id, refs) in self.read_each_surely(group, |raw| page_refs(&raw)).await? {
+                let Some(refs) = refs else {
+                    lost.extend(numbers.get(&id));
+                    missing.push(id);
+                    continue;
+                };
+                let refs = refs.map_err(|error| {
+                    RepositoryError::Invalid(format!("the manifest's page {id}: {error}"))
+                })?;
+                let row = self.resolve_refs(host, &refs, missing).await?;
+                if let (Some(row), Some(&number)) = (row, numbers.get(&id)) {
+                    resolved.push((number, row));
+                }
             }
         }
         if !lost.is_empty() {

@@ -31,6 +31,9 @@ pub enum RepositoryError {
     /// Too much at once; later it may go.
     #[error("{0}")]
     TooMuch(String),
+    /// The host has added as much as it may in a day.
+    #[error("{0}")]
+    Quota(String),
     #[error("snapshot {0} is held and is not forgotten while it is")]
     Held(SnapshotId),
     /// In a state in which this cannot be done.

@@ -15,6 +15,7 @@ use crate::catalog::frames::DamagedPage;
 use crate::catalog::jobs::{GrantKind, JobGrant};
 use crate::catalog::leases::{LeaseKind, LeaseRecord, NewLease, Opened};
 use crate::catalog::snapshots::SnapshotRecord;
+use crate::quota::Usage;
 
 /// Damaged frames in one answer: 34 bytes each on the wire, and a message has
 /// 4 MiB at most.
@@ -61,6 +62,7 @@ impl Repository {
         }
         self.compared().await?;
         self.refuse_foreign().await?;
+        self.charge(host, Usage { leases: 1, ..Usage::default() }).await?;
         let with_base = self.suspended().await?.is_none();
         let kind = LeaseKind::Upload { source };
         let new = NewLease { kind, job, generation, host, snapshot: None, with_base };
@@ -122,6 +124,7 @@ impl Repository {
         if !matches!(record.state, SnapshotState::Committed | SnapshotState::Forgotten) {
             return Err(RepositoryError::no_snapshot(&snapshot));
         }
+        self.charge(host, Usage { leases: 1, ..Usage::default() }).await?;
         let new = NewLease {
             kind: LeaseKind::Restore,
             job,

@@ -48,6 +48,9 @@ pub use verify::Verified;
 use crate::catalog::Catalog;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::clock::now_ms;
+use crate::limits;
+use crate::quota::{Quotas, Usage, day_of};
+use crate::share::{Shares, Turns};
 use protocol::LeaseLimits;
 
 /// How long a tick is: the unit in which a running controller counts time.
@@ -66,8 +69,11 @@ pub struct Settings {
     pub second_look: Duration,
     /// Packs of one host on their way through the controller at once.
     pub uploads_per_host: usize,
-    /// Bytes of packs in the controller's memory, all hosts together.
-    pub upload_memory_bytes: u64,
+    /// Bytes of packs in the controller's memory, all hosts together; a
+    /// quarter for one host.
+    pub upload_memory_bytes: usize,
+    /// What one host may add in a day.
+    pub quotas: Quotas,
     /// Let hosts write straight to a store that was seen to hold them to
     /// length, content and key.
     pub direct_uploads: bool,
@@ -87,8 +93,9 @@ impl Default for Settings {
             },
             orphan_ticks: ticks_of(86_400),
             second_look: Duration::from_secs(2),
-            uploads_per_host: 4,
-            upload_memory_bytes: 512 << 20,
+            uploads_per_host: limits::UPLOADS_OF_HOST,
+            upload_memory_bytes: limits::UPLOAD_BYTES,
+            quotas: Quotas::default(),
             direct_uploads: false,
             compression_level: 3,
             pack_bytes: 32 << 20,
@@ -135,8 +142,12 @@ struct Inner {
     /// Commits being driven, by commit number: one driver each, so that no
     /// PUT of a snapshot can be under way when its purge deletes the object.
     driving: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<()>>>>,
-    uploads: Mutex<HashMap<HostId, Arc<Semaphore>>>,
-    upload_memory: Arc<Semaphore>,
+    uploads: Turns,
+    upload_memory: Shares,
+    /// Answers with bytes of packs, and the bytes read for hosts.
+    reads: Turns,
+    read_memory: Shares,
+    decoders: Semaphore,
     /// Packs whose table was read from their very bytes on the way through.
     tables: Mutex<upload::Tables>,
     readable: Mutex<read::Readable>,
@@ -147,7 +158,6 @@ struct Inner {
 
 impl Repository {
     pub fn new(catalog: Catalog, store: Store, settings: Settings) -> Self {
-        let megabytes = (settings.upload_memory_bytes >> 20).max(64);
         Self {
             inner: Arc::new(Inner {
                 catalog,
@@ -155,8 +165,11 @@ impl Repository {
                 head: tokio::sync::Mutex::default(),
                 collecting: tokio::sync::Mutex::default(),
                 driving: Mutex::default(),
-                uploads: Mutex::default(),
-                upload_memory: Arc::new(Semaphore::new(usize::try_from(megabytes).unwrap_or(512))),
+                uploads: Turns::new(settings.uploads_per_host),
+                upload_memory: Shares::new(settings.upload_memory_bytes, settings.upload_memory_bytes / 4),
+                reads: Turns::new(limits::READ_STREAMS_OF_HOST),
+                read_memory: Shares::new(limits::READ_BYTES, limits::READ_BYTES_OF_HOST),
+                decoders: Semaphore::new(limits::DECODERS),
                 tables: Mutex::default(),
                 readable: Mutex::default(),
                 direct: tokio::sync::OnceCell::new(),
@@ -299,6 +312,21 @@ impl Repository {
             found[at] = content.ok().map(<[u8]>::to_vec);
         }
         Ok(found)
+    }
+
+    /// Counts what a host is about to add in a day; over a quota is refused,
+    /// and `status` names the host.
+    pub(super) async fn charge(&self, host: HostId, add: Usage) -> Result<(), RepositoryError> {
+        let (day, quotas) = (day_of(now_ms()), self.settings().quotas);
+        let Some((name, quota)) = self.catalog().charge(host, day, add, &quotas).await? else {
+            return Ok(());
+        };
+        let reason = format!("it came to its quota {name} = {quota}");
+        tracing::warn!(host.id = %host, name, quota, "a host came to a quota");
+        self.catalog().alarm(host, day, &reason).await?;
+        Err(RepositoryError::Quota(format!(
+            "this host may add no more today: {name} = {quota} in the controller's config.toml"
+        )))
     }
 
     /// The frames a snapshot reaches, from a small cache.

@@ -20,12 +20,15 @@ use holdfast_archive::store::{StoreError, StoreErrorKind};
 use holdfast_proto::ids::LeaseId;
 use roaring::RoaringTreemap;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::protocol::SnapshotState;
 use super::upload::check_count;
 use super::{Repository, RepositoryError};
 use crate::catalog::frames::FoundFrame;
 use crate::catalog::leases::{LeaseKind, LeaseRecord};
+use crate::limits::{DECODE_TURN, READ_BYTES_OF_HOST, READ_PIECE};
+use crate::share::Share;
 
 /// Bitmaps of snapshots that are being read.
 const READABLE: usize = 8;
@@ -33,9 +36,11 @@ const READABLE: usize = 8;
 /// Neighbouring frames are read together across a gap of at most this.
 const GAP: u64 = 128 << 10;
 /// And at most so many bytes at once.
-const SPAN: u64 = 8 << 20;
+const SPAN: u64 = 4 << 20;
 /// Ranges read at once.
-const READS: usize = 8;
+pub(super) const READS: usize = 8;
+/// The same where a host asked for it.
+pub(super) const READS_OF_HOST: usize = 2;
 
 /// A few bitmaps, the least recently made going first.
 #[derive(Debug, Default)]
@@ -110,6 +115,8 @@ impl Repository {
         let lease = self.lease(host, lease).await?;
         let scope = self.scope(&lease).await?;
         let found = self.find_in(&scope, frames).await?;
+        // All a host may have: one such call of it at a time.
+        let _share = self.inner.read_memory.take(host, READ_BYTES_OF_HOST as u64).await;
         self.note_lost(found.into_iter().flatten().collect()).await
     }
 
@@ -125,11 +132,12 @@ impl Repository {
         for (pack, frames) in by_pack {
             let numbers: HashMap<FrameId, u64> =
                 frames.iter().map(|frame| (frame.location.entry.id, frame.number)).collect();
-            let read =
-                self.read_frames_surely(frames.into_iter().map(|frame| frame.location).collect()).await?;
+            // Whether it is whole is all that is asked: what it decodes to is dropped at once.
+            let wanted = frames.into_iter().map(|frame| frame.location).collect();
+            let read = self.read_each_surely(wanted, drop).await?;
             let here: Vec<u64> = read
                 .iter()
-                .filter(|(_, raw)| raw.is_none())
+                .filter(|(_, whole)| whole.is_none())
                 .filter_map(|(id, _)| numbers.get(id).copied())
                 .collect();
             if !here.is_empty() {
@@ -140,14 +148,14 @@ impl Repository {
         Ok(self.catalog().mark_damaged(&lost).await?)
     }
 
-    /// That range of the pack, as far as the lease may read it.
+    /// That range of the pack, as far as the lease may read it, piece by piece.
     pub async fn read_pack(
         &self,
         host: HostId,
         lease: LeaseId,
         pack: PackId,
         range: Range<u64>,
-    ) -> Result<Bytes, RepositoryError> {
+    ) -> Result<PackReading, RepositoryError> {
         let lease = self.lease(host, lease).await?;
         let scope = self.scope(&lease).await?;
         if range.start > range.end || range.end > MAX_PACK_LEN {
@@ -161,7 +169,7 @@ impl Repository {
                 _ => self.has_frame_of(scope.host, &pack).await?,
             };
             return match own {
-                true => Ok(self.store().get_range(&ObjectKey::Pack(pack), range).await?),
+                true => Ok(self.reading(host, pack, range, None).await),
                 false => Err(denied()),
             };
         };
@@ -176,8 +184,18 @@ impl Repository {
         if inside.is_empty() {
             return Err(denied());
         }
-        let bytes = self.store().get_range(&ObjectKey::Pack(pack), range.clone()).await?;
-        Ok(keep_only(&bytes, range.start, &inside))
+        Ok(self.reading(host, pack, range, Some(inside)).await)
+    }
+
+    async fn reading(
+        &self,
+        host: HostId,
+        pack: PackId,
+        rest: Range<u64>,
+        inside: Option<Vec<Range<u64>>>,
+    ) -> PackReading {
+        let turn = Arc::new(self.inner.reads.take(host).await);
+        PackReading { repository: self.clone(), host, pack, rest, inside, turn }
     }
 
     async fn has_frame_of(&self, host: HostId, pack: &PackId) -> Result<bool, RepositoryError> {
@@ -222,8 +240,17 @@ impl Repository {
     /// are not the frame.
     pub(super) async fn read_frames(
         &self,
-        mut wanted: Vec<FrameLocation>,
+        wanted: Vec<FrameLocation>,
     ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        self.read_with(wanted, READS, |raw| raw).await
+    }
+
+    pub(super) async fn read_with<T: Send + 'static>(
+        &self,
+        mut wanted: Vec<FrameLocation>,
+        at_once: usize,
+        keep: fn(Bytes) -> T,
+    ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
         wanted.sort_by_key(|location| (location.pack, location.entry.offset));
         let mut spans: Vec<Vec<FrameLocation>> = Vec::new();
         for location in wanted {
@@ -239,16 +266,17 @@ impl Repository {
                 _ => spans.push(vec![location]),
             }
         }
-        let read = spans.into_iter().map(|span| self.read_span(span));
+        let read = spans.into_iter().map(|span| self.read_span(span, keep));
         let read: Vec<Vec<_>> =
-            futures_util::stream::iter(read).buffer_unordered(READS).try_collect().await?;
+            futures_util::stream::iter(read).buffer_unordered(at_once).try_collect().await?;
         Ok(read.into_iter().flatten().collect())
     }
 
-    async fn read_span(
+    async fn read_span<T: Send + 'static>(
         &self,
         span: Vec<FrameLocation>,
-    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        keep: fn(Bytes) -> T,
+    ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
         let (Some(first), Some(last)) = (span.first(), span.last()) else { return Ok(Vec::new()) };
         let start = first.entry.offset;
         let range = start..extent(last).end;
@@ -258,26 +286,34 @@ impl Repository {
                 return Ok(span.into_iter().map(|location| (location.entry.id, None)).collect());
             }
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
-                return self.read_before_the_end(span, error).await;
+                return self.read_before_the_end(span, keep, error).await;
             }
             Err(error) => return Err(error.into()),
         };
-        let frame = |location: &FrameLocation| {
-            let at = (location.entry.offset - start) as usize;
-            let stored = bytes.get(at..at + location.entry.stored_len as usize)?;
-            decode(stored, &location.entry).ok()
-        };
-        Ok(span.iter().map(|location| (location.entry.id, frame(location))).collect())
+        let mut read = Vec::with_capacity(span.len());
+        for turn in grouped(span, DECODE_TURN) {
+            let Ok(_decoder) = self.inner.decoders.acquire().await else { break };
+            let bytes = bytes.clone();
+            // Decoding and hashing take milliseconds a frame: not on a thread that serves calls.
+            let decoding = tokio::task::spawn_blocking(move || {
+                let frame = |location: &FrameLocation| frame_of(&bytes, start, location).map(keep);
+                turn.iter().map(|location| (location.entry.id, frame(location))).collect::<Vec<_>>()
+            });
+            let broken = |error| RepositoryError::Damaged(format!("decoding broke off: {error}"));
+            read.extend(decoding.await.map_err(broken)?);
+        }
+        Ok(read)
     }
 
     /// Reads what a pack that ends too early still has: frames beyond its end
     /// are lost, those before are not. A pack that has all its bytes came wrong
     /// on its way, and nothing is lost.
-    async fn read_before_the_end(
+    async fn read_before_the_end<T: Send + 'static>(
         &self,
         span: Vec<FrameLocation>,
+        keep: fn(Bytes) -> T,
         error: StoreError,
-    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+    ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
         let Some(pack) = span.first().map(|first| first.pack) else { return Ok(Vec::new()) };
         let length = self.store().head(&ObjectKey::Pack(pack)).await?.map_or(0, |meta| meta.len);
         let (before, beyond): (Vec<_>, Vec<_>) =
@@ -285,10 +321,82 @@ impl Repository {
         if beyond.is_empty() {
             return Err(error.into());
         }
-        let mut read = Box::pin(self.read_span(before)).await?;
+        let mut read = Box::pin(self.read_span(before, keep)).await?;
         read.extend(beyond.into_iter().map(|location| (location.entry.id, None)));
         Ok(read)
     }
+}
+
+/// Bytes of a pack on their way to a host. One of its turns is taken as long
+/// as this, or what was made of it, is there.
+#[derive(Debug)]
+pub struct PackReading {
+    repository: Repository,
+    host: HostId,
+    pack: PackId,
+    rest: Range<u64>,
+    /// Everything else reads as zeros; `None`: all is as it is.
+    inside: Option<Vec<Range<u64>>>,
+    turn: Arc<OwnedSemaphorePermit>,
+}
+
+/// Bytes, and what was taken of the host's share for them.
+#[derive(Debug)]
+pub struct Piece {
+    pub bytes: Bytes,
+    _share: Share,
+}
+
+impl PackReading {
+    /// Keeps the turn for as long as the answer is open.
+    pub fn turn(&self) -> Arc<OwnedSemaphorePermit> {
+        self.turn.clone()
+    }
+
+    /// The next piece, once there is memory for it; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Piece>, RepositoryError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let range = self.rest.start..self.rest.end.min(self.rest.start + READ_PIECE as u64);
+        let share = self.repository.inner.read_memory.take(self.host, range.end - range.start).await;
+        let bytes = self.repository.store().get_range(&ObjectKey::Pack(self.pack), range.clone()).await?;
+        let bytes = match &self.inside {
+            Some(inside) => keep_only(&bytes, range.start, inside),
+            None => bytes,
+        };
+        self.rest.start = range.end;
+        Ok(Some(Piece { bytes, _share: share }))
+    }
+}
+
+/// Frames in their order, in groups of at most so many raw bytes, or of one.
+pub(super) fn grouped(
+    frames: impl IntoIterator<Item = FrameLocation>,
+    most: usize,
+) -> Vec<Vec<FrameLocation>> {
+    let mut groups: Vec<Vec<FrameLocation>> = Vec::new();
+    let mut bytes = 0;
+    for frame in frames {
+        let raw = frame.entry.raw_len as usize;
+        match groups.last_mut() {
+            Some(group) if bytes + raw <= most => {
+                bytes += raw;
+                group.push(frame);
+            }
+            _ => {
+                bytes = raw;
+                groups.push(vec![frame]);
+            }
+        }
+    }
+    groups
+}
+
+/// A frame out of the bytes of a pack from `start` on; `None`: they are not it.
+fn frame_of(bytes: &Bytes, start: u64, location: &FrameLocation) -> Option<Bytes> {
+    let at = (location.entry.offset - start) as usize;
+    decode(bytes.get(at..at + location.entry.stored_len as usize)?, &location.entry).ok()
 }
 
 fn extent(location: &FrameLocation) -> Range<u64> {
@@ -341,7 +449,32 @@ impl PackSource for SnapshotSource {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_archive::ids::AllocationId;
+    use holdfast_archive::seam::{FrameKind, PackEntry};
+
     use super::*;
+
+    #[test]
+    fn v04_frames_that_decode_to_much_are_taken_a_few_at_a_time() {
+        let pack = PackId { sha256: [0; 32], allocation: AllocationId::generate() };
+        let frame = |offset, raw_len| FrameLocation {
+            pack,
+            entry: PackEntry {
+                id: FrameId([0; 32]),
+                kind: FrameKind::Data,
+                key_epoch: 0,
+                offset,
+                stored_len: 369,
+                raw_len,
+            },
+        };
+        let lengths = |frames: Vec<FrameLocation>, most| -> Vec<usize> {
+            grouped(frames, most).iter().map(Vec::len).collect()
+        };
+        assert_eq!(lengths((0..9).map(|n| frame(n * 369, 4 << 20)).collect(), 16 << 20), [4, 4, 1]);
+        assert_eq!(lengths((0..3).map(|n| frame(n * 369, 4 << 20)).collect(), 1), [1, 1, 1]);
+        assert_eq!(lengths(Vec::new(), 1), [0; 0]);
+    }
 
     #[test]
     fn what_is_not_allowed_reads_as_zeros() {

@@ -10,6 +10,7 @@ use holdfast_archive::ids::FrameId;
 use holdfast_archive::seam::FrameLocation;
 use holdfast_archive::store::{StoreError, StoreErrorKind};
 
+use super::read::{READS, READS_OF_HOST};
 use super::{Repository, RepositoryError};
 
 /// How often something is looked for before it counts as gone.
@@ -32,12 +33,33 @@ impl Repository {
         &self,
         wanted: Vec<FrameLocation>,
     ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
-        let mut read = self.read_frames(wanted.clone()).await?;
+        self.read_surely(wanted, READS, |raw| raw).await
+    }
+
+    /// Reads frames because a host asked, looking again for what did not come,
+    /// and gives what `keep` makes of each. A frame of some hundred bytes
+    /// decodes to 4 MiB: only one at a time is in memory as a whole, on few
+    /// threads.
+    pub(super) async fn read_each_surely<T: Send + 'static>(
+        &self,
+        wanted: Vec<FrameLocation>,
+        keep: fn(Bytes) -> T,
+    ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
+        self.read_surely(wanted, READS_OF_HOST, keep).await
+    }
+
+    async fn read_surely<T: Send + 'static>(
+        &self,
+        wanted: Vec<FrameLocation>,
+        at_once: usize,
+        keep: fn(Bytes) -> T,
+    ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
+        let mut read = self.read_with(wanted.clone(), at_once, keep).await?;
         for _ in 1..LOOKS {
             let lost: HashMap<FrameId, usize> = read
                 .iter()
                 .enumerate()
-                .filter(|(_, (_, raw))| raw.is_none())
+                .filter(|(_, (_, kept))| kept.is_none())
                 .map(|(at, (id, _))| (*id, at))
                 .collect();
             let again: Vec<FrameLocation> =
@@ -46,9 +68,9 @@ impl Repository {
                 break;
             }
             self.pause().await;
-            for (id, raw) in self.read_frames(again).await? {
+            for (id, kept) in self.read_with(again, at_once, keep).await? {
                 if let Some(at) = lost.get(&id) {
-                    read[*at].1 = raw;
+                    read[*at].1 = kept;
                 }
             }
         }
@@ -57,7 +79,7 @@ impl Repository {
 
     /// [`Repository::read_frames`], but what cannot be had of one range costs
     /// none of the others.
-    pub(super) async fn read_each(
+    pub(super) async fn read_apart(
         &self,
         wanted: Vec<FrameLocation>,
     ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {

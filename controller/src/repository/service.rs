@@ -5,22 +5,28 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use holdfast_archive::ids::{FrameId, HostId, PackId};
 use holdfast_archive::seam::{FrameKind, FrameLocation, PackEntry};
 use holdfast_archive::store::StoreErrorKind;
 use holdfast_proto::v1::repository_service_server::{RepositoryService, RepositoryServiceServer};
 use holdfast_proto::v1::{self, alloc_pack_response, commit_snapshot_response};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::read::{PackReading, Piece};
 use super::upload::Way;
 use super::{Committed, Repository, RepositoryError};
 use crate::api::caller::Caller;
 use crate::api::status_map::{catalog_failed, tagged};
 use crate::clock::now_ms;
+use crate::limits::READ_STALL;
+use crate::listen::Peer;
 
 /// Bytes of a pack in one message of an answer.
-const MESSAGE: usize = 1 << 20;
+const MESSAGE: usize = 256 << 10;
 
 /// How long an upload may stand still.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -161,9 +167,18 @@ impl RepositoryService for RepositoryApi {
             .await
             .map_err(status)?;
         incoming.push(&data).map_err(status)?;
-        while let Some(message) = next(&mut messages).await? {
-            incoming.push(&message.data).map_err(status)?;
-        }
+        drop(data);
+        // A byte now and then is no standstill: the whole has a deadline, too.
+        let deadline = incoming.deadline();
+        let receiving = async {
+            while let Some(message) = next(&mut messages).await? {
+                incoming.push(&message.data).map_err(status)?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout_at(deadline, receiving).await.unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded("the pack did not come in the time its length may take"))
+        })?;
         self.repository.finish_upload(incoming).await.map_err(status)?;
         Ok(Response::new(v1::UploadPackResponse {}))
     }
@@ -223,19 +238,29 @@ impl RepositoryService for RepositoryApi {
         request: Request<v1::ReadPackRequest>,
     ) -> Result<Response<Self::ReadPackStream>, Status> {
         let host = Caller::host(&request)?;
+        let closing = request.extensions().get::<Peer>().map(|peer| peer.ticket.closing().clone());
         let v1::ReadPackRequest { lease_id, pack_id, offset, length } = request.into_inner();
         let end = offset.checked_add(length).ok_or_else(|| invalid("a range beyond all numbers"))?;
-        let bytes = self
+        let mut reading = self
             .repository
             .read_pack(host, parse("lease", &lease_id)?, parse("pack", &pack_id)?, offset..end)
             .await
             .map_err(status)?;
-        let pieces = (0..bytes.len().div_ceil(MESSAGE)).map(move |piece| {
-            let from = piece * MESSAGE;
-            let data = bytes[from..(from + MESSAGE).min(bytes.len())].to_vec();
-            Ok(v1::ReadPackResponse { data })
+        let first = reading.next().await.map_err(status)?;
+        let (sender, receiver) = mpsc::channel(1);
+        let turn = reading.turn();
+        tokio::spawn(async move {
+            if send(reading, first, sender).await.is_err() {
+                // Nothing else ends a stream whose reader takes nothing.
+                tracing::warn!(host.id = %host, "a host does not take what it asked for: its connection is closed");
+                closing.unwrap_or_default().cancel();
+            }
         });
-        Ok(Response::new(Box::pin(futures_util::stream::iter(pieces))))
+        let answer = ReceiverStream::new(receiver).map(move |message| {
+            let _open = &turn;
+            message
+        });
+        Ok(Response::new(Box::pin(answer)))
     }
 
     async fn report_lost(
@@ -259,6 +284,44 @@ impl RepositoryService for RepositoryApi {
         self.repository.close_lease(host, parse("lease", &lease_id)?).await.map_err(status)?;
         Ok(Response::new(v1::CloseLeaseResponse {}))
     }
+}
+
+/// The reader took nothing for [`READ_STALL`].
+struct Stalled;
+
+/// Sends the pieces of a pack, as the reader takes them.
+async fn send(
+    mut reading: PackReading,
+    first: Option<Piece>,
+    to: mpsc::Sender<Result<v1::ReadPackResponse, Status>>,
+) -> Result<(), Stalled> {
+    let mut next = Ok(first);
+    loop {
+        let piece = match next {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Ok(()),
+            Err(error) => return deliver(&to, Err(status(error))).await,
+        };
+        for data in piece.bytes.chunks(MESSAGE) {
+            deliver(&to, Ok(v1::ReadPackResponse { data: data.to_vec() })).await?;
+        }
+        if to.is_closed() {
+            return Ok(());
+        }
+        drop(piece);
+        next = reading.next().await;
+    }
+}
+
+async fn deliver(
+    to: &mpsc::Sender<Result<v1::ReadPackResponse, Status>>,
+    message: Result<v1::ReadPackResponse, Status>,
+) -> Result<(), Stalled> {
+    // An answer that was given up by its reader is no stall: the next look ends it.
+    to.send_timeout(message, READ_STALL).await.or_else(|error| match error {
+        SendTimeoutError::Timeout(_) => Err(Stalled),
+        SendTimeoutError::Closed(_) => Ok(()),
+    })
 }
 
 async fn next(
@@ -342,6 +405,7 @@ pub fn status(error: RepositoryError) -> Status {
         RepositoryError::Stale(_) => (Code::FailedPrecondition, "stale-generation", ""),
         RepositoryError::UploadFailed(_) => (Code::FailedPrecondition, "upload-failed", ""),
         RepositoryError::TooMuch(_) => (Code::ResourceExhausted, "too-much", ""),
+        RepositoryError::Quota(_) => (Code::FailedPrecondition, "quota-exceeded", "holdfast status"),
         RepositoryError::Held(_) => {
             (Code::FailedPrecondition, "snapshot-held", "holdfast snapshot release SNAPSHOT")
         }

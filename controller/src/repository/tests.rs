@@ -188,6 +188,43 @@ async fn end_jobs(catalog: &Catalog) {
 }
 
 #[tokio::test]
+async fn x10_a_host_at_its_quota_adds_nothing_and_is_named() {
+    let quotas = Quotas { packs_per_day: 1, leases_per_day: 2, ..Quotas::default() };
+    let mut world = World::new().await;
+    let settings = Settings { quotas, ..world.repository.settings().clone() };
+    let (catalog, store) = (world.repository.catalog().clone(), world.repository.store().clone());
+    world.repository = Repository::new(catalog, store, settings);
+    let tree = tree("some content");
+    let lease = world.open().await;
+    world.send(lease, &tree.pack).await;
+    let again = world
+        .repository
+        .alloc_pack(world.host, lease, tree.pack.bytes.len() as u64, tree.pack.sha256)
+        .await
+        .expect_err("over its quota");
+    assert!(matches!(&again, RepositoryError::Quota(text) if text.contains("packs_per_day = 1")), "{again}");
+    // What it has stored it may still commit.
+    assert!(matches!(world.commit(lease, &tree).await, Committed::Snapshot(_)));
+    world.open().await;
+    let (job, generation) = world.job().await;
+    let third = world.repository.open_upload(world.host, job, generation, world.source).await;
+    assert!(matches!(&third, Err(RepositoryError::Quota(text)) if text.contains("leases_per_day = 2")));
+    let alarms = world.repository.catalog().alarms(0).await.expect("told");
+    assert_eq!((alarms.len(), alarms[0].host, alarms[0].times), (1, world.host, 2));
+}
+
+#[tokio::test]
+async fn v04_a_pack_longer_than_writers_make_is_refused_before_it_is_sent() {
+    let world = World::new().await;
+    let lease = world.open().await;
+    let most = u64::from(world.repository.settings().pack_bytes) / 4 * 5 + (8 << 20);
+    let announced = world.repository.alloc_pack(world.host, lease, most, [1; 32]).await;
+    assert!(announced.is_ok(), "{announced:?}");
+    let refused = world.repository.alloc_pack(world.host, lease, most + 1, [2; 32]).await;
+    assert!(matches!(refused, Err(RepositoryError::Invalid(_))), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_snapshot_is_committed_listed_read_and_found_by_the_next_backup() {
     let world = World::new().await;
     let tree = tree("some content");

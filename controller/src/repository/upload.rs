@@ -18,12 +18,16 @@ use holdfast_archive::seam::PackEntry;
 use holdfast_archive::store::{Presigned, StoreErrorKind};
 use holdfast_proto::ids::LeaseId;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::protocol::{PackCommit, PackState};
 use super::{Repository, RepositoryError, locked};
 use crate::catalog::packs::PackRecord;
 use crate::failpoint::failpoint;
+use crate::limits;
+use crate::quota::Usage;
+use crate::share::Share;
 
 /// Most ids in one question.
 pub(super) const MAX_IDS: usize = 4096;
@@ -40,23 +44,32 @@ const PRESIGNED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Tables kept in memory between upload and commit.
 const TABLES: usize = 64;
 
+/// Rows of them all together, a row being 64 bytes.
+const TABLE_ROWS: usize = 1 << 18;
+
 /// Tables of packs that went through this controller.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     known: HashMap<PackId, Arc<Vec<PackEntry>>>,
     order: VecDeque<PackId>,
+    rows: usize,
 }
 
 impl Tables {
     fn put(&mut self, pack: PackId, table: Vec<PackEntry>) {
-        if self.known.insert(pack, Arc::new(table)).is_none() {
-            self.order.push_back(pack);
+        self.rows += table.len();
+        match self.known.insert(pack, Arc::new(table)) {
+            None => self.order.push_back(pack),
+            Some(before) => self.rows -= before.len(),
         }
-        while self.order.len() > TABLES {
-            if let Some(oldest) = self.order.pop_front() {
-                self.known.remove(&oldest);
-            }
+        while self.order.len() > TABLES || self.rows > TABLE_ROWS {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.remove(&oldest);
         }
+    }
+
+    fn remove(&mut self, pack: &PackId) {
+        self.rows -= self.known.remove(pack).map_or(0, |table| table.len());
     }
 }
 
@@ -76,11 +89,17 @@ pub struct Incoming {
     hash: Sha256,
     /// Another call has stored it already: what comes is dropped.
     done: bool,
+    deadline: Instant,
     _place: OwnedSemaphorePermit,
-    _memory: OwnedSemaphorePermit,
+    _memory: Share,
 }
 
 impl Incoming {
+    /// Until when all of it has to be here, however steadily it comes.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// Takes the next bytes. More than announced are refused at once.
     pub fn push(&mut self, data: &[u8]) -> Result<(), RepositoryError> {
         if self.done {
@@ -119,11 +138,15 @@ impl Repository {
         length: u64,
         sha256: [u8; 32],
     ) -> Result<(PackId, Way), RepositoryError> {
-        if length < table_len(1) as u64 || length > MAX_PACK_LEN {
-            return Err(RepositoryError::Invalid(format!("{length} bytes are no length a pack can have")));
+        let most = longest_pack(self.settings().pack_bytes);
+        if length < table_len(1) as u64 || length > most {
+            return Err(RepositoryError::Invalid(format!(
+                "{length} bytes are no length a pack can have; at most {most} are"
+            )));
         }
         let (lease, _) = self.upload_lease(host, lease).await?;
         self.refuse_foreign().await?;
+        self.charge(host, Usage { bytes: length, packs: 1, ..Usage::default() }).await?;
         let pack = PackId { sha256, allocation: AllocationId::generate() };
         if !self.catalog().intend_pack(&pack, host, lease.number, length, MAX_INTENTS).await? {
             return Err(RepositoryError::TooMuch(format!(
@@ -167,19 +190,14 @@ impl Repository {
     ) -> Result<Incoming, RepositoryError> {
         let (lease, _) = self.upload_lease(host, lease).await?;
         let row = self.own_pack(host, lease.number, &pack).await?;
-        let closed = |_| RepositoryError::Busy("the controller stops".to_owned());
-        let place = locked(&self.inner.uploads)
-            .entry(host)
-            .or_insert_with(|| Arc::new(Semaphore::new(self.settings().uploads_per_host.max(1))))
-            .clone();
-        let place = place.acquire_owned().await.map_err(closed)?;
-        let megabytes = u32::try_from(row.length.div_ceil(1 << 20)).unwrap_or(u32::MAX);
-        let memory = self.inner.upload_memory.clone().acquire_many_owned(megabytes).await.map_err(closed)?;
+        let place = self.inner.uploads.take(host).await;
+        let memory = self.inner.upload_memory.take(host, row.length).await;
         Ok(Incoming {
             lease: lease.id,
             done: row.state != PackState::Intended,
             bytes: BytesMut::with_capacity(usize::try_from(row.length).unwrap_or(0)),
             hash: Sha256::new(),
+            deadline: Instant::now() + time_for(row.length),
             pack: row,
             _place: place,
             _memory: memory,
@@ -237,10 +255,13 @@ impl Repository {
                 "the table sent for pack {pack} is not the one in the pack"
             )));
         }
+        if seen {
+            self.charge(host, Usage { frames: table.len() as u64, ..Usage::default() }).await?;
+        }
         let lost = |what: &str| RepositoryError::UploadFailed(format!("pack {pack} {what}: send it again"));
         match self.catalog().commit_pack(&pack, table, seen).await? {
             PackCommit::Accept | PackCommit::Repeat => {
-                locked(&self.inner.tables).known.remove(&pack);
+                locked(&self.inner.tables).remove(&pack);
                 failpoint("controller.pack.after-commit");
                 Ok(())
             }
@@ -296,6 +317,18 @@ impl Repository {
     }
 }
 
+/// Longest pack that writers make who aim at `pack_bytes`: pages kept back, up
+/// to a quarter of it, may come on top at once, then a last frame and the table.
+fn longest_pack(pack_bytes: u32) -> u64 {
+    let aim = u64::from(pack_bytes);
+    (aim + aim / 4 + limits::PACK_ROOM).min(MAX_PACK_LEN)
+}
+
+/// How long an upload of so many bytes may take.
+fn time_for(length: u64) -> Duration {
+    limits::UPLOAD_TIME + Duration::from_secs(length / limits::UPLOAD_RATE)
+}
+
 pub(super) fn check_count(count: usize) -> Result<(), RepositoryError> {
     if count > MAX_IDS {
         return Err(RepositoryError::Invalid(format!(
@@ -303,4 +336,48 @@ pub(super) fn check_count(count: usize) -> Result<(), RepositoryError> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_archive::seam::FrameKind;
+
+    use super::*;
+
+    #[test]
+    fn v04_an_upload_has_a_time_that_goes_with_its_length() {
+        assert_eq!(time_for(0), Duration::from_secs(60));
+        assert_eq!(time_for(32 << 20), Duration::from_secs(60 + 512));
+    }
+
+    #[test]
+    fn v04_packs_are_as_long_as_writers_make_them() {
+        assert_eq!(longest_pack(32 << 20), 48 << 20);
+        assert_eq!(longest_pack(u32::MAX), MAX_PACK_LEN);
+    }
+
+    #[test]
+    fn v04_tables_in_memory_are_bounded_by_their_rows() {
+        let entry = PackEntry {
+            id: FrameId([0; 32]),
+            kind: FrameKind::Data,
+            key_epoch: 0,
+            offset: 0,
+            stored_len: 1,
+            raw_len: 1,
+        };
+        let pack = || PackId { sha256: [0; 32], allocation: AllocationId::generate() };
+        let mut tables = Tables::default();
+        for _ in 0..2 * TABLES {
+            tables.put(pack(), vec![entry.clone()]);
+        }
+        assert_eq!((tables.known.len(), tables.rows), (TABLES, TABLES));
+        let last = pack();
+        for id in [pack(), last, last] {
+            tables.put(id, vec![entry.clone(); TABLE_ROWS - 1]);
+        }
+        assert_eq!((tables.known.len(), tables.rows), (1, TABLE_ROWS - 1));
+        tables.remove(&last);
+        assert_eq!((tables.known.len(), tables.rows), (0, 0));
+    }
 }

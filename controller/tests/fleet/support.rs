@@ -14,7 +14,8 @@ use holdfast_controller::catalog::Catalog;
 use holdfast_controller::config::{Config, Crypto, default_forget_grace_seconds, default_listen};
 use holdfast_controller::fleet::Fleet;
 use holdfast_controller::init;
-use holdfast_controller::listen::Limits;
+use holdfast_controller::places::Limits;
+use holdfast_controller::quota::Quotas;
 use holdfast_proto::closable::Closable;
 use holdfast_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use holdfast_proto::v1::enrolment_service_client::EnrolmentServiceClient;
@@ -98,6 +99,7 @@ impl Controller {
             crypto: Crypto::None,
             forget_grace_seconds: default_forget_grace_seconds(),
             repository: StoreConfig::new(place.to_str().expect("plain").parse().expect("a place")),
+            quotas: Quotas::default(),
         };
         init::init(&state, &config).await.expect("made");
         let app = App::open(&state, config).await.expect("opened").with_limits(limits);

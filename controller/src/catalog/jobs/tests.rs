@@ -201,3 +201,29 @@ async fn ended_upgrades_are_listed_newest_first_and_backups_are_not() {
     assert_eq!(ended(0).await, [second.id, first.id]);
     assert_eq!(ended(11).await, [second.id]);
 }
+
+#[tokio::test]
+async fn v04_a_story_is_bounded_in_lines_and_their_length_and_still_has_its_end() {
+    let (catalog, host) = catalog().await;
+    let job = backup(host);
+    catalog.create_job(&job, 1).await.expect("made");
+    let generation = catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed");
+    sqlx::query(
+        "insert into job_events (job_id, sequence, at_ms, message) values ($1, $2, 1, 'the last but one')",
+    )
+    .bind(job.id.to_string())
+    .bind(signed(JOB_LINES - 1))
+    .execute(catalog.pool())
+    .await
+    .expect("a row");
+    for _ in 0..3 {
+        assert_eq!(catalog.add_job_event(job.id, 2, &"x".repeat(1 << 20)).await.expect("told"), JOB_LINES);
+    }
+    let end = Ending { error: "e".repeat(1 << 20), ..ending(State::Failed) };
+    assert!(catalog.finish_job(job.id, generation, &end, "it failed", 3).await.expect("ended"));
+    let story = catalog.job_events(job.id, 0).await.expect("read");
+    let lengths: Vec<usize> = story.iter().map(|line| line.message.len()).collect();
+    assert_eq!(lengths, ["the last but one".len(), crate::limits::TEXT, "it failed".len()]);
+    let job = catalog.job(job.id).await.expect("read").expect("there");
+    assert_eq!(job.error.len(), crate::limits::TEXT);
+}

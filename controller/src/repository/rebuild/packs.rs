@@ -267,7 +267,7 @@ impl Repository {
                 Err(error) if is_about_object(&error) => {
                     for entry in &bad {
                         let location = FrameLocation { pack: *pack, entry: entry.clone() };
-                        if self.read_each(vec![location]).await?.iter().any(|(_, raw)| raw.is_some()) {
+                        if self.read_apart(vec![location]).await?.iter().any(|(_, raw)| raw.is_some()) {
                             good.entry(entry.id).or_insert_with(|| entry.clone());
                         }
                     }

@@ -96,7 +96,7 @@ impl Repository {
                 }
             });
             let locations = asked.values().map(|place| bucket.location(*place)).collect();
-            let read = self.read_each(locations).await?;
+            let read = self.read_apart(locations).await?;
             all.extend(read.into_iter().filter_map(|(id, raw)| Some((*asked.get(&id)?, raw))));
         }
         Ok(all)
