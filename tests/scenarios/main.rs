@@ -11,6 +11,7 @@ mod demo;
 mod failpoints;
 mod fleet;
 mod harness;
+mod hostile;
 mod images;
 mod incremental;
 mod inferences;

@@ -1,7 +1,7 @@
 //! A fleet: one controller, and an agent beside each private Engine, as the
 //! processes an operator would start, driven through the command line.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -203,6 +203,11 @@ impl Fleet {
             }
         };
         command
+    }
+
+    /// Where the controller listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     pub fn dir(&self) -> &Path {

@@ -19,6 +19,7 @@ pub mod gate;
 pub mod invariant;
 pub mod moto;
 pub mod object_store;
+pub mod hostile;
 pub mod postgres_image;
 pub mod process;
 pub mod record;
