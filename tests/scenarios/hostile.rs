@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use e2e::fleet::{Fleet, Said};
 use e2e::hostile::{Flood, Intruder, Target};
-use e2e::{require_engine, wait};
+use e2e::{figure, require_engine, wait};
 use futures_util::StreamExt as _;
 use holdfast_archive::frame::{MAX_RAW, encode};
 use holdfast_archive::ids::FrameId;
@@ -31,7 +31,7 @@ fn peak(fleet: &mut Fleet) -> u64 {
 
 fn within_memory(fleet: &mut Fleet, after: &str) {
     let peak = peak(fleet);
-    println!("peak resident memory of the controller: {} MiB after {after}", peak >> 20);
+    figure!("peak resident memory of the controller: {} MiB after {after}", peak >> 20);
     assert!(peak <= MEMORY, "{} MiB after {after}", peak >> 20);
 }
 
@@ -108,7 +108,7 @@ fn v03_x16_x17_a_flood_of_peers_with_nothing_to_show_keeps_nobody_out() {
     let job = fleet.backup("host-a", "data", "none");
     assert_eq!(job["state"], "succeeded", "{job}");
     assert!(!running.is_finished(), "the flood went on all the time");
-    println!("{flood:?}");
+    figure!("{flood:?}");
     within_memory(&mut fleet, "a flood of anonymous connections");
     running.abort();
     drop(runtime);
@@ -249,7 +249,7 @@ fn v04_lost_frames_on_dense_packs_and_full_pages_take_no_memory() {
     let mut attack = Attack::begin();
     let pack = dense(FrameKind::Data, 1024);
     let frames: Vec<Vec<u8>> = pack.table.iter().map(|entry| entry.id.as_bytes().to_vec()).collect();
-    println!("a pack of {} KiB decodes to {} MiB", pack.bytes.len() >> 10, frames.len() * (MAX_RAW >> 20));
+    figure!("a pack of {} KiB decodes to {} MiB", pack.bytes.len() >> 10, frames.len() * (MAX_RAW >> 20));
     attack.put(&pack);
     let (evil, lease) = (attack.evil.clone(), attack.lease.clone());
     let reporting = attack.runtime.spawn(async move {
@@ -380,6 +380,6 @@ fn v04_endless_lists_and_events_fill_neither_memory_nor_disk() {
     within_memory(&mut attack.fleet, "the end of its job");
     let grown = catalogue(&attack.fleet).saturating_sub(before);
     let sent = attack.evil.manners().sent.load(Ordering::Relaxed);
-    println!("the catalogue grew by {} KiB while {sent} messages were sent", grown >> 10);
+    figure!("the catalogue grew by {} KiB while {sent} messages were sent", grown >> 10);
     assert!(grown <= 64 << 20, "the catalogue grew by {} MiB", grown >> 20);
 }
