@@ -3,8 +3,9 @@
 //! Every frame is checked against its id before anybody sees it. Frames asked
 //! for together are read together: neighbours in a pack become one range, so
 //! that a manifest or a restore costs requests by the megabyte, not by the
-//! frame. If such a range cannot be read, its frames are tried one by one:
-//! what a damaged store still has is still given.
+//! frame. If such a range is gone or damaged, its frames are tried one by one:
+//! what a damaged store still has is still given. A store that is out of reach
+//! has been asked for long enough already, and is not asked again for each.
 //!
 //! Manifest pages are kept in a small cache, since lookups pass through the
 //! same ones again and again. Data frames are kept as they are stored, and only
@@ -50,6 +51,22 @@ impl FetchError {
                 matches!(source.code, "not-found" | "corrupt" | "store-corrupt" | "damaged")
             }
             Self::Locate { .. } => false,
+        }
+    }
+
+    /// The stable word of the other side, where it is what failed.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Read { source, .. } | Self::Locate { source } => Some(source.code),
+            Self::Missing { .. } | Self::Damaged { .. } => None,
+        }
+    }
+
+    /// The same failure for another frame of the range that was asked for.
+    fn of(self, location: &FrameLocation) -> Self {
+        match self {
+            Self::Read { source, .. } => Self::Read { frame: location.entry.id, pack: location.pack, source },
+            other => other,
         }
     }
 
@@ -244,11 +261,13 @@ impl FrameFetcher {
                 }
                 give(&location.entry.id, outcome.or_else(|error| self.elsewhere(location, error)))
             }),
-            Err(_) if span.len() > 1 => span.iter().try_for_each(|location| {
+            Err(error) if span.len() > 1 && error.is_loss() => span.iter().try_for_each(|location| {
                 let outcome = self.read_one(location);
                 give(&location.entry.id, outcome.or_else(|error| self.elsewhere(location, error)))
             }),
-            Err(error) => give(&span[0].entry.id, self.elsewhere(&span[0], error)),
+            Err(error) => span.iter().try_for_each(|location| {
+                give(&location.entry.id, self.elsewhere(location, error.clone().of(location)))
+            }),
         }
     }
 
@@ -403,6 +422,8 @@ pub(crate) mod tests {
         pub(crate) packs: HashMap<PackId, Bytes>,
         pub(crate) index: HashMap<FrameId, FrameLocation>,
         pub(crate) reads: AtomicUsize,
+        /// Code of the failure of every read.
+        pub(crate) fails: Option<&'static str>,
     }
 
     impl MemorySource {
@@ -424,6 +445,9 @@ pub(crate) mod tests {
 
         fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
+            if let Some(code) = self.fails {
+                return Err(SeamError::new(code, "a test"));
+            }
             let bytes = self.packs.get(pack).ok_or_else(|| SeamError::new("not-found", "no such pack"))?;
             if range.end > bytes.len() as u64 {
                 return Err(SeamError::new("corrupt", "the pack ends before"));
@@ -546,5 +570,26 @@ pub(crate) mod tests {
         lost.sort_by_key(|(place, _)| *place);
         assert_eq!(lost.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [3, 9, 15]);
         assert!(lost[0].1 != lost[1].1 && lost[1].1 != lost[2].1);
+    }
+
+    #[test]
+    fn h04_a_store_out_of_reach_is_asked_once_a_range_and_a_damaged_one_once_a_frame() {
+        let frames = frames(FrameKind::Data, 20);
+        for (code, reads, loss) in [("store-unreachable", 2, false), ("store-corrupt", 22, true)] {
+            let source = Arc::new(MemorySource { fails: Some(code), ..source_of(&frames) });
+            let fetcher = FrameFetcher::new(source.clone(), 0);
+            let ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
+            let mut failed = Vec::new();
+            fetcher
+                .try_many(&ids, &mut |place, outcome| {
+                    let error = outcome.expect_err("nothing can be read");
+                    assert_eq!((error.frame(), error.is_loss()), (Some(ids[place]), loss));
+                    failed.push(place);
+                    Ok::<(), FetchError>(())
+                })
+                .unwrap();
+            assert_eq!(failed.len(), 20);
+            assert_eq!(source.reads.load(Ordering::Relaxed), reads, "{code}");
+        }
     }
 }

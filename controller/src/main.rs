@@ -152,7 +152,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = Config::read(&args.state.state_dir)?;
     let store = Store::open(&config.repository)?;
     let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
-    let Verified { report, marked } = repository.verify(args.quick).await?;
+    let Verified { report, marked, unmarked } = repository.verify(args.quick).await?;
     for problem in &report.problems {
         say(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail))?;
         for snapshot in &problem.snapshots {
@@ -169,6 +169,9 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     ))?;
     if marked > 0 {
         say(&format!("{marked} damaged frames are sent again by the next backups that need them"))?;
+    }
+    for pack in &unmarked {
+        say(&format!("damage could not be noted, verify again: {pack}"))?;
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
 }

@@ -16,6 +16,7 @@ mod images;
 mod incremental;
 mod inferences;
 mod input;
+mod medium;
 mod memory;
 mod prune;
 mod quiesce;

@@ -1,8 +1,11 @@
 //! The controller is lost with its disk, and only the bucket is left.
 
+use std::process::Command;
+
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::{require_engine, tree, wait};
+use e2e::process::run;
+use e2e::{binaries, require_engine, tree, wait};
 
 #[test]
 fn p21_a_lost_controller_comes_back_from_the_bucket() {
@@ -56,5 +59,30 @@ fn p21_a_lost_controller_comes_back_from_the_bucket() {
         let engine = fleet.engine("host-a");
         tree::assert_equal(&engine.volume_path("vol"), &engine.volume_path(name));
     }
+    fleet.repo("verify", &[]).ends_with(0);
+}
+
+#[test]
+fn h12_a_controller_whose_repository_was_rebuilt_elsewhere_acknowledges_nothing() {
+    require_engine!();
+    let fleet = Fleet::start(&["host-a"]);
+    let script = "head -c 300000 /dev/urandom > /data/file";
+    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
+    fleet.backup("host-a", "vol", "none");
+    let elsewhere = fleet.dir().join("elsewhere");
+    let mut rebuild = Command::new(binaries::path("holdfast-controller"));
+    rebuild.arg("rebuild").arg("--state-dir").arg(&elsewhere).arg("--repository").arg(fleet.repository_dir());
+    run(rebuild.args(["--address", "127.0.0.1:1", "--crypto", "none"]));
+    let snapshots = || std::fs::read_dir(fleet.repository_dir().join("snapshots")).unwrap().count();
+    let before = snapshots();
+    // What it would say is known to nobody but itself.
+    let args = ["backup", "run", "--host", "host-a", "--volume", "vol", "--consistency", "none"];
+    let said = fleet.cli(&args);
+    assert_ne!(said.code, 0, "{said:?}");
+    assert!((said.stdout.clone() + &said.stderr).contains("of controller"), "{said:?}");
+    assert_eq!(fleet.json(&["snapshot", "ls"]).as_array().unwrap().len(), 1);
+    assert_eq!(snapshots(), before);
+    let status = fleet.cli(&["status"]).ends_with(3);
+    assert!(status.stdout.contains("of controller"), "{status:?}");
     fleet.repo("verify", &[]).ends_with(0);
 }

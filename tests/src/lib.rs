@@ -8,8 +8,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests speak to people")]
 
 pub mod app_images;
+pub mod bad_disk;
 pub mod binaries;
 pub mod deaths;
+pub mod disk;
 pub mod docker;
 pub mod failpoints;
 pub mod figure;

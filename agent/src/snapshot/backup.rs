@@ -358,10 +358,29 @@ impl Backup<'_> {
             options: pass::options(&target.parameters, torn, workers, memory),
             progress: target.row.begin(phase),
         };
-        let root = target.source.root().map_err(|error| Failure::of(error.code(), &error))?;
-        let captured = pass::capture(root, pass, &target.session, &target.cancel).await?;
+        let captured = match self.capture(target, pass.clone()).await {
+            // The base only saves reading. At rest there is no time for that.
+            Err(failure) if failure.code == pass::BASE_UNREADABLE && phase == v1::SourcePhase::FirstPass => {
+                tracing::warn!(job.id = %self.job.id, source.id = %target.id, error = failure.message,
+                    "all is read again");
+                let pass = Pass { base: None, progress: target.row.begin(phase), ..pass };
+                let mut captured = self.capture(target, pass).await?;
+                let warning = format!(
+                    "the base snapshot could not be read, all was read again; run `holdfast repo verify`: {}",
+                    failure.message
+                );
+                captured.warnings.push(warning);
+                captured
+            }
+            captured => captured?,
+        };
         self.refuse_sudden_emptiness(target, &captured)?;
         Ok(captured)
+    }
+
+    async fn capture(&self, target: &Target, pass: Pass) -> Result<Captured, Failure> {
+        let root = target.source.root().map_err(|error| Failure::of(error.code(), &error))?;
+        pass::capture(root, pass, &target.session, &target.cancel).await
     }
 
     /// An empty tree where there was none before is more likely a mount that

@@ -8,6 +8,7 @@ use holdfast_archive::fs::{
     self, CaptureBase, CaptureError, CaptureOptions, CaptureProgress, CaptureRequest, Captured, TornPolicy,
 };
 use holdfast_archive::ids::FrameId;
+use holdfast_archive::manifest::ManifestError;
 use holdfast_proto::v1;
 
 use crate::cancel::{Cancel, CancelReason};
@@ -15,6 +16,10 @@ use crate::session::Session;
 
 /// Lower than what containers run at, so that a backup takes what they leave.
 const NICE: i32 = 10;
+
+/// Code of a base snapshot that could not be read for another reason than that
+/// the controller or the repository is out of reach.
+pub(super) const BASE_UNREADABLE: &str = "base-unreadable";
 
 /// A failure as events tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,12 +103,31 @@ fn capture_failure(error: &CaptureError) -> Failure {
         CaptureError::Root { .. } => "unreadable",
         CaptureError::NoProc { .. } => "unreadable",
         CaptureError::Sink { source } => source.code,
-        CaptureError::Source { .. } => "base-unreadable",
+        CaptureError::Source { source } => base_failure(source),
         CaptureError::Manifest { .. } => "manifest",
         CaptureError::Torn { .. } => "torn",
         CaptureError::Cancelled => "cancelled",
     };
     Failure::of(code, error)
+}
+
+/// Without these nothing can be stored either, with a base or without.
+fn base_failure(error: &ManifestError) -> &'static str {
+    const OUT_OF_REACH: &[&str] = &[
+        "auth",
+        "lease-lost",
+        "repository-suspended",
+        "stale-generation",
+        "store-auth",
+        "store-no-bucket",
+        "store-unreachable",
+        "unreachable",
+    ];
+    let code = match error {
+        ManifestError::Fetch(error) => error.code(),
+        ManifestError::Page { .. } => None,
+    };
+    code.filter(|code| OUT_OF_REACH.contains(code)).unwrap_or(BASE_UNREADABLE)
 }
 
 /// Runs blocking work on a thread of low priority. A panic there is a failure

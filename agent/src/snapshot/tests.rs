@@ -197,6 +197,33 @@ async fn one_source_fails_alone_and_the_job_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn h04_a_base_that_cannot_be_read_costs_a_full_read_and_no_backup() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    let source = SourceId::generate();
+    assert!(bench.run(request(source, &name, None)).await.ended.ok);
+    // As a store answers that has lost an object and does not know it.
+    let mut broken = Status::failed_precondition("packs/1: 500 InternalError");
+    broken.metadata_mut().insert(holdfast_proto::ERROR_CODE_METADATA, "store-failed".parse().unwrap());
+    bench.repository.lock().failures.insert("read_pack", vec![broken; 64]);
+    let outcome = bench.run(request(source, &name, None)).await;
+    assert!(outcome.ended.ok, "{outcome:?}");
+    let snapshots = bench.repository.snapshots(source);
+    assert_eq!(snapshots.len(), 2);
+    let [before, after] = [&snapshots[0].1, &snapshots[1].1];
+    assert_eq!(before.root, after.root);
+    assert_eq!(before.stats.read_bytes, after.stats.read_bytes, "all was read again");
+    assert!(!after.partial && after.problems.iter().any(|problem| problem.contains("500 InternalError")));
+    // And where nothing can be stored either, it fails by that name.
+    let mut gone = Status::failed_precondition("/backup holds no repository");
+    gone.metadata_mut().insert(holdfast_proto::ERROR_CODE_METADATA, "store-no-bucket".parse().unwrap());
+    bench.repository.lock().failures.insert("read_pack", vec![gone; 64]);
+    let outcome = bench.run(request(source, &name, None)).await;
+    assert_eq!(outcome.ended.error_code, "store-no-bucket", "{outcome:?}");
+    assert_eq!(bench.repository.snapshots(source).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s01_a_connection_that_comes_and_goes_costs_only_retries() {
     let Some(bench) = Bench::open().await else { return };
     let (name, _) = bench.volume("data").await;

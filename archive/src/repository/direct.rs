@@ -5,9 +5,9 @@
 //! sessions that write at once may give one number twice; a controller never
 //! works this way.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -29,6 +29,15 @@ pub struct DirectSession {
     repository: Repository,
     index: Arc<RwLock<Index>>,
     runtime: Handle,
+}
+
+/// Packs that came and went since they were looked for last.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) new: HashSet<PackId>,
+    pub(crate) gone: HashSet<PackId>,
+    /// Frames that lay in one that is gone, and nowhere else.
+    pub(crate) lost: Vec<(FrameId, PackId)>,
 }
 
 /// A snapshot that was not committed.
@@ -69,6 +78,44 @@ impl DirectSession {
         self.runtime.block_on(self.write_snapshot(host, source, body, created_unix_ms))
     }
 
+    /// Looks for packs again, for as long as others write and collect: takes in
+    /// those that came, lets go of those that went. One that a listing leaves
+    /// out is asked for by name before it counts as gone.
+    ///
+    /// # Errors
+    /// If the store cannot list packs.
+    pub(crate) async fn refresh(&self) -> Result<Changes, StoreError> {
+        let store = self.repository.store();
+        let listed = super::list(store, Prefix::Packs).await?;
+        let listed: HashMap<PackId, u64> = listed
+            .into_iter()
+            .filter_map(|object| match object.key {
+                Some(ObjectKey::Pack(id)) => Some((id, object.len)),
+                _ => None,
+            })
+            .collect();
+        let known = self.index().known();
+        let mut gone = HashSet::new();
+        for pack in known.iter().filter(|pack| !listed.contains_key(pack)) {
+            if store.head(&ObjectKey::Pack(*pack)).await?.is_none() {
+                gone.insert(*pack);
+            }
+        }
+        let came = listed.into_iter().filter(|(pack, _)| !known.contains(pack));
+        let mut tables = Vec::new();
+        self.repository.read_tables(came, &mut |id, len, table| tables.push((id, len, table))).await;
+        let new = tables.iter().map(|(pack, ..)| *pack).collect();
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let lost = index.remove(&gone);
+        tables.into_iter().for_each(|(id, len, table)| index.take(id, len, table));
+        Ok(Changes { new, gone, lost })
+    }
+
+    /// What is known of packs now.
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check_references(&self, root: FrameId) -> Result<(), CommitError> {
         let fetcher = FrameFetcher::new(Arc::new(self.clone()), 0);
         let mut todo = vec![root];
@@ -77,7 +124,7 @@ impl DirectSession {
         while let Some(page) = todo.pop() {
             let raw = fetcher.get(page).map_err(|error: FetchError| ManifestError::from(error))?;
             let refs = page_refs(&raw)?;
-            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            let index = self.index();
             missing.extend(refs.data.into_iter().filter(|frame| !index.contains(frame)));
             todo.extend(refs.pages.into_iter().filter(|page| seen.insert(*page)));
         }
@@ -124,7 +171,7 @@ impl DirectSession {
 
 impl PackSink for DirectSession {
     fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index();
         Ok(frames.iter().map(|frame| index.contains(frame)).collect())
     }
 
@@ -139,12 +186,12 @@ impl PackSink for DirectSession {
 
 impl PackSource for DirectSession {
     fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index();
         Ok(frames.iter().map(|frame| index.locate(frame)).collect())
     }
 
     fn elsewhere(&self, frame: &FrameId, not_in: &[PackId]) -> Result<Option<FrameLocation>, SeamError> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index();
         Ok(index.locations(frame).find(|location| !not_in.contains(&location.pack)))
     }
 

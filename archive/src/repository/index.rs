@@ -1,7 +1,7 @@
 //! Which frame lies in which pack: from the tables of the packs themselves.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use crate::ids::{FrameId, PackId};
 use crate::pack::PackError;
@@ -35,6 +35,17 @@ pub enum BrokenPackError {
     Table(#[from] PackError),
 }
 
+/// What was read of a pack's table.
+#[derive(Debug)]
+pub(super) enum TableRead {
+    Whole(Vec<PackEntry>),
+    Broken {
+        /// Frames that prove themselves, from the pack's bytes.
+        found: Vec<PackEntry>,
+        error: BrokenPackError,
+    },
+}
+
 /// Where a frame lies, but for its id.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
@@ -56,6 +67,8 @@ pub struct Index {
     /// Where a frame lies once more.
     copies: HashMap<FrameId, Vec<Slot>>,
     broken: Vec<BrokenPack>,
+    /// Of `packs`, those that are not there any more.
+    removed: HashSet<PackId>,
 }
 
 impl Index {
@@ -82,8 +95,44 @@ impl Index {
         }
     }
 
-    pub(crate) fn add_broken(&mut self, broken: BrokenPack) {
-        self.broken.push(broken);
+    /// Adds a listed pack, whatever became of reading its table.
+    pub(super) fn take(&mut self, id: PackId, len: u64, read: TableRead) {
+        match read {
+            TableRead::Whole(table) => self.add(id, len, &table),
+            TableRead::Broken { found, error } => {
+                self.add_frames(id, &found);
+                self.broken.push(BrokenPack { id, len, error });
+            }
+        }
+    }
+
+    /// Lets go of packs that are not there any more. Gives the frames that lay
+    /// nowhere else.
+    pub(super) fn remove(&mut self, gone: &HashSet<PackId>) -> Vec<(FrameId, PackId)> {
+        self.broken.retain(|broken| !gone.contains(&broken.id));
+        let packs = &self.ids;
+        let is_gone = |slot: &Slot| gone.contains(&packs[slot.pack as usize]);
+        let copies = &mut self.copies;
+        copies.values_mut().for_each(|places| places.retain(|slot| !is_gone(slot)));
+        let mut lost = Vec::new();
+        self.frames.retain(|id, slot| {
+            if !is_gone(slot) {
+                return true;
+            }
+            match copies.get_mut(id).and_then(Vec::pop) {
+                Some(other) => *slot = other,
+                None => lost.push((*id, packs[slot.pack as usize])),
+            }
+            !is_gone(slot)
+        });
+        self.removed.extend(gone);
+        lost
+    }
+
+    /// Packs that were there when they were looked for last.
+    pub(crate) fn known(&self) -> HashSet<PackId> {
+        let whole = self.packs.iter().map(|pack| pack.id).filter(|pack| !self.removed.contains(pack));
+        whole.chain(self.broken.iter().map(|broken| broken.id)).collect()
     }
 
     pub fn contains(&self, frame: &FrameId) -> bool {

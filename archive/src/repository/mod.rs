@@ -16,8 +16,10 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream;
 
+pub(crate) use direct::Changes;
 pub use direct::{CommitError, DirectSession};
 pub use index::{BrokenPack, BrokenPackError, Index, PackFacts};
+use index::TableRead;
 pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo, hash, text};
 
 use crate::ids::{PackId, RepositoryId, SnapshotId};
@@ -141,6 +143,7 @@ impl Repository {
             store.put(&ObjectKey::Recovery(file), info::text(file).as_bytes().into()).await?;
         }
         store.put(&ObjectKey::Repository, info.encode().into()).await?;
+        store.bind(info.id);
         Ok(Self { store, info: Arc::new(info) })
     }
 
@@ -155,6 +158,7 @@ impl Repository {
             outcome => outcome?,
         };
         let info = RepositoryInfo::decode(&bytes).map_err(|source| OpenError::Info { location, source })?;
+        store.bind(info.id);
         Ok(Self { store, info: Arc::new(info) })
     }
 
@@ -218,23 +222,32 @@ impl Repository {
             Some(ObjectKey::Pack(id)) => Some((id, listed.len)),
             _ => None,
         });
+        let mut index = Index::default();
+        self.read_tables(packs, &mut |id, len, read| index.take(id, len, read)).await;
+        Ok(index)
+    }
+
+    /// Reads the tables of these packs, each given with its length in bytes.
+    async fn read_tables(
+        &self,
+        packs: impl Iterator<Item = (PackId, u64)>,
+        each: &mut (dyn FnMut(PackId, u64, TableRead) + Send),
+    ) {
         let mut tables = stream::iter(packs)
             .map(|(id, len)| async move { (id, len, self.read_table(id, len).await) })
             .buffer_unordered(CONCURRENCY);
-        let mut index = Index::default();
         while let Some((id, len, table)) = tables.next().await {
-            match table {
-                Ok(table) => index.add(id, len, &table),
+            let read = match table {
+                Ok(table) => TableRead::Whole(table),
                 Err(error) => {
                     // What is whole in it is of use without its table.
-                    if let Ok(bytes) = self.store.get(&ObjectKey::Pack(id)).await {
-                        index.add_frames(id, &walk_frames(&bytes));
-                    }
-                    index.add_broken(BrokenPack { id, len, error });
+                    let bytes = self.store.get(&ObjectKey::Pack(id)).await;
+                    let found = bytes.map(|bytes| walk_frames(&bytes)).unwrap_or_default();
+                    TableRead::Broken { found, error }
                 }
-            }
+            };
+            each(id, len, read);
         }
-        Ok(index)
     }
 
     /// The table of a pack of that length.
@@ -263,9 +276,9 @@ impl Repository {
         Ok(Arc::new(self.session().await?))
     }
 
-    /// [`Self::source`] over an index that was loaded before.
-    pub fn source_with(&self, index: Index) -> Arc<dyn PackSource> {
-        Arc::new(DirectSession::new(self.clone(), index))
+    /// [`Self::session`] over an index that was loaded before.
+    pub(crate) fn session_with(&self, index: Index) -> DirectSession {
+        DirectSession::new(self.clone(), index)
     }
 
     /// A session that can also write: for one writer alone, without a

@@ -5,50 +5,42 @@
 //! synced. A crash leaves at most a temporary file, which no listing shows
 //! and which a listing a day later removes.
 //!
+//! Once it is known which repository lies here, nothing is written, removed or
+//! believed to be absent before `repo.json` has said so again (`root`): a disk
+//! that was unmounted must not turn into a directory on the disk below.
+//!
 //! Directories that became empty stay: removing them would race with a write
 //! that has just made sure they are there.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat};
 
-use super::error::{StoreError, StoreErrorKind};
-use super::{MAX_OBJECT_BYTES, RawBody, RawListed, RawPage};
+use super::error::StoreError;
+use super::listing::list;
+use super::root::{Root, failed, is_medium};
+use super::{MAX_OBJECT_BYTES, RawBody, RawPage};
+use crate::ids::RepositoryId;
 
-const TEMPORARY: &str = ".holdfast-tmp-";
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Deeper than any name of ours; ends a loop of symbolic links.
-const MAX_DEPTH: usize = 8;
+pub(super) const TEMPORARY: &str = ".holdfast-tmp-";
 
 #[derive(Debug, Clone)]
 pub(super) struct Directory {
     root: PathBuf,
+    /// The repository that lies here, once somebody has said so.
+    expected: Arc<OnceLock<RepositoryId>>,
 }
 
 impl Directory {
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
-        let metadata = fs::metadata(root).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => StoreError::new(
-                StoreErrorKind::NoBucket,
-                format!(
-                    "the repository directory {} does not exist; if it is on a disk of its own, mount that",
-                    root.display()
-                ),
-            )
-            .caused_by(error),
-            _ => failed("open the repository directory", root, error),
-        })?;
-        if !metadata.is_dir() {
-            return Err(StoreError::new(
-                StoreErrorKind::Refused,
-                format!("{} is not a directory; a repository needs one", root.display()),
-            ));
-        }
-        Ok(Self { root: root.to_owned() })
+        Root::open(root)?;
+        Ok(Self { root: root.to_owned(), expected: Arc::default() })
     }
 
     /// Makes the directory, with its parents, where it is not there.
@@ -61,53 +53,54 @@ impl Directory {
         self.root.display().to_string()
     }
 
+    /// Expects that repository here from now on. The first call counts.
+    pub(super) fn bind(&self, repository: RepositoryId) {
+        let _ = self.expected.set(repository);
+    }
+
     pub(super) fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<RawBody, StoreError> {
-        let path = self.root.join(name);
+        let root = Root::open(&self.root)?;
         let attempt = || -> std::io::Result<Result<RawBody, StoreError>> {
-            let mut file = File::open(&path)?;
+            let mut file = root.file(name)?;
             let len = file.metadata()?.len();
             let range = range.unwrap_or(0..len);
             let declared = range.end.min(len).saturating_sub(range.start);
             if declared > MAX_OBJECT_BYTES {
-                return Ok(Err(super::too_large(&path.display(), declared)));
+                return Ok(Err(super::too_large(&root.path().join(name).display(), declared)));
             }
             file.seek(SeekFrom::Start(range.start))?;
             let mut bytes = Vec::with_capacity(usize::try_from(declared).unwrap_or(0));
             file.take(declared).read_to_end(&mut bytes)?;
             Ok(Ok(RawBody { declared, bytes: bytes.into() }))
         };
-        attempt().map_err(|error| failed("read", &path, error))?
+        attempt().map_err(|error| self.explain("read", &root, name, error))?
     }
 
     pub(super) fn put(&self, name: &str, bytes: &Bytes) -> Result<(), StoreError> {
-        let path = self.root.join(name);
+        let root = self.verified()?;
+        let (parent, last) = name.rsplit_once('/').unwrap_or(("", name));
         let attempt = || -> std::io::Result<()> {
-            // The root itself is never made here: a disk that went away must
-            // not turn into a directory on the disk below.
-            fs::metadata(&self.root)?;
-            let parent = path.parent().unwrap_or(&self.root);
-            make_directories(parent)?;
-            let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(parent)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error)?;
-            sync_directory(parent)
+            // The root itself is never made here.
+            let parent = root.make_directory(parent)?;
+            write_whole(&parent, last, bytes)
         };
         attempt().map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Self::open(&self.root)
-                .err()
-                .unwrap_or_else(|| failed("write", &path, std::io::Error::other("its directory went away"))),
-            _ => failed("write", &path, error),
+            // The root is held open and empty of names: it was removed.
+            ErrorKind::NotFound => Root::open(&self.root).err().unwrap_or_else(|| {
+                failed("write", &root.path().join(name), std::io::Error::other("its directory went away"))
+            }),
+            _ => failed("write", &root.path().join(name), error),
         })
     }
 
     pub(super) fn head(&self, name: &str) -> Result<Option<u64>, StoreError> {
-        let path = self.root.join(name);
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
-            Ok(_) => Ok(None),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-            Err(error) => Err(failed("look at", &path, error)),
+        let root = Root::open(&self.root)?;
+        match root.file_len(name) {
+            Ok(len) => Ok(len),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                self.check(&root).map(|()| None)
+            }
+            Err(error) => Err(self.explain("look at", &root, name, error)),
         }
     }
 
@@ -117,94 +110,68 @@ impl Directory {
         after: Option<&str>,
         limit: usize,
     ) -> Result<RawPage, StoreError> {
-        let mut walk = Listing { after: after.unwrap_or(""), limit, items: Vec::new(), truncated: false };
-        Self::open(&self.root)?;
-        let start = self.root.join(prefix);
-        match walk.directory(&start, prefix, 0) {
-            Ok(()) => Ok(RawPage { items: walk.items, truncated: walk.truncated }),
-            Err(error) => Err(failed("list", &start, error)),
-        }
+        let root = self.verified()?;
+        list(&root, prefix, after.unwrap_or(""), limit)
+            .map_err(|error| self.explain("list", &root, prefix, error))
     }
 
     /// An object that is not there counts as removed.
     pub(super) fn delete(&self, name: &str) -> Result<(), StoreError> {
-        let path = self.root.join(name);
-        match fs::remove_file(&path) {
-            Ok(()) => {
-                let parent = path.parent().unwrap_or(&self.root);
-                sync_directory(parent).map_err(|error| failed("sync", parent, error))
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed("remove", &path, error)),
-        }
-    }
-}
-
-/// Walks in the order of whole names, bytewise, as S3 lists.
-struct Listing<'a> {
-    after: &'a str,
-    limit: usize,
-    items: Vec<RawListed>,
-    truncated: bool,
-}
-
-impl Listing<'_> {
-    fn directory(&mut self, path: &Path, prefix: &str, depth: usize) -> std::io::Result<()> {
-        let entries = match fs::read_dir(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            other => other?,
+        let root = self.verified()?;
+        let (parent, last) = name.rsplit_once('/').unwrap_or(("", name));
+        let attempt = || -> std::io::Result<()> {
+            let parent = root.directory(parent)?;
+            unlinkat(&parent, last, AtFlags::empty())?;
+            Ok(fsync(&parent)?)
         };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            // Names of ours are ASCII; another is no object.
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-            if name.starts_with(TEMPORARY) {
-                remove_if_stale(&entry.path(), &metadata);
-            } else if metadata.is_dir() {
-                names.push((format!("{prefix}{name}/"), None));
-            } else if metadata.is_file() {
-                names.push((format!("{prefix}{name}"), Some(metadata.len())));
-            }
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(|error| self.explain("remove", &root, name, error)),
         }
-        names.sort_unstable();
-        for (name, len) in names {
-            match len {
-                Some(_) if name.as_str() <= self.after => {}
-                Some(_) if self.items.len() == self.limit => {
-                    self.truncated = true;
-                    return Ok(());
-                }
-                Some(len) => self.items.push(RawListed { name, len }),
-                None if depth == MAX_DEPTH => {}
-                None if name.as_str() <= self.after && !self.after.starts_with(&name) => {}
-                None => self.directory(&self.path_below(path, &name), &name, depth + 1)?,
-            }
-            if self.truncated {
-                return Ok(());
-            }
-        }
-        Ok(())
     }
 
-    fn path_below(&self, parent: &Path, name: &str) -> PathBuf {
-        let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        parent.join(last)
+    /// The root, which holds the repository that is expected.
+    fn verified(&self) -> Result<Root, StoreError> {
+        let root = Root::open(&self.root)?;
+        self.check(&root)?;
+        Ok(root)
+    }
+
+    fn check(&self, root: &Root) -> Result<(), StoreError> {
+        self.expected.get().map_or(Ok(()), |expected| root.holds(*expected))
+    }
+
+    /// What a failure means. An object is gone only from a repository that is
+    /// there, and damaged only on a disk that still answers.
+    fn explain(&self, verb: &str, root: &Root, name: &str, error: std::io::Error) -> StoreError {
+        let doubtful = error.kind() == ErrorKind::NotFound || is_medium(&error);
+        if doubtful && let Err(reason) = self.check(root) {
+            return reason;
+        }
+        failed(verb, &root.path().join(name), error)
     }
 }
 
-fn remove_if_stale(path: &Path, metadata: &fs::Metadata) {
-    let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-    if age.is_some_and(|age| age > STALE) && fs::remove_file(path).is_ok() {
-        tracing::info!(path = %path.display(), "removed what an interrupted write left behind");
+/// Writes a file that appears under its name only when it is whole and synced.
+fn write_whole(parent: &OwnedFd, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = format!("{TEMPORARY}{:016x}", rand::random::<u64>());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mut file = File::from(openat(parent, &*temporary, flags, Mode::RUSR | Mode::WUSR)?);
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| Ok(renameat(parent, &*temporary, parent, name)?));
+    if written.is_err() {
+        let _ = unlinkat(parent, &*temporary, AtFlags::empty());
     }
+    written?;
+    Ok(fsync(parent)?)
 }
 
 /// Like `create_dir_all`, each new name synced into its parent.
 fn make_directories(path: &Path) -> std::io::Result<()> {
     match fs::create_dir(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_directory),
+        Ok(()) => path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let Some(parent) = path.parent() else { return Err(error) };
             make_directories(parent)?;
@@ -215,26 +182,12 @@ fn make_directories(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn sync_directory(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-fn failed(verb: &str, path: &Path, error: std::io::Error) -> StoreError {
-    let (kind, remedy) = match error.kind() {
-        ErrorKind::NotFound => (StoreErrorKind::NotFound, ""),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            (StoreErrorKind::Full, "; make room there or prune the repository")
-        }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            (StoreErrorKind::Refused, "; check its owner, its mode and how it is mounted")
-        }
-        _ => (StoreErrorKind::Other, ""),
-    };
-    StoreError::new(kind, format!("could not {verb} {}: {error}{remedy}", path.display())).caused_by(error)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use super::super::error::StoreErrorKind;
+    use super::super::listing::STALE;
     use super::*;
 
     fn store() -> (tempfile::TempDir, Directory) {
@@ -295,5 +248,73 @@ mod tests {
         assert!(store.list("", None, 10).unwrap().items.is_empty());
         assert!(fresh.exists());
         assert!(!stale.exists());
+    }
+
+    fn info(id: RepositoryId) -> Bytes {
+        use crate::repository::{CryptoMode, RepositoryInfo};
+        RepositoryInfo::new(id, "me".to_owned(), 1, CryptoMode::None).encode().into()
+    }
+
+    /// A bound repository, and where its disk is moved to and from.
+    fn bound() -> (tempfile::TempDir, Directory, PathBuf, RepositoryId) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Directory::create(&dir.path().join("mounted")).unwrap();
+        let id = RepositoryId::generate();
+        store.put("repo.json", &info(id)).unwrap();
+        store.put("packs/00/x", &Bytes::from_static(b"x")).unwrap();
+        store.bind(id);
+        let away = dir.path().join("away");
+        (dir, store, away, id)
+    }
+
+    #[test]
+    fn h03_nothing_is_written_removed_or_missed_where_the_repository_is_not() {
+        let (dir, store, away, _) = bound();
+        let mounted = dir.path().join("mounted");
+        fs::rename(&mounted, &away).unwrap();
+        fs::create_dir(&mounted).unwrap();
+        let other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("repo.json"), info(RepositoryId::generate())).unwrap();
+        let empty = dir.path().join("empty");
+        for place in [None, Some(&other)] {
+            if let Some(place) = place {
+                fs::rename(&mounted, &empty).unwrap();
+                fs::rename(place, &mounted).unwrap();
+            }
+            let before = fs::read_dir(&mounted).unwrap().count();
+            let refused = [
+                store.put("packs/00/y", &Bytes::from_static(b"y")).unwrap_err(),
+                store.get("packs/00/x", None).unwrap_err(),
+                store.head("packs/00/x").unwrap_err(),
+                store.list("", None, 10).unwrap_err(),
+                store.delete("packs/00/x").unwrap_err(),
+            ];
+            for error in refused {
+                assert_eq!(error.kind(), StoreErrorKind::NoBucket, "{error}");
+                assert!(error.to_string().contains("mount the disk"), "{error}");
+            }
+            assert_eq!(fs::read_dir(&mounted).unwrap().count(), before);
+        }
+        // Mounted again.
+        fs::rename(&mounted, &other).unwrap();
+        fs::rename(&away, &mounted).unwrap();
+        assert_eq!(store.get("packs/00/x", None).unwrap().bytes, "x");
+        store.put("packs/00/y", &Bytes::from_static(b"y")).unwrap();
+        assert_eq!(store.list("packs/", None, 10).unwrap().items.len(), 2);
+    }
+
+    #[test]
+    fn h03_a_request_stays_on_the_disk_it_began_on() {
+        let (dir, store, away, id) = bound();
+        let root = store.verified().unwrap();
+        let mounted = dir.path().join("mounted");
+        fs::rename(&mounted, &away).unwrap();
+        fs::create_dir(&mounted).unwrap();
+        let parent = root.make_directory("packs/01").unwrap();
+        write_whole(&parent, "z", b"z").unwrap();
+        root.holds(id).unwrap();
+        assert_eq!(fs::read(away.join("packs/01/z")).unwrap(), b"z");
+        assert_eq!(fs::read_dir(&mounted).unwrap().count(), 0);
     }
 }

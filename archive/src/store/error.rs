@@ -25,7 +25,8 @@ pub enum StoreErrorKind {
     ClockSkew,
     /// No space left, or over quota.
     Full,
-    /// Bytes did not arrive as they were sent.
+    /// Bytes did not arrive as they were sent, or the medium has lost them
+    /// ([`StoreError::is_at_rest`]).
     Corrupt,
     /// The store will not do this, however often it is asked.
     Refused,
@@ -72,12 +73,18 @@ impl StoreErrorKind {
 pub struct StoreError {
     kind: StoreErrorKind,
     message: String,
+    at_rest: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl StoreError {
     pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), at_rest: false, source: None }
+    }
+
+    pub(super) fn at_rest(mut self) -> Self {
+        self.at_rest = true;
+        self
     }
 
     pub(super) fn caused_by(
@@ -103,6 +110,12 @@ impl StoreError {
 
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
+    }
+
+    /// Whether the medium has lost the bytes where they lie: what is `Corrupt`
+    /// and not at rest may be whole and only have come wrong.
+    pub fn is_at_rest(&self) -> bool {
+        self.at_rest
     }
 
     pub fn is_not_found(&self) -> bool {

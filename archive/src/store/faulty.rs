@@ -4,6 +4,7 @@
 //! is what happens in earnest. A plan is deterministic: a rule counts the
 //! requests it matches, lets some pass, then fails a number of them.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub enum Fault {
     Omits(usize),
     /// A page of a listing has each item twice.
     Repeats,
+    /// The medium has lost it: EIO.
+    Medium,
 }
 
 /// Which requests fail, and how. Clones share the plan.
@@ -59,6 +62,7 @@ pub struct Rule {
     verb: Verb,
     fault: Fault,
     name_part: String,
+    at: Option<u64>,
     skip: u64,
     times: u64,
     lasting: Option<Duration>,
@@ -72,6 +76,7 @@ impl Rule {
             verb,
             fault,
             name_part: String::new(),
+            at: None,
             skip: 0,
             times: u64::MAX,
             lasting: None,
@@ -83,6 +88,12 @@ impl Rule {
     /// Only objects whose name contains this.
     pub fn on(mut self, name_part: impl Into<String>) -> Self {
         self.name_part = name_part.into();
+        self
+    }
+
+    /// Only requests that touch this byte of the object.
+    pub fn at(mut self, byte: u64) -> Self {
+        self.at = Some(byte);
         self
     }
 
@@ -104,8 +115,12 @@ impl Rule {
         self
     }
 
-    fn matches(&mut self, verb: Verb, name: &str) -> bool {
-        if self.verb != verb || !name.contains(&self.name_part) {
+    fn matches(&mut self, verb: Verb, name: &str, range: Option<&Range<u64>>) -> bool {
+        let touched = match (self.at, range) {
+            (Some(byte), Some(range)) => range.contains(&byte),
+            (None, _) | (Some(_), None) => true,
+        };
+        if self.verb != verb || !name.contains(&self.name_part) || !touched {
             return false;
         }
         if self.skip > 0 {
@@ -152,8 +167,8 @@ impl FaultPlan {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn take(&self, verb: Verb, name: &str) -> Option<Fault> {
-        self.lock().iter_mut().find_map(|rule| rule.matches(verb, name).then_some(rule.fault))
+    pub(super) fn take(&self, verb: Verb, name: &str, range: Option<&Range<u64>>) -> Option<Fault> {
+        self.lock().iter_mut().find_map(|rule| rule.matches(verb, name, range).then_some(rule.fault))
     }
 }
 
@@ -172,6 +187,7 @@ impl Fault {
             Self::Auth => error(StoreErrorKind::Auth, "access denied (403 InvalidAccessKeyId)"),
             Self::Full => error(StoreErrorKind::Full, "no space left"),
             Self::Missing => error(StoreErrorKind::NotFound, "no such object"),
+            Self::Medium => error(StoreErrorKind::Corrupt, "input/output error").map_err(StoreError::at_rest),
             Self::AnswerLost
             | Self::Truncated(_)
             | Self::TooLong(_)

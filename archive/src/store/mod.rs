@@ -19,8 +19,10 @@ mod counters;
 mod directory;
 mod error;
 mod faulty;
+mod listing;
 mod probe;
 mod retry;
+mod root;
 #[cfg(feature = "s3")]
 mod s3;
 
@@ -41,6 +43,7 @@ pub use faulty::{Fault, FaultPlan, Rule};
 pub use probe::{PresignedProbe, Probe};
 pub use retry::RetryPolicy;
 
+use crate::ids::RepositoryId;
 use crate::keys::{ObjectKey, Prefix};
 use directory::Directory;
 
@@ -215,6 +218,19 @@ impl Store {
         }
     }
 
+    /// Expects that repository here from now on; the first call counts, for all
+    /// clones. A directory that does not hold it, because its disk is not
+    /// mounted or another one is, then fails with `NoBucket` and is neither
+    /// written to nor believed to have lost an object. Of S3, whose buckets do
+    /// not change places, nothing is asked.
+    pub fn bind(&self, repository: RepositoryId) {
+        match &self.inner.backend {
+            Backend::Directory(directory) => directory.bind(repository),
+            #[cfg(feature = "s3")]
+            Backend::S3(_) => {}
+        }
+    }
+
     pub fn counters(&self) -> StoreCounters {
         self.inner.counters.snapshot()
     }
@@ -299,7 +315,7 @@ impl Store {
                 let failed = self.repeating(&"delete", || self.delete_once(&names)).await?;
                 let pause = failed
                     .iter()
-                    .filter_map(|(_, error)| self.inner.policy.pause(error.kind(), attempts, began.elapsed()))
+                    .filter_map(|(_, error)| self.inner.policy.pause(error, attempts, began.elapsed()))
                     .max();
                 let (again, done): (Vec<_>, Vec<_>) =
                     failed.into_iter().partition(|(_, error)| pause.is_some() && error.kind().is_transient());
@@ -364,7 +380,7 @@ impl Store {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let Some(pause) = self.inner.policy.pause(error.kind(), attempts, began.elapsed()) else {
+            let Some(pause) = self.inner.policy.pause(&error, attempts, began.elapsed()) else {
                 return Err(error.after_attempts(attempts));
             };
             self.inner.counters.retry();
@@ -377,12 +393,16 @@ impl Store {
     }
 
     fn begin(&self, verb: Verb, name: &str) -> Option<Fault> {
+        self.begin_range(verb, name, None)
+    }
+
+    fn begin_range(&self, verb: Verb, name: &str, range: Option<&Range<u64>>) -> Option<Fault> {
         self.inner.counters.request(verb);
-        self.inner.faults.take(verb, name)
+        self.inner.faults.take(verb, name, range)
     }
 
     async fn get_once(&self, name: &str, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        let fault = self.begin(Verb::Get, name);
+        let fault = self.begin_range(Verb::Get, name, range.as_ref());
         if let Some(fault) = fault {
             fault.before(name, &self.inner.policy).await?;
         }

@@ -4,13 +4,17 @@
 //! slowed down by its store does not come back in step. What ends the
 //! repeating is time, not a count: a store that asks everybody to slow down
 //! for a minute must not fail a backup of hours. Bytes that arrive wrong are
-//! repeated a few times only: an object that is damaged stays damaged.
+//! repeated a few times only: an object that is damaged stays damaged. What the
+//! medium has lost is asked for once or twice more and at once: the kernel and
+//! the disk have tried for long already.
 
 use std::time::Duration;
 
-use super::error::StoreErrorKind;
+use super::error::{StoreError, StoreErrorKind};
 
 const MAX_CORRUPT_ATTEMPTS: u32 = 4;
+const MAX_MEDIUM_ATTEMPTS: u32 = 3;
+const MEDIUM_DELAY: Duration = Duration::from_millis(50);
 
 /// When to give up, and how long to wait before that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,16 +54,20 @@ impl RetryPolicy {
     /// The pause before the next attempt; `None` when there is to be none.
     pub(super) fn pause(
         &self,
-        kind: StoreErrorKind,
+        error: &StoreError,
         attempts_made: u32,
         elapsed: Duration,
     ) -> Option<Duration> {
-        let again = match kind {
+        let again = match error.kind() {
+            _ if error.is_at_rest() => attempts_made < MAX_MEDIUM_ATTEMPTS,
             StoreErrorKind::Corrupt => attempts_made < MAX_CORRUPT_ATTEMPTS,
             kind => kind.is_transient(),
         };
         if !again {
             return None;
+        }
+        if error.is_at_rest() {
+            return Some(MEDIUM_DELAY);
         }
         let doubled = self.first_delay.saturating_mul(1 << attempts_made.saturating_sub(1).min(16));
         let most = doubled.min(self.longest_delay);
@@ -79,6 +87,10 @@ impl Default for RetryPolicy {
 mod tests {
     use super::*;
 
+    fn error(kind: StoreErrorKind) -> StoreError {
+        StoreError::new(kind, "a test")
+    }
+
     #[test]
     fn pauses_grow_to_the_cap_and_end_in_time() {
         let policy = RetryPolicy::patient();
@@ -86,7 +98,7 @@ mod tests {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match policy.pause(StoreErrorKind::Throttled, attempts, elapsed) {
+            match policy.pause(&error(StoreErrorKind::Throttled), attempts, elapsed) {
                 Some(pause) => {
                     assert!(pause <= policy.longest_delay);
                     elapsed += pause;
@@ -102,9 +114,18 @@ mod tests {
     fn what_cannot_help_is_not_repeated() {
         let policy = RetryPolicy::patient();
         for kind in [StoreErrorKind::Auth, StoreErrorKind::NoBucket, StoreErrorKind::NotFound] {
-            assert_eq!(policy.pause(kind, 1, Duration::ZERO), None);
+            assert_eq!(policy.pause(&error(kind), 1, Duration::ZERO), None);
         }
-        assert!(policy.pause(StoreErrorKind::Corrupt, 3, Duration::ZERO).is_some());
-        assert_eq!(policy.pause(StoreErrorKind::Corrupt, 4, Duration::ZERO), None);
+        let wrong = error(StoreErrorKind::Corrupt);
+        assert!(policy.pause(&wrong, 3, Duration::ZERO).is_some());
+        assert_eq!(policy.pause(&wrong, 4, Duration::ZERO), None);
+    }
+
+    #[test]
+    fn h04_what_the_medium_lost_is_asked_for_few_times_and_at_once() {
+        let policy = RetryPolicy::patient();
+        let lost = error(StoreErrorKind::Corrupt).at_rest();
+        let pauses: Vec<_> = (1..).map_while(|made| policy.pause(&lost, made, Duration::ZERO)).collect();
+        assert_eq!(pauses, [MEDIUM_DELAY; MAX_MEDIUM_ATTEMPTS as usize - 1]);
     }
 }

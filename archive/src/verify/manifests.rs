@@ -7,54 +7,52 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Findings, Problem, ProblemKind, Report, VerifyProgress, chain};
+use super::{Findings, Problem, ProblemKind, VerifyProgress, chain};
 use crate::entry::EntryKind;
 use crate::fetch::FrameFetcher;
 use crate::ids::{FrameId, PackId};
 use crate::keys::ObjectKey;
-use crate::manifest::{ManifestReader, PageRefs, page_refs};
-use crate::repository::{Index, Repository, Snapshot, Snapshots};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::manifest::{ManifestError, ManifestReader, PageRefs, page_refs};
+use crate::repository::{DirectSession, Snapshot};
+use crate::seam::PackSource;
 
 const CACHE_BYTES: usize = 32 << 20;
 /// Frames looked up at once.
 const BATCH: usize = 4096;
 
-pub(super) async fn check(
-    repository: &Repository,
-    index: Index,
-    snapshots: Snapshots,
+/// Walks from every snapshot; gives what was found with it. Blocks, and asks
+/// the store much: for a thread of its own.
+pub(super) fn check(
+    session: DirectSession,
+    snapshots: &[&Snapshot],
     thorough: bool,
-    progress: Arc<VerifyProgress>,
+    progress: &VerifyProgress,
     findings: Findings,
-) -> Result<Report, StoreError> {
-    VerifyProgress::add(&progress.snapshots_total, snapshots.good.len() as u64);
-    let source = repository.source_with(index);
-    let work = move || {
-        let fetcher = FrameFetcher::new(source.clone(), CACHE_BYTES);
-        let mut walk = Walk {
-            fetcher: &fetcher,
-            source: &*source,
-            findings,
-            below: HashMap::new(),
-            missing: HashMap::new(),
-            read: HashMap::new(),
-        };
-        for snapshot in &snapshots.good {
-            walk.snapshot(snapshot, thorough);
-            VerifyProgress::add(&progress.snapshots_done, 1);
-        }
-        walk.findings.report
+) -> Findings {
+    let source: Arc<dyn PackSource> = Arc::new(session);
+    let fetcher = FrameFetcher::new(source.clone(), CACHE_BYTES);
+    let mut walk = Walk {
+        fetcher: &fetcher,
+        source: &*source,
+        findings,
+        below: HashMap::new(),
+        missing: HashMap::new(),
+        read: HashMap::new(),
     };
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        StoreError::new(StoreErrorKind::Other, format!("the verification broke off: {error}"))
-    })
+    progress.snapshots_total.store(snapshots.len() as u64, Ordering::Relaxed);
+    progress.snapshots_done.store(0, Ordering::Relaxed);
+    for snapshot in snapshots {
+        walk.snapshot(snapshot, thorough);
+        VerifyProgress::add(&progress.snapshots_done, 1);
+    }
+    walk.findings
 }
 
 struct Walk<'a> {
     fetcher: &'a FrameFetcher,
-    source: &'a dyn crate::seam::PackSource,
+    source: &'a dyn PackSource,
     findings: Findings,
     /// Problems at or below each page that was looked at.
     below: HashMap<FrameId, Arc<BTreeSet<usize>>>,
@@ -111,7 +109,11 @@ impl Walk<'_> {
         }
         let raw = match self.fetcher.get(id) {
             Ok(raw) => raw,
-            Err(error) => return Err(self.lost(id, &chain(&error))),
+            Err(error) if error.is_loss() => return Err(self.lost(id, &chain(&error))),
+            Err(error) => {
+                let problem = Problem::new(ProblemKind::NotRead, format!("page {id}"), chain(&error));
+                return Err(self.findings.add(problem));
+            }
         };
         page_refs(&raw).map_err(|error| {
             self.findings.add(Problem::new(ProblemKind::ManifestPage, format!("page {id}"), chain(&error)))
@@ -187,10 +189,16 @@ impl Walk<'_> {
                     if known.is_none() {
                         let object =
                             page.map_or(ObjectKey::Snapshot(id).to_string(), |page| format!("page {page}"));
-                        let mut problem = Problem::new(ProblemKind::ManifestPage, object, chain(&error));
+                        let kind =
+                            if error.is_loss() { ProblemKind::ManifestPage } else { ProblemKind::NotRead };
+                        let mut problem = Problem::new(kind, object, chain(&error));
                         problem.snapshots.insert(id);
                         let problem = self.findings.add(problem);
                         if let Some(page) = page {
+                            // It came for the first reading and not for this one.
+                            if matches!(&error, ManifestError::Fetch(error) if error.is_loss()) {
+                                self.findings.lose(page, problem);
+                            }
                             self.below.insert(page, Arc::new(BTreeSet::from([problem])));
                         }
                     } else if let Some(known) = known {

@@ -6,10 +6,16 @@
 //! packs also reads packs from end to end, all or a share, and decodes every
 //! frame in them. Together every bit of every object is looked at.
 //!
+//! The repository may be in use. Snapshots are listed before packs: what one
+//! uses was stored before it was. And what then seems to be lost is looked for
+//! again (`looks`), since a collection may have run: snapshots go before their
+//! packs do, and a frame is stored anew before its damaged copy goes.
+//!
 //! A problem does not end the verification. Each is reported once, by the
 //! object that is at fault, with the snapshots and files it costs; a frame
 //! that also lies elsewhere, sound, costs nothing.
 
+mod looks;
 mod manifests;
 mod packs;
 mod report;
@@ -94,6 +100,7 @@ pub async fn verify_with(
     progress: Arc<VerifyProgress>,
 ) -> Result<Report, StoreError> {
     let mut findings = Findings::default();
+    let snapshots = repository.snapshots().await?;
     let listed = list(repository.store(), Prefix::All).await?;
     findings.report.objects = listed.len() as u64;
     for object in listed.iter().filter(|object| object.key.is_none()) {
@@ -107,17 +114,25 @@ pub async fn verify_with(
     packs::check(repository, &index, level, &progress, &mut findings).await;
     findings.report.packs = (index.packs().len() + index.broken().len()) as u64;
     findings.report.frames = index.frames() as u64;
-    let snapshots = repository.snapshots().await?;
-    check_snapshot_objects(&snapshots, &mut findings);
     check_state(repository, &snapshots, &mut findings).await;
-    let thorough = level != Level::Metadata;
-    manifests::check(repository, index, snapshots, thorough, progress, findings).await
+    let looks = looks::Looks {
+        session: repository.session_with(index),
+        snapshots: Arc::new(snapshots),
+        thorough: level != Level::Metadata,
+        progress,
+        gone: HashSet::new(),
+        removed: HashSet::new(),
+    };
+    let expected = expected.iter().map(|(pack, _)| *pack).collect();
+    Ok(looks.finish(findings, &expected).await)
 }
 
 /// What is known so far: problems, and which of them cost which frame.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Findings {
     report: Report,
+    /// Packs in which each of these frames cannot be had.
+    bad: HashMap<FrameId, HashSet<PackId>>,
     /// Frames that cannot be had, and the problem that is the reason.
     lost: HashMap<FrameId, usize>,
     /// Where frames were that are not there any more, as far as hints say.
@@ -149,6 +164,20 @@ impl Findings {
             .values()
             .filter(|&&problem| self.report.problems[problem].kind == ProblemKind::PackTable);
         tables.next().copied().filter(|_| tables.next().is_none())
+    }
+
+    /// Counts the frames as lost that cannot be had anywhere they lie.
+    fn settle(&mut self, index: &Index) {
+        let mut lost = Vec::new();
+        for (frame, packs) in &self.bad {
+            if index.contains(frame)
+                && index.locations(frame).all(|location| packs.contains(&location.pack))
+                && let Some(problem) = packs.iter().find_map(|pack| self.packs.get(pack)).copied()
+            {
+                lost.push((*frame, problem));
+            }
+        }
+        lost.into_iter().for_each(|(frame, problem)| self.lose(frame, problem));
     }
 
     fn lose(&mut self, frame: FrameId, problem: usize) {
@@ -247,15 +276,6 @@ async fn check_hints(repository: &Repository, listed: &[Listed], index: &Index, 
                 }
             }
         }
-    }
-}
-
-fn check_snapshot_objects(snapshots: &Snapshots, findings: &mut Findings) {
-    findings.report.snapshots = snapshots.good.len() as u64;
-    for broken in &snapshots.broken {
-        let mut problem = Problem::new(ProblemKind::SnapshotObject, &broken.name, chain(&broken.error));
-        problem.snapshots.extend(broken.id);
-        findings.add(problem);
     }
 }
 

@@ -36,6 +36,9 @@ pub enum ProblemKind {
     MissingFrames,
     /// A page of a manifest that is not one, or not in its place.
     ManifestPage,
+    /// What the store did not give although nothing says that it is lost: it
+    /// was not verified.
+    NotRead,
 }
 
 impl ProblemKind {
@@ -55,6 +58,7 @@ impl ProblemKind {
             Self::PackFrames => "pack-frames",
             Self::MissingFrames => "missing-frames",
             Self::ManifestPage => "manifest-page",
+            Self::NotRead => "not-read",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The format from outside: repositories written, damaged, recovered.
 
 #[cfg(test)]
+mod busy;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod golden;

@@ -64,7 +64,9 @@ fn an_init_that_was_cut_off_can_be_repeated() {
     let fixture = Fixture::new();
     std::fs::remove_file(fixture.path.join("repo.json")).unwrap();
     std::fs::remove_file(fixture.path.join("RECOVERY/recover.py")).unwrap();
-    fixture.runtime.block_on(Repository::init(fixture.repository.store().clone(), options())).unwrap();
+    // By the next process: to this one, it is a repository that went away.
+    let store = Store::directory(&fixture.path).unwrap();
+    fixture.runtime.block_on(Repository::init(store, options())).unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use holdfast_archive::pack::PackBuilder;
 use holdfast_archive::repository::{CryptoMode, DirectSession, InitOptions, Repository};
 use holdfast_archive::seam::{FrameKind, PackSink, SeamError};
 use holdfast_archive::snapshot::{SnapshotBody, SourceFacts, Stats};
-use holdfast_archive::store::Store;
+use holdfast_archive::store::{Store, StoreError};
 use holdfast_archive::verify::{Level, Report, Share, VerifyProgress, verify};
 use tokio::runtime::Runtime;
 
@@ -74,7 +74,7 @@ pub(crate) fn file(path: &[u8], content: Vec<u8>) -> (Entry, Content) {
     (entry(path, EntryKind::File(FileData::default())), Content { size, pieces })
 }
 
-fn other(path: &[u8], kind: EntryKind) -> (Entry, Content) {
+pub(crate) fn other(path: &[u8], kind: EntryKind) -> (Entry, Content) {
     (entry(path, kind), Content { size: 0, pieces: vec![] })
 }
 
@@ -179,8 +179,11 @@ impl Fixture {
     }
 
     pub(crate) fn verify_at(&self, level: Level) -> Report {
-        let progress = Arc::new(VerifyProgress::default());
-        self.runtime.block_on(verify(&self.repository, level, progress)).unwrap()
+        self.try_verify(level).unwrap()
+    }
+
+    pub(crate) fn try_verify(&self, level: Level) -> Result<Report, StoreError> {
+        self.runtime.block_on(verify(&self.repository, level, Arc::new(VerifyProgress::default())))
     }
 
     /// What can still be read of a snapshot: path to content, `None` where

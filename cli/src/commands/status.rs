@@ -114,6 +114,13 @@ impl StatusView {
     }
 }
 
+impl RepositoryView {
+    /// Whether backups can be taken and collected.
+    fn is_sound(&self) -> bool {
+        self.reachable && self.suspended.is_empty()
+    }
+}
+
 impl Render for StatusView {
     fn human(&self) -> String {
         let repository = &self.repository;
@@ -145,6 +152,9 @@ impl Render for StatusView {
             }
         }
         match (self.problems.len(), self.list_problems) {
+            (0, _) if !repository.is_sound() => {
+                lines.push("nothing is protected now: see to the repository first".to_owned());
+            }
             (0, _) => lines.push("everything is protected".to_owned()),
             (_, true) => {}
             (1, false) => {
@@ -162,5 +172,6 @@ pub(super) async fn run(env: &Env, args: StatusArgs) -> Result<Exit> {
     let answer = env.client().await?.status()?.get_status(within(GetStatusRequest {})).await?.into_inner();
     let view = StatusView::new(answer, args.problems);
     output::emit(env.format, &view);
-    Ok(if view.problems.is_empty() { Exit::Done } else { Exit::Attention })
+    let sound = view.problems.is_empty() && view.repository.is_sound();
+    Ok(if sound { Exit::Done } else { Exit::Attention })
 }

@@ -3,8 +3,9 @@
 //! The controller believes nothing about which frames a snapshot uses: it
 //! reads the manifest's pages, as far as it has not read them for an earlier
 //! snapshot, and derives the set. Transaction 1 checks each of them and
-//! numbers the snapshot; then the head is raised, the object is put,
-//! transaction 2 follows, and only then is the agent told. Whatever dies in
+//! numbers the snapshot; then the head is raised, the object is put, the
+//! bucket is seen to be ours still, transaction 2 follows, and only then is the
+//! agent told. Whatever dies in
 //! between, the row says `committing`, keeps its frames, and is finished by
 //! whoever comes next: the agent's own repetition or the loop.
 
@@ -181,6 +182,7 @@ impl Repository {
             }
             match Protocol::WHOLE.commit_step(raised, put) {
                 CommitStep::RaiseHead => {
+                    self.refuse_foreign().await?;
                     self.raise_head().await?;
                     raised = true;
                 }
@@ -194,6 +196,9 @@ impl Repository {
                     failpoint("controller.commit.after-object");
                 }
                 CommitStep::SetCommitted => {
+                    // After the object was put: whoever takes the repository over
+                    // later than this lists it, and whoever did before is seen.
+                    self.refuse_foreign().await?;
                     self.catalog().set_committed(number).await?;
                     failpoint("controller.commit.after-committed");
                 }

@@ -9,10 +9,12 @@
 use holdfast_archive::keys::{ObjectKey, StateFile};
 use holdfast_archive::repository::RepositoryInfo;
 use holdfast_archive::state::{Head, decode_head, encode_head};
+use holdfast_archive::store::{StoreError, StoreErrorKind};
 
 use super::protocol::{Protocol, Trust};
 use super::reread::LOOKS;
-use super::{Repository, RepositoryError};
+use super::{Repository, RepositoryError, locked};
+use crate::catalog::repository::RepositoryRow;
 
 /// What was found of `state/head`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +28,8 @@ pub(super) enum HeadRead {
 impl Repository {
     /// Compares the catalogue with the bucket: at start, and before each
     /// batch of deletes. Suspends the repository where they disagree, and
-    /// says so; a store that cannot be asked is an error and suspends nothing.
+    /// says so; a store that cannot be asked is an error and suspends nothing, but
+    /// one without a repository does ([`Self::info`]).
     ///
     /// The bucket is read first. Its number is never raised above the
     /// catalogue's, which only grows: a commit between the two readings makes
@@ -51,20 +54,11 @@ impl Repository {
                 "the catalogue does not keep its repository's row".to_owned(),
             ));
         };
-        let same = row.repository == info.id && row.owner == info.owner;
-        let trust = Protocol::WHOLE.trust(same, head.commit_number, row.commit_number);
+        let trust = Protocol::WHOLE.trust(is_ours(&info, &row), head.commit_number, row.commit_number);
         match trust {
             Trust::Whole => {}
             Trust::Foreign => {
-                let reason = format!(
-                    "{} holds repository {} of controller {}, and this catalogue is of repository {} of controller {}",
-                    self.store().location(),
-                    info.id,
-                    info.owner,
-                    row.repository,
-                    row.owner
-                );
-                self.suspend(&reason, None).await?;
+                self.suspend_foreign(&info, &row).await?;
             }
             Trust::Behind => {
                 let reason = format!(
@@ -90,10 +84,62 @@ impl Repository {
         Ok(())
     }
 
+    /// Suspends for good, and gives the reason: only an operator decides whose
+    /// the repository is.
+    async fn suspend_foreign(
+        &self,
+        info: &RepositoryInfo,
+        row: &RepositoryRow,
+    ) -> Result<String, RepositoryError> {
+        let reason = format!(
+            "{} holds repository {} of controller {}, and this catalogue is of repository {} of controller {}",
+            self.store().location(),
+            info.id,
+            info.owner,
+            row.repository,
+            row.owner
+        );
+        if row.suspended != reason {
+            self.suspend(&reason, None).await?;
+        }
+        Ok(reason)
+    }
+
+    /// What `repo.json` says now. A place without one suspends the repository
+    /// until it is found there again: the disk below a directory is not
+    /// mounted, most likely.
     pub(super) async fn info(&self) -> Result<RepositoryInfo, RepositoryError> {
-        let bytes = self.store().get(&ObjectKey::Repository).await?;
-        RepositoryInfo::decode(&bytes)
-            .map_err(|error| RepositoryError::Damaged(format!("{}: {error}", self.store().location())))
+        if let Some(row) = self.catalog().repository().await? {
+            self.store().bind(row.repository);
+        }
+        let bytes = match self.store().get(&ObjectKey::Repository).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => {
+                let text = format!("{} holds no repository: repo.json is missing", self.store().location());
+                self.note_absent(Some(text.clone()));
+                return Err(StoreError::new(StoreErrorKind::NoBucket, text).into());
+            }
+            Err(error) => {
+                if error.kind() == StoreErrorKind::NoBucket {
+                    self.note_absent(Some(error.to_string()));
+                }
+                return Err(error.into());
+            }
+        };
+        self.note_absent(None);
+        let info = RepositoryInfo::decode(&bytes)
+            .map_err(|error| RepositoryError::Damaged(format!("{}: {error}", self.store().location())))?;
+        self.store().bind(info.id);
+        Ok(info)
+    }
+
+    fn note_absent(&self, reason: Option<String>) {
+        let before = std::mem::replace(&mut *locked(&self.inner.absent), reason.clone());
+        match (before, reason) {
+            (None, Some(reason)) => tracing::error!(reason, "the repository is suspended until it is back"),
+            (Some(_), None) => tracing::info!(store = %self.store().location(), "the repository is back"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
     }
 
     /// Snapshots are committed after the head was raised. So a bucket without one
@@ -136,6 +182,14 @@ impl Repository {
 
     /// Why the repository is suspended, if it is.
     pub async fn suspended(&self) -> Result<Option<String>, RepositoryError> {
+        if locked(&self.inner.absent).is_some() {
+            // It may be back; if not, the reason stays.
+            let _ = self.info().await;
+        }
+        let absent = locked(&self.inner.absent).clone();
+        if absent.is_some() {
+            return Ok(absent);
+        }
         let row = self.catalog().repository().await?;
         Ok(row.map(|row| row.suspended).filter(|reason| !reason.is_empty()))
     }
@@ -156,14 +210,23 @@ impl Repository {
         }
     }
 
-    /// Refuses writes to a bucket that is not ours. A catalogue that is only
-    /// behind may go on writing: its numbers were raised above the bucket's,
-    /// and it builds on nothing it knew before.
+    /// Refuses a bucket that is not ours, or not ours any more, as `repo.json`
+    /// says at this moment: before anything is written or called lost there,
+    /// and before a commit is acknowledged. A catalogue that is only behind may
+    /// go on writing: its numbers were raised above the bucket's, and it builds
+    /// on nothing it knew before.
     pub(super) async fn refuse_foreign(&self) -> Result<(), RepositoryError> {
-        let Some(reason) = self.suspended().await? else { return Ok(()) };
         let info = self.info().await?;
-        let row = self.catalog().repository().await?;
-        let same = row.is_some_and(|row| row.repository == info.id && row.owner == info.owner);
-        if same { Ok(()) } else { Err(RepositoryError::Suspended(reason)) }
+        let Some(row) = self.catalog().repository().await? else {
+            return Err(RepositoryError::Busy("the repository has not been reached yet".to_owned()));
+        };
+        if is_ours(&info, &row) {
+            return Ok(());
+        }
+        Err(RepositoryError::Suspended(self.suspend_foreign(&info, &row).await?))
     }
+}
+
+fn is_ours(info: &RepositoryInfo, row: &RepositoryRow) -> bool {
+    row.repository == info.id && row.owner == info.owner
 }

@@ -154,6 +154,8 @@ struct Inner {
     direct: tokio::sync::OnceCell<bool>,
     /// The catalogue was compared with the bucket since this process began.
     compared: tokio::sync::OnceCell<()>,
+    /// Why no repository was found where it should be, when it was looked for last.
+    absent: Mutex<Option<String>>,
 }
 
 impl Repository {
@@ -174,6 +176,7 @@ impl Repository {
                 readable: Mutex::default(),
                 direct: tokio::sync::OnceCell::new(),
                 compared: tokio::sync::OnceCell::new(),
+                absent: Mutex::default(),
                 settings,
             }),
         }
@@ -263,13 +266,14 @@ impl Repository {
     /// What `status` shows. The store is asked once, so that a store that
     /// cannot be reached is told.
     pub async fn status(&self) -> Result<RepositoryStatus, RepositoryError> {
-        let row = self.catalog().repository().await?;
         let counts = self.catalog().repository_counts().await?;
-        let problem = match self.store().head(&ObjectKey::Repository).await {
-            Ok(Some(_)) => String::new(),
-            Ok(None) => format!("{} holds no repository", self.store().location()),
-            Err(error) => error.to_string(),
+        let asked = match self.catalog().repository().await? {
+            Some(_) => self.refuse_foreign().await,
+            None => self.check().await.map(|_| ()),
         };
+        let problem = asked.err().map(|error| error.to_string()).unwrap_or_default();
+        let row = self.catalog().repository().await?;
+        let suspended = self.suspended().await?.unwrap_or_default();
         Ok(RepositoryStatus {
             id: row.as_ref().map(|row| row.repository.to_string()).unwrap_or_default(),
             location: self.store().location(),
@@ -277,7 +281,7 @@ impl Repository {
             packs: counts.packs,
             stored_bytes: counts.stored_bytes,
             commit_number: row.as_ref().map_or(0, |row| row.commit_number),
-            suspended: row.map(off).unwrap_or_default(),
+            suspended: if suspended.is_empty() { row.map(off).unwrap_or_default() } else { suspended },
             problem,
         })
     }
@@ -286,6 +290,7 @@ impl Repository {
     /// the caller's.
     pub async fn export_state(&self, hosts: &[u8], policies: &[u8]) -> Result<(), RepositoryError> {
         self.refuse_suspended().await?;
+        self.refuse_foreign().await?;
         let state = |file, bytes: Vec<u8>| {
             let store = self.store().clone();
             async move { store.put(&ObjectKey::State(file), bytes.into()).await }

@@ -121,8 +121,10 @@ impl Repository {
     }
 
     /// Reads these frames and marks those that are not there or not whole.
-    /// Gives how many those are.
+    /// Gives how many those are. Nothing is lost where the repository itself
+    /// is not there.
     pub(super) async fn note_lost(&self, frames: Vec<FoundFrame>) -> Result<u64, RepositoryError> {
+        self.refuse_foreign().await?;
         // The same id may lie in packs of several hosts, so by place.
         let mut by_pack: HashMap<PackId, Vec<FoundFrame>> = HashMap::new();
         for frame in frames {
@@ -285,6 +287,7 @@ impl Repository {
             Err(error) if error.is_not_found() => {
                 return Ok(span.into_iter().map(|location| (location.entry.id, None)).collect());
             }
+            Err(error) if error.is_at_rest() => return self.read_one_by_one(span, keep).await,
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 return self.read_before_the_end(span, keep, error).await;
             }
@@ -301,6 +304,23 @@ impl Repository {
             });
             let broken = |error| RepositoryError::Damaged(format!("decoding broke off: {error}"));
             read.extend(decoding.await.map_err(broken)?);
+        }
+        Ok(read)
+    }
+
+    /// Reads around what the medium has lost: a bad sector costs the frames
+    /// that lie on it.
+    async fn read_one_by_one<T: Send + 'static>(
+        &self,
+        span: Vec<FrameLocation>,
+        keep: fn(Bytes) -> T,
+    ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
+        if let [location] = &span[..] {
+            return Ok(vec![(location.entry.id, None)]);
+        }
+        let mut read = Vec::with_capacity(span.len());
+        for location in span {
+            read.extend(Box::pin(self.read_span(vec![location], keep)).await?);
         }
         Ok(read)
     }

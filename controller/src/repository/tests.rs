@@ -5,6 +5,7 @@ mod healing;
 mod leases;
 mod races;
 mod reconcile;
+mod truth;
 mod wire;
 
 use holdfast_archive::entry::{Entry, EntryFlags, EntryKind, Extent, FileData};

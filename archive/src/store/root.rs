@@ -1,0 +1,181 @@
+//! The root of a directory repository, held open for the time of one request.
+//!
+//! A disk can be unmounted under a running program. Its mount point then is a
+//! directory like any other, on another disk, and the same path leads there.
+//! So a request opens the root once, reads through that very handle which
+//! repository lies there, and reaches every object through it. An unmount in
+//! the middle of the request leaves the handle on the disk that was meant.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, fadvise, mkdirat, openat, statat};
+use rustix::io::Errno;
+
+use super::error::{StoreError, StoreErrorKind};
+use crate::ids::RepositoryId;
+use crate::repository::RepositoryInfo;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const INFO: &str = "repo.json";
+/// A repository's own is about 1 KiB.
+const MAX_INFO_BYTES: u64 = 64 << 10;
+
+pub(super) struct Root {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Root {
+    /// # Errors
+    /// `NoBucket` where there is no such directory.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        match openat(CWD, path, DIRECTORY, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path: path.to_owned() }),
+            Err(Errno::NOENT) => Err(StoreError::new(
+                StoreErrorKind::NoBucket,
+                format!(
+                    "the repository directory {} does not exist; if it is on a disk of its own, mount that",
+                    path.display()
+                ),
+            )),
+            Err(Errno::NOTDIR) => Err(StoreError::new(
+                StoreErrorKind::Refused,
+                format!("{} is not a directory; a repository needs one", path.display()),
+            )),
+            Err(error) => Err(failed("open the repository directory", path, error.into())),
+        }
+    }
+
+    /// Refuses a root that holds no repository, or another one than that.
+    /// A `repo.json` that is there but cannot be understood passes: it is
+    /// damaged, which is for whoever reads it to say.
+    ///
+    /// # Errors
+    /// `NoBucket` where that repository does not lie here.
+    pub(super) fn holds(&self, expected: RepositoryId) -> Result<(), StoreError> {
+        let path = self.path.display();
+        let absent = |what: String| {
+            let remedy = "mount the disk the repository is on; nothing was written or removed here";
+            Err(StoreError::new(StoreErrorKind::NoBucket, format!("{path} {what}; {remedy}")))
+        };
+        match self.read_info() {
+            Ok(bytes) => match RepositoryInfo::decode(&bytes) {
+                Ok(info) if info.id != expected => {
+                    absent(format!("holds repository {} where {expected} is expected", info.id))
+                }
+                Ok(_) | Err(_) => Ok(()),
+            },
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                absent(format!("does not hold repository {expected}: there is no {INFO} in it"))
+            }
+            Err(error) if is_medium(&error) => Err(StoreError::new(
+                StoreErrorKind::Unreachable,
+                format!("the disk below {path} does not answer: {INFO} cannot be read: {error}"),
+            )
+            .caused_by(error)),
+            Err(error) => Err(failed("read", &self.path.join(INFO), error)),
+        }
+    }
+
+    fn read_info(&self) -> std::io::Result<Vec<u8>> {
+        let file = self.file(INFO)?;
+        // From the medium and not from memory: a disk that was pulled out
+        // would go on answering for what was read before.
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        let mut bytes = Vec::new();
+        file.take(MAX_INFO_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Opens an object for reading.
+    pub(super) fn file(&self, name: &str) -> std::io::Result<File> {
+        let fd = openat(&self.fd, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens a directory below; the root itself for an empty name.
+    pub(super) fn directory(&self, name: &str) -> std::io::Result<OwnedFd> {
+        open_directory(self.fd.as_fd(), if name.is_empty() { "." } else { name })
+    }
+
+    /// Opens a directory below, made where it is not there, each new name
+    /// synced into its parent.
+    pub(super) fn make_directory(&self, name: &str) -> std::io::Result<OwnedFd> {
+        let mut at = self.directory("")?;
+        for part in name.split('/').filter(|part| !part.is_empty()) {
+            match mkdirat(&at, part, Mode::from_raw_mode(0o777)) {
+                Ok(()) => rustix::fs::fsync(&at)?,
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            at = open_directory(at.as_fd(), part)?;
+        }
+        Ok(at)
+    }
+
+    /// Length in bytes of a plain file; `None` for anything else.
+    pub(super) fn file_len(&self, name: &str) -> std::io::Result<Option<u64>> {
+        let stat = statat(&self.fd, name, rustix::fs::AtFlags::empty())?;
+        let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(plain.then(|| u64::try_from(stat.st_size).unwrap_or(0)))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+pub(super) fn open_directory(at: BorrowedFd<'_>, name: &str) -> std::io::Result<OwnedFd> {
+    Ok(openat(at, name, DIRECTORY, Mode::empty())?)
+}
+
+/// Whether the medium below a file has lost what it held: a bad sector, a
+/// checksum of the file system that does not match, a structure of it that is
+/// damaged. Asking again does not help.
+pub(super) fn is_medium(error: &std::io::Error) -> bool {
+    let media = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO];
+    error.raw_os_error().is_some_and(|raw| media.contains(&Errno::from_raw_os_error(raw)))
+}
+
+pub(super) fn failed(verb: &str, path: &Path, error: std::io::Error) -> StoreError {
+    let path = path.display();
+    if is_medium(&error) {
+        let message = format!(
+            "could not {verb} {path}: {error}: the disk or its file system is damaged there; see the kernel's log, \
+             then run `holdfast-controller verify`"
+        );
+        return StoreError::new(StoreErrorKind::Corrupt, message).caused_by(error).at_rest();
+    }
+    let (kind, remedy) = match error.kind() {
+        ErrorKind::NotFound => (StoreErrorKind::NotFound, ""),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            (StoreErrorKind::Full, "; make room there or prune the repository")
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            (StoreErrorKind::Refused, "; check its owner, its mode and how it is mounted")
+        }
+        _ => (StoreErrorKind::Other, ""),
+    };
+    StoreError::new(kind, format!("could not {verb} {path}: {error}{remedy}")).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h04_what_the_medium_lost_is_damage_and_no_passing_failure() {
+        for errno in [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA] {
+            let error = failed("read", Path::new("packs/1"), errno.into());
+            assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error}");
+            assert!(error.is_at_rest());
+        }
+        for errno in [Errno::INTR, Errno::NOBUFS, Errno::TIMEDOUT, Errno::NODEV] {
+            let error = failed("read", Path::new("packs/1"), errno.into());
+            assert_eq!((error.kind(), error.is_at_rest()), (StoreErrorKind::Other, false), "{error}");
+        }
+    }
+}

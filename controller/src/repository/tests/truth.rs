@@ -1,0 +1,352 @@
+//! The repository is the one that was opened, what the medium lost is called
+//! lost and nothing else is.
+
+use std::path::PathBuf;
+
+use holdfast_archive::seam::FrameLocation;
+use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, StoreErrorKind, Verb};
+use holdfast_archive::verify::ProblemKind;
+
+use super::*;
+
+impl World {
+    fn mounted(&self) -> PathBuf {
+        self.dir.path().join("bucket")
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.dir.path().join("disk")
+    }
+
+    /// The path leads to an empty mount point.
+    fn unmount(&self) {
+        std::fs::rename(self.mounted(), self.disk()).expect("unmounted");
+        std::fs::create_dir(self.mounted()).expect("mount point");
+    }
+
+    fn mount(&self) {
+        std::fs::remove_dir(self.mounted()).expect("nothing was written beside the repository");
+        std::fs::rename(self.disk(), self.mounted()).expect("mounted");
+    }
+
+    /// All frames a snapshot reaches, each with whether it is read and whole.
+    async fn read_all(&self, id: &SnapshotId) -> Vec<(FrameId, bool)> {
+        let record = self.repository.get(id).await.expect("known");
+        let reached = self.repository.frames_of(record.commit_number).await.expect("asked");
+        let rows = self.repository.catalog().frames_by_number(&reached).await.expect("asked");
+        let wanted = rows.into_iter().map(|row| row.location).collect();
+        let read = self.repository.read_frames(wanted).await.expect("read");
+        read.into_iter().map(|(id, raw)| (id, raw.is_some())).collect()
+    }
+}
+
+fn quick() -> RetryPolicy {
+    RetryPolicy {
+        give_up_after: Duration::from_secs(300),
+        first_delay: Duration::from_millis(1),
+        longest_delay: Duration::from_millis(10),
+        stall_after: Duration::from_millis(50),
+    }
+}
+
+async fn faulty() -> (World, FaultPlan) {
+    let plan = FaultPlan::new();
+    let altered = plan.clone();
+    (World::on(|store| store.with_retry(quick()).faulty(altered)).await, plan)
+}
+
+#[track_caller]
+fn is_absent<T: std::fmt::Debug>(outcome: Result<T, RepositoryError>) {
+    match outcome {
+        Err(RepositoryError::Store(error)) => assert_eq!(error.kind(), StoreErrorKind::NoBucket, "{error}"),
+        Err(RepositoryError::Suspended(reason)) => assert!(reason.contains("repo.json"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn h03_a_disk_that_is_not_mounted_takes_nothing_and_loses_nothing() {
+    let world = World::new().await;
+    let (first, second) = (tree("on the disk"), tree("sent while it is away"));
+    let old = world.backup(&first).await;
+    let lease = world.open().await;
+    let announced = world
+        .repository
+        .alloc_pack(world.host, lease, second.pack.bytes.len() as u64, second.pack.sha256)
+        .await;
+    let (pack, _) = announced.expect("announced");
+    let mut incoming = world.repository.begin_upload(world.host, lease, pack).await.expect("begins");
+    incoming.push(&second.pack.bytes).expect("fits");
+
+    world.unmount();
+    is_absent(world.repository.finish_upload(incoming).await);
+    is_absent(world.repository.commit_pack(world.host, lease, pack, &second.pack.table).await);
+    // All of its frames are known, and none of them is written there.
+    is_absent(world.repository.commit_snapshot(world.host, lease, &first.body).await);
+    is_absent(world.repository.report_lost(world.host, lease, &first.frames).await);
+    is_absent(world.repository.export_state(b"hosts", b"policies").await);
+    is_absent(world.repository.check().await);
+    is_absent(gc::round(&world.repository).await);
+    is_absent(world.repository.verify(false).await);
+    is_absent(world.repository.reconcile(None).await);
+    let status = world.repository.status().await.expect("a status");
+    assert!(status.suspended.contains("repo.json") && status.problem.contains("mount"), "{status:?}");
+    let (job, generation) = world.job().await;
+    is_absent(world.repository.open_upload(world.host, job, generation, world.source).await);
+
+    world.mount();
+    let status = world.repository.status().await.expect("a status");
+    assert_eq!((&*status.suspended, &*status.problem), ("", ""));
+    let (job, generation) = world.job().await;
+    let opened =
+        world.repository.open_upload(world.host, job, generation, world.source).await.expect("opens");
+    assert_eq!((opened.damaged, opened.base.expect("a base").0.id), (Vec::new(), old));
+    assert_eq!(world.have(opened.lease, &first).await, [true, true]);
+    let new = world.backup(&second).await;
+    for id in [old, new] {
+        assert!(world.read_all(&id).await.iter().all(|(_, whole)| *whole));
+    }
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+}
+
+#[tokio::test]
+async fn h03_another_repository_in_its_place_is_not_taken_for_it() {
+    let world = World::new().await;
+    let tree = tree("ours");
+    let id = world.backup(&tree).await;
+    let lease = world.open().await;
+    let other = World::new().await;
+    std::fs::rename(world.mounted(), world.disk()).expect("unmounted");
+    std::fs::rename(other.mounted(), world.mounted()).expect("another disk");
+    let said = world.repository.report_lost(world.host, lease, &tree.frames).await;
+    assert!(
+        matches!(&said, Err(RepositoryError::Suspended(reason)) if reason.contains("holds repository")),
+        "{said:?}"
+    );
+    assert!(world.repository.commit_snapshot(world.host, lease, &tree.body).await.is_err());
+    assert_eq!(world.repository.check().await.expect("checked"), protocol::Trust::Foreign);
+    std::fs::rename(world.mounted(), other.mounted()).expect("away again");
+    std::fs::rename(world.disk(), world.mounted()).expect("mounted");
+    // That is for an operator to look at; nothing is lost.
+    world.repository.reconcile(None).await.expect("reconciled");
+    let (job, generation) = world.job().await;
+    let opened =
+        world.repository.open_upload(world.host, job, generation, world.source).await.expect("opens");
+    assert!(opened.damaged.is_empty());
+    assert!(world.read_all(&id).await.iter().all(|(_, whole)| *whole));
+}
+
+/// The same bucket under a catalogue of its own.
+async fn taken_over(world: &World) -> Repository {
+    let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+    let store = Store::directory(&world.mounted()).expect("there");
+    let rebuilt = Repository::new(catalog, store, world.repository.settings().clone());
+    rebuilt.reconcile(Some("another")).await.expect("rebuilt");
+    rebuilt
+}
+
+#[tokio::test]
+async fn h12_a_commit_after_a_rebuild_elsewhere_is_refused() {
+    let world = World::new().await;
+    let (first, second) = (tree("before"), tree("after"));
+    world.backup(&first).await;
+    let lease = world.open().await;
+    world.send(lease, &second.pack).await;
+    let rebuilt = taken_over(&world).await;
+    let head = rebuilt.read_head().await.expect("a head");
+    let refused = world.repository.commit_snapshot(world.host, lease, &second.body).await;
+    assert!(matches!(refused, Err(RepositoryError::Suspended(_))), "{refused:?}");
+    let exported = world.repository.export_state(b"hosts", b"policies").await;
+    assert!(matches!(exported, Err(RepositoryError::Suspended(_))), "{exported:?}");
+    assert_eq!(world.repository.finish_committing().await.expect("nothing to do"), 0);
+    assert_eq!(world.repository.list(&SnapshotFilter::default()).await.expect("listed").len(), 1);
+    assert_eq!(rebuilt.read_head().await.expect("a head"), head, "its numbers are not overwritten");
+    assert!(world.repository.status().await.expect("a status").suspended.contains("another"));
+}
+
+#[tokio::test]
+async fn h12_a_commit_that_is_under_way_when_it_is_rebuilt_elsewhere_is_not_acknowledged() {
+    let (world, plan) = faulty().await;
+    let tree = tree("under way");
+    let lease = world.open().await;
+    world.send(lease, &tree.pack).await;
+    plan.add(Rule::new(Verb::Put, Fault::Stall).on("snapshots/"));
+    let (repository, host, body) = (world.repository.clone(), world.host, tree.body.clone());
+    let committing = tokio::spawn(async move { repository.commit_snapshot(host, lease, &body).await });
+    let hangs = async {
+        while plan.hits() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), hangs).await.expect("the object is put");
+    let rebuilt = taken_over(&world).await;
+    assert!(!committing.is_finished());
+    plan.clear();
+    let outcome = committing.await.expect("no panic");
+    assert!(matches!(outcome, Err(RepositoryError::Suspended(_))), "{outcome:?}");
+    assert!(
+        world
+            .repository
+            .list(&SnapshotFilter::default())
+            .await
+            .expect("listed")
+            .iter()
+            .all(|record| { record.state == SnapshotState::Committing })
+    );
+    assert!(rebuilt.list(&SnapshotFilter::default()).await.expect("listed").is_empty());
+}
+
+#[tokio::test]
+async fn h04_a_bad_sector_costs_the_frames_on_it_and_the_next_backup_heals() {
+    let (world, plan) = faulty().await;
+    let first = tree("on a bad sector");
+    let lease = world.open().await;
+    let pack = world.send(lease, &first.pack).await;
+    let Committed::Snapshot(record) = world.commit(lease, &first).await else { panic!("missing") };
+    let id = record.id;
+    for (at, entry) in first.pack.table.iter().enumerate() {
+        plan.clear();
+        let object = ObjectKey::Pack(pack).to_string();
+        plan.add(Rule::new(Verb::Get, Fault::Medium).on(object).at(entry.offset));
+        let read = world.read_all(&id).await;
+        let lost: Vec<FrameId> = read.iter().filter(|(_, whole)| !whole).map(|(id, _)| *id).collect();
+        assert_eq!(lost, [entry.id], "frame {at} and no other");
+        assert!(plan.hits() <= 8, "{} reads of what the medium has lost", plan.hits());
+    }
+    // The last of them is a page, which says what the snapshot is made of.
+    let page = first.pack.table.last().expect("a page").id;
+    let told = world.repository.report_lost(world.host, world.open().await, &first.frames).await;
+    assert_eq!(told.expect("looked at"), 1);
+    let (job, generation) = world.job().await;
+    let opened =
+        world.repository.open_upload(world.host, job, generation, world.source).await.expect("opens");
+    assert_eq!(opened.damaged, [page]);
+    let again = tree_with(b"renamed", "on a bad sector", true);
+    assert_eq!(world.have(opened.lease, &first).await, [true, false]);
+    world.send(opened.lease, &first.pack).await;
+    assert!(matches!(world.commit(opened.lease, &first).await, Committed::Snapshot(_)));
+    assert!(world.read_all(&id).await.iter().all(|(_, whole)| *whole), "healed");
+    world.backup(&again).await;
+}
+
+#[tokio::test]
+async fn h04_a_page_the_medium_lost_is_asked_for_by_the_commit_that_needs_it() {
+    let (world, plan) = faulty().await;
+    let tree = tree("a page on a bad sector");
+    let lease = world.open().await;
+    let pack = world.send(lease, &tree.pack).await;
+    let page = tree.pack.table.last().expect("a page");
+    plan.add(Rule::new(Verb::Get, Fault::Medium).on(ObjectKey::Pack(pack).to_string()).at(page.offset));
+    assert_eq!(world.commit(lease, &tree).await, Committed::Missing(vec![page.id]));
+    world.send(lease, &tree.pack).await;
+    assert!(matches!(world.commit(lease, &tree).await, Committed::Snapshot(_)));
+}
+
+#[tokio::test]
+async fn h04_verify_and_reconcile_end_with_a_whole_report() {
+    let (world, plan) = faulty().await;
+    let trees = [tree("frame lost"), tree("table lost"), tree("sound"), tree("body lost")];
+    let mut packs = Vec::new();
+    let mut ids = Vec::new();
+    for tree in &trees {
+        let lease = world.open().await;
+        packs.push(world.send(lease, &tree.pack).await);
+        let Committed::Snapshot(record) = world.commit(lease, tree).await else { panic!("missing") };
+        ids.push(record.id);
+    }
+    let name = |n: usize| ObjectKey::Pack(packs[n]).to_string();
+    plan.add(Rule::new(Verb::Get, Fault::Medium).on(name(0)).at(trees[0].pack.table[0].offset));
+    plan.add(Rule::new(Verb::Get, Fault::Medium).on(name(1)).at(trees[1].pack.bytes.len() as u64 - 1));
+    plan.add(Rule::new(Verb::Get, Fault::Medium).on(ObjectKey::Snapshot(ids[3]).to_string()));
+    let verified = world.repository.verify(false).await.expect("a report");
+    let kind_of = |object: &str| {
+        let found = verified.report.problems.iter().find(|problem| problem.object == object);
+        found.map(|problem| (problem.kind, problem.snapshots.iter().copied().collect::<Vec<_>>()))
+    };
+    assert_eq!(kind_of(&name(0)), Some((ProblemKind::PackFrames, vec![ids[0]])));
+    assert_eq!(kind_of(&name(1)), Some((ProblemKind::PackTable, vec![ids[1]])));
+    assert_eq!(kind_of(&name(2)), None);
+    let body = ObjectKey::Snapshot(ids[3]).to_string();
+    assert_eq!(kind_of(&body), Some((ProblemKind::SnapshotObject, vec![ids[3]])));
+    assert_eq!(verified.report.problems.len(), 3, "{:#?}", verified.report);
+    assert_eq!((verified.marked, verified.unmarked), (1, Vec::new()));
+    // Nothing of the whole ones is given up, and it ends.
+    let rebuilt = world.repository.reconcile(None).await.expect("reconciled");
+    assert!(rebuilt.notes.iter().any(|note| note.contains(&ids[3].to_string())), "{:?}", rebuilt.notes);
+    assert!(world.repository.get(&ids[3]).await.is_ok());
+    assert!(world.read_all(&ids[2]).await.iter().all(|(_, whole)| *whole));
+}
+
+#[tokio::test]
+async fn h04_a_store_that_fails_while_damage_is_noted_costs_no_report() {
+    let (world, plan) = faulty().await;
+    let trees = [tree("one"), tree("two")];
+    let mut packs = Vec::new();
+    for tree in &trees {
+        let lease = world.open().await;
+        packs.push(world.send(lease, &tree.pack).await);
+        assert!(matches!(world.commit(lease, tree).await, Committed::Snapshot(_)));
+    }
+    for (tree, pack) in trees.iter().zip(&packs) {
+        let path = world.mounted().join(ObjectKey::Pack(*pack).to_string());
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[tree.pack.table[0].offset as usize + 2] ^= 0x10;
+        std::fs::write(&path, bytes).expect("written");
+    }
+    // Its table, then the whole, then the page: and the store fails when the damage is looked at.
+    let object = ObjectKey::Pack(packs[0]).to_string();
+    plan.add(Rule::new(Verb::Get, Fault::Auth).on(object).skip(3));
+    let verified = world.repository.verify(false).await.expect("a report");
+    assert_eq!(verified.report.damaged_snapshots().len(), 2, "{:#?}", verified.report);
+    assert_eq!(verified.marked, 1);
+    assert!(
+        verified.unmarked.len() == 1 && verified.unmarked[0].contains("denied"),
+        "{:?}",
+        verified.unmarked
+    );
+}
+
+#[tokio::test]
+async fn h04_what_comes_wrong_on_its_way_is_not_lost() {
+    let (world, plan) = faulty().await;
+    let tree = tree("whole where it lies");
+    let lease = world.open().await;
+    let pack = world.send(lease, &tree.pack).await;
+    assert!(matches!(world.commit(lease, &tree).await, Committed::Snapshot(_)));
+    plan.add(Rule::new(Verb::Get, Fault::Truncated(3)).on("packs/"));
+    let locations =
+        tree.pack.table.iter().map(|entry| FrameLocation { pack, entry: entry.clone() }).collect();
+    let read = world.repository.read_frames(locations).await;
+    assert!(matches!(read, Err(RepositoryError::Store(_))), "{read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h08_a_repository_that_is_verified_while_it_works_has_no_losses() {
+    let world = Arc::new(World::new().await);
+    world.backup(&tree("first")).await;
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let working = tokio::spawn({
+        let (world, over) = (world.clone(), over.clone());
+        async move {
+            let (mut round, mut deleted) = (0, 0);
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                round += 1;
+                world.backup(&tree(&format!("round {round}"))).await;
+                let oldest = world.repository.list(&SnapshotFilter::default()).await.expect("listed").pop();
+                world.repository.forget(&oldest.expect("a snapshot").id).await.expect("forgotten");
+                // The leases of the backups before are over.
+                world.repository.catalog().advance_ticks(200).await.expect("time passes");
+                deleted += gc::round(&world.repository).await.expect("a round").packs_deleted;
+            }
+            deleted
+        }
+    });
+    for round in 0..40 {
+        let verified = world.repository.verify(round % 2 == 0).await.expect("verified");
+        assert!(verified.report.is_clean(), "{:#?}", verified.report);
+        assert_eq!((verified.marked, verified.unmarked), (0, Vec::new()));
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let deleted = working.await.expect("no panic");
+    assert!(deleted > 3, "only {deleted} packs were deleted meanwhile");
+}
