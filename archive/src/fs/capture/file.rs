@@ -308,3 +308,53 @@ fn fill(file: BorrowedFd<'_>, into: &mut [u8], offset: u64) -> Result<usize, Err
     }
     Ok(got)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    /// A file of so many bytes, and what was seen of it when it was opened.
+    fn opened(len: usize) -> (File, Stat) {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&vec![7; len], 0).unwrap();
+        let stat = fstat(&file).unwrap();
+        (file, stat)
+    }
+
+    /// Length, bytes read and whether it was short: as of a small file, and as
+    /// of a large one.
+    fn read(file: &File, stat: &Stat) -> [(u64, u64, bool); 2] {
+        let mut bytes = Vec::new();
+        let small = read_small(file.as_fd(), stat, &mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, small.data_bytes);
+        let mut large = Stream::new(file.as_fd(), stat);
+        let (mut window, mut got) = (vec![0; 64 << 10], 0);
+        while !large.ended {
+            got += large.read(&mut window).unwrap() as u64;
+        }
+        assert_eq!(got, large.data_bytes);
+        [(small.size, small.data_bytes, small.short), (large.size, large.data_bytes, large.short)]
+    }
+
+    #[test]
+    fn a20_a_file_cut_short_since_it_was_opened_has_the_length_that_was_read() {
+        for (len, cut) in [(100_000, 40_000), (100_000, 0), (300_000, 131_072), (300_000, 299_999)] {
+            let (file, stat) = opened(len);
+            file.set_len(cut).unwrap();
+            assert_eq!(read(&file, &stat), [(cut, cut, true); 2], "{len} bytes cut to {cut}");
+        }
+    }
+
+    #[test]
+    fn a21_a_file_that_has_grown_since_it_was_opened_is_read_as_far_as_it_was() {
+        for (len, more) in [(1, 1), (100_000, 1), (100_000, 3 << 20)] {
+            let (file, stat) = opened(len);
+            file.write_all_at(&vec![8; more], len as u64).unwrap();
+            let len = len as u64;
+            assert_eq!(read(&file, &stat), [(len, len, false); 2], "{len} bytes and {more} more");
+        }
+    }
+}

@@ -11,7 +11,7 @@ mod file;
 mod output;
 mod request;
 mod run;
-mod unchanged;
+pub(super) mod unchanged;
 mod visit;
 
 pub use request::{

@@ -15,7 +15,7 @@ use crate::fs::metadata::{ctime_ns, mtime_ns, size_of, type_of};
 use crate::ids::FrameId;
 
 /// How far before the base run a time must lie.
-const GRACE_NS: i128 = 2_000_000_000;
+pub(crate) const GRACE_NS: i128 = 2_000_000_000;
 /// How much earlier a run counts as begun when dirty pages could not be
 /// written back first: a store to a mapped page may reach the file's times
 /// that late.

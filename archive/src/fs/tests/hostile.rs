@@ -264,7 +264,7 @@ fn a20_a21_a_file_that_changes_is_torn_and_ends() {
 #[test]
 fn a20_a_file_cut_short_has_the_length_that_was_read() {
     let from = tempfile::tempdir().unwrap();
-    let path = from.path().join("f");
+    let path = from.path().join("log");
     let bytes = noise(400 << 10, 1);
     fs::write(&path, &bytes).unwrap();
     let repository = Arc::new(Memory::default());
@@ -274,15 +274,38 @@ fn a20_a_file_cut_short_has_the_length_that_was_read() {
         round += 1;
         file.set_len(if round.is_multiple_of(2) { 400 << 10 } else { 10 }).unwrap();
     };
+    let mut torn = 0;
     meanwhile(cut, || {
-        for _ in 0..200 {
-            let captured = take(from.path(), &repository, None);
-            let entry = entries(captured.root, &repository).pop().unwrap();
-            let EntryKind::File(data) = entry.kind else { panic!() };
-            let end = data.extents.last().map_or(0, |extent| extent.file_offset + u64::from(extent.len));
-            assert!(end <= data.size);
+        for round in 0..5000 {
+            if round >= 200 && torn > 0 {
+                break;
+            }
+            torn += u32::from(torn_is_marked(from.path(), &repository, &bytes));
         }
     });
+    assert!(torn > 0, "it was never cut while it was read");
+}
+
+/// Captures `log`, whose bytes are these or have become zeros; tells whether
+/// it is torn, and fails unless that is marked everywhere or nowhere.
+fn torn_is_marked(from: &Path, repository: &Arc<Memory>, bytes: &[u8]) -> bool {
+    let captured = take(from, repository, None);
+    let entry = entries(captured.root, repository).pop().unwrap();
+    let torn = entry.flags.torn;
+    assert_eq!((captured.partial, captured.stats.torn_files), (torn, u64::from(torn)));
+    assert_eq!(
+        captured.problems.iter().filter(|problem| problem.starts_with("log changed")).count(),
+        usize::from(torn)
+    );
+    let EntryKind::File(data) = entry.kind else { panic!() };
+    assert!(torn || [10, bytes.len() as u64].contains(&data.size), "{} bytes and not torn", data.size);
+    let to = tempfile::tempdir().unwrap();
+    put_back(captured.root, to.path(), repository);
+    let restored = fs::read(to.path().join("log")).unwrap();
+    assert_eq!(restored.len() as u64, data.size);
+    let same = |(restored, original): (&u8, &u8)| restored == original || *restored == 0;
+    assert!(restored.iter().zip(bytes).all(same), "bytes that were never there");
+    torn
 }
 
 #[test]

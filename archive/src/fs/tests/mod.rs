@@ -15,6 +15,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::capture::unchanged::GRACE_NS;
 use super::*;
 use crate::entry::Entry;
 use crate::fetch::FrameFetcher;
@@ -47,6 +48,18 @@ fn take(root: &Path, repository: &Arc<Memory>, base: Option<&Captured>) -> Captu
 /// A base as old as that of a backup of yesterday: nothing in the tree is too new to trust.
 fn aged(base: &Captured) -> Captured {
     Captured { started_unix_ns: base.started_unix_ns + 3_600_000_000_000, ..base.clone() }
+}
+
+/// A base that trusts what was older by a hundredth of a second when it was
+/// begun, so that a test need not wait for long: see [`settle`].
+fn aged_a_little(base: &Captured) -> Captured {
+    let grace_ns = i64::try_from(GRACE_NS).unwrap() - 10_000_000;
+    Captured { started_unix_ns: base.started_unix_ns + grace_ns, ..base.clone() }
+}
+
+/// What was done to a tree is old enough then for [`aged_a_little`].
+fn settle() {
+    std::thread::sleep(std::time::Duration::from_millis(25));
 }
 
 fn restore_request(root: FrameId, target: &Path, repository: &Arc<Memory>) -> RestoreRequest {

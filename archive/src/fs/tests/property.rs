@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::memory::Memory;
 use super::tree::{append, assert_equal, noise};
-use super::{put_back, restore_request, take};
+use super::{aged_a_little, put_back, restore_request, settle, take};
 use crate::fs::compare;
 
 #[derive(Debug, Clone)]
@@ -83,15 +83,19 @@ proptest! {
         fs::create_dir_all(from.path().join("a/b")).unwrap();
         fs::create_dir(from.path().join("c")).unwrap();
         let repository = Arc::new(Memory::default());
-        let mut last = take(from.path(), &repository, None);
-        for edit in &edits {
+        let mut last = None;
+        for edit in edits.iter().chain(&[Edit::Capture]) {
             apply(from.path(), edit);
             if matches!(edit, Edit::Capture) {
-                last = take(from.path(), &repository, Some(&last));
+                settle();
+                last = Some(take(from.path(), &repository, last.as_ref().map(aged_a_little).as_ref()));
             }
         }
-        last = take(from.path(), &repository, Some(&last));
+        let last = last.unwrap();
         prop_assert!(!last.partial);
+        // What was not edited since is trusted: nothing of it is read.
+        let again = take(from.path(), &repository, Some(&aged_a_little(&last)));
+        prop_assert_eq!((again.root, again.stats.changed_files, again.stats.read_bytes), (last.root, 0, 0));
         put_back(last.root, to.path(), &repository);
         assert_equal(from.path(), to.path());
         let compared = compare(restore_request(last.root, to.path(), &repository)).unwrap();
