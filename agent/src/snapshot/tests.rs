@@ -65,6 +65,16 @@ impl Bench {
         (name, path)
     }
 
+    /// Waits until a call of this name has come to the repository.
+    async fn called(&self, name: &str) {
+        let called = tokio::time::timeout(Duration::from_secs(120), async {
+            while self.repository.calls(name) == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        called.await.unwrap_or_else(|_| panic!("{name} was not called"));
+    }
+
     async fn run(&self, request: BackupRequest) -> Outcome {
         let events = self.snapshots.back_up(request).unwrap().expect("it was not cancelled before");
         Outcome::of(events.collect().await)
@@ -129,17 +139,30 @@ async fn what_is_read_is_committed_and_the_next_run_reads_only_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_rest_for_the_second_pass_only_and_resume() {
-    let Some(bench) = Bench::open().await else { return };
-    for rest in [Rest::Pause, Rest::Stop] {
-        let (name, _) = bench.volume(rest.word()).await;
+    for (rest, at_rest) in [(Rest::Pause, ContainerState::Paused), (Rest::Stop, ContainerState::Exited)] {
+        let Some(bench) = Bench::open().await else { return };
+        let (name, _) = bench.volume("data").await;
         let mount = format!("{name}:/data");
-        let user = bench.scene.run_sleeper(rest.word(), &["-v", &mount, "--stop-timeout", "1"]).await;
-        let outcome = bench.run(request(SourceId::generate(), &name, Some(rest))).await;
+        let user = bench.scene.run_sleeper("user", &["-v", &mount, "--stop-timeout", "1"]).await;
+        let look = || async { bench.scene.engine.inspect_container(&user).await.unwrap() };
+        let before = look().await;
+        // The first pass is stuck in what it sends, the second in the pages of
+        // the first that it reads.
+        bench.repository.lock().stuck = Some("upload_pack");
+        let looking = async {
+            bench.called("upload_pack").await;
+            assert_eq!(look().await, before, "{rest:?}: not touched in the first pass");
+            bench.repository.lock().stuck = Some("locate");
+            bench.called("locate").await;
+            assert_eq!(look().await.state, at_rest, "in the second pass");
+            bench.repository.lock().stuck = None;
+        };
+        let asked = request(SourceId::generate(), &name, Some(rest));
+        let (outcome, ()) = tokio::join!(bench.run(asked), looking);
         assert!(outcome.ended.ok && !outcome.sources[0].partial, "{outcome:?}");
         assert_eq!(outcome.quiesced.len(), 1);
         assert!(outcome.quiesced[0].resumed && outcome.quiesced[0].problem.is_empty(), "{outcome:?}");
-        let container = bench.scene.engine.inspect_container(&user).await.unwrap();
-        assert_eq!(container.state, ContainerState::Running);
+        assert_eq!(look().await.state, ContainerState::Running);
         assert!(bench.payer.journal().is_empty());
     }
 }
@@ -427,7 +450,7 @@ impl Bench {
 
 fn same_trees(left: &std::path::Path, right: &std::path::Path) {
     let output = std::process::Command::new("rsync")
-        .args(["-naHAXS", "--checksum", "--delete", "--itemize-changes"])
+        .args(["-naHAXS", "--checksum", "--modify-window=-1", "--delete", "--itemize-changes"])
         .arg(format!("{}/", left.display()))
         .arg(format!("{}/", right.display()))
         .output()

@@ -28,20 +28,17 @@ impl Bench {
         self.look(container).await.state
     }
 
-    /// Waits until a call of this name has come to the repository.
-    async fn called(&self, name: &str) {
-        while self.repository.calls(name) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
     /// The one of two that is paused, and the other, which must run.
     async fn resting_and_running<'a>(&self, pairs: [&'a Pair; 2]) -> (&'a Pair, &'a Pair) {
+        self.resting(pairs).await.unwrap_or_else(|other| panic!("not one of two is at rest: {other:?}"))
+    }
+
+    async fn resting<'a>(&self, pairs: [&'a Pair; 2]) -> Result<(&'a Pair, &'a Pair), [ContainerState; 2]> {
         let states = [self.state(&pairs[0].user).await, self.state(&pairs[1].user).await];
         match states {
-            [ContainerState::Paused, ContainerState::Running] => (pairs[0], pairs[1]),
-            [ContainerState::Running, ContainerState::Paused] => (pairs[1], pairs[0]),
-            other => panic!("not one of two is at rest: {other:?}"),
+            [ContainerState::Paused, ContainerState::Running] => Ok((pairs[0], pairs[1])),
+            [ContainerState::Running, ContainerState::Paused] => Ok((pairs[1], pairs[0])),
+            other => Err(other),
         }
     }
 }
@@ -135,54 +132,113 @@ async fn while_one_group_rests_the_containers_of_the_other_run() {
     }
 }
 
+/// Maximum downtimes to try, in seconds. A rest that is over in a moment on an
+/// idle machine may take longer than one of them on a busy one: then nothing is
+/// shown either way, and the next one is tried.
+const MAXIMA: [u64; 3] = [5, 20, 45];
+
+/// It was at rest for as long as it may be.
+fn took_all(report: &v1::ContainerQuiesced, most: Duration) -> bool {
+    u128::from(report.downtime_ms) >= most.as_millis()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_maximum_downtime_is_that_of_each_group() {
-    let Some(bench) = Bench::open().await else { return };
-    let pairs = [bench.pair("a", &[]).await, bench.pair("b", &[]).await];
-    let pairs = [&pairs[0], &pairs[1]];
-    bench.repository.lock().stuck = Some("locate");
-    let looking = async {
-        bench.called("locate").await;
-        let (first, second) = bench.resting_and_running(pairs).await;
-        while bench.state(&first.user).await != ContainerState::Running {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    for most in MAXIMA.map(Duration::from_secs) {
+        let Some(bench) = Bench::open().await else { return };
+        if bench.one_group_is_stuck_for(most).await {
+            return;
         }
-        bench.repository.lock().stuck = None;
-        (first, second)
-    };
-    let asked =
-        BackupRequest { max_downtime: Some(Duration::from_secs(20)), ..request_of(pairs, Rest::Pause) };
-    let (outcome, (first, second)) = tokio::join!(bench.run(asked), looking);
-    assert_eq!(outcome.of_source(first).error_code, "max-downtime", "{outcome:?}");
-    assert_eq!(outcome.ended.error_code, "max-downtime", "{outcome:?}");
-    assert!(outcome.of_source(second).ok, "{outcome:?}");
-    assert_eq!(outcome.rested(), [first.user.as_str(), second.user.as_str()]);
-    assert!(outcome.quiesced[0].downtime_ms >= 20_000, "{outcome:?}");
-    assert_eq!(bench.state(&second.user).await, ContainerState::Running);
-    assert!(bench.payer.journal().is_empty());
+    }
+    panic!("a pause and a look at one small volume took {MAXIMA:?} s");
+}
+
+impl Bench {
+    /// Whether the machine was quick enough for it to show anything.
+    async fn one_group_is_stuck_for(&self, most: Duration) -> bool {
+        let pairs = [self.pair("a", &[]).await, self.pair("b", &[]).await];
+        let pairs = [&pairs[0], &pairs[1]];
+        self.repository.lock().stuck = Some("locate");
+        let looking = async {
+            self.called("locate").await;
+            let first = self.resting(pairs).await.map(|(first, _)| first);
+            if let Ok(first) = first {
+                // Until the watchdog has ended its rest.
+                while self.state(&first.user).await != ContainerState::Running {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            self.repository.lock().stuck = None;
+            first
+        };
+        let asked = BackupRequest { max_downtime: Some(most), ..request_of(pairs, Rest::Pause) };
+        let (outcome, seen) = tokio::join!(self.run(asked), looking);
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(states) => {
+                eprintln!("{most:?} were over before it was looked at: {states:?}");
+                return false;
+            }
+        };
+        let [first, second] = &outcome.quiesced[..] else { panic!("each rests once: {outcome:?}") };
+        let of = |report: &v1::ContainerQuiesced| {
+            pairs.into_iter().find(|pair| pair.user == report.container_name).expect("one of the two")
+        };
+        let (first, stuck, second, free) = (of(first), first, of(second), second);
+        assert_eq!(first.user, seen.user, "one after the other: {outcome:?}");
+        assert_eq!(outcome.of_source(first).error_code, "max-downtime", "{outcome:?}");
+        assert_eq!(outcome.ended.error_code, "max-downtime", "{outcome:?}");
+        assert!(took_all(stuck, most), "{outcome:?}");
+        for pair in pairs {
+            assert_eq!(self.state(&pair.user).await, ContainerState::Running);
+        }
+        assert!(self.payer.journal().is_empty());
+        if !outcome.of_source(second).ok && took_all(free, most) {
+            return false;
+        }
+        assert!(outcome.of_source(second).ok, "it had {most:?} of its own: {outcome:?}");
+        true
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_to_become_healthy_is_no_downtime() {
-    let Some(bench) = Bench::open().await else { return };
-    let second = Duration::from_secs(1).as_nanos();
-    let check = serde_json::json!({
-        "Test": ["CMD", "/bin/busybox", "sleep", "25"], "Interval": second, "Timeout": 60 * second
-    });
-    let image = bench.scene.image_with("slow", &serde_json::json!({ "Healthcheck": check })).await;
-    let (name, _) = bench.volume("data").await;
-    let (user, mount) = (bench.scene.name("user"), format!("{name}:/data"));
-    let run = ["run", "-d", "--name", &user, "--network", "none", "-v", &mount, "--stop-timeout", "1"];
-    bench.scene.docker(&[&run[..], &[&image, "/bin/busybox", "sleep", "86400"]].concat());
-    let asked = BackupRequest {
-        max_downtime: Some(Duration::from_secs(20)),
-        ..request(SourceId::generate(), &name, Some(Rest::Stop))
-    };
-    let outcome = bench.run(asked).await;
-    assert!(outcome.ended.ok, "{outcome:?}");
-    assert!(outcome.quiesced[0].problem.is_empty(), "it was waited for: {outcome:?}");
-    let container = bench.look(&user).await;
-    assert_eq!((container.state, container.health), (ContainerState::Running, HealthState::Healthy));
+    for most in MAXIMA.map(Duration::from_secs) {
+        let Some(bench) = Bench::open().await else { return };
+        if bench.is_healthy_after_more_than(most).await {
+            return;
+        }
+    }
+    panic!("a stop, a look at one small volume and a start took {MAXIMA:?} s");
+}
+
+impl Bench {
+    /// Whether the machine was quick enough for it to show anything.
+    async fn is_healthy_after_more_than(&self, most: Duration) -> bool {
+        let second = Duration::from_secs(1).as_nanos();
+        let longer = (most.as_secs() + 5).to_string();
+        let check = serde_json::json!({
+            "Test": ["CMD", "/bin/busybox", "sleep", longer], "Interval": second, "Timeout": 120 * second
+        });
+        let image = self.scene.image_with("slow", &serde_json::json!({ "Healthcheck": check })).await;
+        let (name, _) = self.volume("data").await;
+        let (user, mount) = (self.scene.name("user"), format!("{name}:/data"));
+        let run = ["run", "-d", "--name", &user, "--network", "none", "-v", &mount, "--stop-timeout", "1"];
+        self.scene.docker(&[&run[..], &[&image, "/bin/busybox", "sleep", "86400"]].concat());
+        let asked = BackupRequest {
+            max_downtime: Some(most),
+            ..request(SourceId::generate(), &name, Some(Rest::Stop))
+        };
+        let outcome = self.run(asked).await;
+        if outcome.ended.error_code == "max-downtime" && took_all(&outcome.quiesced[0], most) {
+            return false;
+        }
+        assert!(outcome.ended.ok, "{outcome:?}");
+        assert!(outcome.quiesced[0].problem.is_empty(), "it was waited for: {outcome:?}");
+        let container = self.look(&user).await;
+        assert_eq!((container.state, container.health), (ContainerState::Running, HealthState::Healthy));
+        true
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
