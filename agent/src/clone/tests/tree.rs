@@ -59,7 +59,15 @@ pub(super) fn assert_equal(a: &Path, b: &Path) {
 
 pub(super) fn assert_rsync_finds_nothing(a: &Path, b: &Path) {
     let rsync = Command::new("rsync")
-        .args(["-naHAXS", "--specials", "--devices", "--checksum", "--delete", "--itemize-changes"])
+        .args([
+            "-naHAXS",
+            "--specials",
+            "--devices",
+            "--checksum",
+            "--modify-window=-1",
+            "--delete",
+            "--itemize-changes",
+        ])
         .args([a, b].map(|path| format!("{}/", path.display())))
         .output()
         .unwrap();

@@ -137,7 +137,15 @@ pub(super) fn run(program: &str, arguments: &[&str], path: &Path) {
 pub(super) fn assert_equal(a: &Path, b: &Path) {
     let with_slash = |path: &Path| format!("{}/", path.display());
     let output = Command::new("rsync")
-        .args(["-naHAXS", "--specials", "--devices", "--checksum", "--delete", "--itemize-changes"])
+        .args([
+            "-naHAXS",
+            "--specials",
+            "--devices",
+            "--checksum",
+            "--modify-window=-1",
+            "--delete",
+            "--itemize-changes",
+        ])
         .args([with_slash(a), with_slash(b)])
         .output()
         .unwrap();

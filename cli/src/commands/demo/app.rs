@@ -103,11 +103,16 @@ impl App {
     pub(super) fn compare_with(&self, reference: &Path) -> Result<&'static str> {
         let data = self.data()?;
         let rsync = Command::new("rsync")
-            .args(["-naHAXS", "--checksum", "--delete", "--itemize-changes"])
+            .args(["-naHAXS", "--checksum", "--modify-window=-1", "--delete", "--itemize-changes"])
             .arg(format!("{}/", reference.display()))
             .arg(format!("{}/", data.display()))
             .output();
         let (name, said) = match rsync {
+            // One that fails says nothing of the trees, which is no "equal".
+            Ok(output) if !output.status.success() => {
+                let why = String::from_utf8_lossy(&output.stderr).into_owned();
+                return Err(CliError::failed(format!("rsync could not compare: {why}")));
+            }
             Ok(output) => ("rsync --checksum", String::from_utf8_lossy(&output.stdout).into_owned()),
             Err(_) => ("diff -r", tool(Command::new("diff").arg("-r").arg(reference).arg(&data))?),
         };
