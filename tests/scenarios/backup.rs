@@ -1,12 +1,13 @@
 //! Backup and restore from end to end.
 
+use std::path::Path;
 use std::process::Command;
 
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
 use e2e::object_store::ObjectStore;
 use e2e::process::run;
-use e2e::{require_engine, require_object_store, tree, wait};
+use e2e::{require_engine, require_object_store, tree};
 
 fn snapshot_count(fleet: &Fleet) -> usize {
     fleet.json(&["snapshot", "ls"]).as_array().expect("a list").len()
@@ -22,6 +23,8 @@ fn every_kind_of_entry_moves_to_another_host() {
 
     let job = fleet.backup("host-a", "everything", "none");
     assert_eq!(job["state"], "succeeded", "{job}");
+
+    names_are_listed_as_text(&fleet, &original);
 
     let exact = [
         "restore",
@@ -57,6 +60,34 @@ fn every_kind_of_entry_moves_to_another_host() {
     let to = target.display().to_string();
     fleet.repo("restore", &["everything@latest", "--to", &to, "--devices", "--setuid"]).ends_with(0);
     tree::assert_equal(&original, &target);
+}
+
+/// A16: every listing of a snapshot shows names that are no text, or would
+/// move the cursor, as text of one line.
+fn names_are_listed_as_text(fleet: &Fleet, original: &Path) {
+    const ESCAPED: [&str; 3] = ["bad\\xff", "new\\nline", "esc\\u{1b}[31m"];
+    let browse = ["everything", "-R"];
+    let with_json = ["everything", "-R", "-o", "json"];
+    let there = run(Command::new("find").arg(original).args(["-printf", "x"])).len();
+    for said in [fleet.cli(&[&["snapshot", "browse"][..], &browse].concat()), fleet.repo("browse", &browse)] {
+        let said = said.ends_with(0);
+        assert!(!said.stdout.contains(|c: char| c.is_control() && c != '\n'), "{}", said.stdout);
+        for name in ESCAPED {
+            assert!(said.stdout.contains(name), "{name} is not in:\n{}", said.stdout);
+        }
+        assert_eq!(said.stdout.lines().count(), there + 1, "a heading and a line for each:\n{}", said.stdout);
+    }
+    for said in
+        [fleet.cli(&[&["snapshot", "browse"][..], &with_json].concat()), fleet.repo("browse", &with_json)]
+    {
+        let listed = said.json().expect("JSON");
+        let listed = listed.as_array().expect("a list");
+        let paths: Vec<&str> = listed.iter().filter_map(|entry| entry["path"].as_str()).collect();
+        assert_eq!(paths.len(), there, "{paths:?}");
+        for name in ESCAPED {
+            assert!(paths.iter().any(|path| path.starts_with(name)), "{name} is not among {paths:?}");
+        }
+    }
 }
 
 #[test]
@@ -161,10 +192,9 @@ fn an_empty_source_that_was_not_empty_is_an_error() {
 fn s3_backup_survives_the_store_going_away() {
     require_engine!();
     let mut store = ObjectStore::start(require_object_store!());
-    let fleet = Fleet::start_on(store.place(), &["host-a", "host-b"]);
-    let engine = fleet.engine("host-a");
-    engine.run_writer("writer", "data");
-    let data = engine.volume_path("data");
+    let mut fleet = Fleet::start_on(store.place(), &["host-a", "host-b"]);
+    fleet.engine("host-a").run_writer("writer", "data");
+    let data = fleet.engine("host-a").volume_path("data");
     run(Command::new("dd")
         .args(["if=/dev/urandom", "bs=1M", "count=40", "status=none"])
         .arg(format!("of={}", data.join("random").display())));
@@ -174,44 +204,48 @@ fn s3_backup_survives_the_store_going_away() {
     run(Command::new("dd")
         .args(["if=/dev/urandom", "bs=1M", "count=20", "status=none"])
         .arg(format!("of={}", data.join("more").display())));
-    let start = |consistency| {
+    let start = |fleet: &Fleet, consistency| {
         let backup = ["backup", "run", "--host", "host-a", "--volume", "data", "--no-wait"];
         let started = fleet.json(&[&backup[..], &["--consistency", consistency]].concat());
         started[0]["id"].as_str().expect("a job").to_owned()
     };
-    let id = start("pause");
-    wait::until("the job to be under way", 30, || {
-        let job = fleet.json(&["job", "show", &id]);
-        (job["state"] == "running").then_some(()).ok_or(job)
-    });
+    let id = start(&fleet, "pause");
+    fleet.wait_job("the job to be under way", &id, 30, |job| job["state"] == "running");
     store.bring_back();
-    let job = wait::until("the job to end", 240, || {
-        let job = fleet.json(&["job", "show", &id]);
-        (job["state"] != "running" && job["state"] != "queued").then_some(job.clone()).ok_or(job)
-    });
+    let job = fleet.await_job(&id, 240);
     assert_eq!(job["state"], "succeeded", "{job}");
-    wait::until_true("the writer to run", 20, || engine.state("writer") == "running");
+    fleet.engine("host-a").wait_state("writer", "running", 20);
 
-    // By its name the second one stops last; until then it writes.
-    engine.run_deaf_writer("writer-2", "data", 15);
-    let both = || ["writer", "writer-2"].map(|name| engine.state(name));
-    let id = start("stop");
-    wait::until_true("the writer to be stopped", 60, || engine.state("writer") == "exited");
+    // The agent stands still with both containers at rest and the pass at rest
+    // not begun: that meets the store as it is then, and finds something new.
+    fleet.engine("host-a").run_writer("writer-2", "data");
+    let both = |fleet: &Fleet| ["writer", "writer-2"].map(|name| fleet.engine("host-a").state(name));
+    fleet.host("host-a").agent().kill();
+    fleet.host("host-a").start_agent(Some("halt agent.quiesce.after-stop:2"));
+    fleet.wait_connected("host-a");
+    let id = start(&fleet, "stop");
+    fleet.host("host-a").agent().wait_halted(120);
     store.cut_off();
-    assert_eq!(both(), ["exited", "running"], "the pass at rest has not begun");
-    wait::until_true("both to be at rest", 30, || both() == ["exited", "exited"]);
-    let job = fleet.json(&["job", "show", &id]);
+    run(Command::new("dd")
+        .args(["if=/dev/urandom", "bs=1M", "count=5", "status=none"])
+        .arg(format!("of={}", data.join("at-rest").display())));
+    let knocked = store.door();
+    fleet.host("host-a").agent().run_on();
+    knocked.wait_for("/packs/", 60);
+    assert_eq!(both(&fleet), ["exited", "exited"]);
+    let job = fleet.job(&id);
     assert_eq!(job["state"], "running", "{job}");
     store.bring_back();
-    wait::until_true("both to run", 120, || both() == ["running", "running"]);
-    fleet.wait_idle(240);
-    let job = fleet.json(&["job", "show", &id]);
+    for name in ["writer", "writer-2"] {
+        fleet.engine("host-a").wait_state(name, "running", 120);
+    }
+    let job = fleet.await_job(&id, 240);
     assert_eq!(job["state"], "succeeded", "{job}");
 
     let job = fleet.json(&["restore", "volume", "data", "--host", "host-b", "--as", "copy"]);
     assert_eq!(job["restore"]["differences"], 0);
     let copy = fleet.engine("host-b").volume_path("copy");
-    for name in ["random", "more"] {
+    for name in ["random", "more", "at-rest"] {
         run(Command::new("cmp").arg(data.join(name)).arg(copy.join(name)));
     }
     fleet.repo("verify", &[]).ends_with(0);

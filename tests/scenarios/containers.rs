@@ -63,8 +63,9 @@ fn a_container_is_run_from_afar_as_by_docker_and_goes_with_its_snapshots() {
     let inspected = engine.inspect("web");
     assert_eq!(inspected["HostConfig"]["RestartPolicy"]["Name"], "unless-stopped");
     assert_eq!(inspected["HostConfig"]["Memory"], 64 << 20);
+    let log = engine.volume_path("web_logs").join("log");
     e2e::wait::until_true("the bind to be read", 20, || {
-        std::fs::read_to_string(engine.volume_path("web_logs").join("log")).is_ok_and(|log| log == "hello")
+        std::fs::read_to_string(&log).is_ok_and(|log| log == "hello")
     });
     let refused = engine.command(["exec", "web", "touch", "/pages/x"]).output().unwrap();
     assert!(!refused.status.success(), "a read-only bind was written to");

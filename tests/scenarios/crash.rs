@@ -89,10 +89,7 @@ impl Scene {
     fn settle(&self, what: &str) {
         self.fleet.wait_connected("host-a");
         self.fleet.wait_idle(180);
-        wait::until(&format!("the writer to run after {what}"), 30, || {
-            let state = self.fleet.engine("host-a").state("writer");
-            (state == "running").then_some(()).ok_or(state)
-        });
+        self.fleet.engine("host-a").wait_state("writer", "running", 30);
         let said = self.fleet.repo("verify", &[]);
         assert_eq!(said.code, 0, "after {what}:\n{}{}", said.stdout, said.stderr);
     }

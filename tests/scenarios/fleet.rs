@@ -3,7 +3,7 @@
 
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::{require_engine, wait};
+use e2e::require_engine;
 
 #[test]
 fn two_hosts_join_and_are_listed() {
@@ -18,19 +18,14 @@ fn two_hosts_join_and_are_listed() {
         assert_eq!(host["connected"], true);
         assert!(host["engine_version"].as_str().unwrap().starts_with(char::is_numeric), "{host}");
     }
-    wait::until("the volume count", 60, || {
-        let host = fleet.json(&["host", "show", "web-1"]);
-        (host["volumes"] == 1).then_some(()).ok_or(host)
-    });
+    fleet.wait_json("the volume count", 60, &["host", "show", "web-1"], |host| host["volumes"] == 1);
 
     fleet.ok(&["host", "label", "web-1", "role=web"]);
     assert_eq!(fleet.json(&["host", "ls", "--label", "role=web"]).as_array().unwrap().len(), 1);
 
     fleet.host("web-1").agent().kill();
-    wait::until("the host to be seen as gone", 60, || {
-        let host = fleet.json(&["host", "show", "web-1"]);
-        (host["connected"] == false).then_some(()).ok_or(host)
-    });
+    let gone = |host: &serde_json::Value| host["connected"] == false;
+    fleet.wait_json("the host to be seen as gone", 60, &["host", "show", "web-1"], gone);
     fleet.cli(&["volume", "ls", "--host", "web-1"]).ends_with(7).complains("web-1");
 }
 
@@ -210,10 +205,8 @@ fn x05_a_revoked_host_is_cut_off_and_can_join_again_as_itself() {
     let mut fleet = Fleet::start(&["web-1"]);
     let id = fleet.json(&["host", "show", "web-1"])["id"].clone();
     fleet.ok(&["host", "revoke", "web-1"]);
-    wait::until("the connection to be closed", 5, || {
-        let host = fleet.json(&["host", "show", "web-1"]);
-        (host["connected"] == false).then_some(()).ok_or(host)
-    });
+    let closed = |host: &serde_json::Value| host["connected"] == false;
+    fleet.wait_json("the connection to be closed", 5, &["host", "show", "web-1"], closed);
     fleet.cli(&["volume", "ls", "--host", "web-1"]).ends_with(7);
     let token = fleet.token("web-1");
     fleet.rejoin("web-1", &token);

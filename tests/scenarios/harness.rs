@@ -1,8 +1,10 @@
 //! The harness itself: what every other test relies on.
 
+use std::path::Path;
 use std::process::Command;
 
 use e2e::docker::{Engine, IMAGE};
+use e2e::leftovers::{in_containers, sweep};
 use e2e::object_store::ObjectStore;
 use e2e::{require_engine, require_object_store, tree, wait};
 
@@ -11,7 +13,8 @@ fn two_engines_are_two_hosts() {
     require_engine!();
     let (one, two) = (Engine::start(), Engine::start());
     one.run_writer("writer", "logs");
-    wait::until_true("the writer's first line", 20, || one.volume_path("logs").join("log").exists());
+    let log = one.volume_path("logs").join("log");
+    wait::until_true("the writer's first line", 20, || log.exists());
     assert_eq!(one.state("writer"), "running");
     assert!(!two.has_volume("logs"), "a volume of one Engine is seen on the other");
     two.docker(["run", "--rm", IMAGE, "true"]);
@@ -27,6 +30,24 @@ fn an_engine_survives_a_crash() {
 }
 
 #[test]
+fn what_a_dead_test_left_of_an_engine_is_swept_and_a_living_one_is_not() {
+    require_engine!();
+    let (dead, alive) = (Engine::start(), Engine::start());
+    for engine in [&dead, &alive] {
+        engine.run_writer("writer", "logs");
+    }
+    let (dir, namespace) = dead.abandon();
+    assert!(!in_containers(&dir).is_empty(), "its container does not outlive it");
+    sweep();
+    wait::until_true("its processes to be gone", 20, || in_containers(&dir).is_empty());
+    assert!(!dir.exists());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    assert!(!mounts.contains(&dir.display().to_string()), "{mounts}");
+    assert!(!Path::new("/run/netns").join(namespace).exists());
+    assert_eq!(alive.state("writer"), "running");
+}
+
+#[test]
 fn differing_trees_are_told_apart() {
     require_engine!();
     let (a, b) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
@@ -39,6 +60,14 @@ fn differing_trees_are_told_apart() {
             .arg(format!("{}/.", a.path().display()))
             .arg(b.path()),
     );
+    tree::assert_equal(a.path(), b.path());
+    let (file, other) = (a.path().join("dir/large"), b.path().join("dir/large"));
+    for (path, nanosecond) in [(&file, 1), (&other, 2)] {
+        let time = format!("2020-02-02 02:02:02.00000000{nanosecond} UTC");
+        e2e::process::run(Command::new("touch").args(["-d", &time]).arg(path));
+    }
+    assert_ne!(tree::rsync_differences(a.path(), b.path()), "", "a nanosecond of difference");
+    e2e::process::run(Command::new("touch").arg("-r").arg(&file).arg(&other));
     tree::assert_equal(a.path(), b.path());
     e2e::process::run(
         Command::new("setfattr").args(["-n", "trusted.secret", "-v", "0x01"]).arg(b.path().join("dir/file")),

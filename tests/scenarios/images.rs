@@ -2,14 +2,8 @@
 
 use e2e::app_images::{self, App};
 use e2e::docker::Engine;
-use e2e::{postgres_image, require_engine, require_postgres, wait};
-
-fn wait_health(engine: &Engine, container: &str, health: &str) {
-    wait::until(&format!("{container} to be {health}"), 60, || {
-        let state = engine.inspect(container)["State"].clone();
-        (state["Health"]["Status"] == health).then_some(()).ok_or(state)
-    });
-}
+use e2e::upgrades::wait_health;
+use e2e::{postgres_image, require_engine, require_postgres};
 
 #[test]
 fn versions_of_the_small_server_behave_as_they_are_named() {

@@ -85,9 +85,11 @@ fn inference_1_a_holder_keeps_the_volumes_of_an_auto_removed_container(engine: &
             engine.docker(["create", "--name", "holder", "--volumes-from", &name, IMAGE]);
         }
         engine.docker(["stop", "-t", "0", &name]);
-        wait::until_true("the container to remove itself", 20, || !engine.has_container(&name));
+        let container = || engine.try_has_container(&name);
+        wait::until_is("the container to remove itself", 20, container, |&there| !there);
         // Of its volumes the Engine disposes after the container.
-        wait::until_true("its volume to stay or go", 20, || engine.has_volume(&volume) == held);
+        let there = || engine.try_has_volume(&volume);
+        wait::until_is("its volume to stay or go", 20, there, |&there| there == held);
     }
     engine.docker(["rm", "-v", "holder"]);
 }
@@ -325,11 +327,11 @@ fn inference_7_a_restart_policy_given_later_counts_across_a_crash() {
         "on-failure.runs-by-update",
         "on-failure.stopped",
     ];
-    wait::until("containers to run as their policies say", 30, || {
-        let names = engine.docker(["ps", "--format", "{{.Names}}"]);
+    let running = || engine.try_docker(["ps", "--format", "{{.Names}}"]);
+    wait::until_is("containers to run as their policies say", 30, running, |names| {
         let mut names: Vec<&str> = names.lines().collect();
         names.sort_unstable();
-        (names == expected).then_some(()).ok_or(names.join(" "))
+        names == expected
     });
 }
 

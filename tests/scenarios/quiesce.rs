@@ -1,13 +1,14 @@
 //! Containers are at rest for the second pass only, and never stay so.
 
+use std::os::unix::process::ExitStatusExt as _;
+
+use chrono::{DateTime, Utc};
 use e2e::fleet::Fleet;
 use e2e::{figure, require_engine, wait};
+use serde_json::Value;
 
 fn running(fleet: &Fleet, container: &str) {
-    wait::until(&format!("{container} to run"), 60, || {
-        let state = fleet.engine("host-a").state(container);
-        (state == "running").then_some(()).ok_or(state)
-    });
+    fleet.engine("host-a").wait_state(container, "running", 60);
 }
 
 /// Starts a backup of `data` and gives its job's id.
@@ -36,22 +37,63 @@ fn with_writer() -> Fleet {
     fleet
 }
 
+/// Has the agent stand still once the backup comes to a place.
+fn halt_at(fleet: &mut Fleet, point: &str) {
+    fleet.host("host-a").agent().kill();
+    fleet.host("host-a").start_agent(Some(&format!("halt {point}")));
+    fleet.wait_connected("host-a");
+}
+
+#[track_caller]
+fn ends_well(fleet: &Fleet, id: &str) -> Value {
+    let job = fleet.await_job(id, 120);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let down = &job["quiesced"][0];
+    assert_eq!((&down["container"], &down["resumed"]), (&"writer".into(), &true.into()), "{job}");
+    running(fleet, "writer");
+    writes(fleet);
+    job
+}
+
+/// When the Engine says that the container ended last, and began.
+fn ended_and_begun(fleet: &Fleet) -> [DateTime<Utc>; 2] {
+    let state = &fleet.engine("host-a").inspect("writer")["State"];
+    ["FinishedAt", "StartedAt"].map(|when| state[when].as_str().unwrap().parse().unwrap())
+}
+
 #[test]
 fn paused_and_stopped_for_the_second_pass_only() {
     require_engine!();
-    let fleet = with_writer();
-    for how in ["pause", "stop"] {
-        let job = fleet.backup("host-a", "data", how);
-        assert_eq!(job["state"], "succeeded", "{job}");
-        let down = &job["quiesced"][0];
-        assert_eq!(
-            (down["container"].as_str(), down["resumed"].as_bool()),
-            (Some("writer"), Some(true)),
-            "{job}"
-        );
-        figure!("{how}: writer down {} ms of a job of {} ms", down["downtime_ms"], job["duration_ms"]);
-        running(&fleet, "writer");
+    let mut fleet = with_writer();
+    for (how, rests) in [("pause", "paused"), ("stop", "exited")] {
+        // Everything was read once, and the writer still writes.
+        halt_at(&mut fleet, "agent.capture.first-pass-done");
+        let id = start(&fleet, how, &[]);
+        fleet.host("host-a").agent().wait_halted(60);
+        assert_eq!(fleet.engine("host-a").state("writer"), "running", "{how}");
         writes(&fleet);
+        let first_pass_over = Utc::now();
+        fleet.host("host-a").agent().run_on();
+        let job = ends_well(&fleet, &id);
+        let down = job["quiesced"][0]["downtime_ms"].as_i64().unwrap();
+        figure!("{how}: writer down {down} ms of a job of {} ms", job["duration_ms"]);
+        if how == "stop" {
+            let [ended, begun] = ended_and_begun(&fleet);
+            assert!(
+                ended > first_pass_over,
+                "stopped at {ended}, the first pass was over at {first_pass_over}"
+            );
+            let outside = (begun - ended).num_milliseconds();
+            assert!(down >= outside, "{down} ms are told of {outside} ms by the Engine's clock");
+        }
+
+        // It rests until all was read again.
+        halt_at(&mut fleet, "agent.capture.second-pass-done");
+        let id = start(&fleet, how, &[]);
+        fleet.host("host-a").agent().wait_halted(60);
+        assert_eq!(fleet.engine("host-a").state("writer"), rests, "{how}");
+        fleet.host("host-a").agent().run_on();
+        ends_well(&fleet, &id);
     }
 }
 
@@ -75,12 +117,18 @@ fn what_was_not_running_is_not_started() {
     engine.docker(["stop", "-t", "0", "idle"]);
     engine.run_writer("held", "data");
     engine.docker(["pause", "held"]);
-    assert_eq!(fleet.backup("host-a", "data", "stop")["state"], "succeeded");
-    running(&fleet, "writer");
-    assert_eq!(engine.state("idle"), "exited");
-    // It was paused by its owner: stopping it is ours to undo, its pause is not.
-    let held = engine.state("held");
-    assert!(held == "paused" || held == "running", "{held}");
+    // What its owner stopped or paused does not write: it is left alone.
+    let before = ["idle", "held"].map(|name| engine.inspect(name)["State"].clone());
+    assert_eq!((&before[0]["Status"], &before[1]["Status"]), (&"exited".into(), &"paused".into()));
+    for how in ["pause", "stop"] {
+        let job = fleet.backup("host-a", "data", how);
+        assert_eq!(job["state"], "succeeded", "{job}");
+        let touched: Vec<&Value> =
+            job["quiesced"].as_array().unwrap().iter().map(|down| &down["container"]).collect();
+        assert_eq!(touched, ["writer"], "{job}");
+        running(&fleet, "writer");
+        assert_eq!(["idle", "held"].map(|name| engine.inspect(name)["State"].clone()), before, "{how}");
+    }
     engine.docker(["rm", "-f", "held"]);
 }
 
@@ -188,13 +236,11 @@ fn a_controller_killed_in_the_middle_leaves_nothing_at_rest() {
     assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] == "succeeded"), "{jobs}");
 }
 
-/// Two that stop one after the other: the first is at rest while the second
-/// still writes, so that the pass at rest always finds something new.
 const TWO: [&str; 2] = ["writer", "writer-2"];
 
-fn with_two_writers(seconds_between: u32) -> Fleet {
+fn with_two_writers() -> Fleet {
     let fleet = with_writer();
-    fleet.engine("host-a").run_deaf_writer("writer-2", "data", seconds_between);
+    fleet.engine("host-a").run_writer("writer-2", "data");
     fleet
 }
 
@@ -203,42 +249,44 @@ fn both_run(fleet: &Fleet) {
     writes(fleet);
 }
 
-/// Has the controller die at `point` while both writers are stopped, and gives
-/// the job's id. How often the point is met before that depends on what the
-/// first pass uploads, so later and later hits are tried.
-fn die_at_rest(fleet: &mut Fleet, point: &str, more: &[&str]) -> String {
-    let mut seen = Vec::new();
-    for hit in 1..=6 {
-        fleet.controller().kill();
-        fleet.start_controller(Some(&format!("{point}:{hit}")));
-        fleet.wait_connected("host-a");
-        let id = start(fleet, "stop", more);
-        fleet.controller().wait(60);
-        // It stays so: the agent waits for the controller in the middle of a pass.
-        let states = TWO.map(|name| fleet.engine("host-a").state(name));
-        if states == ["exited", "exited"] {
-            figure!("{point}: the controller died with the writers at rest at hit {hit}");
-            return id;
-        }
-        seen.push(states);
-        fleet.start_controller(None);
-        fleet.wait_connected("host-a");
-        fleet.wait_idle(180);
-    }
-    panic!("{point}: the controller never died with the writers at rest, but with them {seen:?}");
+/// Starts a backup whose agent stands still with both writers stopped and the
+/// pass at rest not begun, and gives the job's id. That pass finds something
+/// new, and meets the world as it is made until the agent is let run on.
+fn halt_at_rest(fleet: &mut Fleet, more: &[&str]) -> String {
+    fleet.host("host-a").agent().kill();
+    fleet.host("host-a").start_agent(Some("halt agent.quiesce.after-stop:2"));
+    fleet.wait_connected("host-a");
+    let id = start(fleet, "stop", more);
+    fleet.host("host-a").agent().wait_halted(120);
+    both_rest(fleet);
+    let new: Vec<u8> = (0..300_000).map(|_| rand::random()).collect();
+    std::fs::write(fleet.engine("host-a").volume_path("data").join("at-rest"), new).unwrap();
+    id
+}
+
+#[track_caller]
+fn both_rest(fleet: &Fleet) {
+    assert_eq!(TWO.map(|name| fleet.engine("host-a").state(name)), ["exited"; 2]);
 }
 
 #[test]
 fn a_controller_killed_while_containers_rest_finds_them_running_in_the_end() {
     require_engine!();
-    let mut fleet = with_two_writers(2);
+    let mut fleet = with_two_writers();
     for point in ["controller.pack.after-intent", "controller.pack.after-commit"] {
-        let id = die_at_rest(&mut fleet, point, &[]);
+        let id = halt_at_rest(&mut fleet, &[]);
+        fleet.controller().kill();
+        fleet.start_controller(Some(point));
+        fleet.host("host-a").agent().run_on();
+        let status = fleet.controller().wait(60);
+        assert_eq!(status.signal(), Some(9), "{point}: {status}");
+        // It stays so: the agent waits for the controller in the middle of a pass.
+        both_rest(&fleet);
         fleet.start_controller(None);
         both_run(&fleet);
         fleet.wait_connected("host-a");
         fleet.wait_idle(180);
-        let job = fleet.json(&["job", "show", &id]);
+        let job = fleet.job(&id);
         assert_eq!(job["state"], "succeeded", "{job}");
         let quiesced = job["quiesced"].as_array().unwrap();
         assert!(quiesced.len() == 2 && quiesced.iter().all(|down| down["resumed"] == true), "{job}");
@@ -250,14 +298,16 @@ fn a_controller_killed_while_containers_rest_finds_them_running_in_the_end() {
 #[test]
 fn containers_at_rest_do_not_wait_for_a_dead_controller_beyond_their_maximum_downtime() {
     require_engine!();
-    let mut fleet = with_two_writers(2);
-    let id = die_at_rest(&mut fleet, "controller.pack.after-intent", &["--max-downtime", "30"]);
+    let mut fleet = with_two_writers();
+    let id = halt_at_rest(&mut fleet, &["--max-downtime", "30"]);
+    fleet.controller().kill();
+    fleet.host("host-a").agent().run_on();
     both_run(&fleet);
     assert!(!fleet.controller().is_running());
     fleet.start_controller(None);
     fleet.wait_connected("host-a");
     fleet.wait_idle(180);
-    let job = fleet.json(&["job", "show", &id]);
+    let job = fleet.job(&id);
     assert_eq!((&job["state"], &job["error_code"]), (&"failed".into(), &"max-downtime".into()), "{job}");
     assert_eq!(fleet.backup("host-a", "data", "pause")["state"], "succeeded");
 }
@@ -265,19 +315,15 @@ fn containers_at_rest_do_not_wait_for_a_dead_controller_beyond_their_maximum_dow
 #[test]
 fn a_store_that_fails_while_containers_rest_keeps_none_beyond_its_maximum_downtime() {
     require_engine!();
-    let fleet = with_two_writers(15);
-    let engine = fleet.engine("host-a");
-    let id = start(&fleet, "stop", &["--max-downtime", "45"]);
-    wait::until_true("the writer to be stopped", 60, || engine.state("writer") == "exited");
+    let mut fleet = with_two_writers();
+    let id = halt_at_rest(&mut fleet, &["--max-downtime", "30"]);
     let packs = fleet.repository_dir().join("packs");
     std::fs::rename(&packs, fleet.dir().join("packs-away")).unwrap();
     std::fs::write(&packs, "in the way").unwrap();
-    // So the pass at rest has not begun: it meets the store as it is now.
-    assert_eq!(TWO.map(|name| engine.state(name)), ["exited", "running"]);
-    wait::until_true("both to be at rest", 30, || TWO.map(|name| engine.state(name)) == ["exited"; 2]);
+    fleet.host("host-a").agent().run_on();
     both_run(&fleet);
     fleet.wait_idle(60);
-    let job = fleet.json(&["job", "show", &id]);
+    let job = fleet.job(&id);
     assert_eq!((&job["state"], &job["error_code"]), (&"failed".into(), &"max-downtime".into()), "{job}");
     let quiesced = job["quiesced"].as_array().unwrap();
     assert!(quiesced.len() == 2 && quiesced.iter().all(|down| down["resumed"] == true), "{job}");
@@ -296,10 +342,7 @@ fn a_backup_whose_store_fails_can_be_cancelled_and_leaves_nothing_at_rest() {
     let _ = std::fs::rename(&packs, fleet.dir().join("packs-away"));
     std::fs::write(&packs, "in the way").unwrap();
     let id = start(&fleet, "stop", &[]);
-    wait::until("the job to be under way", 30, || {
-        let job = fleet.json(&["job", "show", &id]);
-        (job["state"] == "running").then_some(()).ok_or(job)
-    });
+    fleet.wait_job("the job to be under way", &id, 30, |job| job["state"] == "running");
     writes(&fleet);
     fleet.ok(&["job", "cancel", &id]);
     fleet.wait_idle(60);

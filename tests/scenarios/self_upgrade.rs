@@ -193,7 +193,10 @@ impl Contained {
     }
 
     fn logs(&self) -> String {
-        let family = upgrades::family(&self.engine, NAME);
+        let family = match upgrades::try_family(&self.engine, NAME) {
+            Ok(family) => family,
+            Err(failure) => return failure,
+        };
         let log = |one: &upgrades::Relative| {
             let output =
                 self.engine.command(["logs", "--tail", "15", &one.name]).output().expect("docker runs");
@@ -209,7 +212,7 @@ impl Contained {
     #[track_caller]
     fn one_agent(&self, image: &str) -> String {
         wait::until("the helper to go", 30, || {
-            let family = upgrades::family(&self.engine, NAME);
+            let family = upgrades::try_family(&self.engine, NAME).map_err(|error| (Vec::new(), error))?;
             let left = family.iter().any(|one| one.name.contains("helper") || one.name.contains("new"));
             if left { Err((family, self.logs())) } else { Ok(()) }
         });

@@ -214,12 +214,11 @@ fn the_old_container_goes_when_the_grace_period_is_over() {
         .expect("mounted");
     let job = fleet.upgrade("host-a", "app", App::Migrates.image(), &["--grace", "1s"]);
     assert_eq!(job["state"], "succeeded", "{job}");
-    wait::until("the old container to go", 60, || {
-        let family = upgrades::family(engine, "app");
-        (family.len() == 1).then_some(()).ok_or(family)
-    });
+    let family = || upgrades::try_family(engine, "app");
+    wait::until_is("the old container to go", 60, family, |family| family.len() == 1);
+    let data = engine.volume_path("app-data");
     wait::until("the clone to go", 20, || {
-        let left = upgrades::beside(&engine.volume_path("app-data"));
+        let left = upgrades::beside(&data);
         left.is_empty().then_some(()).ok_or(left)
     });
     assert!(engine.has_volume(&anonymous), "an anonymous volume went with the old container");
@@ -237,10 +236,9 @@ fn without_controller_and_store_the_agent_goes_back_alone() {
     let data = Copy::of(&fleet.engine("host-a").volume_path("app-data"));
     let away = fleet.dir().join("away");
     let check = |fleet: &mut Fleet, what: &str| {
-        wait::until(&format!("{what}: the upgrade to be rolled back"), 60, || {
-            let newest = fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
-            (newest["state"] == "rolled back").then_some(()).ok_or(newest)
-        });
+        let back = |upgrade: &Value| upgrade["state"] == "rolled back";
+        let what = format!("{what}: the upgrade to be rolled back");
+        fleet.wait_newest(&what, ("host-a", "app"), 60, back);
         let engine = fleet.engine("host-a");
         assert_eq!(upgrades::the_one_that_runs(engine, "app").id, before["Id"].as_str().unwrap(), "{what}");
         upgrades::assert_same_container(&before, &engine.inspect("app"));
@@ -248,14 +246,17 @@ fn without_controller_and_store_the_agent_goes_back_alone() {
         upgrades::assert_no_traces(engine, "app", "app-data");
     };
 
-    // While the new one has to show that it is well, which it is not.
+    // When the new one has to show that it is well, which it is not: the agent
+    // stands still once that runs, until nobody is there any more.
+    fleet.host("host-a").agent().kill();
+    fleet.host("host-a").start_agent(Some("halt agent.upgrade.new-started"));
+    fleet.wait_connected("host-a");
     let id = fleet.start_upgrade("host-a", "app", App::NeverHealthy.image());
-    wait::until("the new container to run", 60, || {
-        let newest = fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
-        (newest["state"] == "gating").then_some(()).ok_or(newest)
-    });
+    fleet.host("host-a").agent().wait_halted(60);
     fleet.controller().kill();
     std::fs::rename(fleet.repository_dir(), &away).unwrap();
+    assert_eq!(upgrades::the_one_that_runs(fleet.engine("host-a"), "app").image, App::NeverHealthy.image());
+    fleet.host("host-a").agent().run_on();
     check(&mut fleet, "a bad version");
     std::fs::rename(&away, fleet.repository_dir()).unwrap();
     fleet.start_controller(None);
@@ -292,10 +293,9 @@ fn a_cancelled_upgrade_goes_back() {
     let probe = ["--probe-cmd", "false", "--health-timeout", "1h", "--no-wait", "-o", "json"];
     let job = upgrades::job_of(fleet.cli(&[&args[..], &probe].concat()));
     let id = job["id"].as_str().unwrap().to_owned();
-    wait::until("the new container to run", 60, || {
-        let newest = fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
-        (newest["state"] == "gating").then_some(()).ok_or(newest)
-    });
+    // It stays so: no probe ever lets it pass, and an hour is left.
+    let gating = |upgrade: &Value| upgrade["state"] == "gating";
+    fleet.wait_newest("the new container to run", ("host-a", "app"), 60, gating);
     fleet.ok(&["job", "cancel", &id]);
     let job = fleet.await_job(&id, 60);
     assert_eq!(job["state"], "cancelled", "{job}");

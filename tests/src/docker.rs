@@ -6,13 +6,13 @@ use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{Process, run};
-use crate::wait;
+use crate::leftovers::{self, Alive, unmount_below};
+use crate::process::{Process, run, try_run};
+use crate::{locks, wait};
 
 /// Image every Engine starts with: a static busybox and nothing else.
 pub const IMAGE: &str = "holdfast-test/base:1";
@@ -20,8 +20,6 @@ pub const IMAGE: &str = "holdfast-test/base:1";
 /// By how much ids on the host are above those in a container of
 /// [`Engine::start_remapped`].
 pub const REMAP_OFFSET: u32 = 300_000;
-
-static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Why no private Engine can be had here, if so: tests then say so and are
 /// counted as skipped by `tests/run`.
@@ -46,7 +44,7 @@ fn which(tool: &str) -> Option<PathBuf> {
 /// A running `dockerd`, taken down with everything in it when dropped.
 pub struct Engine {
     daemon: Option<Process>,
-    namespace: String,
+    alive: Alive,
     remapped: bool,
     dir: TempDir,
 }
@@ -64,15 +62,16 @@ impl Engine {
     }
 
     fn start_as(remapped: bool) -> Self {
-        let namespace = format!("hf{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        leftovers::sweep();
         let dir = TempDir::with_prefix("hfe").expect("temporary folder");
+        let alive = Alive::new(dir.path());
         let config = if remapped { r#"{"userns-remap": "nobody:nogroup"}"# } else { "{}" };
         std::fs::write(dir.path().join("daemon.json"), config).expect("written");
         let ids = format!("nobody:{REMAP_OFFSET}:65536\nnogroup:{REMAP_OFFSET}:65536\n");
         std::fs::write(dir.path().join("subids"), ids).expect("written");
-        run(Command::new("ip").args(["netns", "add", &namespace]));
-        run(Command::new("ip").args(["-n", &namespace, "link", "set", "lo", "up"]));
-        let mut engine = Self { daemon: None, namespace, remapped, dir };
+        run(Command::new("ip").args(["netns", "add", alive.namespace()]));
+        run(Command::new("ip").args(["-n", alive.namespace(), "link", "set", "lo", "up"]));
+        let mut engine = Self { daemon: None, alive, remapped, dir };
         engine.start_daemon();
         engine.import_base();
         engine
@@ -84,7 +83,7 @@ impl Engine {
         let _ = std::fs::remove_file(at("pid"));
         let mut command = Command::new("nsenter");
         // Not `ip netns exec`: that mounts a fresh /sys, in which dockerd finds no cgroups.
-        command.arg(format!("--net=/run/netns/{}", self.namespace));
+        command.arg(format!("--net=/run/netns/{}", self.alive.namespace()));
         if self.remapped {
             // The ranges to map to come from files of the machine: it sees others there.
             let script =
@@ -102,11 +101,13 @@ impl Engine {
         // Below the data root's own file system overlay2 may not work (nested overlays).
         command.args(["--storage-driver", if overlay_works(self.dir.path()) { "overlay2" } else { "vfs" }]);
         let (log, pid) = (at("dockerd.log"), at("pid"));
+        // It gives its containerd 15 s and then ends: too few on a busy machine,
+        // so no two tests start one at the same time.
+        let _turn = locks::lock("dockerd-starts");
         let mut daemon = Process::start("dockerd", &command, &log);
         let mut version = self.command(["version", "--format", "{{.Server.Version}}"]);
         wait::until("the private Docker Engine", 60, || {
-            // It gives its containerd 15 s and then ends: too few on a busy machine.
-            if !daemon.is_running() {
+            if !daemon.is_running() && !self.has_containerd() {
                 let _ = std::fs::remove_file(&pid);
                 daemon = Process::start("dockerd", &command, &log);
             }
@@ -124,8 +125,9 @@ impl Engine {
         let root = self.dir.path().join("image");
         std::fs::create_dir_all(root.join("bin")).expect("image root");
         let busybox = which("busybox").expect("checked by `unavailable`");
-        std::fs::copy(busybox, root.join("bin/busybox")).expect("busybox copied");
-        for applet in run(Command::new(root.join("bin/busybox")).arg("--list")).lines() {
+        std::fs::copy(&busybox, root.join("bin/busybox")).expect("busybox copied");
+        // Not the copy: a process that another thread starts may still hold it open.
+        for applet in run(Command::new(&busybox).arg("--list")).lines() {
             let _ = symlink("busybox", root.join("bin").join(applet));
         }
         let tar = self.dir.path().join("image.tar");
@@ -159,37 +161,76 @@ impl Engine {
     }
 
     /// Runs `docker ...`; panics unless it succeeds.
+    #[track_caller]
     pub fn docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> String {
         run(&mut self.command(args))
     }
 
+    /// As [`Self::docker`], for the probe of a wait.
+    pub fn try_docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<String, String> {
+        try_run(&mut self.command(args))
+    }
+
     /// One request of the Engine's own API at version 1.41, past every client:
     /// the status code and the answer, null where there is none.
+    #[track_caller]
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        wait::not_in_a_probe("Engine::api");
+        self.try_api(method, path, body).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// As [`Self::api`], for the probe of a wait.
+    pub fn try_api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), String> {
         let mut command = Command::new("curl");
         command.args(["-sS", "-X", method, "--unix-socket"]).arg(self.dir.path().join("docker.sock"));
         command.args(["-w", "\n%{http_code}", "-H", "Content-Type: application/json"]);
         if let Some(body) = body {
             command.arg("--data-binary").arg(body.to_string());
         }
-        let answer = run(command.arg(format!("http://engine/v1.41{path}")));
+        let answer = try_run(command.arg(format!("http://engine/v1.41{path}")))?;
         let (text, code) = answer.rsplit_once('\n').unwrap_or(("", &answer));
-        (code.parse().expect("a status code"), serde_json::from_str(text).unwrap_or_default())
+        let code = code.parse().map_err(|_| format!("{method} {path}: no status code in `{answer}`"))?;
+        Ok((code, serde_json::from_str(text).unwrap_or_default()))
     }
 
     /// What the Engine's API says of a container; panics where there is none.
     /// Its mounts, which the Engine lists in no order, are sorted by target.
+    #[track_caller]
     pub fn inspect(&self, container: &str) -> Value {
-        let (code, mut answer) = self.api("GET", &format!("/containers/{container}/json"), None);
-        assert_eq!(code, 200, "{container}: {answer}");
+        wait::not_in_a_probe("Engine::inspect");
+        self.try_inspect(container).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// As [`Self::inspect`], for the probe of a wait.
+    pub fn try_inspect(&self, container: &str) -> Result<Value, String> {
+        let (code, mut answer) = self.try_api("GET", &format!("/containers/{container}/json"), None)?;
+        if code != 200 {
+            return Err(format!("{container}: {code} {answer}"));
+        }
         if let Some(mounts) = answer["Mounts"].as_array_mut() {
             mounts.sort_by_key(|mount| mount["Destination"].to_string());
         }
-        answer
+        Ok(answer)
     }
 
+    /// Whether there is one; an Engine that does not answer is no "no".
+    #[track_caller]
     pub fn has_container(&self, container: &str) -> bool {
-        self.api("GET", &format!("/containers/{container}/json"), None).0 == 200
+        wait::not_in_a_probe("Engine::has_container");
+        self.try_has_container(container).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// As [`Self::has_container`], for the probe of a wait.
+    pub fn try_has_container(&self, container: &str) -> Result<bool, String> {
+        self.is_there(&format!("/containers/{container}/json"))
+    }
+
+    fn is_there(&self, path: &str) -> Result<bool, String> {
+        match self.try_api("GET", path, None)? {
+            (200, _) => Ok(true),
+            (404, _) => Ok(false),
+            (code, answer) => Err(format!("{path}: {code} {answer}")),
+        }
     }
 
     /// Builds an image from a Dockerfile and executable files beside it.
@@ -210,13 +251,35 @@ impl Engine {
         self.docker(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]).into()
     }
 
+    /// Whether there is one; an Engine that does not answer is no "no".
+    #[track_caller]
     pub fn has_volume(&self, volume: &str) -> bool {
-        self.command(["volume", "inspect", volume]).output().expect("docker runs").status.success()
+        wait::not_in_a_probe("Engine::has_volume");
+        self.try_has_volume(volume).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// As [`Self::has_volume`], for the probe of a wait.
+    pub fn try_has_volume(&self, volume: &str) -> Result<bool, String> {
+        self.is_there(&format!("/volumes/{volume}"))
     }
 
     /// "running", "paused", "exited", ...
+    #[track_caller]
     pub fn state(&self, container: &str) -> String {
-        self.docker(["inspect", "--format", "{{.State.Status}}", container])
+        wait::not_in_a_probe("Engine::state");
+        self.try_state(container).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// As [`Self::state`], for the probe of a wait.
+    pub fn try_state(&self, container: &str) -> Result<String, String> {
+        self.try_docker(["inspect", "--format", "{{.State.Status}}", container])
+    }
+
+    /// Waits until a container is in that state.
+    #[track_caller]
+    pub fn wait_state(&self, container: &str, state: &str, seconds: u64) {
+        let what = format!("container {container} to be {state}");
+        wait::until_is(&what, seconds, || self.try_state(container), |seen| seen == state);
     }
 
     /// A container that appends a line to `/data/log` of `volume` ten times a second.
@@ -225,15 +288,6 @@ impl Engine {
         let script =
             "trap 'exit 0' TERM; i=0; while true; do i=$((i+1)); echo line $i >> /data/log; sleep 0.1; done";
         self.docker(["run", "-d", "--name", name, "-v", &mount, IMAGE, "sh", "-c", script]);
-    }
-
-    /// The same, but it does not hear that it is to stop: for `seconds` what
-    /// stops before it is at rest and it is not yet.
-    pub fn run_deaf_writer(&self, name: &str, volume: &str, seconds: u32) {
-        let (mount, limit) = (format!("{volume}:/data"), seconds.to_string());
-        let script = "while true; do echo line >> /data/log; sleep 0.1; done";
-        let limited = ["run", "-d", "--name", name, "--stop-timeout", &limit];
-        self.docker(limited.into_iter().chain(["-v", &mount, IMAGE, "sh", "-c", script]));
     }
 
     /// Kills the daemon as a crash would and starts it again.
@@ -249,15 +303,30 @@ impl Engine {
         }
     }
 
+    /// Whether the containerd it started last still runs.
+    fn has_containerd(&self) -> bool {
+        let dir = self.dir.path().join("exec/containerd");
+        let Ok(pid) = std::fs::read_to_string(dir.join("containerd.pid")) else { return false };
+        // Another process may have its id by now.
+        let command = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("cmdline"));
+        command.is_ok_and(|command| command.contains(&dir.display().to_string()))
+    }
+
+    /// Leaves all that the death of a test does: the daemon is dead, and
+    /// nothing is taken down. Gives its folder and its namespace.
+    pub fn abandon(mut self) -> (PathBuf, String) {
+        self.crash();
+        let left = (self.dir.path().to_owned(), self.alive.namespace().to_owned());
+        self.alive.let_go();
+        std::mem::forget(self);
+        left
+    }
+
     /// Starts it after a crash.
     pub fn start_again(&mut self) {
         // Its containerd is told to end by the death of its parent; a daemon
         // started before that takes it for a running one and waits in vain.
-        let pid_file = self.dir.path().join("exec/containerd/containerd.pid");
-        let process = std::fs::read_to_string(pid_file).ok().map(|pid| Path::new("/proc").join(pid.trim()));
-        if let Some(process) = process {
-            wait::until_true("the end of the killed Engine's containerd", 20, || !process.exists());
-        }
+        wait::until_true("the end of the killed Engine's containerd", 20, || !self.has_containerd());
         self.start_daemon();
     }
 }
@@ -303,22 +372,7 @@ impl Drop for Engine {
         }
         self.daemon = None;
         unmount_below(self.dir.path());
-        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).output();
-    }
-}
-
-/// Unmounts what a killed daemon left mounted below `dir`, deepest first.
-fn unmount_below(dir: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let prefix = format!("{}/", dir.display());
-    let mut left: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .filter(|path| path.starts_with(&prefix))
-        .collect();
-    left.sort_unstable_by_key(|path| std::cmp::Reverse(path.len()));
-    for path in left {
-        let _ = Command::new("umount").args(["-l", path]).output();
+        let _ = Command::new("ip").args(["netns", "del", self.alive.namespace()]).output();
     }
 }
 

@@ -1,7 +1,7 @@
 //! A fleet: one controller, and an agent beside each private Engine, as the
 //! processes an operator would start, driven through the command line.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::docker::Engine;
+use crate::ports::Port;
 use crate::process::{Process, run};
 use crate::{binaries, failpoints, wait};
 
@@ -45,7 +46,7 @@ pub struct Host {
 /// Taken down, with everything in it, when dropped.
 pub struct Fleet {
     controller: Option<Process>,
-    port: u16,
+    port: Port,
     place: Place,
     /// What hosts that join allow besides backup, restore and one directory.
     rights: Vec<String>,
@@ -68,6 +69,17 @@ impl Said {
     pub fn complains(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "`{text}` is not in:\n{}", self.stderr);
         self
+    }
+
+    /// What it printed as JSON.
+    ///
+    /// # Errors
+    /// All it said, unless it succeeded with JSON.
+    pub fn json(self) -> Result<Value, Self> {
+        match serde_json::from_str(&self.stdout) {
+            Ok(value) if self.code == 0 => Ok(value),
+            _ => Err(self),
+        }
     }
 }
 
@@ -158,11 +170,14 @@ impl Fleet {
     /// Initialised, not running.
     pub fn controller_only(place: Place) -> Self {
         let dir = TempDir::with_prefix("hff").expect("temporary folder");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .expect("a free port")
-            .port();
-        let fleet = Self { controller: None, port, place, rights: Vec::new(), hosts: Vec::new(), dir };
+        let fleet = Self {
+            controller: None,
+            port: Port::reserve(),
+            place,
+            rights: Vec::new(),
+            hosts: Vec::new(),
+            dir,
+        };
         fleet.make_state("init");
         fleet
     }
@@ -190,7 +205,7 @@ impl Fleet {
     fn state_command(&self, verb: &str) -> Command {
         let mut command = Command::new(binaries::path("holdfast-controller"));
         command.arg(verb).arg("--state-dir").arg(self.state_dir());
-        command.args(["--address", &format!("127.0.0.1:{}", self.port), "--crypto", "none"]);
+        command.args(["--address", &format!("127.0.0.1:{}", self.port.number()), "--crypto", "none"]);
         match &self.place {
             Place::Directory => command.arg("--repository").arg(self.repository_dir()),
             Place::S3 { endpoint, bucket, region, access_key, secret_key } => {
@@ -232,7 +247,7 @@ impl Fleet {
         let _ = std::fs::remove_file(self.state_dir().join("listen"));
         let mut command = Command::new(binaries::path("holdfast-controller"));
         command.arg("run").arg("--state-dir").arg(self.state_dir());
-        command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
+        command.args(["--listen", &format!("127.0.0.1:{}", self.port.number())]);
         command.env("HOLDFAST_LOG", "info");
         if let Some(name) = failpoint {
             command.env(failpoints::VARIABLE, name);
@@ -276,11 +291,8 @@ impl Fleet {
     }
 
     pub fn wait_connected(&self, name: &str) {
-        wait::until(&format!("host {name} to connect"), 30, || {
-            let said = self.cli(&["host", "show", name, "-o", "json"]);
-            let host: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-            let ready = host["connected"] == true && host["engine_version"] != "";
-            ready.then_some(()).ok_or((said.stdout, said.stderr))
+        self.wait_json(&format!("host {name} to connect"), 30, &["host", "show", name], |host| {
+            host["connected"] == true && host["engine_version"] != ""
         });
     }
 
@@ -296,7 +308,7 @@ impl Fleet {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binaries::path("holdfast"));
         command.env_remove("HOLDFAST_SOCKET").env("XDG_CONFIG_HOME", self.dir.path().join("config"));
-        command.arg("--controller").arg(format!("127.0.0.1:{}", self.port));
+        command.arg("--controller").arg(format!("127.0.0.1:{}", self.port.number()));
         command.arg("--ca-file").arg(self.state_dir().join("ca.crt"));
         command.arg("--token-file").arg(self.state_dir().join("admin.token"));
         command.args(args);
@@ -307,18 +319,41 @@ impl Fleet {
         say(self.command(args))
     }
 
-    /// Standard output of a command that must succeed.
+    /// Standard output of a command that must succeed. Not for the probe of a
+    /// wait: that takes [`Self::try_json`].
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> String {
+        wait::not_in_a_probe("Fleet::ok");
         self.cli(args).ends_with(0).stdout.trim_end().to_owned()
     }
 
     #[track_caller]
     pub fn json(&self, args: &[&str]) -> Value {
+        wait::not_in_a_probe("Fleet::json");
         let mut args = args.to_vec();
         args.extend(["-o", "json"]);
         let text = self.ok(&args);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}\n{text}"))
+    }
+
+    /// As [`Self::json`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// What the command said, unless it succeeded with JSON.
+    pub fn try_json(&self, args: &[&str]) -> Result<Value, Said> {
+        self.cli(&[args, &["-o", "json"]].concat()).json()
+    }
+
+    /// Waits until what a command shows as JSON is as `wanted`, and gives it.
+    #[track_caller]
+    pub fn wait_json(
+        &self,
+        what: &str,
+        seconds: u64,
+        args: &[&str],
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
+        wait::until_is(what, seconds, || self.try_json(args), wanted)
     }
 
     /// Backs volumes of a host up and gives the finished job.
@@ -354,12 +389,8 @@ impl Fleet {
 
     /// Waits until no job is queued or running.
     pub fn wait_idle(&self, seconds: u64) {
-        wait::until("all jobs to end", seconds, || {
-            // On a busy machine the controller's answer may itself be late.
-            let said = self.cli(&["job", "ls", "--active", "-o", "json"]);
-            let jobs: serde_json::Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-            let none = said.code == 0 && jobs.as_array().is_some_and(Vec::is_empty);
-            none.then_some(()).ok_or(said)
+        self.wait_json("all jobs to end", seconds, &["job", "ls", "--active"], |jobs| {
+            jobs.as_array().is_some_and(Vec::is_empty)
         });
     }
 }

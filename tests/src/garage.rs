@@ -1,12 +1,12 @@
 //! A real S3 server: Garage, one node, in a temporary folder.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::fleet::Place;
+use crate::ports::Port;
 use crate::process::Process;
 use crate::wait;
 
@@ -30,6 +30,8 @@ pub struct Garage {
     pub bucket: String,
     pub access_key: String,
     pub secret_key: String,
+    /// For its peers, for S3 and for its administrator.
+    ports: [Port; 3],
 }
 
 impl Garage {
@@ -37,9 +39,8 @@ impl Garage {
 
     pub fn start(binary: PathBuf) -> Self {
         let dir = TempDir::with_prefix("hfg").expect("temporary folder");
-        // Held together, or the same one might come twice.
-        let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [rpc, s3, admin] = held.each_ref().map(|socket| socket.local_addr().expect("bound").port());
+        let ports = [(); 3].map(|()| Port::reserve());
+        let [rpc, s3, admin] = ports.each_ref().map(Port::number);
         let hex = |length: usize| {
             (0..length).map(|_| format!("{:x}", rand::random_range(0..16u8))).collect::<String>()
         };
@@ -63,8 +64,8 @@ impl Garage {
             bucket: "holdfast".to_owned(),
             access_key: format!("GK{}", hex(24)),
             secret_key: hex(64),
+            ports,
         };
-        drop(held);
         garage.start_server();
         wait::until("Garage", 30, || {
             let answer =

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::ports::Port;
 use crate::wait;
 
 /// Open from the start; shut for good when dropped.
 pub struct Gate {
-    address: SocketAddr,
+    port: Port,
     target: SocketAddr,
     open: Option<Open>,
 }
@@ -27,13 +28,13 @@ struct Open {
 impl Gate {
     /// On a port of its own, in front of `target`.
     pub fn open(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        Self { address, target, open: Some(Open::start(listener, target)) }
+        let mut gate = Self { port: Port::reserve(), target, open: None };
+        gate.reopen();
+        gate
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 
     /// Refuses new connections and cuts those there are.
@@ -41,17 +42,17 @@ impl Gate {
         let Some(open) = self.open.take() else { return };
         open.shut.store(true, Ordering::SeqCst);
         // The listener lives in the thread, which looks at the flag after each connection.
-        let _ = TcpStream::connect(self.address);
+        let _ = TcpStream::connect(self.address());
         open.accepting.join().expect("the accepting thread ends");
         for connection in open.connections.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
 
-    /// Lets connections through again, on the same port.
+    /// Lets connections through, again or for the first time, on the port it has.
     pub fn reopen(&mut self) {
         self.shut();
-        let address = self.address;
+        let address = self.address();
         let listener = wait::until("the port of the gate", 20, || TcpListener::bind(address));
         self.open = Some(Open::start(listener, self.target));
     }

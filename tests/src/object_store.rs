@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::door::Door;
 use crate::fleet::Place;
 use crate::garage::{self, Garage};
 use crate::moto::{self, Moto};
@@ -113,6 +114,12 @@ impl ObjectStore {
             Server::Garage(garage) => garage.kill(),
             Server::Moto(moto) => moto.cut_off(),
         }
+    }
+
+    /// Stands where it was, once it is cut off.
+    pub fn door(&self) -> Door {
+        let address = self.endpoint.strip_prefix("http://").and_then(|address| address.parse().ok());
+        Door::at(address.expect("plain HTTP at an address"))
     }
 
     /// It answers again, with what it had stored.

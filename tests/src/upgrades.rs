@@ -46,6 +46,7 @@ impl Fleet {
         job["id"].as_str().expect("an id").to_owned()
     }
 
+    #[track_caller]
     pub fn job(&self, id: &str) -> Value {
         self.json(&["job", "show", id])
     }
@@ -53,22 +54,57 @@ impl Fleet {
     /// Waits until a job has ended.
     #[track_caller]
     pub fn await_job(&self, id: &str, seconds: u64) -> Value {
-        wait::until("the job to end", seconds, || {
-            // On a busy machine the controller's answer may itself be late.
-            let said = self.cli(&["job", "show", id, "-o", "json"]);
-            let job: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-            let over = said.code == 0 && job["state"] != "queued" && job["state"] != "running";
-            over.then_some(job).ok_or(said)
+        self.wait_job("the job to end", id, seconds, |job| {
+            job["state"] != "queued" && job["state"] != "running"
         })
+    }
+
+    /// Waits until a job is as `wanted`, and gives it.
+    #[track_caller]
+    pub fn wait_job(&self, what: &str, id: &str, seconds: u64, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.wait_json(what, seconds, &["job", "show", id], wanted)
     }
 
     /// Upgrades of a container as its host remembers them, newest first, asked
     /// at the host's own socket: no controller is needed.
+    #[track_caller]
     pub fn remembered(&mut self, host: &str, container: &str) -> Vec<Value> {
-        let said = self.host(host).cli(&["upgrade", "status", container, "-o", "json"]);
-        let status: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-        status["upgrades"].as_array().cloned().unwrap_or_default()
+        wait::not_in_a_probe("Fleet::remembered");
+        self.try_remembered(host, container).unwrap_or_else(|said| panic!("{said:?}"))
     }
+
+    /// As [`Self::remembered`], for the probe of a wait.
+    pub fn try_remembered(&mut self, host: &str, container: &str) -> Result<Vec<Value>, Said> {
+        let status = self.host(host).cli(&["upgrade", "status", container, "-o", "json"]).json()?;
+        Ok(status["upgrades"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// The newest of them, null where there is none.
+    #[track_caller]
+    pub fn newest(&mut self, host: &str, container: &str) -> Value {
+        self.remembered(host, container).into_iter().next().unwrap_or_default()
+    }
+
+    /// Waits until the newest of them is as `wanted`, and gives it.
+    #[track_caller]
+    pub fn wait_newest(
+        &mut self,
+        what: &str,
+        (host, container): (&str, &str),
+        seconds: u64,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let newest = || {
+            let remembered = self.try_remembered(host, container)?;
+            Ok::<_, Said>(remembered.into_iter().next().unwrap_or_default())
+        };
+        wait::until_is(what, seconds, newest, wanted)
+    }
+}
+
+/// Whether an upgrade is in a state, or was.
+pub fn reached(upgrade: &Value, state: &str) -> bool {
+    upgrade["steps"].as_array().is_some_and(|steps| steps.iter().any(|step| step["state"] == state))
 }
 
 /// The job a command that starts one printed.
@@ -88,11 +124,17 @@ pub fn run_app(engine: &Engine, name: &str, app: App, more: &[&str]) {
     wait_healthy(engine, name);
 }
 
+#[track_caller]
 pub fn wait_healthy(engine: &Engine, name: &str) {
-    wait::until(&format!("{name} to be healthy"), 60, || {
-        let state = engine.inspect(name)["State"].clone();
-        (state["Health"]["Status"] == "healthy").then_some(()).ok_or(state)
-    });
+    wait_health(engine, name, "healthy");
+}
+
+/// Waits until a container's own check says so.
+#[track_caller]
+pub fn wait_health(engine: &Engine, name: &str, health: &str) {
+    let state = || engine.try_inspect(name).map(|mut container| container["State"].take());
+    let what = format!("{name} to be {health}");
+    wait::until_is(&what, 60, state, |state| state["Health"]["Status"] == health);
 }
 
 /// A container and what upgrades have put beside it.
@@ -105,16 +147,23 @@ pub struct Relative {
 }
 
 /// The container of that name and all `NAME.holdfast-...`.
+#[track_caller]
 pub fn family(engine: &Engine, name: &str) -> Vec<Relative> {
+    wait::not_in_a_probe("family");
+    try_family(engine, name).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// As [`family`], for the probe of a wait.
+pub fn try_family(engine: &Engine, name: &str) -> Result<Vec<Relative>, String> {
     let format = "{{.Names}}|{{.ID}}|{{.Image}}|{{.State}}";
-    let listed = engine.docker(["ps", "-a", "--no-trunc", "--format", format]);
+    let listed = engine.try_docker(["ps", "-a", "--no-trunc", "--format", format])?;
     let prefix = format!("{name}.holdfast-");
     let all = listed.lines().map(|line| {
         let mut parts = line.split('|').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
         Relative { name: next(), id: next(), image: next(), state: next() }
     });
-    all.filter(|found| found.name == name || found.name.starts_with(&prefix)).collect()
+    Ok(all.filter(|found| found.name == name || found.name.starts_with(&prefix)).collect())
 }
 
 /// The one of a family that runs; panics unless it is just the one that has

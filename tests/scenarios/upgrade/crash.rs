@@ -7,7 +7,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use e2e::app_images::App;
 use e2e::docker::{Engine, IMAGE};
-use e2e::fleet::Fleet;
+use e2e::fleet::{Fleet, Said};
 use e2e::upgrades::{self, Copy, run_app};
 use e2e::{figure, require_engine, tree, wait};
 use serde_json::Value;
@@ -132,12 +132,14 @@ impl Scene {
         self.fleet.wait_connected("host-a");
         self.fleet.wait_idle(120);
         let job = self.newest_job();
-        let newest = wait::until(&format!("{what}: the upgrade to end"), 60, || {
-            let all = self.fleet.remembered("host-a", "app");
+        let fleet = &mut self.fleet;
+        let of_job = || {
+            let all = fleet.try_remembered("host-a", "app")?;
+            Ok::<_, Said>(all.into_iter().find(|upgrade| upgrade["job"] == job["id"]).unwrap_or_default())
+        };
+        let newest = wait::until_is(&format!("{what}: the upgrade to end"), 60, of_job, |newest| {
             // One that was never begun on the host is not known there.
-            let newest = all.into_iter().find(|upgrade| upgrade["job"] == job["id"]).unwrap_or_default();
-            let over = newest["state"] == "committed" || newest["state"] == "rolled back";
-            (over || newest.is_null()).then(|| newest.clone()).ok_or(newest)
+            newest.is_null() || newest["state"] == "committed" || newest["state"] == "rolled back"
         });
         assert_eq!(job["state"] == "succeeded", newest["state"] == "committed", "{what}: {job}\n{newest}");
         let engine = self.fleet.engine("host-a");
@@ -171,7 +173,7 @@ impl Scene {
         self.begin(App::Migrates);
         self.kills -= 1;
         self.fleet.wait_idle(120);
-        let newest = self.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        let newest = self.fleet.newest("host-a", "app");
         assert_eq!(newest["state"], "committed", "{newest}");
     }
 
@@ -190,7 +192,7 @@ impl Scene {
         self.fleet.wait_idle(180);
         let undoing = self.newest("rollback");
         assert_eq!(undoing["state"], "succeeded", "{what}: {undoing}");
-        let newest = self.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        let newest = self.fleet.newest("host-a", "app");
         assert_eq!(newest["state"], "rolled back", "{what}: {newest}");
         let engine = self.fleet.engine("host-a");
         let runs = upgrades::the_one_that_runs(engine, "app");
@@ -217,7 +219,7 @@ impl Scene {
         let kept =
             ["nothing went back and everything runs as before: ", "nothing was changed: the snapshot "];
         assert!(kept.iter().any(|text| error.starts_with(text)), "{what}: {error}");
-        let newest = self.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        let newest = self.fleet.newest("host-a", "app");
         assert_eq!(newest["state"], "committed", "{what}: {newest}");
         let engine = self.fleet.engine("host-a");
         let runs = upgrades::the_one_that_runs(engine, "app");
@@ -234,7 +236,7 @@ impl Scene {
     /// started again before.
     fn revive_side(&mut self, killed: DateTime<Utc>) {
         let time = |value: &Value| DateTime::parse_from_rfc3339(value.as_str()?).ok();
-        let newest = self.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
+        let newest = self.fleet.newest("host-a", "app");
         let steps = newest["steps"].as_array().cloned().unwrap_or_default();
         let rests = |step: &&Value| step["state"] == "stopping" || step["state"] == "resting";
         let rested = steps.iter().filter(rests).filter_map(|step| time(&step["at"])).max();
@@ -251,6 +253,16 @@ impl Scene {
         let before = met(agent.output());
         agent.run_on();
         wait::until_true("the agent to miss the Engine", 60, || met(agent.output()) > before);
+    }
+
+    /// Waits until the newest upgrade has come to a state, and gives the state
+    /// it is in by then.
+    fn wait_reached(&mut self, state: &str, of: impl Fn(&Value) -> bool) -> Value {
+        let what = format!("an upgrade that is {state}");
+        let newest = self.fleet.wait_newest(&what, ("host-a", "app"), 60, |newest| {
+            of(newest) && upgrades::reached(newest, state)
+        });
+        newest["state"].clone()
     }
 
     fn newest_job(&self) -> Value {
@@ -362,12 +374,7 @@ fn u05_the_engine_killed_in_every_state() {
         scene.begin(version);
         let id = scene.newest_job()["id"].clone();
         // A state may be over between two looks: then it is the next one.
-        let seen = wait::until(&format!("an upgrade that is {state}"), 60, || {
-            let newest = scene.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
-            let steps = newest["steps"].as_array().cloned().unwrap_or_default();
-            let reached = newest["job"] == id && steps.iter().any(|step| step["state"] == state);
-            reached.then(|| newest["state"].clone()).ok_or(newest)
-        });
+        let seen = scene.wait_reached(state, |newest| newest["job"] == id);
         let killed = Utc::now();
         scene.fleet.host("host-a").engine.crash_and_restart();
         scene.fleet.await_job(id.as_str().expect("an id"), 120);
@@ -422,12 +429,7 @@ fn u05_all_three_killed_while_an_upgrade_is_undone() {
     for state in ["resting", "rolling back"] {
         scene.committed();
         scene.undo();
-        let seen = wait::until(&format!("an upgrade that is {state}"), 60, || {
-            let newest = scene.fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
-            let steps = newest["steps"].as_array().cloned().unwrap_or_default();
-            let reached = steps.iter().any(|step| step["state"] == state);
-            reached.then(|| newest["state"].clone()).ok_or(newest)
-        });
+        let seen = scene.wait_reached(state, |_| true);
         let killed = Utc::now();
         scene.fleet.host("host-a").engine.crash_and_restart();
         scene.fleet.wait_idle(180);

@@ -5,7 +5,7 @@ use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
 use e2e::process::run;
 use e2e::upgrades::{self, Copy, run_app};
-use e2e::{figure, require_engine, wait};
+use e2e::{figure, require_engine};
 use std::process::Command;
 
 use super::fleet_with;
@@ -102,10 +102,11 @@ fn u02_no_upgrade_without_the_snapshot_before() {
         .args(["if=/dev/urandom", "bs=64k", "count=20", "status=none"])
         .arg(format!("of={}", data.join("new").display())));
     let id = fleet.start_upgrade("host-a", "app", App::Migrates.image());
-    wait::until("the snapshot to be tried", 60, || {
-        let job = fleet.job(&id);
-        let child = job["children"][0]["id"].as_str().map(|child| fleet.job(child)).unwrap_or_default();
-        (child["state"] == "running" || child["state"] == "failed").then_some(()).ok_or(job)
+    let begun = |job: &serde_json::Value| job["children"][0]["id"].is_string();
+    let job = fleet.wait_job("the snapshot to be begun", &id, 60, begun);
+    let child = job["children"][0]["id"].as_str().expect("an id");
+    fleet.wait_job("the snapshot to be tried", child, 60, |job| {
+        job["state"] == "running" || job["state"] == "failed"
     });
     untouched(engine, "app", &since);
     fleet.ok(&["job", "cancel", &id]);
@@ -226,10 +227,8 @@ fn u08_a_port_or_name_taken_in_the_middle_leads_back() {
         fleet.start_controller(None);
         fleet.wait_connected("host-a");
         if taken == "port" {
-            wait::until("the new container to be refused its port", 60, || {
-                let newest = fleet.remembered("host-a", "app").into_iter().next().unwrap_or_default();
-                (newest["state"] == "rolling back").then_some(()).ok_or(newest)
-            });
+            let refused = |upgrade: &serde_json::Value| upgrade["state"] == "rolling back";
+            fleet.wait_newest("the new container to be refused its port", ("host-a", "app"), 60, refused);
             fleet.engine("host-a").docker(["rm", "-f", &intruder]);
         }
         let job = fleet.await_job(&id, 120);
