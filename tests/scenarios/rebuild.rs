@@ -49,8 +49,10 @@ fn p21_a_lost_controller_comes_back_from_the_bucket() {
     fleet.rejoin("host-a", &token);
     fleet.wait_connected("host-a");
     assert_eq!(fleet.json(&["host", "show", "host-a"])["id"], id);
+    let sent = fleet.packs();
     let job = fleet.backup("host-a", "vol", "none");
     assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(fleet.packs(), sent);
     let source = &job["sources"][0];
     assert!(source["snapshot"].as_str().is_some_and(|id| id.ends_with("/2")), "the same source: {job}");
     assert_eq!(source["stats"]["stored_bytes"], 0, "{job}");

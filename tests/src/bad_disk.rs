@@ -37,7 +37,7 @@ pub fn unavailable() -> Option<String> {
 macro_rules! require_fuse {
     () => {
         if let Some(reason) = $crate::bad_disk::unavailable() {
-            $crate::skip::record(&reason);
+            $crate::record::skipped(&reason);
             return;
         }
     };

@@ -24,7 +24,7 @@ pub fn unavailable() -> Option<String> {
 macro_rules! require_disk {
     () => {
         if let Some(reason) = $crate::disk::unavailable() {
-            $crate::skip::record(&reason);
+            $crate::record::skipped(&reason);
             return;
         }
     };

@@ -1,6 +1,7 @@
 //! A fleet: one controller, and an agent beside each private Engine, as the
 //! processes an operator would start, driven through the command line.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -222,7 +223,7 @@ impl Fleet {
 
     /// Where the controller listens.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 
     pub fn dir(&self) -> &Path {
@@ -235,6 +236,25 @@ impl Fleet {
 
     pub fn repository_dir(&self) -> PathBuf {
         self.dir.path().join("repository")
+    }
+
+    /// Packs of the repository in a directory, as they lie there, and their
+    /// lengths in bytes.
+    pub fn packs(&self) -> BTreeMap<PathBuf, u64> {
+        let mut found = BTreeMap::new();
+        let mut dirs = vec![self.repository_dir().join("packs")];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).expect("a folder of packs") {
+                let entry = entry.expect("an entry");
+                let meta = entry.metadata().expect("a pack");
+                if meta.is_dir() {
+                    dirs.push(entry.path());
+                } else {
+                    found.insert(entry.path(), meta.len());
+                }
+            }
+        }
+        found
     }
 
     pub fn credentials_file(&self) -> PathBuf {

@@ -18,8 +18,8 @@ use futures_util::stream;
 
 pub(crate) use direct::Changes;
 pub use direct::{CommitError, DirectSession};
-pub use index::{BrokenPack, BrokenPackError, Index, PackFacts};
 use index::TableRead;
+pub use index::{BrokenPack, BrokenPackError, Index, PackFacts};
 pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo, hash, text};
 
 use crate::ids::{PackId, RepositoryId, SnapshotId};
