@@ -244,7 +244,7 @@ fn h08_a_fleet_at_work_has_no_losses() {
             );
             let before = packs(&fleet.repository_dir()).len();
             fleet.ok(&["repo", "prune"]);
-            deleted += before - packs(&fleet.repository_dir()).len();
+            deleted += before.saturating_sub(packs(&fleet.repository_dir()).len());
         }
         deleted
     };
