@@ -35,9 +35,9 @@ pub enum BrokenPackError {
     Table(#[from] PackError),
 }
 
-/// What was read of a pack's table.
+/// A listed pack, as far as its table could be read.
 #[derive(Debug)]
-pub(super) enum TableRead {
+pub(super) enum ListedPack {
     Whole(Vec<PackEntry>),
     Broken {
         /// Frames that prove themselves, from the pack's bytes.
@@ -96,10 +96,10 @@ impl Index {
     }
 
     /// Adds a listed pack, whatever became of reading its table.
-    pub(super) fn take(&mut self, id: PackId, len: u64, read: TableRead) {
+    pub(super) fn take(&mut self, id: PackId, len: u64, read: ListedPack) {
         match read {
-            TableRead::Whole(table) => self.add(id, len, &table),
-            TableRead::Broken { found, error } => {
+            ListedPack::Whole(table) => self.add(id, len, &table),
+            ListedPack::Broken { found, error } => {
                 self.add_frames(id, &found);
                 self.broken.push(BrokenPack { id, len, error });
             }

@@ -18,7 +18,7 @@ use futures_util::stream;
 
 pub(crate) use direct::Changes;
 pub use direct::{CommitError, DirectSession};
-use index::TableRead;
+use index::ListedPack;
 pub use index::{BrokenPack, BrokenPackError, Index, PackFacts};
 pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo, hash, text};
 
@@ -231,19 +231,19 @@ impl Repository {
     async fn read_tables(
         &self,
         packs: impl Iterator<Item = (PackId, u64)>,
-        each: &mut (dyn FnMut(PackId, u64, TableRead) + Send),
+        each: &mut (dyn FnMut(PackId, u64, ListedPack) + Send),
     ) {
         let mut tables = stream::iter(packs)
             .map(|(id, len)| async move { (id, len, self.read_table(id, len).await) })
             .buffer_unordered(CONCURRENCY);
         while let Some((id, len, table)) = tables.next().await {
             let read = match table {
-                Ok(table) => TableRead::Whole(table),
+                Ok(table) => ListedPack::Whole(table),
                 Err(error) => {
                     // What is whole in it is of use without its table.
                     let bytes = self.store.get(&ObjectKey::Pack(id)).await;
                     let found = bytes.map(|bytes| walk_frames(&bytes)).unwrap_or_default();
-                    TableRead::Broken { found, error }
+                    ListedPack::Broken { found, error }
                 }
             };
             each(id, len, read);

@@ -304,7 +304,7 @@ async fn h01_what_is_sent_again_after_a_pack_was_lost_belongs_to_the_older_snaps
         let (job, generation) = world.job().await;
         let opened = world.repository.open_upload(world.host, job, generation, world.source).await;
         let opened = opened.expect("opens");
-        assert_eq!(opened.damaged, [data(&tree)], "{how:?}: the host is told to send it again");
+        assert_eq!(opened.damaged.frames, [data(&tree)], "{how:?}: the host is told to send it again");
         world.send(opened.lease, &only_content(&tree)).await;
         let new = world.committed(opened.lease, &pages).await;
         world.repository.reconcile(None, false).await.expect("a pass");

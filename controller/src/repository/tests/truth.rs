@@ -88,7 +88,7 @@ async fn h03_a_disk_that_is_not_mounted_takes_nothing_and_loses_nothing() {
     is_absent(world.repository.check().await);
     is_absent(gc::round(&world.repository).await);
     is_absent(world.repository.verify(false).await);
-    is_absent(world.repository.reconcile(None).await);
+    is_absent(world.repository.reconcile(None, false).await);
     let status = world.repository.status().await.expect("a status");
     assert!(status.suspended.contains("repo.json") && status.problem.contains("mount"), "{status:?}");
     let (job, generation) = world.job().await;
@@ -100,7 +100,7 @@ async fn h03_a_disk_that_is_not_mounted_takes_nothing_and_loses_nothing() {
     let (job, generation) = world.job().await;
     let opened =
         world.repository.open_upload(world.host, job, generation, world.source).await.expect("opens");
-    assert_eq!((opened.damaged, opened.base.expect("a base").0.id), (Vec::new(), old));
+    assert_eq!((opened.damaged.frames, opened.base.expect("a base").0.id), (Vec::new(), old));
     assert_eq!(world.have(opened.lease, &first).await, [true, true]);
     let new = world.backup(&second).await;
     for id in [old, new] {
@@ -128,11 +128,11 @@ async fn h03_another_repository_in_its_place_is_not_taken_for_it() {
     std::fs::rename(world.mounted(), other.mounted()).expect("away again");
     std::fs::rename(world.disk(), world.mounted()).expect("mounted");
     // That is for an operator to look at; nothing is lost.
-    world.repository.reconcile(None).await.expect("reconciled");
+    world.repository.reconcile(None, false).await.expect("reconciled");
     let (job, generation) = world.job().await;
     let opened =
         world.repository.open_upload(world.host, job, generation, world.source).await.expect("opens");
-    assert!(opened.damaged.is_empty());
+    assert!(opened.damaged.frames.is_empty());
     assert!(world.read_all(&id).await.iter().all(|(_, whole)| *whole));
 }
 
@@ -141,7 +141,7 @@ async fn taken_over(world: &World) -> Repository {
     let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
     let store = Store::directory(&world.mounted()).expect("there");
     let rebuilt = Repository::new(catalog, store, world.repository.settings().clone());
-    rebuilt.reconcile(Some("another")).await.expect("rebuilt");
+    rebuilt.reconcile(Some("another"), false).await.expect("rebuilt");
     rebuilt
 }
 
@@ -153,14 +153,14 @@ async fn h12_a_commit_after_a_rebuild_elsewhere_is_refused() {
     let lease = world.open().await;
     world.send(lease, &second.pack).await;
     let rebuilt = taken_over(&world).await;
-    let head = rebuilt.read_head().await.expect("a head");
+    let head = rebuilt.read_head(true).await.expect("a head");
     let refused = world.repository.commit_snapshot(world.host, lease, &second.body).await;
     assert!(matches!(refused, Err(RepositoryError::Suspended(_))), "{refused:?}");
     let exported = world.repository.export_state(b"hosts", b"policies").await;
     assert!(matches!(exported, Err(RepositoryError::Suspended(_))), "{exported:?}");
     assert_eq!(world.repository.finish_committing().await.expect("nothing to do"), 0);
     assert_eq!(world.repository.list(&SnapshotFilter::default()).await.expect("listed").len(), 1);
-    assert_eq!(rebuilt.read_head().await.expect("a head"), head, "its numbers are not overwritten");
+    assert_eq!(rebuilt.read_head(true).await.expect("a head"), head, "its numbers are not overwritten");
     assert!(world.repository.status().await.expect("a status").suspended.contains("another"));
 }
 
@@ -220,7 +220,7 @@ async fn h04_a_bad_sector_costs_the_frames_on_it_and_the_next_backup_heals() {
     let (job, generation) = world.job().await;
     let opened =
         world.repository.open_upload(world.host, job, generation, world.source).await.expect("opens");
-    assert_eq!(opened.damaged, [page]);
+    assert_eq!(opened.damaged.frames, [page]);
     let again = tree_with(b"renamed", "on a bad sector", true);
     assert_eq!(world.have(opened.lease, &first).await, [true, false]);
     world.send(opened.lease, &first.pack).await;
@@ -271,7 +271,7 @@ async fn h04_verify_and_reconcile_end_with_a_whole_report() {
     assert_eq!(verified.report.problems.len(), 3, "{:#?}", verified.report);
     assert_eq!((verified.marked, verified.unmarked), (1, Vec::new()));
     // Nothing of the whole ones is given up, and it ends.
-    let rebuilt = world.repository.reconcile(None).await.expect("reconciled");
+    let rebuilt = world.repository.reconcile(None, false).await.expect("reconciled");
     assert!(rebuilt.notes.iter().any(|note| note.contains(&ids[3].to_string())), "{:?}", rebuilt.notes);
     assert!(world.repository.get(&ids[3]).await.is_ok());
     assert!(world.read_all(&ids[2]).await.iter().all(|(_, whole)| *whole));
