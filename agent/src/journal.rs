@@ -38,10 +38,19 @@ pub struct ContainerDebt {
     pub job: JobId,
     pub container: String,
     pub name: String,
-    /// The Engine's text: another one means that someone else started it since.
+    /// The Engine's text: right before the act, or right after it once the
+    /// entry is confirmed.
     pub started_at: String,
     /// How long the Engine waits before it kills what it was told to stop.
     pub stop_timeout_seconds: u32,
+    /// By this host's clock, right before the act; 0 in entries of agents that
+    /// did not write it.
+    #[serde(default)]
+    pub written_unix_ms: i64,
+    /// The Engine answered that it is done, and the container was inspected
+    /// after that.
+    #[serde(default)]
+    pub confirmed: bool,
 }
 
 /// One thing owed.
@@ -123,6 +132,17 @@ impl Journal {
         state.debts.insert(id, debt);
         failpoint("agent.journal.after-write");
         Ok(id)
+    }
+
+    /// Replaces what is written of a debt; one that was settled meanwhile stays
+    /// settled. Blocks on the disk; on an error there is the old or the new
+    /// record, whole.
+    pub fn amend(&self, id: DebtId, debt: Debt) -> Result<(), JournalError> {
+        let mut state = self.lock_state();
+        let Some(known) = state.debts.get_mut(&id) else { return Ok(()) };
+        put(&self.dir, id, &debt)?;
+        *known = debt;
+        sync_dir(&self.dir)
     }
 
     /// Forgets a debt that was paid or is void. Blocks on the disk.
@@ -237,22 +257,28 @@ fn decode(bytes: &[u8]) -> Record {
     }
 }
 
+/// A record that was not there before.
 fn write(dir: &Path, id: DebtId, debt: &Debt) -> Result<(), JournalError> {
+    put(dir, id, debt)?;
+    sync_dir(dir).inspect_err(|_| {
+        // Not known to be on disk, so the act will not be done: take it back.
+        let _ = fs::remove_file(dir.join(file_name(id)));
+    })
+}
+
+/// Puts a whole record in place of what is there, if anything.
+fn put(dir: &Path, id: DebtId, debt: &Debt) -> Result<(), JournalError> {
     let path = dir.join(file_name(id));
     let temporary = dir.join(format!("{:016}.new", id.0));
-    let put = || {
+    let write = || {
         let mut file = File::create(&temporary)?;
         file.write_all(&encode(debt))?;
         file.sync_all()?;
         fs::rename(&temporary, &path)
     };
-    put().map_err(|source| {
+    write().map_err(|source| {
         let _ = fs::remove_file(&temporary);
         failed("write", &path, source)
-    })?;
-    sync_dir(dir).inspect_err(|_| {
-        // Not known to be on disk, so the act will not be done: take it back.
-        let _ = fs::remove_file(&path);
     })
 }
 
@@ -308,6 +334,8 @@ mod tests {
             name: name.to_owned(),
             started_at: "2026-11-23T09:00:00.123456789Z".to_owned(),
             stop_timeout_seconds: 10,
+            written_unix_ms: 1,
+            confirmed: false,
         })
     }
 

@@ -4,12 +4,15 @@
 //! pay at once (the Engine restarts, say). Either way they are paid here, over
 //! and over until they are paid or void, so paying must be idempotent.
 //!
-//! A container is touched only while it is still as the agent left it. Its
-//! start time tells: another one means that someone else started it since,
-//! and what it does now is that one's business. One that was removed, or ended
-//! while paused, is not brought back. A container that still runs may be about
-//! to stop, because the Engine carries on with a stop whose caller died; so
-//! for as long as that stop may take, "it runs" is no answer.
+//! A container is touched only while what it does is the agent's doing; how that
+//! is told is in [`judge`]. One that was removed, or ended while paused, is not
+//! brought back, and that is said: it is not called resumed. A container that
+//! still runs may be about to stop, because the Engine carries on with a stop
+//! whose caller died; so for as long as that stop may take, "it runs" is no
+//! answer.
+
+mod act;
+mod judge;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,18 +22,17 @@ use holdfast_proto::ids::JobId;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::engine::{Container, ContainerState, Engine, EngineError, VolumeName};
+use crate::engine::{Container, Engine, EngineError, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{ContainerDebt, Debt, DebtId, Journal, JournalError};
+
+pub use self::act::{Act, Outcome};
 
 /// Label of a volume a restore made; its value is the job's id.
 pub const RESTORE_LABEL: &str = "holdfast.restore";
 
 /// What the names of directories that a restore fills begin with.
 pub const RESTORE_DIRECTORY: &str = ".holdfast-restore-";
-
-/// What an Engine may take beyond a container's stop timeout, and for a pause.
-const ACT_MARGIN: Duration = Duration::from_secs(5);
 
 const POLL: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -53,10 +55,7 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Due {
     debt: Debt,
-    /// When it was first looked at: bounds how long a stop may still be under way.
-    since: Instant,
-    /// Whether the act it is about has surely ended.
-    sure: bool,
+    act: Act,
     failures: u32,
     not_before: Instant,
 }
@@ -65,8 +64,10 @@ struct Due {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payment {
     Paid,
-    /// Nothing is owed any more, and why.
+    /// Nothing is to be done, and why. A container of which this is said runs.
     Void(&'static str),
+    /// A container that does not run and is not for us to start or unpause, and why.
+    Left(&'static str),
     /// The act may still be under way; ask again.
     NotYet,
 }
@@ -91,7 +92,7 @@ impl Payer {
     pub fn new(journal: Arc<Journal>, engine: Engine) -> Self {
         let now = Instant::now();
         let due: BTreeMap<_, _> =
-            journal.debts().into_iter().map(|(id, debt)| (id, Due::new(debt, now, false))).collect();
+            journal.debts().into_iter().map(|(id, debt)| (id, Due::new(debt, now, Act::begin()))).collect();
         let (left, _) = watch::channel(at_rest(&due));
         Self { inner: Arc::new(Inner { journal, engine, due: Mutex::new(due), left, nudge: Notify::new() }) }
     }
@@ -100,12 +101,12 @@ impl Payer {
         &self.inner.journal
     }
 
-    /// Debts nobody else will pay. `sure`: the act has surely ended. Does not
-    /// block, so that it can be called while a panic unwinds.
-    pub fn hand_over(&self, debts: impl IntoIterator<Item = (DebtId, Debt, bool)>) {
+    /// Debts nobody else will pay. Does not block, so that it can be called
+    /// while a panic unwinds.
+    pub fn hand_over(&self, debts: impl IntoIterator<Item = (DebtId, Debt, Act)>) {
         let now = Instant::now();
         let mut due = self.due();
-        due.extend(debts.into_iter().map(|(id, debt, sure)| (id, Due::new(debt, now, sure))));
+        due.extend(debts.into_iter().map(|(id, debt, act)| (id, Due::new(debt, now, act))));
         self.inner.left.send_replace(at_rest(&due));
         drop(due);
         self.inner.nudge.notify_one();
@@ -139,8 +140,10 @@ impl Payer {
     }
 
     /// Waits until no container is left at rest that nobody holds there any
-    /// more. False if that takes longer than `within`.
+    /// more. False if that takes longer than `within`, after every pause and
+    /// stop of a job that died can have taken effect.
     pub async fn resumed(&self, within: Duration) -> bool {
+        let within = within + self.open_for();
         let mut left = self.inner.left.subscribe();
         tokio::time::timeout(within, left.wait_for(|left| *left == 0)).await.is_ok()
     }
@@ -165,6 +168,34 @@ impl Payer {
         })
     }
 
+    fn open_for(&self) -> Duration {
+        let due = self.due();
+        let at_rest = due.values().filter(|due| is_at_rest(&due.debt));
+        at_rest.map(|due| due.act.open_for(&due.debt)).max().unwrap_or_default()
+    }
+
+    /// Whether a container that this job or an earlier one brought to rest is
+    /// still to be resumed.
+    pub fn owes(&self, container: &str) -> bool {
+        self.due().values().any(|due| match &due.debt {
+            Debt::Start(debt) | Debt::Unpause(debt) => debt.container == container,
+            _ => false,
+        })
+    }
+
+    /// Replaces what is known of an entry, in the journal and here; nothing
+    /// where it was settled meanwhile.
+    ///
+    /// # Errors
+    /// The disk keeps what it had.
+    pub async fn amend(&self, id: DebtId, debt: Debt) -> Result<(), JournalError> {
+        if let Some(due) = self.due().get_mut(&id) {
+            due.debt = debt.clone();
+        }
+        let journal = self.inner.journal.clone();
+        blocking(move || journal.amend(id, debt)).await
+    }
+
     /// Tries every debt whose time has come, latest first, because what was
     /// stopped last is started first. Returns when to come back; none if
     /// nothing is left.
@@ -175,8 +206,7 @@ impl Payer {
             if due.not_before > Instant::now() {
                 continue;
             }
-            let sure = due.sure || due.since.elapsed() > act_limit(&due.debt);
-            match self.pay(id, &due.debt, sure).await {
+            match self.pay(id, &due.debt, due.act.outcome(&due.debt)).await {
                 Ok(Payment::NotYet) => self.postpone(id, POLL, 0),
                 Ok(payment) => {
                     report(&due.debt, &payment);
@@ -209,8 +239,8 @@ impl Payer {
     ///
     /// # Errors
     /// The debt stays on disk.
-    pub async fn pay(&self, id: DebtId, debt: &Debt, sure: bool) -> Result<Payment, PayError> {
-        let payment = self.perform(debt, sure).await?;
+    pub async fn pay(&self, id: DebtId, debt: &Debt, outcome: Outcome) -> Result<Payment, PayError> {
+        let payment = self.perform(debt, outcome).await?;
         if payment != Payment::NotYet {
             let journal = self.inner.journal.clone();
             blocking(move || journal.settle(id)).await?;
@@ -218,10 +248,10 @@ impl Payer {
         Ok(payment)
     }
 
-    async fn perform(&self, debt: &Debt, sure: bool) -> Result<Payment, PayError> {
+    async fn perform(&self, debt: &Debt, outcome: Outcome) -> Result<Payment, PayError> {
         match debt {
-            Debt::Start(container) => self.restart(container, sure).await,
-            Debt::Unpause(container) => self.unpause(container, sure).await,
+            Debt::Start(container) => self.restart(container, outcome).await,
+            Debt::Unpause(container) => self.unpause(container, outcome).await,
             Debt::RemoveContainer { name } => {
                 self.inner.engine.remove_container(name).await?;
                 Ok(Payment::Paid)
@@ -234,9 +264,9 @@ impl Payer {
         }
     }
 
-    async fn restart(&self, debt: &ContainerDebt, sure: bool) -> Result<Payment, PayError> {
+    async fn restart(&self, debt: &ContainerDebt, outcome: Outcome) -> Result<Payment, PayError> {
         let seen = self.look(debt).await?;
-        let payment = judge_stopped(debt, seen.as_ref(), sure);
+        let payment = judge::stopped(debt, seen.as_ref(), outcome);
         if payment == Payment::Paid {
             failpoint("agent.resume.before");
             self.inner.engine.start_container(&debt.container).await?;
@@ -245,9 +275,9 @@ impl Payer {
         Ok(payment)
     }
 
-    async fn unpause(&self, debt: &ContainerDebt, sure: bool) -> Result<Payment, PayError> {
+    async fn unpause(&self, debt: &ContainerDebt, outcome: Outcome) -> Result<Payment, PayError> {
         let seen = self.look(debt).await?;
-        let payment = judge_paused(debt, seen.as_ref(), sure);
+        let payment = judge::paused(debt, seen.as_ref(), outcome);
         if payment == Payment::Paid {
             failpoint("agent.resume.before");
             self.inner.engine.unpause_container(&debt.container).await?;
@@ -291,54 +321,17 @@ impl Payer {
 }
 
 impl Due {
-    fn new(debt: Debt, now: Instant, sure: bool) -> Self {
-        Self { debt, since: now, sure, failures: 0, not_before: now }
+    fn new(debt: Debt, now: Instant, act: Act) -> Self {
+        Self { debt, act, failures: 0, not_before: now }
     }
 }
 
 fn at_rest(due: &BTreeMap<DebtId, Due>) -> usize {
-    due.values().filter(|due| matches!(due.debt, Debt::Start(_) | Debt::Unpause(_))).count()
+    due.values().filter(|due| is_at_rest(&due.debt)).count()
 }
 
-/// How long after it was begun an act may still take effect.
-pub(crate) fn act_limit(debt: &Debt) -> Duration {
-    match debt {
-        Debt::Start(container) => Duration::from_secs(container.stop_timeout_seconds.into()) + ACT_MARGIN,
-        _ => ACT_MARGIN,
-    }
-}
-
-/// What to do about a container that was or may be stopped. `Paid` means: start it.
-fn judge_stopped(debt: &ContainerDebt, seen: Option<&Container>, sure: bool) -> Payment {
-    let Some(container) = seen else { return Payment::Void("it was removed meanwhile") };
-    if container.started_at != debt.started_at {
-        return Payment::Void("someone else started it meanwhile");
-    }
-    match container.state {
-        ContainerState::Exited | ContainerState::Created => Payment::Paid,
-        ContainerState::Removing | ContainerState::Dead => Payment::Void("it is being removed"),
-        ContainerState::Restarting => Payment::Void("the Engine restarts it"),
-        ContainerState::Running | ContainerState::Paused if !sure => Payment::NotYet,
-        ContainerState::Running | ContainerState::Paused => Payment::Void("it was not stopped"),
-        ContainerState::Unknown => Payment::NotYet,
-    }
-}
-
-/// What to do about a container that was or may be paused. `Paid` means: unpause it.
-fn judge_paused(debt: &ContainerDebt, seen: Option<&Container>, sure: bool) -> Payment {
-    let Some(container) = seen else { return Payment::Void("it was removed meanwhile") };
-    if container.started_at != debt.started_at {
-        return Payment::Void("someone else started it meanwhile");
-    }
-    match container.state {
-        ContainerState::Paused => Payment::Paid,
-        ContainerState::Running if !sure => Payment::NotYet,
-        ContainerState::Running => Payment::Void("it is not paused"),
-        ContainerState::Exited | ContainerState::Created => Payment::Void("it ended meanwhile"),
-        ContainerState::Removing | ContainerState::Dead => Payment::Void("it is being removed"),
-        ContainerState::Restarting => Payment::Void("the Engine restarts it"),
-        ContainerState::Unknown => Payment::NotYet,
-    }
+fn is_at_rest(debt: &Debt) -> bool {
+    matches!(debt, Debt::Start(_) | Debt::Unpause(_))
 }
 
 fn remove_directory(path: &std::path::Path) -> Result<Payment, PayError> {
@@ -374,6 +367,9 @@ fn report(debt: &Debt, payment: &Payment) {
     match payment {
         Payment::Paid => tracing::info!(debt = %describe(debt), "debt is paid"),
         Payment::Void(reason) => tracing::info!(debt = %describe(debt), reason, "debt is void"),
+        Payment::Left(reason) => {
+            tracing::warn!(debt = %describe(debt), reason, "a container that a job brought to rest does not run");
+        }
         Payment::NotYet => {}
     }
 }

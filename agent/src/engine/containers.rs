@@ -45,6 +45,8 @@ pub struct Container {
     pub health: HealthState,
     /// As the Engine writes it. Changes whenever the container starts.
     pub started_at: String,
+    /// As the Engine writes it; that of an earlier run while it runs.
+    pub finished_at: String,
     pub exit_code: i64,
     /// Of its first process; 0 when there is none.
     pub pid: i64,
@@ -420,6 +422,7 @@ impl From<ContainerInspectResponse> for Container {
             mounts: all_mounts(inspected.mounts.unwrap_or_default(), &host),
             health: health(state.health.and_then(|health| health.status)),
             started_at: state.started_at.unwrap_or_default(),
+            finished_at: state.finished_at.unwrap_or_default(),
             exit_code: state.exit_code.unwrap_or_default(),
             pid: state.pid.unwrap_or_default(),
             stop_timeout_seconds: config.stop_timeout,

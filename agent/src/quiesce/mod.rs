@@ -13,6 +13,7 @@
 
 mod groups;
 mod plan;
+mod rest;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +26,8 @@ use tokio::time::Instant;
 
 use crate::cancel::{Cancel, CancelReason};
 use crate::engine::{Container, ContainerState, Engine, EngineError, HealthState, HealthWait};
-use crate::failpoint::failpoint;
-use crate::journal::{ContainerDebt, Debt, DebtId, JournalError};
-use crate::resume::{Payer, Payment, act_limit, blocking};
+use crate::journal::{Debt, DebtId, JournalError};
+use crate::resume::{Act, Payer, Payment};
 use crate::watchdog::Watchdog;
 
 use self::groups::groups;
@@ -42,9 +42,6 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 /// How long a job itself tries to resume a container before it leaves that to
 /// the payer, which never gives up.
 const RESUME_LIMIT: Duration = Duration::from_secs(30);
-
-/// The longest an Engine is told to wait before it kills what it stops.
-const LONGEST_STOP: Duration = Duration::from_secs(300);
 
 /// Brings containers of one Engine to rest. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -133,10 +130,10 @@ struct Shared {
 struct Held {
     id: DebtId,
     debt: Debt,
+    /// As it was before the act, but for its start time once that was seen after it.
     container: Container,
     since: Instant,
-    /// Whether the pause or stop has answered.
-    sure: bool,
+    act: Act,
 }
 
 impl Quiescer {
@@ -233,6 +230,7 @@ impl Quiesced {
         let held = self.shared.held().clone();
         let known: HashSet<&str> = running.iter().map(|container| container.id.as_str()).collect();
         for held in held.iter().filter(|held| !known.contains(held.container.id.as_str())) {
+            // The start time is that of after the act: a restart before it is none of ours.
             let restarted = containers.iter().any(|container| {
                 container.id == held.container.id && container.started_at != held.container.started_at
             });
@@ -264,58 +262,6 @@ impl Drop for Quiesced {
 }
 
 impl Shared {
-    async fn bring_to_rest(
-        &self,
-        container: &Container,
-        request: &Request,
-        cancel: &Cancel,
-    ) -> Result<(), QuiesceError> {
-        if cancel.is_cancelled() {
-            return Err(QuiesceError::Cancelled);
-        }
-        let stop_limit = stop_limit(container, request.max_downtime);
-        let owed = ContainerDebt {
-            job: request.job,
-            container: container.id.clone(),
-            name: container.name.clone(),
-            started_at: container.started_at.clone(),
-            stop_timeout_seconds: u32::try_from(stop_limit.as_secs()).unwrap_or(u32::MAX),
-        };
-        let debt = match request.rest {
-            Rest::Pause => Debt::Unpause(owed),
-            Rest::Stop => Debt::Start(owed),
-        };
-        let (payer, written) = (self.payer.clone(), debt.clone());
-        let id = blocking(move || payer.journal().owe(written)).await?;
-        self.held().push(Held { id, debt, container: container.clone(), since: Instant::now(), sure: false });
-        failpoint("agent.quiesce.before-act");
-        let acted = tokio::select! {
-            acted = self.act(container, request.rest, stop_limit) => acted,
-            () = cancel.cancelled() => return Err(QuiesceError::Cancelled),
-        };
-        if let Some(held) = self.held().iter_mut().find(|held| held.id == id) {
-            // After an error the Engine may still be at it.
-            held.sure = acted.is_ok();
-        }
-        acted.map_err(|error| QuiesceError::Refused {
-            name: container.name.clone(),
-            how: request.rest.word(),
-            cause: error.to_string(),
-        })?;
-        failpoint(match request.rest {
-            Rest::Pause => "agent.quiesce.after-pause",
-            Rest::Stop => "agent.quiesce.after-stop",
-        });
-        Ok(())
-    }
-
-    async fn act(&self, container: &Container, rest: Rest, stop_limit: Duration) -> Result<(), EngineError> {
-        match rest {
-            Rest::Pause => self.engine.pause_container(&container.id).await,
-            Rest::Stop => self.engine.stop_container(container, Some(stop_limit)).await,
-        }
-    }
-
     /// `patient`: also waits for the health of what others need to start.
     async fn resume(&self, patient: bool) -> Vec<v1::ContainerQuiesced> {
         let mut resumed = self.resumed.lock().await;
@@ -340,10 +286,13 @@ impl Shared {
     async fn resume_one(&self, held: &Held) -> v1::ContainerQuiesced {
         let deadline = Instant::now() + RESUME_LIMIT;
         let outcome = loop {
-            let sure = held.sure || held.since.elapsed() > act_limit(&held.debt);
-            match self.payer.pay(held.id, &held.debt, sure).await {
-                Ok(Payment::Paid) => break Ok(String::new()),
-                Ok(Payment::Void(reason)) => break Ok(reason.to_owned()),
+            // What is known of it may grow while the act runs to its end.
+            let known = self.held().iter().find(|known| known.id == held.id).cloned();
+            let Held { id, debt, act, .. } = known.as_ref().unwrap_or(held);
+            match self.payer.pay(*id, debt, act.outcome(debt)).await {
+                Ok(Payment::Paid) => break Ok((true, "")),
+                Ok(Payment::Void(reason)) => break Ok((true, reason)),
+                Ok(Payment::Left(reason)) => break Ok((false, reason)),
                 Ok(Payment::NotYet) if Instant::now() > deadline => {
                     break Err("the Engine has not finished bringing it to rest".to_owned());
                 }
@@ -351,12 +300,11 @@ impl Shared {
                 Ok(Payment::NotYet) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         };
-        self.held().retain(|other| other.id != held.id);
+        let last = self.let_go(held);
         let (resumed, problem) = match outcome {
-            // Nothing is owed any more, if also not by our doing.
-            Ok(note) => (true, note),
+            Ok((runs, note)) => (runs, note.to_owned()),
             Err(problem) => {
-                self.payer.hand_over([(held.id, held.debt.clone(), held.sure)]);
+                self.payer.hand_over([(last.id, last.debt, last.act)]);
                 (false, format!("{problem}; the agent goes on trying"))
             }
         };
@@ -368,6 +316,13 @@ impl Shared {
             resumed,
             problem,
         }
+    }
+
+    /// Takes it out of `held`, with the last that is known of it.
+    fn let_go(&self, held: &Held) -> Held {
+        let mut all = self.held();
+        let at = all.iter().position(|other| other.id == held.id);
+        at.map_or_else(|| held.clone(), |at| all.remove(at))
     }
 
     async fn await_health(&self, container: &Container) {
@@ -399,23 +354,13 @@ impl Shared {
     fn hand_over(&self) {
         let left = std::mem::take(&mut *self.held());
         if !left.is_empty() {
-            self.payer.hand_over(left.into_iter().map(|held| (held.id, held.debt, held.sure)));
+            self.payer.hand_over(left.into_iter().map(|held| (held.id, held.debt, held.act)));
         }
     }
 
     fn held(&self) -> MutexGuard<'_, Vec<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Its own patience, but never so long that the deadline passes before the
-/// Engine would even kill it.
-fn stop_limit(container: &Container, max_downtime: Duration) -> Duration {
-    let own = match container.stop_timeout_seconds {
-        None => Duration::from_secs(10),
-        Some(seconds) => u64::try_from(seconds).map_or(LONGEST_STOP, Duration::from_secs),
-    };
-    own.min(LONGEST_STOP).min((max_downtime / 2).max(Duration::from_secs(1)))
 }
 
 /// Every container in full. One that goes away meanwhile uses nothing.

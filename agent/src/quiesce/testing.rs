@@ -16,6 +16,7 @@ pub(super) fn container(name: &str, mounts: Vec<Mount>, needs: &[&str]) -> Conta
         mounts,
         health: HealthState::NoCheck,
         started_at: String::new(),
+        finished_at: String::new(),
         exit_code: 0,
         pid: 1,
         stop_timeout_seconds: None,

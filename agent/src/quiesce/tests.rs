@@ -7,7 +7,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::engine::testing::Scene;
-use crate::journal::Journal;
+use crate::journal::{ContainerDebt, Journal};
+
+mod restarts;
 
 struct Bench {
     scene: Scene,
@@ -144,6 +146,8 @@ async fn d02_a_stop_still_under_way_is_waited_for() {
         name: container.name.clone(),
         started_at: container.started_at.clone(),
         stop_timeout_seconds: 60,
+        written_unix_ms: 0,
+        confirmed: false,
     });
     bench.payer.journal().owe(debt).unwrap();
     let (_state, payer) = bench.successor();
@@ -173,7 +177,9 @@ async fn d03_what_the_user_stopped_or_removed_meanwhile_stays_so() {
     let disturbed = quiesced.disturbances().await.unwrap();
     assert!(disturbed.iter().any(|problem| problem.contains(&started)), "{disturbed:?}");
     let reports = quiesced.resume().await;
-    assert!(reports.iter().all(|report| report.resumed && !report.problem.is_empty()), "{reports:?}");
+    // None of them runs now, and that is not called resumed; nor is it owed.
+    assert!(reports.iter().all(|report| !report.resumed && !report.problem.is_empty()), "{reports:?}");
+    assert!(!bench.payer.owes(&reports[0].container_id));
     assert_eq!(bench.look(&killed).await.state, ContainerState::Exited);
     assert!(bench.scene.engine.inspect_container(&removed).await.unwrap_err().is_not_found());
     assert_eq!(bench.look(&started).await.state, ContainerState::Paused, "that pause is the user's own");

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::engine::{NewVolume, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{Debt, DebtId};
-use crate::resume::{Payer, RESTORE_DIRECTORY, RESTORE_LABEL, blocking};
+use crate::resume::{Act, Outcome, Payer, RESTORE_DIRECTORY, RESTORE_LABEL, blocking};
 use crate::volume_path::{self, ReachedVolume};
 
 use super::Context;
@@ -236,7 +236,7 @@ impl Owed {
 
     async fn pay(&mut self) {
         let Some((id, debt)) = &self.debt else { return };
-        match self.payer.pay(*id, debt, true).await {
+        match self.payer.pay(*id, debt, Outcome::Over).await {
             Ok(_) => self.debt = None,
             // Dropping it hands it over.
             Err(error) => tracing::warn!(%error, "what was half restored is not removed yet"),
@@ -247,7 +247,7 @@ impl Owed {
 impl Drop for Owed {
     fn drop(&mut self) {
         if let Some((id, debt)) = self.debt.take() {
-            self.payer.hand_over([(id, debt, true)]);
+            self.payer.hand_over([(id, debt, Act::over())]);
         }
     }
 }

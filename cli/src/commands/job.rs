@@ -334,8 +334,12 @@ impl Render for JobView {
             lines.push(source.line(&self.quiesced));
             lines.extend(source.problems.iter().map(|problem| format!("    {problem}")));
         }
-        for down in self.quiesced.iter().filter(|down| !down.resumed) {
-            lines.push(format!("  {} could NOT be resumed: {}", down.container, down.problem));
+        for down in &self.quiesced {
+            match (down.resumed, down.problem.as_str()) {
+                (true, "") => {}
+                (true, problem) => lines.push(format!("  {}: {problem}", down.container)),
+                (false, problem) => lines.push(format!("  {} does NOT run again: {problem}", down.container)),
+            }
         }
         if let Some(restore) = &self.restore {
             lines.push(restore.line(self.state, self.duration_ms));

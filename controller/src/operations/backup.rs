@@ -201,12 +201,7 @@ impl Tally {
             return Ok(());
         }
         self.record(driving).await?;
-        let name = &quiesced.container_name;
-        let line = if quiesced.resumed {
-            format!("container {name} {} for {}", quiesced.how, millis(quiesced.downtime_ms))
-        } else {
-            format!("container {name} is still {}: {}", quiesced.how, quiesced.problem)
-        };
+        let line = quiesced_line(&quiesced);
         // A container that could not be resumed and then was is one story.
         self.result.quiesced.retain(|q| q.resumed || q.container_id != quiesced.container_id);
         if self.result.quiesced.len() < QUIESCED {
@@ -271,6 +266,20 @@ fn describe(end: &JobEnded, failed: &[(String, String, String)], of: usize) -> (
     (code, error)
 }
 
+/// A problem is said whether or not the container runs again.
+fn quiesced_line(quiesced: &v1::ContainerQuiesced) -> String {
+    let (name, how, problem) = (&quiesced.container_name, &quiesced.how, &quiesced.problem);
+    let mut line = if quiesced.resumed {
+        format!("container {name} {how} for {}", millis(quiesced.downtime_ms))
+    } else {
+        format!("container {name} was {how} and does NOT run again")
+    };
+    if !problem.is_empty() {
+        line.push_str(&format!(": {problem}"));
+    }
+    line
+}
+
 fn finished_line(name: &str, finished: &SourceFinished) -> String {
     if !finished.ok {
         return format!("{name}: failed: {}", finished.error);
@@ -316,6 +325,26 @@ mod tests {
 
     fn ending(sources: Vec<JobSource>, end: JobEnded) -> Ending {
         Tally::new(sources, v1::Job::default()).ending(&end)
+    }
+
+    #[test]
+    fn h02_a_problem_is_said_whether_or_not_the_container_runs_again() {
+        let quiesced = |resumed, problem: &str| v1::ContainerQuiesced {
+            container_name: "db".into(),
+            how: "stopped".into(),
+            downtime_ms: 41_000,
+            resumed,
+            problem: problem.into(),
+            ..Default::default()
+        };
+        let started = quiesced_line(&quiesced(true, "someone else started it meanwhile"));
+        assert!(started.starts_with("container db stopped for 41"), "{started}");
+        assert!(started.ends_with(": someone else started it meanwhile"), "{started}");
+        assert!(!quiesced_line(&quiesced(true, "")).contains(':'));
+        assert_eq!(
+            quiesced_line(&quiesced(false, "it was removed meanwhile")),
+            "container db was stopped and does NOT run again: it was removed meanwhile"
+        );
     }
 
     #[test]

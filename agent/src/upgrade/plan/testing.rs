@@ -16,6 +16,7 @@ pub(crate) fn container(name: &str) -> Container {
         mounts: Vec::new(),
         health: HealthState::NoCheck,
         started_at: "2026-11-24T09:56:00Z".to_owned(),
+        finished_at: String::new(),
         exit_code: 0,
         pid: 1,
         stop_timeout_seconds: None,

@@ -1,0 +1,168 @@
+//! Brings one container to rest.
+//!
+//! 1. Inspect it: minutes may lie between the plan and its turn, and a restart
+//!    policy may have started it anew. One that does not run any more is left
+//!    alone: nothing of it would be ours to start.
+//! 2. Write into the journal what is to be undone, with the start time just seen.
+//! 3. Pause or stop it.
+//! 4. Inspect it again and write down what was seen. From here on it is known
+//!    that the act took effect, and of which run of the container it is.
+//!
+//! Steps 3 and 4 run to their end even where the job is cancelled: the Engine
+//! carries on with a stop, and only its answer tells when the container can be
+//! started again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::engine::{Container, ContainerState, EngineError, EngineErrorKind};
+use crate::failpoint::failpoint;
+use crate::journal::{ContainerDebt, Debt};
+use crate::resume::{Act, Outcome, blocking};
+use crate::upgrade::record::now_unix_ms;
+
+use super::{Held, QuiesceError, Request, Rest, Shared};
+
+/// The longest an Engine is told to wait before it kills what it stops.
+const LONGEST_STOP: Duration = Duration::from_secs(300);
+
+impl Shared {
+    /// Returns once the container is at rest, or does not run for reasons of
+    /// its own. After an error it is in `held` if it was touched.
+    pub(super) async fn bring_to_rest(
+        self: &Arc<Self>,
+        planned: &Container,
+        request: &Request,
+        cancel: &Cancel,
+    ) -> Result<(), QuiesceError> {
+        if cancel.is_cancelled() {
+            return Err(QuiesceError::Cancelled);
+        }
+        let looked = self.engine.inspect_container(&planned.id).await;
+        let container = looked.map_err(|error| refused(planned, request.rest, &error))?;
+        if !may_run(container.state) {
+            return Ok(());
+        }
+        let stop_limit = stop_limit(&container, request.max_downtime);
+        let held = self.write_down(container, request, stop_limit).await?;
+        failpoint("agent.quiesce.before-act");
+        let name = held.container.name.clone();
+        let acting = tokio::spawn(self.clone().act(held, request.rest, stop_limit));
+        tokio::select! {
+            acted = acting => acted.unwrap_or_else(|error| Err(QuiesceError::Refused {
+                name,
+                how: request.rest.word(),
+                cause: error.to_string(),
+            })),
+            () = cancel.cancelled() => Err(QuiesceError::Cancelled),
+        }
+    }
+
+    async fn write_down(
+        &self,
+        container: Container,
+        request: &Request,
+        stop_limit: Duration,
+    ) -> Result<Held, QuiesceError> {
+        let entry = ContainerDebt {
+            job: request.job,
+            container: container.id.clone(),
+            name: container.name.clone(),
+            started_at: container.started_at.clone(),
+            stop_timeout_seconds: u32::try_from(stop_limit.as_secs()).unwrap_or(u32::MAX),
+            written_unix_ms: now_unix_ms(),
+            confirmed: false,
+        };
+        let debt = match request.rest {
+            Rest::Pause => Debt::Unpause(entry),
+            Rest::Stop => Debt::Start(entry),
+        };
+        let (payer, written) = (self.payer.clone(), debt.clone());
+        let id = blocking(move || payer.journal().owe(written)).await?;
+        let held = Held { id, debt, container, act: Act::begin(), since: tokio::time::Instant::now() };
+        self.held().push(held.clone());
+        Ok(held)
+    }
+
+    async fn act(self: Arc<Self>, held: Held, rest: Rest, stop_limit: Duration) -> Result<(), QuiesceError> {
+        let container = &held.container;
+        let answer = match rest {
+            Rest::Pause => self.engine.pause_container(&container.id).await,
+            Rest::Stop => self.engine.stop_container(container, Some(stop_limit)).await,
+        };
+        match &answer {
+            Ok(()) => held.act.answered(Outcome::Confirmed),
+            Err(error) if is_refusal(rest, error) => held.act.answered(Outcome::Over),
+            // The Engine may still be at it.
+            Err(_) => {}
+        }
+        answer.map_err(|error| refused(container, rest, &error))?;
+        failpoint(match rest {
+            Rest::Pause => "agent.quiesce.after-pause",
+            Rest::Stop => "agent.quiesce.after-stop",
+        });
+        self.look_after(held, rest).await
+    }
+
+    async fn look_after(&self, held: Held, rest: Rest) -> Result<(), QuiesceError> {
+        let Held { id, debt, container, .. } = held;
+        let seen = match self.engine.inspect_container(&container.id).await {
+            Ok(seen) => seen,
+            // Whoever removed it did not wait for us.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(refused(&container, rest, &error)),
+        };
+        let debt = confirmed(debt, &seen.started_at);
+        if let Some(held) = self.held().iter_mut().find(|held| held.id == id) {
+            held.debt = debt.clone();
+            held.container.started_at = seen.started_at;
+        }
+        // Without it the next agent still knows what was seen before the act.
+        if let Err(error) = self.payer.amend(id, debt).await {
+            tracing::warn!(%error, container.name, "the journal does not say that a container is at rest");
+        }
+        Ok(())
+    }
+}
+
+fn confirmed(mut debt: Debt, seen_started_at: &str) -> Debt {
+    if let Debt::Start(entry) | Debt::Unpause(entry) = &mut debt {
+        entry.started_at = seen_started_at.to_owned();
+        entry.confirmed = true;
+    }
+    debt
+}
+
+fn refused(container: &Container, rest: Rest, error: &EngineError) -> QuiesceError {
+    QuiesceError::Refused { name: container.name.clone(), how: rest.word(), cause: error.to_string() }
+}
+
+/// Whether its processes may write now or without anybody's doing.
+fn may_run(state: ContainerState) -> bool {
+    matches!(state, ContainerState::Running | ContainerState::Restarting | ContainerState::Unknown)
+}
+
+/// Whether an error says that the Engine does not go on with it. A stop that
+/// failed may have sent its signal.
+fn is_refusal(rest: Rest, error: &EngineError) -> bool {
+    match error.kind() {
+        EngineErrorKind::NotFound
+        | EngineErrorKind::Conflict
+        | EngineErrorKind::Invalid
+        | EngineErrorKind::Permission
+        | EngineErrorKind::Unsupported => true,
+        EngineErrorKind::Failed => rest == Rest::Pause,
+        EngineErrorKind::Unreachable | EngineErrorKind::Timeout => false,
+    }
+}
+
+/// Its own patience, but never so long that the deadline passes before the
+/// Engine would even kill it.
+fn stop_limit(container: &Container, max_downtime: Duration) -> Duration {
+    let own = match container.stop_timeout_seconds {
+        None => Duration::from_secs(10),
+        Some(seconds) => u64::try_from(seconds).map_or(LONGEST_STOP, Duration::from_secs),
+    };
+    own.min(LONGEST_STOP).min((max_downtime / 2).max(Duration::from_secs(1)))
+}
