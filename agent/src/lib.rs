@@ -2,6 +2,7 @@
 //! the local Docker Engine.
 
 pub mod allow;
+pub mod allowed_directory;
 pub mod app;
 pub mod args;
 pub mod cancel;
@@ -33,4 +34,5 @@ pub mod spec;
 pub mod upgrade;
 pub mod usage;
 pub mod volume_path;
+pub mod volume_settings;
 pub mod watchdog;

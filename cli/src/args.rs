@@ -366,6 +366,12 @@ pub struct RestoreVolumeArgs {
     /// Name of the new volume.
     #[arg(long = "as", value_name = "NAME")]
     pub as_volume: String,
+    /// Driver of the new volume; that of the snapshot's volume is not taken over.
+    #[arg(long, value_name = "NAME")]
+    pub driver: Option<String>,
+    /// Driver option of the new volume (key=value); may be repeated.
+    #[arg(long = "opt", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub options: Vec<(String, String)>,
     #[command(flatten)]
     pub common: RestoreOptions,
 }

@@ -567,7 +567,8 @@ pub struct ContainerQuiesced {
     pub how: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub downtime_ms: u64,
-    /// False: it could not be resumed; the journal still owes it.
+    /// It runs again. False: it does not, and `problem` says why; what the agent
+    /// has to resume is still in its journal.
     #[prost(bool, tag = "5")]
     pub resumed: bool,
     #[prost(string, tag = "6")]
@@ -5560,7 +5561,7 @@ pub struct StartBackupResponse {
     #[prost(string, repeated, tag = "2")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartRestoreRequest {
     /// Snapshot reference, as the catalogue resolves it.
     #[prost(string, tag = "1")]
@@ -5572,6 +5573,15 @@ pub struct StartRestoreRequest {
     pub as_volume: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub directory: ::prost::alloc::string::String,
+    /// Settings of the new volume; empty: a plain local one. Those of the
+    /// snapshot's volume are never taken over.
+    #[prost(string, tag = "11")]
+    pub driver: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "12")]
+    pub options: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     #[prost(bool, tag = "5")]
     pub devices: bool,
     #[prost(bool, tag = "6")]
@@ -5584,7 +5594,7 @@ pub struct StartRestoreRequest {
     pub plan_only: bool,
     /// Leave out files of which the repository has lost something and list them,
     /// instead of failing.
-    #[prost(bool, tag = "12")]
+    #[prost(bool, tag = "13")]
     pub salvage: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

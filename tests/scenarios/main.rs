@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod demo;
 mod failpoints;
+mod elsewhere;
 mod fleet;
 mod harness;
 mod hostile;

@@ -127,12 +127,11 @@ async fn a_volume_mounted_only_in_use_is_measured_through_a_holder() {
     let agent = Agent::start("", Path::new(SOCKET)).await;
     let directory = scene.directory("device");
     std::fs::write(directory.join("file"), "data").unwrap();
-    let mut request = create(&scene.name("v"), &scene.label());
-    for (key, value) in [("type", "none"), ("o", "bind"), ("device", directory.to_str().unwrap())] {
-        request.options.insert(key.to_owned(), value.to_owned());
-    }
+    // A person on the host made it; the agent itself would not, here.
+    let device = format!("device={}", directory.display());
+    let options = ["--opt", "type=none", "--opt", "o=bind", "--opt", &device];
+    scene.docker(&[&["volume", "create"], &options[..], &[&scene.name("v")]].concat());
     let mut volumes = agent.volumes();
-    volumes.create_volume(request).await.unwrap();
     let request = v1::InspectVolumeRequest { name: scene.name("v"), with_usage: true };
     let seen = volumes.inspect_volume(request).await.unwrap().into_inner();
     assert_eq!((seen.entries, seen.reach()), (Some(1), v1::VolumeReach::Holder));
@@ -221,6 +220,48 @@ async fn x26_what_the_host_does_not_allow_is_refused_whoever_asks() {
     // Looking is allowed; it fails for another reason.
     let status = volumes.list_volumes(v1::ListVolumesRequest::default()).await.unwrap_err();
     assert_eq!((status.code(), word(&status)), (Code::Unavailable, "engine-unreachable"));
+}
+
+/// A request for a volume with these options.
+fn with_options(driver: &str, options: &[(&str, &str)]) -> v1::CreateVolumeRequest {
+    let options = options.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    v1::CreateVolumeRequest { driver: driver.to_owned(), options, ..create("v", "x") }
+}
+
+#[tokio::test]
+async fn v02_x26_a_volume_that_leads_elsewhere_is_refused_by_name_whoever_asks() {
+    let allowed = tempfile::tempdir().unwrap();
+    let allowed = allowed.path().canonicalize().unwrap();
+    let inside = [("type", "none"), ("o", "bind"), ("device", allowed.to_str().unwrap())];
+    let elsewhere = [
+        (with_options("", &[("type", "none"), ("o", "bind"), ("device", "/etc")]), "/etc"),
+        (with_options("local", &[("type", "tmpfs"), ("device", "tmpfs")]), "device"),
+        (with_options("local", &[("type", "nfs"), ("o", "addr=10.0.0.1"), ("device", ":/x")]), "device"),
+        (with_options("vieux/sshfs", &[]), "vieux/sshfs"),
+    ];
+    let engine = Path::new("/nonexistent/docker.sock");
+    for allow in ["[\"backup\", \"restore\"]".to_owned(), format!("[\"restore\", \"{}\"]", allowed.display())]
+    {
+        let agent = Agent::start(&format!("allow = {allow}"), engine).await;
+        for (request, named) in &elsewhere {
+            let status = agent.volumes().create_volume(request.clone()).await.unwrap_err();
+            assert_eq!((status.code(), word(&status)), (Code::PermissionDenied, "not-allowed"), "{status:?}");
+            assert!(
+                status.message().contains(named) && status.message().contains("`container`"),
+                "{status:?}"
+            );
+        }
+        let status = agent.volumes().create_volume(with_options("", &inside)).await.unwrap_err();
+        let expected = if allow.contains('/') { "engine-unreachable" } else { "not-allowed" };
+        assert_eq!(word(&status), expected, "{allow}: {status:?}");
+        let status = agent.volumes().create_volume(with_options("", &[("size", "1g")])).await.unwrap_err();
+        assert_eq!(word(&status), "engine-unreachable", "that is Docker's own directory");
+    }
+    let agent = Agent::start("allow = [\"restore\", \"container\"]", engine).await;
+    for (request, _) in &elsewhere {
+        let status = agent.volumes().create_volume(request.clone()).await.unwrap_err();
+        assert_eq!(word(&status), "engine-unreachable", "root may: {status:?}");
+    }
 }
 
 #[tokio::test]

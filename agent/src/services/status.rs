@@ -18,6 +18,7 @@ use crate::recreate::RecreateError;
 use crate::spec::SpecError;
 use crate::usage::UsageError;
 use crate::volume_path::ReachError;
+use crate::volume_settings::VolumeNotAllowed;
 
 /// The stable word of an error. Words are never reused for another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +199,12 @@ impl From<InvalidVolumeName> for Status {
 
 impl From<NotAllowed> for Status {
     fn from(error: NotAllowed) -> Self {
+        Word::NotAllowed.status(error.to_string())
+    }
+}
+
+impl From<VolumeNotAllowed> for Status {
+    fn from(error: VolumeNotAllowed) -> Self {
         Word::NotAllowed.status(error.to_string())
     }
 }

@@ -1,6 +1,7 @@
 //! `VolumeService`: volumes of this host's Engine.
 //!
-//! Looking is always allowed; making and removing needs the right to restore.
+//! Looking is always allowed; making and removing needs the right to restore,
+//! and [`volume_settings`] decides where a new volume may lead.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use crate::holder::Holders;
 use crate::prune::{self, LabelFilter, PruneRequest};
 use crate::usage::{self, Usage, UsageError};
 use crate::volume_path::{self, ReachPlan, plan_reach};
+use crate::volume_settings;
 
 type Users = HashMap<String, Vec<v1::VolumeUser>>;
 
@@ -153,6 +155,7 @@ impl VolumeService for VolumeApi {
             options: options.into_iter().collect(),
             labels: labels.into_iter().collect(),
         };
+        volume_settings::check(&self.config.allow, &wanted)?;
         let created = self.engine.create_volume(&wanted).await.map_err(creating)?;
         Ok(Response::new(v1::CreateVolumeResponse {
             volume: Some(convert::volume(created.volume, Vec::new(), None)),

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use holdfast_archive::snapshot::SourceFacts;
-use rustix::fs::{Mode, OFlags};
 
-use crate::allow::{Allow, NotAllowed};
+use crate::allow::Allow;
+use crate::allowed_directory::{AllowedDirectory, DirectoryError};
 use crate::engine::{Engine, EngineError, EngineErrorKind, InvalidVolumeName, Volume, VolumeName};
 use crate::holder::Holders;
 use crate::quiesce::Place;
@@ -36,15 +36,7 @@ impl fmt::Display for SourceName {
 #[derive(Debug)]
 pub(super) enum Source {
     Volume(Box<ReachedVolume>),
-    Directory(Directory),
-}
-
-/// A directory on the host that its own file allows.
-#[derive(Debug)]
-pub(super) struct Directory {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
+    Directory(AllowedDirectory),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,15 +46,7 @@ pub enum SourceError {
     #[error(transparent)]
     Reach(#[from] ReachError),
     #[error(transparent)]
-    NotAllowed(#[from] NotAllowed),
-    #[error("directory `{}` cannot be opened: {source}", .path.display())]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("directory `{}` was replaced by another one meanwhile", .path.display())]
-    Replaced { path: PathBuf },
+    Directory(#[from] DirectoryError),
 }
 
 impl SourceError {
@@ -70,14 +54,21 @@ impl SourceError {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Name(_) => "invalid-name",
-            Self::NotAllowed(_) => "not-allowed",
-            Self::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "not-found",
-            Self::Open { .. } => "unreadable",
-            Self::Replaced { .. } | Self::Reach(ReachError::Replaced { .. }) => "source-replaced",
+            Self::Directory(error) => directory_code(error),
+            Self::Reach(ReachError::Replaced { .. }) => "source-replaced",
             Self::Reach(ReachError::Engine(error)) => engine_code(error),
             Self::Reach(ReachError::Refused { .. } | ReachError::Holder(_)) => "volume-not-reachable",
             Self::Reach(ReachError::Open { .. }) => "unreadable",
         }
+    }
+}
+
+fn directory_code(error: &DirectoryError) -> &'static str {
+    match error {
+        DirectoryError::NotAllowed(_) => "not-allowed",
+        DirectoryError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "not-found",
+        DirectoryError::Open { .. } => "unreadable",
+        DirectoryError::Replaced { .. } => "source-replaced",
     }
 }
 
@@ -109,7 +100,7 @@ impl Source {
                 let reached = volume_path::resolve(engine, holders, &name).await?;
                 Ok(Self::Volume(Box::new(reached)))
             }
-            SourceName::Directory(path) => Ok(Self::Directory(Directory::open(allow, path)?)),
+            SourceName::Directory(path) => Ok(Self::Directory(AllowedDirectory::open(allow, path)?)),
         }
     }
 
@@ -117,7 +108,7 @@ impl Source {
     pub(super) fn root(&self) -> Result<OwnedFd, SourceError> {
         match self {
             Self::Volume(volume) => Ok(volume.open_root()?),
-            Self::Directory(directory) => directory.root(),
+            Self::Directory(directory) => Ok(directory.root()?),
         }
     }
 
@@ -125,7 +116,7 @@ impl Source {
     pub(super) async fn check_identity(&self, engine: &Engine) -> Result<(), SourceError> {
         match self {
             Self::Volume(volume) => Ok(volume.check_identity(engine).await?),
-            Self::Directory(directory) => directory.root().map(drop),
+            Self::Directory(directory) => Ok(directory.root().map(drop)?),
         }
     }
 
@@ -135,7 +126,7 @@ impl Source {
             Self::Volume(reached) => {
                 Place::Volume { name: reached.volume().name.clone(), path: reached.path().to_owned() }
             }
-            Self::Directory(directory) => Place::Directory { path: directory.path.clone() },
+            Self::Directory(directory) => Place::Directory { path: directory.path().to_owned() },
         }
     }
 
@@ -145,7 +136,7 @@ impl Source {
             Self::Volume(reached) => volume_facts(reached.volume()),
             Self::Directory(directory) => SourceFacts {
                 kind: "directory".to_owned(),
-                name: directory.path.display().to_string(),
+                name: directory.path().display().to_string(),
                 ..SourceFacts::default()
             },
         }
@@ -158,35 +149,6 @@ impl Source {
             tracing::warn!(%error, "a holder container stays behind; the journal owes it");
         }
     }
-}
-
-impl Directory {
-    /// Opens first and asks afterwards where that is, so that no link can be
-    /// changed in between.
-    fn open(allow: &Allow, path: &Path) -> Result<Self, SourceError> {
-        let failed = |source| SourceError::Open { path: path.to_owned(), source };
-        let handle = open_directory(path).map_err(failed)?;
-        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle));
-        let real = std::fs::read_link(link).map_err(failed)?;
-        allow.check_path(&real)?;
-        let found = rustix::fs::fstat(&handle).map_err(|error| failed(error.into()))?;
-        Ok(Self { path: real, device: found.st_dev, inode: found.st_ino })
-    }
-
-    fn root(&self) -> Result<OwnedFd, SourceError> {
-        let failed = |source| SourceError::Open { path: self.path.clone(), source };
-        let handle = open_directory(&self.path).map_err(failed)?;
-        let found = rustix::fs::fstat(handle.as_fd()).map_err(|error| failed(error.into()))?;
-        if (found.st_dev, found.st_ino) != (self.device, self.inode) {
-            return Err(SourceError::Replaced { path: self.path.clone() });
-        }
-        Ok(handle)
-    }
-}
-
-fn open_directory(path: &Path) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 fn volume_facts(volume: &Volume) -> SourceFacts {
@@ -214,27 +176,6 @@ fn without_secrets(options: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_link_out_of_what_is_allowed_is_refused() {
-        let base = tempfile::tempdir().unwrap();
-        let base = base.path().canonicalize().unwrap();
-        let (allowed, secret) = (base.join("data"), base.join("database"));
-        std::fs::create_dir(&allowed).unwrap();
-        std::fs::create_dir(&secret).unwrap();
-        std::os::unix::fs::symlink(&secret, allowed.join("out")).unwrap();
-        let allow = Allow::parse([allowed.to_str().unwrap()]).unwrap();
-        let open = |path: &Path| Directory::open(&allow, path).map_err(|error| error.code());
-        assert_eq!(open(&allowed.join("out")).unwrap_err(), "not-allowed");
-        assert_eq!(open(&secret).unwrap_err(), "not-allowed");
-        assert_eq!(open(&allowed.join("../database")).unwrap_err(), "not-allowed");
-        assert_eq!(open(&allowed.join("none")).unwrap_err(), "not-found");
-        let directory = open(&allowed).unwrap();
-        directory.root().unwrap();
-        std::fs::rename(&allowed, base.join("moved")).unwrap();
-        std::fs::create_dir(&allowed).unwrap();
-        assert_eq!(directory.root().unwrap_err().code(), "source-replaced");
-    }
 
     #[test]
     fn secrets_of_mount_options_stay_on_the_host() {

@@ -12,11 +12,13 @@ use holdfast_archive::snapshot::SourceFacts;
 use holdfast_proto::ids::JobId;
 use rustix::fs::{Mode, OFlags};
 
+use crate::allowed_directory::AllowedDirectory;
 use crate::engine::{NewVolume, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{Debt, DebtId};
 use crate::resume::{Act, Outcome, Payer, RESTORE_DIRECTORY, RESTORE_LABEL, blocking};
 use crate::volume_path::{self, ReachedVolume};
+use crate::volume_settings;
 
 use super::Context;
 use super::pass::Failure;
@@ -24,6 +26,9 @@ use super::source::{SourceError, engine_code};
 
 /// Label the Engine puts on volumes it named itself.
 const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
+
+/// What the agent's own labels begin with.
+const OWN_LABELS: &str = "holdfast.";
 
 /// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +47,9 @@ impl fmt::Display for RestoreTarget {
     }
 }
 
-/// A volume to make. What is empty is taken from the snapshot.
+/// A volume to make. Without a driver it is a plain local one. Driver and
+/// options of the snapshot's volume are never taken over: a foreign host wrote
+/// them. Its labels are, but for those named here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeTarget {
     pub name: VolumeName,
@@ -76,11 +83,14 @@ impl Target {
     /// Refuses a target that is there already, before anything is done.
     pub(super) async fn refuse_existing(context: &Context, target: &RestoreTarget) -> Result<(), Failure> {
         match target {
-            RestoreTarget::Volume(volume) => match context.engine.inspect_volume(&volume.name).await {
-                Ok(_) => Err(exists(&volume.name)),
-                Err(error) if error.is_not_found() => Ok(()),
-                Err(error) => Err(Failure::of(engine_code(&error), &error)),
-            },
+            RestoreTarget::Volume(volume) => {
+                check_settings(context, &settings(volume, &SourceFacts::default(), JobId::generate()))?;
+                match context.engine.inspect_volume(&volume.name).await {
+                    Ok(_) => Err(exists(&volume.name)),
+                    Err(error) if error.is_not_found() => Ok(()),
+                    Err(error) => Err(Failure::of(engine_code(&error), &error)),
+                }
+            }
             RestoreTarget::Directory(path) => resolve_directory(context, path).map(drop),
         }
     }
@@ -106,6 +116,7 @@ impl Target {
         facts: &SourceFacts,
     ) -> Result<Self, Failure> {
         let wanted = settings(asked, facts, job);
+        let bound = check_settings(context, &wanted)?;
         let owed = Owed::write(context, Debt::RemoveVolume { job, name: wanted.name.to_string() }).await?;
         let mut target = Self { owed, place: None };
         let made = context.engine.create_volume(&wanted).await;
@@ -130,7 +141,26 @@ impl Target {
                 return Err(Failure::of(error.code(), &error));
             }
         }
+        if let Some(directory) = bound {
+            target = target.checked_bound(&directory).await?;
+        }
         target.checked_empty().await
+    }
+
+    /// The Engine followed the device's path after it was checked: what it
+    /// mounted must be the directory that was.
+    async fn checked_bound(self, directory: &AllowedDirectory) -> Result<Self, Failure> {
+        let same = self.root().and_then(|root| directory.is(root).map_err(|error| unreadable(&error)));
+        let failure = match same {
+            Ok(true) => return Ok(self),
+            Ok(false) => Failure::new(
+                "not-allowed",
+                format!("the Engine mounts another directory than `{}`", directory.path().display()),
+            ),
+            Err(failure) => failure,
+        };
+        self.discard().await;
+        Err(failure)
     }
 
     async fn make_directory(context: &Context, job: JobId, path: &Path) -> Result<Self, Failure> {
@@ -269,28 +299,22 @@ fn unreadable(error: &std::io::Error) -> Failure {
     Failure::new("unreadable", format!("the target of the restore cannot be opened: {error}"))
 }
 
-/// Settings of the new volume: what is asked for, else the snapshot's.
+fn check_settings(context: &Context, wanted: &NewVolume) -> Result<Option<AllowedDirectory>, Failure> {
+    volume_settings::check(&context.allow, wanted).map_err(|error| Failure::of("not-allowed", &error))
+}
+
+/// Settings of the new volume. Labels of the agent's own are never a snapshot's.
 fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume {
-    let driver = [&asked.driver, &facts.driver].into_iter().find(|driver| !driver.is_empty());
-    let driver = driver.cloned().unwrap_or_else(|| "local".to_owned());
-    let inherited = if driver == facts.driver { inherited_options(facts) } else { BTreeMap::new() };
     let mut labels = facts.labels.clone();
-    labels.remove(ANONYMOUS_LABEL);
+    labels.retain(|key, _| key != ANONYMOUS_LABEL && !key.starts_with(OWN_LABELS));
     labels.extend(asked.labels.clone());
     labels.insert(RESTORE_LABEL.to_owned(), job.to_string());
     NewVolume {
         name: asked.name.clone(),
-        driver,
-        options: if asked.options.is_empty() { inherited } else { asked.options.clone() },
+        driver: if asked.driver.is_empty() { "local".to_owned() } else { asked.driver.clone() },
+        options: asked.options.clone(),
         labels,
     }
-}
-
-/// Options that lead to a device or an export are left out: the new volume
-/// would be the old data.
-fn inherited_options(facts: &SourceFacts) -> BTreeMap<String, String> {
-    let leads_elsewhere = facts.options.contains_key("device") || facts.options.contains_key("type");
-    if facts.driver == "local" && leads_elsewhere { BTreeMap::new() } else { facts.options.clone() }
 }
 
 /// The real parent and the name of a directory that may be made.
@@ -369,21 +393,25 @@ mod tests {
     }
 
     #[test]
-    fn settings_come_from_the_snapshot_unless_asked_for() {
+    fn v01_labels_come_from_the_snapshot_and_neither_driver_nor_options_do() {
         let job = JobId::generate();
-        let new = settings(&asked(), &facts(&[("o", "size=1g")]), job);
-        assert_eq!((new.driver.as_str(), new.options["o"].as_str()), ("local", "size=1g"));
-        assert_eq!(new.labels["app"], "blog");
-        assert_eq!(new.labels[RESTORE_LABEL], job.to_string());
-        assert!(!new.labels.contains_key(ANONYMOUS_LABEL));
-        let other = settings(&VolumeTarget { driver: "other".into(), ..asked() }, &facts(&[("o", "x")]), job);
-        assert!(other.options.is_empty(), "options of one driver mean nothing to another");
-    }
-
-    #[test]
-    fn a_new_volume_does_not_lead_to_the_old_ones_data() {
-        let bound = facts(&[("type", "none"), ("o", "bind"), ("device", "/srv/db")]);
-        assert!(settings(&asked(), &bound, JobId::generate()).options.is_empty());
+        let mut facts = facts(&[("type", "none"), ("o", "bind"), ("device", "/usr/local/sbin")]);
+        facts.labels.insert("holdfast.restore".to_owned(), "another".to_owned());
+        facts.labels.insert("holdfast.anything".to_owned(), String::new());
+        for driver in ["local", "vieux/sshfs"] {
+            facts.driver = driver.to_owned();
+            let new = settings(&asked(), &facts, job);
+            assert_eq!((new.driver.as_str(), new.options.len()), ("local", 0));
+            assert_eq!(new.labels.keys().collect::<Vec<_>>(), ["app", RESTORE_LABEL]);
+            assert_eq!((new.labels["app"].as_str(), &new.labels[RESTORE_LABEL]), ("blog", &job.to_string()));
+        }
+        let given = VolumeTarget {
+            driver: "other".into(),
+            options: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            ..asked()
+        };
+        let new = settings(&given, &facts, job);
+        assert_eq!((new.driver.as_str(), new.options["k"].as_str()), ("other", "v"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Whole jobs: this machine's Engine, a repository in memory.
 
+mod elsewhere;
 mod groups;
 
 use std::fs;

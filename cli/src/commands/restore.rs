@@ -56,6 +56,8 @@ fn request(command: RestoreCommand) -> (StartRestoreRequest, RestoreOptions) {
                 snapshot: args.snapshot,
                 host: args.host,
                 as_volume: args.as_volume,
+                driver: args.driver.unwrap_or_default(),
+                options: args.options.into_iter().collect(),
                 ..common(&args.common)
             };
             (request, args.common)

@@ -22,11 +22,11 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::caller::Caller;
+use super::caller::{Caller, Role};
 use super::denials::Denials;
 use super::roles::{Access, AnsweredBy, Rule, rule};
 use super::status_map::{Word, catalog_failed, causes};
-use super::subject::describe;
+use super::subject::{admin_field, describe};
 use super::timed::Timed;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
@@ -234,6 +234,7 @@ impl Gate {
     ) -> Result<(Body, String), Status> {
         let Some(fields) = rule.audit else { return Ok((body, String::new())) };
         let bytes = read_message(body).await?;
+        self.refuse_admin_fields(rule, caller, &bytes).await?;
         let mut subject = describe(rule.path, fields, &bytes)
             .map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
         if rule.answered_by == AnsweredBy::Host
@@ -252,6 +253,24 @@ impl Gate {
         };
         self.catalog.audit(&entry).await.map_err(|error| catalog_failed(&error))?;
         Ok((Body::new(Full::new(bytes)), subject))
+    }
+
+    /// Some settings are an administrator's, whoever else may make the call.
+    async fn refuse_admin_fields(&self, rule: &Rule, caller: &Caller, bytes: &[u8]) -> Result<(), Status> {
+        let Caller::Operator { name, role } = caller else { return Ok(()) };
+        if *role >= Role::Admin {
+            return Ok(());
+        }
+        let field = admin_field(rule.path, rule.admin_fields, bytes)
+            .map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
+        let Some(field) = field else { return Ok(()) };
+        let status = Word::RoleTooLow.status(format!(
+            "`{name}` is {}, and `{field}` can only be set by {}",
+            role.as_str(),
+            Role::Admin.as_str()
+        ));
+        self.denials.record(&caller.actor(), rule.path, field, status.message()).await;
+        Err(status)
     }
 
     async fn record_failure(&self, rule: &Rule, caller: &Caller, subject: &str, failure: &Status) {

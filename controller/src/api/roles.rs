@@ -41,7 +41,21 @@ pub struct Rule {
     pub answered_by: AnsweredBy,
     /// For a call that changes something: the request's fields to record.
     pub audit: Option<&'static [&'static str]>,
+    /// Fields of an audited call's request that only an administrator may set.
+    pub admin_fields: &'static [AdminField],
 }
+
+/// A field of a request that needs an administrator when it says something.
+#[derive(Debug, Clone, Copy)]
+pub struct AdminField {
+    pub name: &'static str,
+    /// What it may say all the same; empty: nothing.
+    pub harmless: &'static str,
+}
+
+/// Settings with which a volume leads to any place of its host.
+const VOLUME_SETTINGS: &[AdminField] =
+    &[AdminField { name: "driver", harmless: "local" }, AdminField { name: "options", harmless: "" }];
 
 impl Rule {
     /// Whether this caller may make the call.
@@ -68,19 +82,23 @@ const RESTORER: Access = Access::Role(Role::Restorer);
 const ADMIN: Access = Access::Role(Role::Admin);
 
 const fn read(path: &'static str, access: Access) -> Rule {
-    Rule { path, access, answered_by: AnsweredBy::Controller, audit: None }
+    Rule { path, access, answered_by: AnsweredBy::Controller, audit: None, admin_fields: &[] }
 }
 
 const fn change(path: &'static str, access: Access, fields: &'static [&'static str]) -> Rule {
-    Rule { path, access, answered_by: AnsweredBy::Controller, audit: Some(fields) }
+    Rule { path, access, answered_by: AnsweredBy::Controller, audit: Some(fields), admin_fields: &[] }
 }
 
 const fn host_read(path: &'static str, access: Access) -> Rule {
-    Rule { path, access, answered_by: AnsweredBy::Host, audit: None }
+    Rule { path, access, answered_by: AnsweredBy::Host, audit: None, admin_fields: &[] }
 }
 
 const fn host_change(path: &'static str, access: Access, fields: &'static [&'static str]) -> Rule {
-    Rule { path, access, answered_by: AnsweredBy::Host, audit: Some(fields) }
+    Rule { path, access, answered_by: AnsweredBy::Host, audit: Some(fields), admin_fields: &[] }
+}
+
+const fn with_admin_fields(rule: Rule, admin_fields: &'static [AdminField]) -> Rule {
+    Rule { admin_fields, ..rule }
 }
 
 /// The table.
@@ -105,10 +123,13 @@ pub const RULES: &[Rule] = &[
         OPERATOR,
         &["policy", "host", "volumes", "directories", "plan_only"],
     ),
-    change(
-        "/holdfast.v1.JobService/StartRestore",
-        RESTORER,
-        &["snapshot", "host", "as_volume", "directory", "devices", "setuid", "plan_only"],
+    with_admin_fields(
+        change(
+            "/holdfast.v1.JobService/StartRestore",
+            RESTORER,
+            &["snapshot", "host", "as_volume", "driver", "directory", "devices", "setuid", "plan_only"],
+        ),
+        VOLUME_SETTINGS,
     ),
     change("/holdfast.v1.JobService/StartPrune", OPERATOR, &["plan_only"]),
     // Fetches an image on the host, where it is not there.
@@ -149,7 +170,10 @@ pub const RULES: &[Rule] = &[
     host_read("/holdfast.v1.AgentService/GetAgent", VIEWER),
     host_read("/holdfast.v1.VolumeService/ListVolumes", VIEWER),
     host_read("/holdfast.v1.VolumeService/InspectVolume", VIEWER),
-    host_change("/holdfast.v1.VolumeService/CreateVolume", OPERATOR, &["name", "driver", "labels"]),
+    with_admin_fields(
+        host_change("/holdfast.v1.VolumeService/CreateVolume", OPERATOR, &["name", "driver", "labels"]),
+        VOLUME_SETTINGS,
+    ),
     host_change("/holdfast.v1.VolumeService/RemoveVolume", RESTORER, &["name"]),
     host_change(
         "/holdfast.v1.VolumeService/PruneVolumes",
@@ -224,6 +248,10 @@ pub(crate) mod tests {
     fn audited_fields_exist_and_are_unary_requests() {
         for method in every_method() {
             let rule = rule(&path(&method)).expect("a row");
+            for AdminField { name, .. } in rule.admin_fields {
+                assert!(rule.audit.is_some(), "{}: its request is not read", rule.path);
+                assert!(method.input().get_field_by_name(name).is_some(), "{} {name}", rule.path);
+            }
             let Some(fields) = rule.audit else { continue };
             assert!(!method.is_client_streaming(), "{}", rule.path);
             for field in fields {

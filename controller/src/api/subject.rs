@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 use bytes::Buf as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MapKey, MessageDescriptor, ReflectMessage as _, Value};
 
+use super::roles::AdminField;
+
 /// Longest text of one field in an audit row, in characters.
 const MAX_VALUE_LEN: usize = 200;
 
@@ -33,6 +35,24 @@ pub fn describe(path: &str, fields: &[&str], frame: &[u8]) -> Result<String, Unr
         })
     });
     Ok(shown.collect::<Vec<_>>().join(" "))
+}
+
+/// The first of these fields that says something else than it may.
+pub fn admin_field(
+    path: &str,
+    fields: &[AdminField],
+    frame: &[u8],
+) -> Result<Option<&'static str>, UnreadableRequest> {
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let message = DynamicMessage::decode(input(path).ok_or(UnreadableRequest)?, payload(frame)?)
+        .map_err(|_| UnreadableRequest)?;
+    let is_set = |field: &&AdminField| {
+        let Some(found) = message.descriptor().get_field_by_name(field.name) else { return true };
+        message.has_field(&found) && message.get_field(&found).as_str() != Some(field.harmless)
+    };
+    Ok(fields.iter().find(is_set).map(|field| field.name))
 }
 
 fn input(path: &str) -> Option<MessageDescriptor> {

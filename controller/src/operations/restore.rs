@@ -58,10 +58,18 @@ pub async fn run(driving: &mut Driving, restore: &RestoreParameters) -> Result<E
 /// The target in words.
 pub fn target_text(target: &RestoreTarget) -> String {
     match target {
-        RestoreTarget::NewVolume { name, driver, .. } if driver.is_empty() || driver == "local" => {
-            format!("new volume {name}")
+        RestoreTarget::NewVolume { name, driver, options, .. } => {
+            let mut settings = Vec::new();
+            if !matches!(driver.as_str(), "" | "local") {
+                settings.push(format!("driver {driver}"));
+            }
+            // Their values may be secrets of a network file system.
+            settings.extend(options.keys().map(|key| format!("option {key}")));
+            match settings.is_empty() {
+                true => format!("new volume {name}"),
+                false => format!("new volume {name} ({})", settings.join(", ")),
+            }
         }
-        RestoreTarget::NewVolume { name, driver, .. } => format!("new volume {name} (driver {driver})"),
         RestoreTarget::Directory(path) => format!("directory {path}"),
     }
 }

@@ -1,6 +1,9 @@
 //! Starting work by hand: everything that can be refused is refused before a
 //! job exists.
 
+use std::collections::BTreeMap;
+
+use holdfast_archive::snapshot::SourceFacts;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
 use holdfast_proto::v1::{
@@ -252,6 +255,8 @@ pub async fn restore(
         host,
         as_volume,
         directory,
+        driver,
+        options,
         devices,
         setuid,
         strict,
@@ -266,10 +271,14 @@ pub async fn restore(
         ("", "") => return Err(Word::InvalidRequest.status("name a target: a new volume or a directory")),
         (name, "") => RestoreTarget::NewVolume {
             name: name.to_owned(),
-            driver: body.source.driver.clone(),
-            options: body.source.options.clone().into_iter().collect(),
-            labels: body.source.labels.clone().into_iter().collect(),
+            driver,
+            options: options.into_iter().collect(),
+            // The agent takes over those of the snapshot.
+            labels: BTreeMap::new(),
         },
+        ("", _) if !driver.is_empty() || !options.is_empty() => {
+            return Err(Word::InvalidRequest.status("a driver and options are for a new volume"));
+        }
         ("", path) if path.starts_with('/') => RestoreTarget::Directory(path.to_owned()),
         ("", path) => return Err(Word::InvalidRequest.status(format!("`{path}` is no absolute path"))),
         _ => return Err(Word::InvalidRequest.status("a new volume and a directory exclude each other")),
@@ -281,9 +290,11 @@ pub async fn restore(
     }
     let mut plan = vec![
         snapshot_line(&found, &body),
-        format!("to {}, {}{}", host.name, target_text(&target), labels_note(&target)),
+        format!("to {}, {}{}", host.name, target_text(&target), labels_note(&target, &body.source)),
         "afterwards the target is walked and compared with the snapshot".to_owned(),
     ];
+    let not_applied = not_applied(&target, &body.source);
+    plan.extend(not_applied.clone());
     if found.partial {
         plan.push(format!("the snapshot is PARTIAL: {}", body.problems.join("; ")));
     }
@@ -311,7 +322,11 @@ pub async fn restore(
         not_before_ms: 0,
     };
     jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
-    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
+    let id = job.id;
+    let job = begun(jobs, id, &format!("started by {actor}")).await?;
+    if let Some(line) = not_applied {
+        jobs.tell(id, &line).await.map_err(|error| catalog_failed(&error))?;
+    }
     jobs.nudges().dispatcher.notify_one();
     Ok(StartRestoreResponse { job: Some(job), plan })
 }
@@ -333,13 +348,48 @@ fn snapshot_line(
     )
 }
 
-fn labels_note(target: &RestoreTarget) -> String {
+fn labels_note(target: &RestoreTarget, source: &SourceFacts) -> String {
     match target {
-        RestoreTarget::NewVolume { labels, .. } if !labels.is_empty() => {
-            format!(", {} labels restored", labels.len())
+        RestoreTarget::NewVolume { .. } if !source.labels.is_empty() => {
+            format!(", labels restored: {}", settings_text(&source.labels))
         }
         _ => String::new(),
     }
+}
+
+/// What a restore does not take over: the host a snapshot comes from wrote it,
+/// and it can lead to any place of the host that would obey it.
+fn not_applied(target: &RestoreTarget, source: &SourceFacts) -> Option<String> {
+    let RestoreTarget::NewVolume { driver, options, .. } = target else { return None };
+    let plain = matches!(source.driver.as_str(), "" | "local") && source.options.is_empty();
+    if plain {
+        return None;
+    }
+    let made = match (driver.as_str(), options.is_empty()) {
+        ("" | "local", true) => {
+            "the new volume is a plain local one (--driver and --opt give it other settings)"
+        }
+        _ => "the new volume has the settings given here",
+    };
+    let options = match source.driver.as_str() {
+        _ if source.options.is_empty() => "none".to_owned(),
+        "" | "local" => settings_text(&source.options),
+        // What a plugin takes may be a password.
+        _ => source.options.keys().map(|key| key.escape_debug().to_string()).collect::<Vec<_>>().join(", "),
+    };
+    Some(format!(
+        "the snapshot's volume had driver {}, options {options}: NOT taken over, {made}",
+        source.driver.escape_debug()
+    ))
+}
+
+/// `key=value, ...`; a hostile host may have written them.
+fn settings_text(settings: &BTreeMap<String, String>) -> String {
+    let one = |(key, value): (&String, &String)| {
+        let text: String = format!("{key}={value}").chars().take(200).collect();
+        text.escape_debug().to_string()
+    };
+    settings.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn not_connected(host: &HostRecord) -> Status {
@@ -414,11 +464,37 @@ mod tests {
             name: "copy".into(),
             driver: "local".into(),
             options: Default::default(),
-            labels: [("a".into(), "b".into())].into(),
+            labels: Default::default(),
+        };
+        let source = SourceFacts { labels: [("a".into(), "b".into())].into(), ..SourceFacts::default() };
+        assert_eq!(
+            format!("{}{}", target_text(&target), labels_note(&target, &source)),
+            "new volume copy, labels restored: a=b"
+        );
+        assert_eq!(not_applied(&target, &source), None);
+    }
+
+    #[test]
+    fn v01_the_plan_names_the_settings_that_are_not_taken_over() {
+        let target = |driver: &str| RestoreTarget::NewVolume {
+            name: "copy".into(),
+            driver: driver.into(),
+            options: Default::default(),
+            labels: Default::default(),
+        };
+        let source = SourceFacts {
+            driver: "local".into(),
+            options: [("o".into(), "bind".into()), ("device".into(), "/etc\u{1b}".into())].into(),
+            ..SourceFacts::default()
         };
         assert_eq!(
-            format!("{}{}", target_text(&target), labels_note(&target)),
-            "new volume copy, 1 labels restored"
+            not_applied(&target(""), &source).expect("a line"),
+            "the snapshot's volume had driver local, options device=/etc\\u{1b}, o=bind: NOT taken over, \
+             the new volume is a plain local one (--driver and --opt give it other settings)"
         );
+        let source = SourceFacts { driver: "vieux/sshfs".into(), ..SourceFacts::default() };
+        let line = not_applied(&target("nfs"), &source).expect("a line");
+        assert!(line.contains("vieux/sshfs") && line.ends_with("the settings given here"), "{line}");
+        assert_eq!(not_applied(&RestoreTarget::Directory("/srv".into()), &source), None);
     }
 }

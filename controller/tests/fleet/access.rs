@@ -8,8 +8,9 @@ use holdfast_controller::api::roles::{Access, RULES};
 use holdfast_controller::init;
 use holdfast_proto::ERROR_CODE_METADATA;
 use holdfast_proto::v1::host_service_client::HostServiceClient;
-use holdfast_proto::v1::{LabelHostRequest, RevokeHostRequest};
+use holdfast_proto::v1::{CreateVolumeRequest, LabelHostRequest, RevokeHostRequest, StartRestoreRequest};
 use http_body_util::Full;
+use prost::Message as _;
 use secrecy::ExposeSecret as _;
 use tonic::body::Body;
 use tonic::transport::Channel;
@@ -24,13 +25,19 @@ const REFUSALS: [&str; 4] = ["unauthenticated", "role-too-low", "agent-only", "n
 /// Calls a method with an empty message; the status, if there is one before
 /// any answer.
 async fn call(channel: &Channel, path: &str, token: Option<&str>) -> Option<Status> {
+    call_with(channel, path, token, &[]).await
+}
+
+/// The same with a message.
+async fn call_with(channel: &Channel, path: &str, token: Option<&str>, message: &[u8]) -> Option<Status> {
     let mut request = http::Request::post(format!("http://controller{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
-    let body = Body::new(Full::new(Bytes::from_static(&[0; 5])));
+    let length = u32::try_from(message.len()).expect("small").to_be_bytes();
+    let body = Body::new(Full::new(Bytes::from([&[0][..], &length, message].concat())));
     let mut channel = channel.clone();
     let answer = channel.ready().await.expect("ready").call(request.body(body).expect("request")).await;
     Status::from_header_map(answer.expect("an answer").headers())
@@ -82,6 +89,45 @@ async fn x21_every_rpc_is_refused_to_whoever_the_table_does_not_admit() {
         let rows = controller.audited(rule.path, "denied").await;
         assert!(rows.iter().any(|(actor, _)| actor == "vera"), "no row about {}", rule.path);
     }
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn v02_where_a_volume_leads_is_for_an_administrator_alone() {
+    let controller = Controller::start().await;
+    let channel = controller.channel(None).await.expect("connected");
+    let mut tokens = Vec::new();
+    for (name, role) in [("oleg", Role::Operator), ("rita", Role::Restorer)] {
+        let token = init::create_operator(&controller.catalog, name, role, "test").await.expect("made");
+        tokens.push(token.expose_secret().to_owned());
+    }
+    let admin = controller.admin_token();
+    let options = || [("device".to_owned(), "/".to_owned())].into();
+    let create = "/holdfast.v1.VolumeService/CreateVolume";
+    let restore = "/holdfast.v1.JobService/StartRestore";
+    let volume = |driver: &str| CreateVolumeRequest { driver: driver.into(), ..Default::default() };
+    let led = CreateVolumeRequest { options: options(), ..volume("") };
+    let restored = StartRestoreRequest { options: options(), ..Default::default() };
+    let driven = StartRestoreRequest { driver: "nfs".into(), ..Default::default() };
+    for (token, path, message, is_refused) in [
+        (&tokens[0], create, led.encode_to_vec(), true),
+        (&tokens[1], create, led.encode_to_vec(), true),
+        (&tokens[0], create, volume("nfs").encode_to_vec(), true),
+        (&tokens[0], create, volume("local").encode_to_vec(), false),
+        (&tokens[0], create, volume("").encode_to_vec(), false),
+        (&tokens[1], restore, restored.encode_to_vec(), true),
+        (&tokens[1], restore, driven.encode_to_vec(), true),
+        (&tokens[1], restore, Vec::new(), false),
+        (&admin, create, led.encode_to_vec(), false),
+        (&admin, restore, restored.encode_to_vec(), false),
+    ] {
+        let status = call_with(&channel, path, Some(token), &message).await.expect("nothing of it is there");
+        let refused = refusal(Some(&status)).map(str::to_owned);
+        assert_eq!(refused.as_deref(), is_refused.then_some("role-too-low"), "{path} {status:?}");
+        assert!(!is_refused || status.message().contains("admin"), "{status:?}");
+    }
+    let denied = controller.audited("CreateVolume", "denied").await;
+    assert!(denied.contains(&("oleg".to_owned(), "driver".to_owned())), "{denied:?}");
     controller.stop().await;
 }
 
