@@ -84,6 +84,32 @@ pub struct Stats {
     pub unreadable_entries: u64,
 }
 
+/// How large a source was when it was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extent {
+    pub entries: u64,
+    /// Sum of the files' sizes, holes included.
+    pub size_bytes: u64,
+}
+
+/// A source that is left with less than one part in this many is more likely
+/// to have lost its content than to have changed.
+const SHRUNK: u64 = 10;
+
+impl Extent {
+    /// Whether less than a tenth of the entries or of the bytes is left.
+    pub fn shrank_from(self, before: Self) -> bool {
+        let shrank = |now: u64, before: u64| now.saturating_mul(SHRUNK) < before;
+        shrank(self.entries, before.entries) || shrank(self.size_bytes, before.size_bytes)
+    }
+}
+
+impl Stats {
+    pub fn extent(&self) -> Extent {
+        Extent { entries: self.entries, size_bytes: self.size_bytes }
+    }
+}
+
 /// What a source was when it was backed up: enough to make it again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceFacts {

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use container::{ContainerCommand, ContainerRunArgs};
 pub use upgrade::{ImageArgs, UpgradeCommand, UpgradeOptionArgs, UpgradePlanArgs, UpgradeRunArgs};
-use values::key_value;
+use values::{host_and_source, key_value};
 
 /// Protects the data of Docker hosts, a fleet at a time.
 #[derive(Debug, Parser)]
@@ -63,6 +63,9 @@ pub enum Command {
     /// Hosts of the fleet.
     #[command(subcommand)]
     Host(HostCommand),
+    /// What could be backed up, and what is given up.
+    #[command(subcommand)]
+    Source(SourceCommand),
     /// Volumes of a host.
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -95,7 +98,7 @@ pub enum Command {
     Repo(RepoCommand),
     /// Apply policy files: all of them or none.
     Apply(ApplyArgs),
-    /// Coverage of the fleet.
+    /// Coverage of the fleet. Ends with 3 while anything needs attention.
     Status(StatusArgs),
     /// Contexts: which controllers this command talks to.
     #[command(subcommand)]
@@ -148,8 +151,39 @@ pub enum HostCommand {
         #[arg(required = true)]
         labels: Vec<String>,
     },
-    /// Refuse the host's certificate from now on.
+    /// Refuse the host's certificate from now on; `status` goes on to name the
+    /// host.
     Revoke { host: String },
+    /// Give a host up: refuse its certificate and end all alarms about it. Its
+    /// snapshots stay, by retention.
+    ///
+    /// Also ends the wait for a host that a token was made for and that never
+    /// joined. A new token for the name brings the host back.
+    Retire { host: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SourceCommand {
+    /// List volumes and directories, those that are gone or retired too.
+    Ls {
+        /// Only this host.
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+    },
+    /// Give sources up: they are not missed any more. Snapshots stay, by
+    /// retention.
+    ///
+    /// For a volume that is gone on purpose, a directory that is not backed up
+    /// any more, or a bind mount that is not to be protected. A retired volume
+    /// that is there again counts again.
+    Retire {
+        /// HOST/VOLUME or HOST/PATH (web-1//srv/data).
+        #[arg(required = true, value_name = "HOST/SOURCE", value_parser = host_and_source)]
+        sources: Vec<(String, String)>,
+        /// Have them count again.
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -278,7 +312,7 @@ pub struct BackupRunArgs {
     /// How containers are brought to rest.
     #[arg(long, value_enum, default_value = "none")]
     pub consistency: ConsistencyArg,
-    /// Back up a source although it has become empty.
+    /// Accept a source that has become empty, or shrank below a tenth.
     #[arg(long)]
     pub allow_empty: bool,
     /// Longest time a container may be kept at rest.

@@ -10,6 +10,7 @@ use holdfast_proto::v1::host_service_client::HostServiceClient;
 use holdfast_proto::v1::job_service_client::JobServiceClient;
 use holdfast_proto::v1::mount_service_client::MountServiceClient;
 use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
+use holdfast_proto::v1::source_service_client::SourceServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;
 use holdfast_proto::v1::upgrade_service_client::UpgradeServiceClient;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
@@ -150,6 +151,10 @@ impl Client {
 
     pub fn hosts(&self) -> Result<HostServiceClient<Service>> {
         Ok(HostServiceClient::new(self.controller()?))
+    }
+
+    pub fn sources(&self) -> Result<SourceServiceClient<Service>> {
+        Ok(SourceServiceClient::new(self.controller()?))
     }
 
     pub fn policies(&self) -> Result<PolicyServiceClient<Service>> {

@@ -20,6 +20,7 @@ use holdfast_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holdfast_proto::v1::host_service_server::HostServiceServer;
 use holdfast_proto::v1::job_service_server::JobServiceServer;
 use holdfast_proto::v1::policy_service_server::PolicyServiceServer;
+use holdfast_proto::v1::source_service_server::SourceServiceServer;
 use holdfast_proto::v1::status_service_server::StatusServiceServer;
 use holdfast_proto::v1::upgrade_service_server::UpgradeServiceServer;
 use rustix::fs::FlockOperation;
@@ -38,6 +39,7 @@ use crate::api::enrolment::EnrolmentApi;
 use crate::api::hosts::{Addresses, HostApi};
 use crate::api::jobs::JobApi;
 use crate::api::policies::PolicyApi;
+use crate::api::sources::SourceApi;
 use crate::api::status::StatusApi;
 use crate::api::status_map::causes;
 use crate::api::upgrades::UpgradeApi;
@@ -203,6 +205,7 @@ impl App {
                 authority.clone(),
                 addresses,
             )))
+            .add_service(SourceServiceServer::new(SourceApi::new(catalog.clone())))
             .add_service(RepositoryApi::service(self.jobs.repository().clone()))
             .add_service(PolicyServiceServer::new(PolicyApi::new(self.jobs.clone())))
             .add_service(JobServiceServer::new(JobApi::new(self.jobs.clone())))

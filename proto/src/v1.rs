@@ -465,7 +465,8 @@ pub struct CreateSnapshotsRequest {
     /// resumes it then and the job fails. 0: the agent's default.
     #[prost(uint32, tag = "6")]
     pub max_downtime_seconds: u32,
-    /// Refuse a source that is empty now and was not in its last snapshot.
+    /// Accept a source that is empty now and was not in its last snapshot, or
+    /// that shrank below a tenth of it.
     #[prost(bool, tag = "7")]
     pub allow_empty: bool,
 }
@@ -555,6 +556,10 @@ pub struct SourceFinished {
     pub error_code: ::prost::alloc::string::String,
     #[prost(string, tag = "9")]
     pub error: ::prost::alloc::string::String,
+    /// Entries or bytes are below a tenth of the base snapshot's; a problem says
+    /// so. Not with allow_empty.
+    #[prost(bool, tag = "10")]
+    pub shrunk: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerQuiesced {
@@ -4745,6 +4750,9 @@ pub struct Host {
     pub volumes: u32,
     #[prost(int64, tag = "11")]
     pub clock_skew_ms: i64,
+    /// Revoked, and given up on purpose.
+    #[prost(bool, tag = "12")]
+    pub retired: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListHostsRequest {
@@ -4797,6 +4805,21 @@ pub struct RevokeHostRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RevokeHostResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireHostRequest {
+    /// Name or id; the name alone where no host has joined.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireHostResponse {
+    /// False: no host has joined under that name.
+    #[prost(bool, tag = "1")]
+    pub joined: bool,
+    /// Snapshots of the host that stay.
+    #[prost(uint64, tag = "2")]
+    pub snapshots: u64,
+}
 /// Generated client implementations.
 pub mod host_service_client {
     #![allow(
@@ -4981,7 +5004,8 @@ pub mod host_service_client {
                 .insert(GrpcMethod::new("holdfast.v1.HostService", "LabelHost"));
             self.inner.unary(req, path, codec).await
         }
-        /// Its certificate is refused from now on and its connection closed.
+        /// Its certificate is refused from now on and its connection closed. The
+        /// status goes on to name it: only RetireHost ends that.
         pub async fn revoke_host(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeHostRequest>,
@@ -5004,6 +5028,33 @@ pub mod host_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("holdfast.v1.HostService", "RevokeHost"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Revokes the host and ends all alarms about it. A name that no host has
+        /// joined as is retired too: its unused join tokens are void. Snapshots stay,
+        /// by retention. A new token for the name brings the host back.
+        pub async fn retire_host(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetireHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetireHostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.v1.HostService/RetireHost",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.v1.HostService", "RetireHost"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -5048,12 +5099,23 @@ pub mod host_service_server {
             &self,
             request: tonic::Request<super::LabelHostRequest>,
         ) -> std::result::Result<tonic::Response<super::Host>, tonic::Status>;
-        /// Its certificate is refused from now on and its connection closed.
+        /// Its certificate is refused from now on and its connection closed. The
+        /// status goes on to name it: only RetireHost ends that.
         async fn revoke_host(
             &self,
             request: tonic::Request<super::RevokeHostRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RevokeHostResponse>,
+            tonic::Status,
+        >;
+        /// Revokes the host and ends all alarms about it. A name that no host has
+        /// joined as is retired too: its unused join tokens are void. Snapshots stay,
+        /// by retention. A new token for the name brings the host back.
+        async fn retire_host(
+            &self,
+            request: tonic::Request<super::RetireHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetireHostResponse>,
             tonic::Status,
         >;
     }
@@ -5360,6 +5422,51 @@ pub mod host_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/holdfast.v1.HostService/RetireHost" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetireHostSvc<T: HostService>(pub Arc<T>);
+                    impl<
+                        T: HostService,
+                    > tonic::server::UnaryService<super::RetireHostRequest>
+                    for RetireHostSvc<T> {
+                        type Response = super::RetireHostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetireHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as HostService>::retire_host(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetireHostSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -5448,6 +5555,9 @@ pub struct Job {
     /// Jobs this one started, oldest first.
     #[prost(message, repeated, tag = "21")]
     pub children: ::prost::alloc::vec::Vec<JobChild>,
+    /// Of a backup: names of sources it should have had and that were not there.
+    #[prost(string, repeated, tag = "22")]
+    pub missing_sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JobChild {
@@ -9060,6 +9170,439 @@ pub mod repository_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Source {
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(enumeration = "SourceKind", tag = "2")]
+    pub kind: i32,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub first_seen_unix_ms: i64,
+    #[prost(int64, tag = "5")]
+    pub last_seen_unix_ms: i64,
+    /// 0: it is there, as far as is known.
+    #[prost(int64, tag = "6")]
+    pub gone_unix_ms: i64,
+    /// 0: it is not retired.
+    #[prost(int64, tag = "7")]
+    pub retired_unix_ms: i64,
+    /// Committed snapshots, and the time of the newest; 0 without one.
+    #[prost(uint64, tag = "8")]
+    pub snapshots: u64,
+    #[prost(int64, tag = "9")]
+    pub last_backup_unix_ms: i64,
+    /// Running containers that mount this directory of the host.
+    #[prost(string, repeated, tag = "10")]
+    pub bound_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSourcesRequest {
+    /// Name or id; empty lists all hosts.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireSourceRequest {
+    /// Name or id.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// Volume name or absolute path.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// It counts again.
+    #[prost(bool, tag = "3")]
+    pub undo: bool,
+}
+/// Generated client implementations.
+pub mod source_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What could be backed up on the hosts of the fleet, as last seen there, and
+    /// what is no longer expected there. Served by the controller.
+    #[derive(Debug, Clone)]
+    pub struct SourceServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl SourceServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> SourceServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SourceServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SourceServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// By host and name.
+        pub async fn list_sources(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSourcesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Source>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.v1.SourceService/ListSources",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.v1.SourceService", "ListSources"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Ends the alarms about a volume that is gone, a directory that no policy
+        /// names, or a bind mount that no policy covers. Snapshots stay, by
+        /// retention. A retired volume that is seen again counts again.
+        pub async fn retire_source(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetireSourceRequest>,
+        ) -> std::result::Result<tonic::Response<super::Source>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/holdfast.v1.SourceService/RetireSource",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("holdfast.v1.SourceService", "RetireSource"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod source_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with SourceServiceServer.
+    #[async_trait]
+    pub trait SourceService: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the ListSources method.
+        type ListSourcesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Source, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// By host and name.
+        async fn list_sources(
+            &self,
+            request: tonic::Request<super::ListSourcesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ListSourcesStream>,
+            tonic::Status,
+        >;
+        /// Ends the alarms about a volume that is gone, a directory that no policy
+        /// names, or a bind mount that no policy covers. Snapshots stay, by
+        /// retention. A retired volume that is seen again counts again.
+        async fn retire_source(
+            &self,
+            request: tonic::Request<super::RetireSourceRequest>,
+        ) -> std::result::Result<tonic::Response<super::Source>, tonic::Status>;
+    }
+    /// What could be backed up on the hosts of the fleet, as last seen there, and
+    /// what is no longer expected there. Served by the controller.
+    #[derive(Debug)]
+    pub struct SourceServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> SourceServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for SourceServiceServer<T>
+    where
+        T: SourceService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/holdfast.v1.SourceService/ListSources" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSourcesSvc<T: SourceService>(pub Arc<T>);
+                    impl<
+                        T: SourceService,
+                    > tonic::server::ServerStreamingService<super::ListSourcesRequest>
+                    for ListSourcesSvc<T> {
+                        type Response = super::Source;
+                        type ResponseStream = T::ListSourcesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSourcesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SourceService>::list_sources(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSourcesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/holdfast.v1.SourceService/RetireSource" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetireSourceSvc<T: SourceService>(pub Arc<T>);
+                    impl<
+                        T: SourceService,
+                    > tonic::server::UnaryService<super::RetireSourceRequest>
+                    for RetireSourceSvc<T> {
+                        type Response = super::Source;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetireSourceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SourceService>::retire_source(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetireSourceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for SourceServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "holdfast.v1.SourceService";
+    impl<T> tonic::server::NamedService for SourceServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatusRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -9091,12 +9634,18 @@ pub struct HostStatus {
     pub protected_sources: u32,
     #[prost(uint32, tag = "7")]
     pub overdue_sources: u32,
+    /// Of any snapshot of the host, also of sources that are gone.
     #[prost(int64, tag = "8")]
     pub last_backup_unix_ms: i64,
+    /// Sources with snapshots that are gone and not retired.
+    #[prost(uint32, tag = "9")]
+    pub missing_sources: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusProblem {
-    /// Stable word: "unprotected", "overdue", "silent-host", "failed-job",
+    /// Stable word: "no-hosts", "awaited-host", "silent-host", "revoked-host",
+    /// "engine-unreachable", "unprotected", "unprotected-bind", "overdue",
+    /// "vanished-source", "missing-volume", "shrunk-source", "failed-job",
     /// "policy-matches-nothing", "repository".
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,

@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the helpers of tests are tests, too")]
 
+mod absence;
 mod backup;
 mod cases;
 mod containers;
 mod crash;
 mod damage;
 mod demo;
-mod failpoints;
 mod elsewhere;
+mod failpoints;
 mod fleet;
 mod harness;
 mod hostile;

@@ -31,7 +31,7 @@ pub struct Garage {
     pub access_key: String,
     pub secret_key: String,
     /// For its peers, for S3 and for its administrator.
-    ports: [Port; 3],
+    _ports: [Port; 3],
 }
 
 impl Garage {
@@ -64,7 +64,7 @@ impl Garage {
             bucket: "holdfast".to_owned(),
             access_key: format!("GK{}", hex(24)),
             secret_key: hex(64),
-            ports,
+            _ports: ports,
         };
         garage.start_server();
         wait::until("Garage", 30, || {

@@ -206,7 +206,10 @@ impl Copy {
     pub fn of(original: &Path) -> Self {
         let dir = tempfile::TempDir::with_prefix("hfcopy").expect("temporary folder");
         let slash = format!("{}/", original.display());
-        run(Command::new("rsync").args(["-aHAXS", &slash]).arg(dir.path()));
+        // Without the window it takes a folder for done whose time is right to
+        // the second, and that of one just made is.
+        run(Command::new("rsync").args(["-aHAXS", "--modify-window=-1", &slash]).arg(dir.path()));
+        tree::assert_equal(original, dir.path());
         Self { original: original.to_owned(), dir }
     }
 

@@ -21,7 +21,7 @@ use futures_util::stream;
 use holdfast_archive::fs::{CaptureBase, Captured, TornPolicy};
 use holdfast_archive::ids::{FrameId, SourceId};
 use holdfast_archive::seam::SeamError;
-use holdfast_archive::snapshot::{SnapshotBody, Stats, encode_body};
+use holdfast_archive::snapshot::{Extent, SnapshotBody, Stats, encode_body};
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, snapshot_event::Event};
 
@@ -396,6 +396,21 @@ impl Backup<'_> {
         ))
     }
 
+    /// Says so where less than a tenth is left of the last snapshot: a volume
+    /// with two files left of a million is more likely a loss than a change.
+    /// It is taken all the same; older snapshots hold the rest.
+    fn shrinkage(&self, target: &Target, now: Extent) -> Option<String> {
+        let base = target.base.as_ref().filter(|_| !self.request.allow_empty)?;
+        let then = Extent { entries: base.entries, size_bytes: base.size_bytes };
+        now.shrank_from(then).then(|| {
+            format!(
+                "less than a tenth is left of snapshot {}: {} entries and {} bytes then, {} entries and {} bytes now; \
+                 if that is meant: holdfast backup run --allow-empty",
+                base.snapshot_id, then.entries, then.size_bytes, now.entries, now.size_bytes
+            )
+        })
+    }
+
     /// Offers what was read. The inner error lists frames that are missing.
     async fn commit(
         &self,
@@ -411,7 +426,10 @@ impl Backup<'_> {
         same.map_err(|error| Failure::of(error.code(), &error))?;
         let stats = target.row.total(&captured.stats);
         let partial = captured.partial || !circumstances.disturbances.is_empty();
+        let shrinkage = self.shrinkage(target, captured.stats.extent());
+        let shrunk = shrinkage.is_some();
         let mut problems = circumstances.disturbances.clone();
+        problems.extend(shrinkage);
         problems.extend(captured.problems);
         problems.extend(captured.warnings);
         let body = SnapshotBody {
@@ -430,7 +448,7 @@ impl Backup<'_> {
         };
         match target.session.commit(encode_body(&body)).await {
             Ok(Commit::Committed(committed)) => {
-                Ok(Ok(Done { snapshot: committed.snapshot_id, stats, partial, problems }))
+                Ok(Ok(Done { snapshot: committed.snapshot_id, stats, partial, shrunk, problems }))
             }
             Ok(Commit::Missing(frames)) => {
                 tracing::warn!(job.id = %self.job.id, source.id = %target.id, frames = frames.len(),
@@ -450,6 +468,7 @@ impl Backup<'_> {
                 snapshot_id: done.snapshot,
                 stats: Some(v1::SnapshotStats { retries, ..wire_stats(&done.stats) }),
                 partial: done.partial,
+                shrunk: done.shrunk,
                 problems: done.problems,
                 duration_ms: millis(target.begun.elapsed()),
                 ..Default::default()
@@ -539,6 +558,8 @@ struct Done {
     snapshot: String,
     stats: Stats,
     partial: bool,
+    /// Less than a tenth is left of the base.
+    shrunk: bool,
     problems: Vec<String>,
 }
 

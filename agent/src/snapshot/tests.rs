@@ -201,6 +201,43 @@ async fn a_source_that_is_empty_all_at_once_is_refused_unless_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn h06_a_source_with_less_than_a_tenth_left_is_taken_and_said_to_have_shrunk() {
+    let Some(bench) = Bench::open().await else { return };
+    for (suffix, rest) in [("running", None), ("resting", Some(Rest::Pause))] {
+        let (name, path) = bench.volume(suffix).await;
+        fs::create_dir(path.join("many")).unwrap();
+        (0..40).for_each(|number| fs::write(path.join(format!("many/{number}")), "x").unwrap());
+        let source = SourceId::generate();
+        let first = bench.run(request(source, &name, rest)).await;
+        assert!(first.ended.ok && !first.sources[0].shrunk, "{first:?}");
+
+        // The bytes stay, most of the entries go.
+        fs::remove_dir_all(path.join("many")).unwrap();
+        fs::remove_dir_all(path.join("sub")).unwrap();
+        let outcome = bench.run(request(source, &name, rest)).await;
+        let taken = &outcome.sources[0];
+        assert!(outcome.ended.ok && taken.ok && taken.shrunk && !taken.partial, "{outcome:?}");
+        assert!(taken.problems[0].contains("less than a tenth is left"), "{outcome:?}");
+        let (_, body) = bench.repository.snapshots(source).pop().unwrap();
+        assert_eq!(body.problems, taken.problems);
+
+        // The entries stay, most of the bytes go.
+        fs::write(path.join("large"), "little").unwrap();
+        assert!(bench.run(request(source, &name, rest)).await.sources[0].shrunk);
+        // It is as it was last.
+        let same = bench.run(request(source, &name, rest)).await;
+        assert!(!same.sources[0].shrunk && same.sources[0].problems.is_empty(), "{same:?}");
+        fs::write(path.join("large"), vec![7; 1 << 20]).unwrap();
+        assert!(!bench.run(request(source, &name, rest)).await.sources[0].shrunk);
+        // And where it is told to accept that, it does.
+        fs::write(path.join("large"), "little").unwrap();
+        let allowed = BackupRequest { allow_empty: true, ..request(source, &name, rest) };
+        let allowed = bench.run(allowed).await;
+        assert!(allowed.ended.ok && !allowed.sources[0].shrunk, "{allowed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_source_fails_alone_and_the_job_says_so() {
     let Some(bench) = Bench::open().await else { return };
     let (name, _) = bench.volume("data").await;

@@ -14,6 +14,16 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `HOST/SOURCE`; a directory begins with another `/`.
+pub(super) fn host_and_source(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((host, source)) if !host.is_empty() && !source.is_empty() => {
+            Ok((host.to_owned(), source.to_owned()))
+        }
+        _ => Err("HOST/VOLUME or HOST/PATH is expected, as web-1/db_data or web-1//srv/data".to_owned()),
+    }
+}
+
 /// `key=value`, or a key alone, whose value is empty then.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));

@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use holdfast_proto::v1::{
-    CreateJoinTokenRequest, GetHostRequest, Host, LabelHostRequest, ListHostsRequest, RevokeHostRequest,
+    CreateJoinTokenRequest, GetHostRequest, Host, LabelHostRequest, ListHostsRequest, RetireHostRequest,
+    RevokeHostRequest,
 };
 use serde::Serialize;
 
@@ -22,6 +23,7 @@ struct HostView {
     labels: BTreeMap<String, String>,
     connected: bool,
     revoked: bool,
+    retired: bool,
     last_seen: When,
     joined: When,
     certificate_until: When,
@@ -43,6 +45,29 @@ struct TokenView {
     expires: When,
 }
 
+/// What it means that a host was retired.
+#[derive(Serialize)]
+struct RetiredHost {
+    host: String,
+    joined: bool,
+    snapshots: u64,
+}
+
+impl Render for RetiredHost {
+    fn human(&self) -> String {
+        let Self { host, joined, snapshots } = self;
+        if !joined {
+            return format!("{host} is not awaited any more: its unused join tokens are void");
+        }
+        let snapshots = super::counted(*snapshots, "snapshot");
+        format!(
+            "{host} is retired: it is refused from now on and not missed any more\n\
+             {snapshots} of it: kept as long as retention says, and still to be restored on any host\n\
+             a new token for that name brings it back"
+        )
+    }
+}
+
 impl From<Host> for HostView {
     fn from(host: Host) -> Self {
         let agent = host.agent.unwrap_or_default();
@@ -52,6 +77,7 @@ impl From<Host> for HostView {
             labels: host.labels.into_iter().collect(),
             connected: host.connected,
             revoked: host.revoked,
+            retired: host.retired,
             last_seen: When(host.last_seen_unix_ms),
             joined: When(host.joined_unix_ms),
             certificate_until: When(host.certificate_not_after_unix_ms),
@@ -68,6 +94,7 @@ impl From<Host> for HostView {
 impl HostView {
     fn state(&self) -> &'static str {
         match (self.revoked, self.connected) {
+            (true, _) if self.retired => "retired",
             (true, _) => "revoked",
             (false, true) if !self.engine_problem.is_empty() => "engine unreachable",
             (false, true) => "connected",
@@ -174,8 +201,17 @@ pub(super) async fn run(env: &Env, command: HostCommand) -> Result<Exit> {
         HostCommand::Revoke { host } => {
             hosts.revoke_host(within(RevokeHostRequest { host: host.clone() })).await?;
             output::note(format!(
-                "{host} is refused from now on; a new token for that name lets it join again"
+                "{host} is refused from now on; a new token for that name lets it join again, \
+                 and `holdfast host retire {host}` gives it up"
             ));
+        }
+        HostCommand::Retire { host } => {
+            let request = RetireHostRequest { host: host.clone() };
+            let answer = hosts.retire_host(within(request)).await?.into_inner();
+            output::emit(
+                env.format,
+                &RetiredHost { host, joined: answer.joined, snapshots: answer.snapshots },
+            );
         }
     }
     Ok(Exit::Done)

@@ -14,6 +14,7 @@ mod policy;
 mod repo;
 mod restore;
 mod snapshot;
+mod source;
 mod status;
 mod upgrade;
 mod volume;
@@ -92,6 +93,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
 async fn dispatch(env: &Env, command: Command) -> Result<Exit> {
     match command {
         Command::Host(command) => host::run(env, command).await,
+        Command::Source(command) => source::run(env, command).await,
         Command::Volume(command) => volume::run(env, command).await,
         Command::Mount(command) => mount::run(env, command).await,
         Command::Container(command) => container::run(env, command).await,
@@ -166,4 +168,9 @@ fn labels(map: &std::collections::BTreeMap<String, String>) -> String {
         .map(|(key, value)| if value.is_empty() { key.clone() } else { format!("{key}={value}") })
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// "1 host", "2 hosts".
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -17,6 +17,7 @@ struct HostView {
     sources: u32,
     protected: u32,
     overdue: u32,
+    missing: u32,
     last_backup: When,
 }
 
@@ -66,6 +67,7 @@ impl StatusView {
                     sources: host.sources,
                     protected: host.protected_sources,
                     overdue: host.overdue_sources,
+                    missing: host.missing_sources,
                     last_backup: When(host.last_backup_unix_ms),
                 })
                 .collect(),
@@ -96,9 +98,9 @@ impl StatusView {
     }
 
     fn host_table(&self) -> String {
-        let headings = ["HOST", "ENGINE", "SEEN", "SOURCES", "PROTECTED", "OVERDUE", "LAST BACKUP"];
-        let mut rows =
-            Rows::new(&headings, "no hosts yet; `holdfast host token NAME` starts one").right(&[3, 4, 5]);
+        let headings =
+            ["HOST", "ENGINE", "SEEN", "SOURCES", "PROTECTED", "OVERDUE", "MISSING", "LAST BACKUP"];
+        let mut rows = Rows::new(&headings, "no hosts").right(&[3, 4, 5, 6]);
         for host in &self.hosts {
             rows.push([
                 host.host.clone(),
@@ -107,10 +109,24 @@ impl StatusView {
                 host.sources.to_string(),
                 host.protected.to_string(),
                 host.overdue.to_string(),
+                host.missing.to_string(),
                 host.last_backup.to_string(),
             ]);
         }
         rows.finish()
+    }
+
+    /// The sentence where there is no problem. It says how much is meant:
+    /// nothing is no success.
+    fn all_is_well(&self) -> String {
+        let sources: u32 = self.hosts.iter().map(|host| host.sources).sum();
+        let hosts = super::counted(self.hosts.len() as u64, "host");
+        match sources {
+            0 => format!("nothing to protect: there is no source on {hosts}"),
+            sources => {
+                format!("everything is protected: {} on {hosts}", super::counted(sources.into(), "source"))
+            }
+        }
     }
 }
 
@@ -145,9 +161,11 @@ impl Render for StatusView {
         if self.list_problems {
             for problem in &self.problems {
                 let place = [problem.host.as_str(), problem.source.as_str()].join("/");
-                lines.push(format!("{:<14} {}: {}", problem.kind, place.trim_matches('/'), problem.message));
+                let colon = if place == "/" { "" } else { ": " };
+                let place = place.strip_suffix('/').unwrap_or(&place);
+                lines.push(format!("{:<16} {place}{colon}{}", problem.kind, problem.message));
                 if !problem.hint.is_empty() {
-                    lines.push(format!("{:<14} try: {}", "", problem.hint));
+                    lines.push(format!("{:<16} try: {}", "", problem.hint));
                 }
             }
         }
@@ -155,7 +173,7 @@ impl Render for StatusView {
             (0, _) if !repository.is_sound() => {
                 lines.push("nothing is protected now: see to the repository first".to_owned());
             }
-            (0, _) => lines.push("everything is protected".to_owned()),
+            (0, _) => lines.push(self.all_is_well()),
             (_, true) => {}
             (1, false) => {
                 lines.push("1 problem. `holdfast status --problems` shows it with what to do.".to_owned())

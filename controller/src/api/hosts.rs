@@ -7,19 +7,22 @@ use holdfast_proto::join_token::JoinToken;
 use holdfast_proto::v1::host_service_server::HostService;
 use holdfast_proto::v1::{
     CreateJoinTokenRequest, CreateJoinTokenResponse, GetHostRequest, Host, LabelHostRequest,
-    ListHostsRequest, RevokeHostRequest, RevokeHostResponse,
+    ListHostsRequest, RetireHostRequest, RetireHostResponse, RevokeHostRequest, RevokeHostResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::status_map::{Word, catalog_failed};
-use crate::catalog::Catalog;
 use crate::catalog::hosts::{HostRecord, NewJoinToken};
+use crate::catalog::jobs::JobFilter;
+use crate::catalog::snapshots::SnapshotFilter;
+use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::fleet::Fleet;
 use crate::fleet::forward::find_host;
 use crate::identity::ca::Authority;
 use crate::identity::name::{Labels, Name, check_labels};
 use crate::identity::token;
+use crate::jobs::state::State;
 
 /// A join token's life, in seconds, at most and unless asked otherwise.
 const MAX_TOKEN_SECONDS: u32 = 3600;
@@ -71,6 +74,7 @@ impl HostApi {
             labels,
             joined_ms,
             revoked_ms,
+            retired_ms,
             last_seen_ms,
             certificate_not_after_ms,
             instance_id: _,
@@ -90,7 +94,47 @@ impl HostApi {
             agent,
             volumes,
             clock_skew_ms,
+            retired: retired_ms.is_some(),
         }
+    }
+
+    /// Closes a host out. False: it was before.
+    async fn close_out(&self, host: &HostRecord) -> Result<bool, CatalogError> {
+        // Refused first, closed second: the other way round it could dial again.
+        let revoked = self.catalog.revoke_host(host.id, now_ms()).await?;
+        self.fleet.disconnect(host.id);
+        Ok(revoked)
+    }
+
+    /// Jobs that wait for a host which will not come.
+    async fn end_waiting(&self, host: &HostRecord) -> Result<(), CatalogError> {
+        let filter = JobFilter {
+            host: Some(host.id),
+            states: vec![State::Queued],
+            limit: u32::MAX,
+            ..JobFilter::default()
+        };
+        let why = format!("host `{}` was retired", host.name);
+        for job in self.catalog.jobs(&filter).await? {
+            self.catalog.end_queued_job(job.id, State::Cancelled, "host-retired", &why, now_ms()).await?;
+        }
+        Ok(())
+    }
+
+    async fn retire(&self, name: &str) -> Result<Option<RetireHostResponse>, CatalogError> {
+        let Some(host) = self.catalog.host_by_name(name).await? else {
+            let void = self.catalog.retire_tokens(name, now_ms()).await?;
+            return Ok((void > 0).then(RetireHostResponse::default));
+        };
+        // Tokens first: one that is still good would bring it back right away.
+        self.catalog.retire_tokens(&host.name, now_ms()).await?;
+        self.close_out(&host).await?;
+        self.catalog.retire_host(host.id, now_ms()).await?;
+        self.end_waiting(&host).await?;
+        let filter = SnapshotFilter { host: Some(host.id), ..SnapshotFilter::default() };
+        let snapshots = self.catalog.snapshots(&filter).await?.len();
+        tracing::info!(host.id = %host.id, host.name = %host.name, snapshots, "host retired");
+        Ok(Some(RetireHostResponse { joined: true, snapshots: snapshots as u64 }))
     }
 }
 
@@ -167,12 +211,24 @@ impl HostService for HostApi {
         request: Request<RevokeHostRequest>,
     ) -> Result<Response<RevokeHostResponse>, Status> {
         let host = find_host(&self.catalog, &request.into_inner().host).await?;
-        // Refused first, closed second: the other way round it could dial again.
-        let revoked =
-            self.catalog.revoke_host(host.id, now_ms()).await.map_err(|error| catalog_failed(&error))?;
-        self.fleet.disconnect(host.id);
+        let revoked = self.close_out(&host).await.map_err(|error| catalog_failed(&error))?;
         tracing::info!(host.id = %host.id, host.name = %host.name, again = !revoked, "host revoked");
         Ok(Response::new(RevokeHostResponse {}))
+    }
+
+    async fn retire_host(
+        &self,
+        request: Request<RetireHostRequest>,
+    ) -> Result<Response<RetireHostResponse>, Status> {
+        let name = request.into_inner().host;
+        match self.retire(&name).await.map_err(|error| catalog_failed(&error))? {
+            Some(answer) => Ok(Response::new(answer)),
+            // It says which hosts have names near to this one.
+            None => Err(find_host(&self.catalog, &name)
+                .await
+                .err()
+                .unwrap_or_else(|| Word::HostUnknown.status(format!("host `{name}` is not known")))),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod jobs;
 pub(crate) mod names;
 pub mod policies;
 pub mod roles;
+pub mod sources;
 pub mod status;
 pub mod status_map;
 pub mod subject;

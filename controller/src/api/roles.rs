@@ -114,6 +114,10 @@ pub const RULES: &[Rule] = &[
     change("/holdfast.v1.HostService/CreateJoinToken", ADMIN, &["name", "valid_seconds"]),
     change("/holdfast.v1.HostService/LabelHost", OPERATOR, &["host", "set", "remove"]),
     change("/holdfast.v1.HostService/RevokeHost", ADMIN, &["host"]),
+    change("/holdfast.v1.HostService/RetireHost", ADMIN, &["host"]),
+    read("/holdfast.v1.SourceService/ListSources", VIEWER),
+    // Ends an alarm; takes nothing away.
+    change("/holdfast.v1.SourceService/RetireSource", OPERATOR, &["host", "source", "undo"]),
     change("/holdfast.v1.PolicyService/ApplyPolicies", OPERATOR, &["dry_run", "allow_forgetting"]),
     read("/holdfast.v1.PolicyService/ListPolicies", VIEWER),
     change("/holdfast.v1.PolicyService/DeletePolicy", OPERATOR, &["name"]),

@@ -37,6 +37,8 @@ impl StatusApi {
             now_ms,
             hosts: catalog.hosts().await?,
             connected: self.jobs.fleet().connected(),
+            awaited: catalog.awaited_hosts().await?,
+            binds: catalog.binds(None).await?,
             sources: catalog.sources(None).await?,
             policies: catalog.policies().await?,
             snapshots: catalog.snapshots(&SnapshotFilter::default()).await?,
@@ -121,7 +123,7 @@ impl StatusApi {
 }
 
 fn host_status(line: HostCoverage, engine_version: String, last_seen_unix_ms: i64) -> HostStatus {
-    let HostCoverage { host, connected, sources, protected, overdue, last_backup_ms } = line;
+    let HostCoverage { host, connected, sources, protected, overdue, missing, last_backup_ms } = line;
     HostStatus {
         host,
         engine_version,
@@ -131,6 +133,7 @@ fn host_status(line: HostCoverage, engine_version: String, last_seen_unix_ms: i6
         protected_sources: protected,
         overdue_sources: overdue,
         last_backup_unix_ms: last_backup_ms,
+        missing_sources: missing,
     }
 }
 

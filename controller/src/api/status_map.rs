@@ -38,6 +38,8 @@ pub enum Word {
     JobEnded,
     VolumeUnknown,
     VolumeExists,
+    SourceUnknown,
+    SourceThere,
     ContainerUnknown,
     PlanUnknown,
     PlanExpired,
@@ -80,6 +82,8 @@ impl Word {
             Self::JobEnded => "job-ended",
             Self::VolumeUnknown => "volume-unknown",
             Self::VolumeExists => "volume-exists",
+            Self::SourceUnknown => "source-unknown",
+            Self::SourceThere => "source-there",
             Self::ContainerUnknown => "container-unknown",
             Self::PlanUnknown => "plan-unknown",
             Self::PlanExpired => "plan-expired",
@@ -106,12 +110,14 @@ impl Word {
             | Self::PolicyUnknown
             | Self::JobUnknown
             | Self::VolumeUnknown
+            | Self::SourceUnknown
             | Self::ContainerUnknown
             | Self::PlanUnknown
             | Self::UpgradeUnknown
             | Self::PathUnknown => Code::NotFound,
             Self::VolumeExists => Code::AlreadyExists,
             Self::JobEnded
+            | Self::SourceThere
             | Self::NothingMatches
             | Self::PlanExpired
             | Self::PlanChanged
@@ -146,6 +152,7 @@ impl Word {
             Self::PolicyUnknown => "holdfast policy ls",
             Self::JobUnknown | Self::JobEnded => "holdfast job ls",
             Self::VolumeUnknown | Self::NothingMatches => "holdfast volume ls --host HOST",
+            Self::SourceUnknown | Self::SourceThere => "holdfast source ls --host HOST",
             Self::ContainerUnknown => "holdfast container ls --host HOST",
             Self::PlanUnknown | Self::PlanExpired | Self::PlanChanged => "holdfast upgrade plan CONTAINER",
             Self::UpgradeUnknown | Self::UpgradeNotUndoable => "holdfast upgrade status --host HOST",

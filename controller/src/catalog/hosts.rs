@@ -25,6 +25,8 @@ pub struct HostRecord {
     pub labels: BTreeMap<String, String>,
     pub joined_ms: i64,
     pub revoked_ms: Option<i64>,
+    /// Given up on purpose, and revoked: it is not missed.
+    pub retired_ms: Option<i64>,
     pub last_seen_ms: Option<i64>,
     pub certificate_not_after_ms: Option<i64>,
     pub instance_id: Option<String>,
@@ -42,6 +44,15 @@ pub struct NewJoinToken<'a> {
     pub hash: &'a str,
     pub host_name: &'a str,
     pub labels: &'a BTreeMap<String, String>,
+    pub created_ms: i64,
+    pub expires_ms: i64,
+}
+
+/// A name that join tokens were made for, none of them used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwaitedHost {
+    pub name: String,
+    /// Of the newest token.
     pub created_ms: i64,
     pub expires_ms: i64,
 }
@@ -143,6 +154,9 @@ impl Catalog {
         let Some(token) = token else { return Ok(Enrolled::Unknown) };
         if let Some(used_ms) = token.try_get("used_ms")? {
             return Ok(Enrolled::Used { used_ms });
+        }
+        if let Some(expired_ms) = token.try_get("retired_ms")? {
+            return Ok(Enrolled::Expired { expired_ms });
         }
         let expired_ms = token.try_get("expires_ms")?;
         if expired_ms <= enrolment.now_ms {
@@ -258,6 +272,52 @@ impl Catalog {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Makes the unused join tokens for a name void; gives their number.
+    pub async fn retire_tokens(&self, host_name: &str, now_ms: i64) -> Result<u64, CatalogError> {
+        let done = sqlx::query(
+            "update join_tokens set retired_ms = $2
+             where host_name = $1 and used_ms is null and retired_ms is null",
+        )
+        .bind(host_name)
+        .bind(now_ms)
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Marks a revoked host as given up. False: it is not revoked (any more).
+    pub async fn retire_host(&self, host: HostId, now_ms: i64) -> Result<bool, CatalogError> {
+        let done = sqlx::query(
+            "update hosts set retired_ms = coalesce(retired_ms, $2)
+             where id = $1 and revoked_ms is not null",
+        )
+        .bind(host.to_string())
+        .bind(now_ms)
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Names with join tokens that are neither used nor void, expired or not.
+    pub async fn awaited_hosts(&self) -> Result<Vec<AwaitedHost>, CatalogError> {
+        let rows = sqlx::query(
+            "select host_name, max(created_ms) as created_ms, max(expires_ms) as expires_ms
+             from join_tokens where used_ms is null and retired_ms is null
+             group by host_name order by host_name",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(AwaitedHost {
+                    name: row.try_get("host_name")?,
+                    created_ms: row.try_get("created_ms")?,
+                    expires_ms: row.try_get("expires_ms")?,
+                })
+            })
+            .collect()
+    }
+
     /// All hosts by name.
     pub async fn hosts(&self) -> Result<Vec<HostRecord>, CatalogError> {
         let sql = sqlx::AssertSqlSafe(format!("{HOST_COLUMNS} order by h.name"));
@@ -363,7 +423,7 @@ async fn make_or_find(
     deny_serials(tx, id, "certificate_serial", enrolment.now_ms).await?;
     deny_serials(tx, id, "previous_serial", enrolment.now_ms).await?;
     sqlx::query(
-        "update hosts set revoked_ms = null, certificate_serial = $2, previous_serial = null,
+        "update hosts set revoked_ms = null, retired_ms = null, certificate_serial = $2, previous_serial = null,
             certificate_not_after_ms = $3, instance_id = $4,
             labels = case when $5 = '{}' then labels else $5 end
          where id = $1",
@@ -415,6 +475,7 @@ fn read(row: &SqliteRow) -> Result<HostRecord, CatalogError> {
             .map_err(|_| CatalogError::Unreadable { what: "label map", value: labels })?,
         joined_ms: row.try_get("joined_ms")?,
         revoked_ms: row.try_get("revoked_ms")?,
+        retired_ms: row.try_get("retired_ms")?,
         last_seen_ms: row.try_get("last_seen_ms")?,
         certificate_not_after_ms: row.try_get("certificate_not_after_ms")?,
         instance_id: row.try_get("instance_id")?,
@@ -486,6 +547,33 @@ mod tests {
         assert_eq!(enrol(&catalog, "t2", "s2", 7).await, Enrolled::Host { id: host, again: true });
         assert!(is_good(&catalog, host, "s2").await);
         assert!(!is_good(&catalog, host, "s1").await);
+    }
+
+    #[tokio::test]
+    async fn h06_a_retired_host_is_not_awaited_and_joins_again_by_a_new_token_only() {
+        let catalog = catalog_with_token("t1", 100).await;
+        let awaited = async || {
+            let awaited = catalog.awaited_hosts().await.expect("asked");
+            awaited.into_iter().map(|host| host.name).collect::<Vec<_>>()
+        };
+        assert_eq!(awaited().await, ["db-1"]);
+        let host = id(&enrol(&catalog, "t1", "s1", 5).await);
+        assert!(awaited().await.is_empty());
+        assert!(!catalog.retire_host(host, 6).await.expect("asked"), "it is not revoked");
+        put_token(&catalog, "t2", 100).await;
+        assert_eq!(catalog.retire_tokens("db-1", 7).await.expect("voided"), 1);
+        assert!(catalog.revoke_host(host, 7).await.expect("revoked"));
+        assert!(catalog.retire_host(host, 7).await.expect("retired"));
+        assert!(awaited().await.is_empty());
+        assert_eq!(enrol(&catalog, "t2", "s2", 8).await, Enrolled::Expired { expired_ms: 7 });
+        let retired = catalog.host(host).await.expect("asked").expect("known");
+        assert_eq!((retired.revoked_ms, retired.retired_ms), (Some(7), Some(7)));
+
+        put_token(&catalog, "t3", 100).await;
+        assert_eq!(awaited().await, ["db-1"]);
+        assert_eq!(enrol(&catalog, "t3", "s3", 9).await, Enrolled::Host { id: host, again: true });
+        let back = catalog.host(host).await.expect("asked").expect("known");
+        assert_eq!((back.revoked_ms, back.retired_ms), (None, None));
     }
 
     #[tokio::test]

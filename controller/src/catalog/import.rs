@@ -182,6 +182,8 @@ impl Catalog {
             body: found.body,
             body_bytes: found.body_bytes,
             frames: found.frames,
+            extent: Some(found.body.stats.extent()),
+            shrink_accepted: false,
         };
         insert_snapshot(&mut tx, &row).await?;
         note_number(&mut tx, found.id.host, found.id.source, found.id.number).await?;

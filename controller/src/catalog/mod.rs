@@ -5,6 +5,7 @@
 //! SQL stays portable (`$1` placeholders, text ids, integer milliseconds).
 
 pub mod audit;
+pub mod binds;
 pub mod children;
 pub mod frames;
 pub mod hints;
@@ -34,13 +35,14 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
-/// In order, embedded: a binary needs no files beside it.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+/// By number, in order, embedded: a binary needs no files beside it.
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "fleet", include_str!("../../migrations/0001_fleet.sql")),
     (2, "jobs", include_str!("../../migrations/0002_jobs.sql")),
     (3, "repository", include_str!("../../migrations/0003_repository.sql")),
     (4, "upgrades", include_str!("../../migrations/0004_upgrades.sql")),
     (10, "losses", include_str!("../../migrations/0010_losses.sql")),
+    (13, "absence", include_str!("../../migrations/0013_absence.sql")),
     (14, "usage", include_str!("../../migrations/0014_usage.sql")),
 ];
 

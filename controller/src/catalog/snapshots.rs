@@ -1,7 +1,7 @@
 //! Snapshots: the two transactions of a commit, and the way out.
 
 use holdfast_archive::ids::{FrameId, HostId, SnapshotId, SourceId};
-use holdfast_archive::snapshot::{SnapshotBody, SnapshotHeader};
+use holdfast_archive::snapshot::{Extent, SnapshotBody, SnapshotHeader};
 use holdfast_proto::ids::JobId;
 use roaring::RoaringTreemap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::frames::{conditions, frame_details, frame_facts};
 use super::repository::{bitmap, bitmap_bytes, id, next_commit_number, note_number, signed, ticks, unsigned};
 use super::{Catalog, CatalogError};
+use crate::jobs::parameters::Parameters;
 use crate::repository::protocol::{Protocol, PurgeFacts, Reference, SnapshotState};
 
 /// A snapshot as its row says. Names are those of hosts and sources today
@@ -32,6 +33,10 @@ pub struct SnapshotRecord {
     pub held: bool,
     pub purge_after_ms: Option<i64>,
     pub verified_ms: Option<i64>,
+    /// `None`: not known, or not to be compared with others.
+    pub extent: Option<Extent>,
+    /// An operator accepted that the source is as small as this.
+    pub shrink_accepted: bool,
 }
 
 /// What a list of snapshots is narrowed to.
@@ -421,6 +426,7 @@ async fn insert_committing(
     note_number(tx, new.host, new.source, number).await?;
     let commit_number = next_commit_number(tx).await?;
     let id = SnapshotId { host: new.host, source: new.source, number };
+    let (extent, shrink_accepted) = measure(tx, new).await?;
     let row = Inserted {
         id,
         commit_number,
@@ -430,9 +436,33 @@ async fn insert_committing(
         body: new.body,
         body_bytes: new.body_bytes,
         frames: new.frames,
+        extent,
+        shrink_accepted,
     };
     insert_snapshot(tx, &row).await?;
     Ok(id)
+}
+
+/// The extent to compare with others of the source, and whether it was
+/// accepted as small. An upgrade that accepts an empty source at the stop says
+/// nothing about how large the source is otherwise.
+async fn measure(
+    tx: &mut SqliteConnection,
+    new: &NewSnapshot<'_>,
+) -> Result<(Option<Extent>, bool), CatalogError> {
+    let row = sqlx::query("select parent_id is not null as child, parameters from jobs where id = $1")
+        .bind(new.job.to_string())
+        .fetch_optional(tx)
+        .await?;
+    let extent = Some(new.body.stats.extent());
+    let Some(row) = row else { return Ok((extent, false)) };
+    let parameters: String = row.try_get("parameters")?;
+    let accepted = matches!(serde_json::from_str(&parameters),
+        Ok(Parameters::Backup(backup)) if backup.allow_empty);
+    Ok(match (accepted, row.try_get("child")?) {
+        (true, true) => (None, false),
+        (accepted, _) => (extent, accepted),
+    })
 }
 
 /// A row to be written as it is.
@@ -445,6 +475,8 @@ pub(super) struct Inserted<'a> {
     pub(super) body: &'a SnapshotBody,
     pub(super) body_bytes: &'a [u8],
     pub(super) frames: &'a RoaringTreemap,
+    pub(super) extent: Option<Extent>,
+    pub(super) shrink_accepted: bool,
 }
 
 pub(super) async fn insert_snapshot(
@@ -453,8 +485,8 @@ pub(super) async fn insert_snapshot(
 ) -> Result<(), CatalogError> {
     sqlx::query(
         "insert into snapshots (commit_number, host_id, source_id, number, state, job_id, created_ms, root,
-             host_name, source_kind, source_name, partial)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             host_name, source_kind, source_name, partial, entries, size_bytes, shrink_accepted)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(signed(new.commit_number))
     .bind(new.id.host.to_string())
@@ -468,6 +500,9 @@ pub(super) async fn insert_snapshot(
     .bind(&new.body.source.kind)
     .bind(&new.body.source.name)
     .bind(new.body.partial)
+    .bind(new.extent.map(|extent| signed(extent.entries)))
+    .bind(new.extent.map(|extent| signed(extent.size_bytes)))
+    .bind(new.shrink_accepted)
     .execute(&mut *tx)
     .await?;
     sqlx::query("insert into snapshot_blobs (commit_number, body, frames) values ($1, $2, $3)")
@@ -512,6 +547,11 @@ fn state(text: String) -> Result<SnapshotState, CatalogError> {
 }
 
 fn read(row: &SqliteRow) -> Result<SnapshotRecord, CatalogError> {
+    let entries: Option<i64> = row.try_get("entries")?;
+    let size_bytes: Option<i64> = row.try_get("size_bytes")?;
+    let extent = entries
+        .zip(size_bytes)
+        .map(|(entries, size_bytes)| Extent { entries: unsigned(entries), size_bytes: unsigned(size_bytes) });
     let root: Vec<u8> = row.try_get("root")?;
     Ok(SnapshotRecord {
         id: SnapshotId {
@@ -533,5 +573,7 @@ fn read(row: &SqliteRow) -> Result<SnapshotRecord, CatalogError> {
         held: row.try_get("held")?,
         purge_after_ms: row.try_get("purge_after_ms")?,
         verified_ms: row.try_get("verified_ms")?,
+        extent,
+        shrink_accepted: row.try_get("shrink_accepted")?,
     })
 }

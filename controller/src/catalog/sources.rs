@@ -3,7 +3,7 @@
 //! A source keeps its id for ever, also through a time in which it was gone:
 //! its snapshots hang on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_archive::ids::{HostId, SnapshotId, SourceId};
 use holdfast_proto::v1::SourceKind;
@@ -28,6 +28,8 @@ pub struct SourceRecord {
     pub first_seen_ms: i64,
     pub last_seen_ms: i64,
     pub gone_ms: Option<i64>,
+    /// Given up on purpose: it is not missed.
+    pub retired_ms: Option<i64>,
 }
 
 /// A volume as a host just listed it.
@@ -42,20 +44,23 @@ pub struct SeenVolume {
 
 impl Catalog {
     /// Takes in a complete list of a host's volumes: what is not in it is gone.
+    /// Gives the names of retired ones that are there again: they count again.
     pub async fn record_volumes(
         &self,
         host: HostId,
         volumes: &[SeenVolume],
         now_ms: i64,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Vec<String>, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let mut missing = names_there(&mut tx, host).await?;
+        let retired = retired_volumes(&mut tx, host).await?;
         for volume in volumes {
             missing.remove(&volume.name);
             upsert_volume(&mut tx, host, volume, now_ms).await?;
         }
         for id in missing.values() {
-            sqlx::query("update sources set gone_ms = $2, used = 0 where id = $1")
+            // Whether it was used stays: it says what a selector would have matched.
+            sqlx::query("update sources set gone_ms = $2 where id = $1")
                 .bind(id)
                 .bind(now_ms)
                 .execute(&mut *tx)
@@ -64,6 +69,17 @@ impl Catalog {
         // A host that gives its volumes other names each time adds no more than this.
         bound_sources(&mut tx, host, SOURCES_OF_HOST).await?;
         tx.commit().await?;
+        let again = volumes.iter().map(|volume| &volume.name).filter(|name| retired.contains(*name));
+        Ok(again.cloned().collect())
+    }
+
+    /// Retires a source, or with `None` has it count again.
+    pub async fn retire_source(&self, id: SourceId, retired_ms: Option<i64>) -> Result<(), CatalogError> {
+        sqlx::query("update sources set retired_ms = $2 where id = $1")
+            .bind(id.to_string())
+            .bind(retired_ms)
+            .execute(self.pool())
+            .await?;
         Ok(())
     }
 
@@ -101,7 +117,7 @@ impl Catalog {
             "insert into sources (id, host_id, kind, name, used, first_seen_ms, last_seen_ms)
              values ($1, $2, 'directory', $3, 1, $4, $4)
              on conflict (host_id, kind, name) do update
-             set last_seen_ms = excluded.last_seen_ms, gone_ms = null",
+             set last_seen_ms = excluded.last_seen_ms, gone_ms = null, retired_ms = null",
         )
         .bind(SourceId::generate().to_string())
         .bind(host.to_string())
@@ -150,6 +166,16 @@ async fn names_there(
     rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("id")?))).collect()
 }
 
+async fn retired_volumes(tx: &mut SqliteConnection, host: HostId) -> Result<BTreeSet<String>, CatalogError> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "select name from sources where host_id = $1 and kind = 'volume' and retired_ms is not null",
+    )
+    .bind(host.to_string())
+    .fetch_all(tx)
+    .await?;
+    Ok(names.into_iter().collect())
+}
+
 async fn upsert_volume(
     tx: &mut SqliteConnection,
     host: HostId,
@@ -163,7 +189,8 @@ async fn upsert_volume(
          values ($1, $2, 'volume', $3, $4, $5, $6, $7, $8, $8)
          on conflict (host_id, kind, name) do update
          set driver = excluded.driver, labels = excluded.labels, anonymous = excluded.anonymous,
-             used = excluded.used, last_seen_ms = excluded.last_seen_ms, gone_ms = null",
+             used = excluded.used, last_seen_ms = excluded.last_seen_ms, gone_ms = null,
+             retired_ms = null",
     )
     .bind(SourceId::generate().to_string())
     .bind(host.to_string())
@@ -200,6 +227,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<SourceRecord, CatalogError> {
         first_seen_ms: row.try_get("first_seen_ms")?,
         last_seen_ms: row.try_get("last_seen_ms")?,
         gone_ms: row.try_get("gone_ms")?,
+        retired_ms: row.try_get("retired_ms")?,
     })
 }
 
@@ -248,5 +276,29 @@ mod tests {
         // A list of volumes says nothing about directories.
         let after = record(&[volume("b")], 6).await;
         assert!(after.iter().any(|source| source.id == directory.id && source.gone_ms.is_none()));
+    }
+
+    #[tokio::test]
+    async fn h06_a_retired_source_that_is_there_again_counts_again() {
+        let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+        let host = add_host(&catalog, "web-1").await;
+        let record = async |volumes: &[SeenVolume], now| {
+            catalog.record_volumes(host, volumes, now).await.expect("recorded")
+        };
+        assert!(record(&[volume("a")], 1).await.is_empty());
+        assert!(record(&[], 2).await.is_empty());
+        let gone = catalog.sources(Some(host)).await.expect("listed").remove(0);
+        assert!(gone.used, "what a selector would have matched is forgotten");
+        catalog.retire_source(gone.id, Some(3)).await.expect("retired");
+        assert!(record(&[volume("b")], 4).await.is_empty());
+        let still = catalog.source(gone.id).await.expect("asked").expect("there");
+        assert_eq!((still.gone_ms, still.retired_ms), (Some(2), Some(3)));
+        assert_eq!(record(&[volume("a"), volume("b")], 5).await, ["a"]);
+        let back = catalog.source(gone.id).await.expect("asked").expect("there");
+        assert_eq!((back.gone_ms, back.retired_ms), (None, None));
+        // A directory counts again when it is backed up again.
+        let directory = catalog.directory_source(host, "/srv", 6).await.expect("made");
+        catalog.retire_source(directory.id, Some(7)).await.expect("retired");
+        assert_eq!(catalog.directory_source(host, "/srv", 8).await.expect("found").retired_ms, None);
     }
 }

@@ -1,9 +1,17 @@
-use holdfast_archive::ids::{FrameId, SnapshotId};
+mod absence;
+mod expected;
+mod properties;
+
+use std::collections::BTreeMap;
+
+use holdfast_archive::ids::{FrameId, SnapshotId, SourceId};
+use holdfast_archive::snapshot::Extent;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::Job;
 
 use super::*;
 use crate::jobs::parameters::{Parameters, RollbackParameters, UpgradeParameters};
+use crate::jobs::state::State;
 use crate::repository::protocol::SnapshotState;
 
 /// 2026-11-24 12:00:00 UTC, a Tuesday.
@@ -17,6 +25,7 @@ fn host(name: &str) -> HostRecord {
         labels: BTreeMap::new(),
         joined_ms: NOW - 1000 * HOUR,
         revoked_ms: None,
+        retired_ms: None,
         last_seen_ms: Some(NOW - 1000),
         certificate_not_after_ms: None,
         instance_id: None,
@@ -39,6 +48,7 @@ fn volume(host: &HostRecord, name: &str) -> SourceRecord {
         first_seen_ms: NOW - 1000 * HOUR,
         last_seen_ms: NOW,
         gone_ms: None,
+        retired_ms: None,
     }
 }
 
@@ -58,6 +68,8 @@ fn snapshot(source: &SourceRecord, age_ms: i64, partial: bool) -> SnapshotRecord
         held: false,
         purge_after_ms: None,
         verified_ms: None,
+        extent: None,
+        shrink_accepted: false,
     }
 }
 
@@ -69,6 +81,8 @@ fn policy(toml: &str) -> PolicyRecord {
 fn facts(hosts: Vec<HostRecord>, sources: Vec<SourceRecord>, policies: Vec<PolicyRecord>) -> Facts {
     Facts {
         now_ms: NOW,
+        awaited: Vec::new(),
+        binds: Vec::new(),
         connected: hosts.iter().map(|host| host.id).collect(),
         hosts,
         sources,
@@ -170,7 +184,10 @@ fn silence_failure_and_a_policy_without_matches_are_troubles() {
         ]
     );
     facts.hosts[0].revoked_ms = Some(1);
+    assert_eq!(kinds(&facts)[0].0, "revoked-host");
+    facts.hosts[0].retired_ms = Some(1);
     assert_eq!(coverage(&facts).hosts.len(), 1);
+    assert_eq!(kinds(&facts).len(), 2);
 }
 
 #[test]
@@ -196,5 +213,5 @@ fn a_failed_upgrade_is_told_of_until_one_goes_well() {
     assert_eq!(coverage(&facts).troubles, []);
     facts.ended_upgrades = vec![failed];
     facts.hosts[0].revoked_ms = Some(1);
-    assert_eq!(coverage(&facts).troubles, []);
+    assert_eq!(kinds(&facts), [("revoked-host", String::new())]);
 }

@@ -212,6 +212,13 @@ impl BackupParameters {
         }
     }
 
+    /// Whether both select the same volumes of a host.
+    pub fn selects_like(&self, other: &Self) -> bool {
+        let selection =
+            |backup: &Self| (backup.volumes.clone(), backup.exclude.clone(), backup.volume_labels.clone());
+        selection(self) == selection(other)
+    }
+
     pub fn consistency(&self) -> Consistency {
         Consistency::try_from(self.consistency).unwrap_or(Consistency::None)
     }

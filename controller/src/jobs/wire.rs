@@ -39,6 +39,7 @@ pub fn job(
         upgrade: result.upgrade.clone(),
         parent_id: record.parent.map(|parent| parent.to_string()).unwrap_or_default(),
         children,
+        missing_sources: result.missing_sources.clone(),
     }
 }
 

@@ -1,19 +1,25 @@
-//! Looks at what volumes the connected hosts have.
+//! Looks at what volumes the connected hosts have, and what their containers
+//! bind.
 //!
-//! Only so can a volume be named that no policy covers: it is in no
-//! configuration anywhere.
+//! Only so can a volume or directory be named that no policy covers: it is in
+//! no configuration anywhere. And only so is it seen that one is gone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::mount_service_client::MountServiceClient;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
-use holdfast_proto::v1::{ListVolumesRequest, Volume};
+use holdfast_proto::v1::{ContainerMounts, ListMountsRequest, ListVolumesRequest, MountKind, Volume};
+use prost::Message as _;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::driver::{LoopError, Pass};
+use crate::catalog::audit::{AuditEntry, Outcome};
+use crate::catalog::binds::SeenBind;
 use crate::catalog::sources::SeenVolume;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
@@ -30,11 +36,19 @@ const NAME_BYTES: usize = 255;
 
 /// What a label or volume takes besides its texts.
 const LABEL_BYTES: usize = 100;
+/// States of containers whose processes exist.
+const LIVE: [&str; 3] = ["running", "paused", "restarting"];
+
+/// Longest path of a bind mount that is kept, in bytes: the kernel's bound.
+const MAX_PATH_LEN: usize = 4096;
+
+/// Most bind mounts of one host that are kept.
+const MAX_BINDS: usize = 4096;
 
 /// Why a host's volumes are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
-    #[error("the agent did not list its volumes: {0}")]
+    #[error("the agent did not list its volumes and mounts: {0}")]
     Agent(Status),
     #[error("the catalogue failed")]
     Catalog(#[from] CatalogError),
@@ -61,8 +75,76 @@ pub async fn refresh(
             return Err(InventoryError::Agent(status));
         }
     };
-    catalog.record_volumes(host, &seen, now_ms).await?;
+    for name in catalog.record_volumes(host, &seen, now_ms).await? {
+        returned(catalog, host, &name, now_ms).await?;
+    }
     Ok(seen.len())
+}
+
+/// A retired volume is there again: it counts again, and that is on record.
+async fn returned(catalog: &Catalog, host: HostId, name: &str, now_ms: i64) -> Result<(), CatalogError> {
+    let host_name = catalog.host(host).await?.map_or_else(|| host.to_string(), |host| host.name);
+    tracing::warn!(host.id = %host, host.name = host_name, source = name, "a retired volume is there again");
+    catalog
+        .audit(&AuditEntry {
+            at_ms: now_ms,
+            actor: "inventory",
+            action: "source.returned",
+            subject: &format!("host={host_name} source={name}"),
+            outcome: Outcome::Ok,
+            detail: "it was retired and is there again: it counts again",
+        })
+        .await
+}
+
+/// Takes in what the running containers of a host bind.
+async fn look_at_binds(
+    catalog: &Catalog,
+    host: HostId,
+    channel: Channel,
+    most: Duration,
+    now_ms: i64,
+) -> Result<(), InventoryError> {
+    let containers = timeout(most, list_mounts(channel))
+        .await
+        .map_err(|_| InventoryError::Agent(Status::deadline_exceeded("the agent did not answer in time")))?
+        .map_err(InventoryError::Agent)?;
+    catalog.record_binds(host, &binds(containers), now_ms).await?;
+    Ok(())
+}
+
+async fn list_mounts(channel: Channel) -> Result<Vec<ContainerMounts>, Status> {
+    let mut client = MountServiceClient::new(channel).max_decoding_message_size(LIST_MESSAGE);
+    let mut stream = client.list_mounts(ListMountsRequest::default()).await?.into_inner();
+    let (mut containers, mut room) = (Vec::new(), Room::default());
+    while let Some(container) = stream.message().await? {
+        room.take(container.encoded_len() + LABEL_BYTES * (1 + container.mounts.len()))?;
+        containers.push(container);
+    }
+    Ok(containers)
+}
+
+/// What containers that run bind, by path.
+fn binds(containers: Vec<ContainerMounts>) -> Vec<SeenBind> {
+    let mut binds: BTreeMap<String, SeenBind> = BTreeMap::new();
+    for container in containers.into_iter().filter(|container| LIVE.contains(&container.state.as_str())) {
+        for mount in container.mounts.into_iter().filter(|mount| mount.kind() == MountKind::Bind) {
+            if mount.source.len() > MAX_PATH_LEN || !mount.source.starts_with('/') {
+                continue;
+            }
+            if binds.len() >= MAX_BINDS && !binds.contains_key(&mount.source) {
+                continue;
+            }
+            let bind = binds.entry(mount.source.clone()).or_insert_with(|| SeenBind {
+                path: mount.source,
+                read_only: true,
+                containers: BTreeSet::new(),
+            });
+            bind.read_only &= mount.read_only;
+            bind.containers.insert(container.container_name.clone());
+        }
+    }
+    binds.into_values().collect()
 }
 
 /// Only what is kept counts: a message of many empty fields takes many times
@@ -107,6 +189,15 @@ fn size(volume: &SeenVolume) -> usize {
     volume.name.len() + volume.driver.len() + LABEL_BYTES + labels.sum::<usize>()
 }
 
+/// Takes in the volumes of one host and what its containers bind; gives the
+/// number of volumes.
+async fn look_at(jobs: &Jobs, host: HostId, channel: Channel) -> Result<usize, InventoryError> {
+    let (catalog, most) = (jobs.catalog(), jobs.settings().call);
+    let volumes = refresh(catalog, host, channel.clone(), most, now_ms()).await?;
+    look_at_binds(catalog, host, channel, most, now_ms()).await?;
+    Ok(volumes)
+}
+
 /// One pass over all connected hosts.
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let jobs = &jobs;
@@ -117,14 +208,14 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let mut answers = futures_util::stream::iter(hosts)
         .map(|host| async move {
             let channel = jobs.fleet().channel(host)?;
-            Some((host, refresh(jobs.catalog(), host, channel, jobs.settings().call, now_ms()).await))
+            Some((host, look_at(jobs, host, channel).await))
         })
         .buffer_unordered(CONCURRENT);
     while let Some(answer) = answers.next().await {
         match answer {
             Some((_, Ok(count))) => volumes += count,
             Some((host, Err(InventoryError::Agent(status)))) => {
-                tracing::warn!(host.id = %host, %status, "the host's volumes could not be listed");
+                tracing::warn!(host.id = %host, %status, "the host's volumes and mounts could not be listed");
                 failed.push(jobs.host_name(host).await?);
             }
             Some((_, Err(InventoryError::Catalog(error)))) => return Err(error.into()),

@@ -1,11 +1,13 @@
 //! A backup on one host.
 //!
 //! 1. Look at the host: its volumes now, not as of the last inventory.
-//! 2. Choose the sources and write them down. From here on the job may write
-//!    snapshots of exactly these; a later attempt keeps the list.
+//! 2. Choose the sources and write them down, those that are missed first: a
+//!    job that finds its list does not look for them again. From here on it
+//!    may write snapshots of exactly these; a later attempt keeps the list.
 //! 3. Have the agent take them, and follow it to the end.
 //! 4. Sum up. Each source ends by itself: one that fails does not take the
-//!    others' snapshots away, but the job is not green.
+//!    others' snapshots away, but the job is not green; nor is one that took
+//!    all there was where there should have been more.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +19,11 @@ use holdfast_proto::v1::{
 
 use super::agent::{AgentJob, Happening, SHUTDOWN, Work};
 use super::host::{connected, error_word, plain};
-use super::{Driving, Failure};
+use super::{Driving, Failure, missing};
 use crate::catalog::jobs::Ending;
 use crate::catalog::sources::SourceRecord;
 use crate::clock::now_ms;
+use crate::coverage::{SOURCE_MISSING, SOURCE_SHRUNK};
 use crate::failpoint::failpoint;
 use crate::jobs::parameters::BackupParameters;
 use crate::jobs::state::State;
@@ -38,7 +41,7 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
     let sources = sources(driving, host, backup).await?;
     if sources.is_empty() {
         driving.tell("nothing on this host matches: nothing to back up").await?;
-        return Ok(ended(State::Succeeded, v1::Job::default()));
+        return Ok(nothing_taken(driving.job.result.clone()));
     }
     driving.step(&format!("backing up {}", counted(sources.len(), "source"))).await?;
     let request = CreateSnapshotsRequest {
@@ -58,6 +61,8 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
         allow_empty: backup.allow_empty,
     };
     let mut tally = Tally::new(sources, driving.job.result.clone());
+    // An upgrade judges by its own rules how much of a source there has to be.
+    tally.may_shrink = driving.job.parent.is_some();
     let mut agent = AgentJob::new(driving, host, Work::Backup(request));
     let end = loop {
         let Happening::Snapshot(event) = agent.next().await? else { continue };
@@ -79,7 +84,7 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
 
 /// The sources of the job: as written down, or chosen now.
 async fn sources(
-    driving: &Driving,
+    driving: &mut Driving,
     host: HostId,
     backup: &BackupParameters,
 ) -> Result<Vec<JobSource>, Failure> {
@@ -91,9 +96,10 @@ async fn sources(
     driving.step("looking for sources on the host").await?;
     refresh(driving, host).await?;
     let selector = backup.selector();
-    let mut chosen: Vec<SourceRecord> = catalog
-        .sources(Some(host))
-        .await?
+    let all = driving.jobs.catalog().sources(Some(host)).await?;
+    missing::note(driving, host, backup, &all).await?;
+    let catalog = driving.jobs.catalog();
+    let mut chosen: Vec<SourceRecord> = all
         .into_iter()
         .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
         .filter(|source| selector.matches(facts(source)))
@@ -151,12 +157,14 @@ struct Tally {
     result: v1::Job,
     /// Events that changed the job's row.
     recorded: usize,
+    /// A source with less than a tenth left is nothing to be told of.
+    may_shrink: bool,
 }
 
 impl Tally {
     fn new(sources: Vec<JobSource>, result: v1::Job) -> Self {
-        let sources = sources.into_iter().map(|s| (s.source_id.clone(), s)).collect();
-        Self { sources, result, recorded: 0 }
+        let sources = sources.into_iter().map(|source| (source.source_id.clone(), source)).collect();
+        Self { sources, result, recorded: 0, may_shrink: false }
     }
 
     /// Counts an event that is about to change the job's row.
@@ -213,10 +221,9 @@ impl Tally {
 
     fn ending(self, end: &JobEnded) -> Ending {
         let mut failed = Vec::new();
-        let mut partial = 0_usize;
         for source in self.sources.values() {
             match &source.finished {
-                Some(finished) if finished.ok => partial += usize::from(finished.partial),
+                Some(finished) if finished.ok => {}
                 Some(finished) => {
                     failed.push((source.name.clone(), finished.error_code.clone(), finished.error.clone()))
                 }
@@ -230,17 +237,62 @@ impl Tally {
                 ..ended(State::Cancelled, self.result)
             };
         }
+        let (flaw_code, flaws) = self.flaws();
         if end.ok && failed.is_empty() {
-            let state = if partial > 0 { State::Partial } else { State::Succeeded };
-            let error = if partial > 0 {
-                format!("{} partial: some files could not be read as they were", counted(partial, "snapshot"))
-            } else {
-                String::new()
-            };
-            return Ending { error, ..ended(state, self.result) };
+            let state = if flaws.is_empty() { State::Succeeded } else { State::Partial };
+            let (error_code, error) = (flaw_code.to_owned(), flaws.join("; "));
+            return Ending { error_code, error, ..ended(state, self.result) };
         }
-        let (code, error) = describe(end, &failed, self.sources.len());
-        Ending { error_code: code, error, ..ended(State::Failed, self.result) }
+        let (error_code, error) = describe(end, &failed, self.sources.len());
+        let error = std::iter::once(error).chain(flaws).collect::<Vec<_>>().join("; ");
+        Ending { error_code, error, ..ended(State::Failed, self.result) }
+    }
+
+    /// Why a job is not green although each of its sources ended well, a
+    /// sentence each, and a code. That of missing sources stands for nothing
+    /// else: giving those up makes up for the whole job.
+    fn flaws(&self) -> (&'static str, Vec<String>) {
+        let taken = || self.sources.values().filter_map(|s| Some((&s.name, s.finished.as_ref()?)));
+        let partial = taken().filter(|(_, finished)| finished.ok && finished.partial).count();
+        let shrunk: Vec<&str> = taken()
+            .filter(|(_, finished)| finished.ok && finished.shrunk && !self.may_shrink)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let missing = &self.result.missing_sources;
+        let mut flaws = Vec::new();
+        if partial > 0 {
+            flaws.push(format!(
+                "{} partial: some files could not be read as they were",
+                counted(partial, "snapshot")
+            ));
+        }
+        if !shrunk.is_empty() {
+            flaws.push(format!(
+                "less than a tenth of what it was is left of {}; `holdfast status --problems` says what to do",
+                shrunk.join(", ")
+            ));
+        }
+        if !missing.is_empty() {
+            flaws.push(missing::sentence(missing));
+        }
+        let code = match (partial, shrunk.as_slice()) {
+            (0, []) if !missing.is_empty() => SOURCE_MISSING,
+            (0, [_, ..]) => SOURCE_SHRUNK,
+            _ => "",
+        };
+        (code, flaws)
+    }
+}
+
+/// The end of a job that found nothing to take.
+fn nothing_taken(result: v1::Job) -> Ending {
+    if result.missing_sources.is_empty() {
+        return ended(State::Succeeded, result);
+    }
+    Ending {
+        error_code: SOURCE_MISSING.to_owned(),
+        error: format!("nothing was backed up: {}", missing::sentence(&result.missing_sources)),
+        ..ended(State::Failed, result)
     }
 }
 
@@ -299,6 +351,9 @@ fn finished_line(name: &str, finished: &SourceFinished) -> String {
             ", PARTIAL: {} torn, {} unreadable",
             stats.torn_files, stats.unreadable_entries
         ));
+    }
+    if finished.shrunk {
+        line.push_str(", SHRUNK: less than a tenth of the last snapshot");
     }
     line
 }
@@ -366,5 +421,30 @@ mod tests {
         assert_eq!(ending(vec![source("a", None)], ok).state, State::Failed);
         let cancelled = JobEnded { cancelled: true, ..JobEnded::default() };
         assert_eq!(ending(vec![source("a", None)], cancelled).state, State::Cancelled);
+    }
+
+    #[test]
+    fn h06_a_job_that_misses_a_source_or_most_of_one_is_not_green() {
+        let ok = JobEnded { ok: true, ..JobEnded::default() };
+        let result = v1::Job { missing_sources: vec!["db".into(), "logs".into()], ..v1::Job::default() };
+        let missed = Tally::new(vec![source("a", good(false))], result.clone()).ending(&ok);
+        assert_eq!((missed.state, missed.error_code.as_str()), (State::Partial, "source-missing"));
+        assert!(missed.error.starts_with("2 sources missing: db, logs; "), "{}", missed.error);
+        assert_eq!(missed.result, result, "what was missed is not in the result");
+        let nothing = nothing_taken(result.clone());
+        assert_eq!((nothing.state, nothing.error_code.as_str()), (State::Failed, "source-missing"));
+        assert_eq!(nothing_taken(v1::Job::default()).state, State::Succeeded);
+        let bad = SourceFinished { error_code: "x".into(), error: "y".into(), ..Default::default() };
+        let both = Tally::new(vec![source("a", Some(bad))], result).ending(&ok);
+        assert_eq!((both.state, both.error_code.as_str()), (State::Failed, "x"));
+        assert!(both.error.contains("2 sources missing: db, logs"), "{}", both.error);
+
+        let shrunk = Some(SourceFinished { ok: true, shrunk: true, ..SourceFinished::default() });
+        let mut tally = Tally::new(vec![source("a", shrunk)], v1::Job::default());
+        tally.may_shrink = true;
+        let upgrade = Tally::new(tally.sources.values().cloned().collect(), v1::Job::default());
+        assert_eq!(tally.ending(&ok).state, State::Succeeded);
+        let ended = upgrade.ending(&ok);
+        assert_eq!((ended.state, ended.error_code.as_str()), (State::Partial, "source-shrunk"));
     }
 }

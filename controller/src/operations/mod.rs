@@ -8,6 +8,7 @@ pub mod agent;
 pub mod backup;
 mod children;
 mod host;
+mod missing;
 pub mod prune;
 pub mod restore;
 pub mod rollback;

@@ -98,7 +98,7 @@ fn finished_line(finished: &RestoreFinished) -> String {
         line.push_str(&format!(", {} left out", finished.left_out));
     }
     if finished.lost > 0 {
-        line.push_str(&format!(", {} lost: {}", finished.lost, first_lost(&finished)));
+        line.push_str(&format!(", {} lost: {}", finished.lost, first_lost(finished)));
     }
     line
 }

@@ -152,6 +152,12 @@ impl VolumeSelector {
         self.include.is_empty() && self.labels.is_empty()
     }
 
+    /// Names of volumes that are to be on every host selected: those given
+    /// plainly. A glob promises nothing.
+    pub fn promised(&self) -> impl Iterator<Item = &str> {
+        self.include.plain_names().filter(|name| !self.exclude.matches(name))
+    }
+
     /// An anonymous volume that no container refers to is what was left
     /// behind; it is matched by its full name only.
     pub fn matches(&self, volume: VolumeFacts<'_>) -> bool {

@@ -23,11 +23,14 @@ impl Policy {
 
     /// Whether a source of a selected host is in it.
     pub fn covers(&self, source: &SourceRecord) -> bool {
+        source.gone_ms.is_none() && self.wants(source)
+    }
+
+    /// Whether a source of a selected host would be in it if it were there.
+    pub fn wants(&self, source: &SourceRecord) -> bool {
         match source.kind {
             SourceKind::Directory => self.directories.contains(&source.name),
-            SourceKind::Volume | SourceKind::Unspecified => {
-                source.gone_ms.is_none() && self.volumes.matches(facts(source))
-            }
+            SourceKind::Volume | SourceKind::Unspecified => self.volumes.matches(facts(source)),
         }
     }
 
@@ -59,8 +62,14 @@ impl Policy {
         if matches.is_empty() {
             warnings.push("no host matches: it will fire and do nothing".to_owned());
         }
-        for found in matches.iter().filter(|found| found.sources.is_empty()) {
-            warnings.push(format!("{}: nothing matches there", found.host.name));
+        for found in matches {
+            let there = |name: &str| found.sources.iter().any(|source| source == name);
+            for name in self.volumes.promised().filter(|name| !there(name)) {
+                warnings.push(format!("{}: volume `{name}` is not there", found.host.name));
+            }
+            if found.sources.is_empty() {
+                warnings.push(format!("{}: nothing matches there", found.host.name));
+            }
         }
         warnings
     }

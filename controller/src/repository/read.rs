@@ -38,7 +38,7 @@ const GAP: u64 = 128 << 10;
 /// And at most so many bytes at once.
 const SPAN: u64 = 4 << 20;
 /// Ranges read at once.
-pub(super) const READS: usize = 8;
+const READS: usize = 8;
 /// The same where a host asked for it.
 pub(super) const READS_OF_HOST: usize = 2;
 

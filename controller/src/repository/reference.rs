@@ -236,6 +236,8 @@ mod tests {
             held: false,
             purge_after_ms: None,
             verified_ms: None,
+            extent: None,
+            shrink_accepted: false,
         }
     }
 

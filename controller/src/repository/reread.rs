@@ -10,7 +10,7 @@ use holdfast_archive::ids::FrameId;
 use holdfast_archive::seam::FrameLocation;
 use holdfast_archive::store::{StoreError, StoreErrorKind};
 
-use super::read::{READS, READS_OF_HOST};
+use super::read::READS_OF_HOST;
 use super::{Repository, RepositoryError};
 
 /// How often something is looked for before it counts as gone.
@@ -28,14 +28,6 @@ impl Repository {
         tokio::time::sleep(self.settings().second_look).await;
     }
 
-    /// [`Repository::read_frames`], looking again for what did not come.
-    pub(super) async fn read_frames_surely(
-        &self,
-        wanted: Vec<FrameLocation>,
-    ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
-        self.read_surely(wanted, READS, |raw| raw).await
-    }
-
     /// Reads frames because a host asked, looking again for what did not come,
     /// and gives what `keep` makes of each. A frame of some hundred bytes
     /// decodes to 4 MiB: only one at a time is in memory as a whole, on few
@@ -45,16 +37,7 @@ impl Repository {
         wanted: Vec<FrameLocation>,
         keep: fn(Bytes) -> T,
     ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
-        self.read_surely(wanted, READS_OF_HOST, keep).await
-    }
-
-    async fn read_surely<T: Send + 'static>(
-        &self,
-        wanted: Vec<FrameLocation>,
-        at_once: usize,
-        keep: fn(Bytes) -> T,
-    ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
-        let mut read = self.read_with(wanted.clone(), at_once, keep).await?;
+        let mut read = self.read_with(wanted.clone(), READS_OF_HOST, keep).await?;
         for _ in 1..LOOKS {
             let lost: HashMap<FrameId, usize> = read
                 .iter()
@@ -68,7 +51,7 @@ impl Repository {
                 break;
             }
             self.pause().await;
-            for (id, kept) in self.read_with(again, at_once, keep).await? {
+            for (id, kept) in self.read_with(again, READS_OF_HOST, keep).await? {
                 if let Some(at) = lost.get(&id) {
                     read[*at].1 = kept;
                 }

@@ -221,7 +221,7 @@ impl Frozen {
         let (image, path) = (frozen.image.to_str().unwrap(), frozen.path.to_str().unwrap());
         let mounted = run("mkfs.ext4", &["-q", image]) && run("mount", &["-o", "loop", image, path]);
         if !mounted {
-            crate::skip::record("no loop device can be had");
+            crate::record::skipped("no loop device can be had");
         }
         mounted.then_some(frozen)
     }

@@ -90,6 +90,8 @@ fn o07_an_edit_that_would_forget_more_than_half_is_named() {
             held: false,
             purge_after_ms: None,
             verified_ms: None,
+            extent: None,
+            shrink_accepted: false,
         })
         .collect();
     let with = |keep: u32| {

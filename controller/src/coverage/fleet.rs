@@ -1,0 +1,109 @@
+//! Hosts that are not there.
+
+use super::words::ago;
+use super::{Facts, Trouble};
+use crate::catalog::hosts::{AwaitedHost, HostRecord};
+
+/// A host that has not been connected for this long is silent. One that has
+/// never been connected is named at once.
+const SILENT_MS: i64 = 5 * 60_000;
+
+/// A fleet in which there was never a host protects nothing.
+pub(super) fn without_hosts(facts: &Facts) -> Option<Trouble> {
+    (facts.hosts.is_empty() && facts.awaited.is_empty()).then(|| Trouble {
+        kind: "no-hosts",
+        host: String::new(),
+        source: String::new(),
+        message: "no host has joined: nothing is protected".to_owned(),
+        hint: "holdfast host token NAME, then on the host: holdfast-agent join TOKEN-FILE".to_owned(),
+    })
+}
+
+/// Hosts that somebody meant to have: a join token was made for the name, or
+/// a policy names it, and no host has joined under it.
+pub(super) fn awaited(facts: &Facts) -> Vec<Trouble> {
+    let by_token = |awaited: &&AwaitedHost| {
+        !facts.hosts.iter().any(|host| host.name == awaited.name && host.retired_ms.is_none())
+    };
+    let mut troubles: Vec<Trouble> =
+        facts.awaited.iter().filter(by_token).map(|awaited| by_its_token(facts, awaited)).collect();
+    for record in facts.policies.iter().filter(|record| record.policy.enabled) {
+        for name in record.policy.hosts.names.plain_names() {
+            let known = facts.hosts.iter().any(|host| host.name == name)
+                || troubles.iter().any(|trouble| trouble.host == name);
+            if !known {
+                troubles.push(by_a_policy(name, &record.policy.name));
+            }
+        }
+    }
+    troubles
+}
+
+fn by_its_token(facts: &Facts, awaited: &AwaitedHost) -> Trouble {
+    let AwaitedHost { name, created_ms, expires_ms } = awaited;
+    let next = if *expires_ms > facts.now_ms {
+        "on the host: holdfast-agent join TOKEN-FILE".to_owned()
+    } else {
+        format!("holdfast host token {name}, then on the host: holdfast-agent join TOKEN-FILE")
+    };
+    Trouble {
+        kind: "awaited-host",
+        host: name.clone(),
+        source: String::new(),
+        message: format!(
+            "a join token was made {} ago, and no host has joined with it",
+            ago(facts.now_ms - created_ms)
+        ),
+        hint: format!("{next}; if it is not to join: holdfast host retire {name}"),
+    }
+}
+
+fn by_a_policy(name: &str, policy: &str) -> Trouble {
+    Trouble {
+        kind: "awaited-host",
+        host: name.to_owned(),
+        source: String::new(),
+        message: format!("policy {policy} names this host, and none has joined under that name"),
+        hint: format!(
+            "holdfast host token {name}, then on the host: holdfast-agent join TOKEN-FILE; \
+             if it is not to join, take it out of the policy: holdfast policy show {policy}"
+        ),
+    }
+}
+
+/// What is wrong with a host as a whole.
+pub(super) fn trouble(facts: &Facts, host: &HostRecord, connected: bool) -> Option<Trouble> {
+    let (kind, message, hint) = if let Some(revoked_ms) = host.revoked_ms {
+        let message =
+            format!("revoked {} ago: nothing on it is backed up any more", ago(facts.now_ms - revoked_ms));
+        let hint = format!(
+            "holdfast host token {0}, then on the host: holdfast-agent join TOKEN-FILE; \
+             if it is given up: holdfast host retire {0}",
+            host.name
+        );
+        ("revoked-host", message, hint)
+    } else if !connected {
+        ("silent-host", absence(facts, host)?, on_the_host("holdfast-agent", host))
+    } else {
+        let problem = &host.agent.as_ref()?.engine_problem;
+        if problem.is_empty() {
+            return None;
+        }
+        let message = format!("its Docker Engine does not answer: {problem}");
+        ("engine-unreachable", message, "on the host: systemctl status docker".to_owned())
+    };
+    Some(Trouble { kind, host: host.name.clone(), source: String::new(), message, hint })
+}
+
+/// Why a host that is not connected should be.
+fn absence(facts: &Facts, host: &HostRecord) -> Option<String> {
+    let Some(seen) = host.last_seen_ms else {
+        return Some("joined, but has never connected".to_owned());
+    };
+    let silent = facts.now_ms - seen;
+    (silent >= SILENT_MS).then(|| format!("not connected, last seen {} ago", ago(silent)))
+}
+
+fn on_the_host(unit: &str, host: &HostRecord) -> String {
+    format!("on the host: systemctl status {unit}; if it is given up: holdfast host retire {}", host.name)
+}

@@ -1,0 +1,106 @@
+//! Policies that do not find what they name.
+
+use std::collections::BTreeMap;
+
+use holdfast_proto::v1::SourceKind;
+
+use super::{Facts, Trouble};
+use crate::catalog::hosts::HostRecord;
+use crate::catalog::sources::SourceRecord;
+use crate::policy::Policy;
+
+fn volumes<'f>(facts: &'f Facts, host: &'f HostRecord) -> impl Iterator<Item = &'f SourceRecord> {
+    facts.sources.iter().filter(|source| source.host == host.id && source.kind == SourceKind::Volume)
+}
+
+/// Volumes that policies name plainly and that this host never had, or lost
+/// before there was a snapshot. A name is a promise; a glob is none.
+pub(super) fn missing_volumes(
+    facts: &Facts,
+    host: &HostRecord,
+    vanished: impl Fn(&SourceRecord) -> bool,
+) -> Vec<Trouble> {
+    // Until the host was seen, what it has is not known.
+    if host.last_seen_ms.is_none() {
+        return Vec::new();
+    }
+    let mut naming: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for record in facts.policies.iter().filter(|record| record.policy.enabled) {
+        let policy = &record.policy;
+        for name in policy.volumes.promised().filter(|_| policy.selects(host)) {
+            let known = volumes(facts, host).find(|source| source.name == name);
+            let excused = known.is_some_and(|source| {
+                source.gone_ms.is_none() || source.retired_ms.is_some() || vanished(source)
+            });
+            if !excused {
+                naming.entry(name).or_default().push(&policy.name);
+            }
+        }
+    }
+    naming.into_iter().map(|(name, policies)| missing_volume(host, name, &policies)).collect()
+}
+
+fn missing_volume(host: &HostRecord, name: &str, policies: &[&str]) -> Trouble {
+    let noun = if policies.len() == 1 { "policy" } else { "policies" };
+    Trouble {
+        kind: "missing-volume",
+        host: host.name.clone(),
+        source: name.to_owned(),
+        message: format!("volume {name} is not there; it is named by {noun} {}", policies.join(", ")),
+        hint: format!(
+            "holdfast volume ls --host {}; if it belongs to other hosts only: holdfast policy show {}",
+            host.name, policies[0]
+        ),
+    }
+}
+
+/// Policies that match nothing on any host, and those that match nothing on a
+/// host they name, unless what they miss there is named already.
+pub(super) fn matching_nothing(facts: &Facts, named: &[Trouble]) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    for record in facts.policies.iter().filter(|record| record.policy.enabled) {
+        let policy = &record.policy;
+        let matches = policy.matches(&facts.hosts, &facts.sources);
+        if matches.iter().all(|found| found.sources.is_empty()) {
+            troubles.push(nothing(policy, None));
+            continue;
+        }
+        let by_name = |host: &HostRecord| policy.hosts.names.plain_names().any(|name| name == host.name);
+        for found in matches.iter().filter(|found| found.sources.is_empty() && by_name(found.host)) {
+            let explained = |trouble: &Trouble| {
+                trouble.host == found.host.name && explains(facts, policy, found.host, trouble)
+            };
+            if !named.iter().any(explained) {
+                troubles.push(nothing(policy, Some(found.host)));
+            }
+        }
+    }
+    troubles
+}
+
+/// Whether a trouble about a host says why the policy matches nothing there.
+fn explains(facts: &Facts, policy: &Policy, host: &HostRecord, trouble: &Trouble) -> bool {
+    match trouble.kind {
+        "vanished-source" => {
+            volumes(facts, host).any(|source| source.name == trouble.source && policy.wants(source))
+        }
+        "missing-volume" => policy.volumes.promised().any(|name| name == trouble.source),
+        // Nothing is known of its sources.
+        "silent-host" => host.last_seen_ms.is_none(),
+        _ => false,
+    }
+}
+
+fn nothing(policy: &Policy, host: Option<&HostRecord>) -> Trouble {
+    let name = &policy.name;
+    Trouble {
+        kind: "policy-matches-nothing",
+        host: host.map(|host| host.name.clone()).unwrap_or_default(),
+        source: String::new(),
+        message: match host {
+            None => format!("policy {name} matches nothing on any host"),
+            Some(_) => format!("policy {name} names this host and matches nothing on it"),
+        },
+        hint: format!("holdfast policy explain {name}"),
+    }
+}

@@ -1,0 +1,290 @@
+//! What is not there is named, with the next command, until it is given up.
+
+use super::*;
+use crate::coverage::SOURCE_MISSING;
+
+/// Kind, host and source of everything.
+fn places(facts: &Facts) -> Vec<(&'static str, String, String)> {
+    coverage(facts).troubles.into_iter().map(|t| (t.kind, t.host, t.source)).collect()
+}
+
+fn place(kind: &'static str, host: &str, source: &str) -> (&'static str, String, String) {
+    (kind, host.to_owned(), source.to_owned())
+}
+
+fn hint(facts: &Facts, kind: &str) -> String {
+    let found = coverage(facts).troubles.into_iter().find(|trouble| trouble.kind == kind);
+    found.unwrap_or_else(|| panic!("no {kind}")).hint
+}
+
+fn bind(host: &HostRecord, path: &str, read_only: bool) -> BindRecord {
+    BindRecord {
+        host: host.id,
+        path: path.to_owned(),
+        read_only,
+        containers: vec!["web".to_owned()],
+        first_seen_ms: NOW,
+        last_seen_ms: NOW,
+        gone_ms: None,
+        retired_ms: None,
+    }
+}
+
+/// A host with two volumes that were backed up last night.
+fn protected() -> Facts {
+    let web = host("web-1");
+    let sources = vec![volume(&web, "db_a"), volume(&web, "db_b")];
+    let mut facts = facts(vec![web], sources, vec![policy(NIGHTLY)]);
+    facts.snapshots = facts.sources.iter().map(|source| snapshot(source, HOUR, false)).collect();
+    assert_eq!(places(&facts), []);
+    facts
+}
+
+#[test]
+fn h06_volumes_that_vanished_are_named_until_each_is_retired() {
+    let mut facts = protected();
+    for source in &mut facts.sources {
+        source.gone_ms = Some(NOW - HOUR);
+    }
+    assert_eq!(
+        places(&facts),
+        [
+            place("vanished-source", "web-1", "db_a"),
+            place("vanished-source", "web-1", "db_b"),
+            place("policy-matches-nothing", "", "")
+        ]
+    );
+    assert_eq!(
+        hint(&facts, "vanished-source"),
+        "holdfast restore volume web-1/db_a@latest --host web-1 --as db_a; \
+         if it was removed on purpose: holdfast source retire web-1/db_a"
+    );
+    let line = &coverage(&facts).hosts[0];
+    assert_eq!((line.sources, line.missing, line.last_backup_ms), (0, 2, NOW - HOUR));
+    facts.sources[0].retired_ms = Some(NOW);
+    assert_eq!(places(&facts)[0], place("vanished-source", "web-1", "db_b"));
+    facts.sources[1].retired_ms = Some(NOW);
+    assert_eq!(places(&facts), [place("policy-matches-nothing", "", "")]);
+    facts.policies.clear();
+    assert_eq!(places(&facts), []);
+}
+
+#[test]
+fn a_source_without_a_snapshot_may_go() {
+    let mut facts = protected();
+    facts.snapshots.truncate(1);
+    facts.sources[1].gone_ms = Some(NOW - HOUR);
+    assert_eq!(places(&facts), []);
+}
+
+#[test]
+fn h06_a_named_volume_that_is_missing_is_named_and_a_glob_promises_nothing() {
+    let mut facts = protected();
+    facts.policies = vec![
+        policy(&NIGHTLY.replace("'db_*'", "'db_*', 'logs'")),
+        policy(&NIGHTLY.replace("'db_*'", "'db_a'")),
+    ];
+    facts.policies[1].policy.name = "hourly".to_owned();
+    assert_eq!(places(&facts), [place("missing-volume", "web-1", "logs")]);
+    let message = &coverage(&facts).troubles[0].message;
+    assert_eq!(message, "volume logs is not there; it is named by policy nightly");
+    // Had and backed up, it is vanished; had and not backed up, it is missing;
+    // given up, it is neither, whoever names it.
+    let web = facts.hosts[0].clone();
+    let mut logs = volume(&web, "logs");
+    logs.gone_ms = Some(NOW - HOUR);
+    facts.sources.push(logs);
+    assert_eq!(places(&facts), [place("missing-volume", "web-1", "logs")]);
+    facts.snapshots.push(snapshot(&facts.sources[2], 2 * HOUR, false));
+    assert_eq!(places(&facts), [place("vanished-source", "web-1", "logs")]);
+    facts.sources[2].retired_ms = Some(NOW);
+    assert_eq!(places(&facts), []);
+    // Of a host that was never seen nothing is known.
+    facts.sources.clear();
+    facts.snapshots.clear();
+    facts.hosts[0].last_seen_ms = None;
+    facts.connected.clear();
+    let kinds: Vec<_> = places(&facts).into_iter().map(|(kind, _, _)| kind).collect();
+    assert_eq!(kinds, ["silent-host", "policy-matches-nothing", "policy-matches-nothing"]);
+}
+
+#[test]
+fn h06_a_host_that_was_never_seen_is_named_at_once() {
+    let mut facts = protected();
+    let mut new = host("web-2");
+    new.joined_ms = NOW;
+    new.last_seen_ms = None;
+    facts.hosts.push(new);
+    assert_eq!(places(&facts), [place("silent-host", "web-2", "")]);
+    // Seen, it has five minutes to come back.
+    facts.hosts[1].last_seen_ms = Some(NOW - 4 * 60_000);
+    assert_eq!(places(&facts), []);
+    facts.hosts[1].last_seen_ms = Some(NOW - 5 * 60_000);
+    assert_eq!(places(&facts), [place("silent-host", "web-2", "")]);
+    assert_eq!(
+        hint(&facts, "silent-host"),
+        "on the host: systemctl status holdfast-agent; if it is given up: holdfast host retire web-2"
+    );
+}
+
+#[test]
+fn h06_a_host_is_awaited_from_its_token_until_it_joins_or_is_retired() {
+    let token = |name: &str| AwaitedHost { name: name.to_owned(), created_ms: NOW, expires_ms: NOW + HOUR };
+    let mut facts = protected();
+    facts.awaited = vec![token("web-1"), token("web-2")];
+    // The first is a host, and the token one to join again with.
+    assert_eq!(places(&facts), [place("awaited-host", "web-2", "")]);
+    assert!(hint(&facts, "awaited-host").ends_with("holdfast host retire web-2"));
+    facts.hosts[0].revoked_ms = Some(NOW);
+    assert_eq!(places(&facts)[1], place("revoked-host", "web-1", ""));
+    facts.hosts[0].retired_ms = Some(NOW);
+    assert_eq!(places(&facts)[0], place("awaited-host", "web-1", ""));
+    // By a policy it is awaited, too, unless it was given up.
+    facts.awaited.clear();
+    facts.policies = vec![policy(&format!("hosts = ['web-1', 'web-3']\n{NIGHTLY}"))];
+    assert_eq!(places(&facts), [place("awaited-host", "web-3", ""), place("policy-matches-nothing", "", "")]);
+    facts.policies.clear();
+    assert_eq!(places(&facts), []);
+    facts.hosts.clear();
+    assert_eq!(places(&facts), [place("no-hosts", "", "")]);
+}
+
+#[test]
+fn h06_a_revoked_host_is_one_trouble_until_it_is_retired() {
+    let mut facts = protected();
+    let db = host("db-1");
+    facts.sources.push(volume(&db, "db_c"));
+    facts.snapshots.push(snapshot(&facts.sources[2], HOUR, false));
+    facts.hosts.push(db);
+    facts.hosts[0].revoked_ms = Some(NOW - HOUR);
+    facts.sources[0].gone_ms = Some(NOW);
+    facts.snapshots[1].created_ms = NOW - 100 * HOUR;
+    facts.connected = vec![facts.hosts[1].id];
+    assert_eq!(places(&facts), [place("revoked-host", "web-1", "")]);
+}
+
+#[test]
+fn an_engine_that_does_not_answer_is_named() {
+    let mut facts = protected();
+    let agent = holdfast_proto::v1::Agent { engine_problem: "no such file".to_owned(), ..Default::default() };
+    facts.hosts[0].agent = Some(agent);
+    assert_eq!(places(&facts), [place("engine-unreachable", "web-1", "")]);
+}
+
+#[test]
+fn h06_a_policy_that_matches_nothing_on_a_host_it_names_is_named() {
+    let mut facts = protected();
+    facts.hosts.push(host("db-1"));
+    let both = format!("hosts = ['web-1', 'db-1']\n{NIGHTLY}");
+    facts.connected = facts.hosts.iter().map(|host| host.id).collect();
+    assert_eq!(places(&facts), [], "a host that no policy names may have nothing");
+    facts.policies = vec![policy(&both)];
+    assert_eq!(places(&facts), [place("policy-matches-nothing", "db-1", "")]);
+    // Where what it misses is named, that is enough.
+    let mut lost = volume(&facts.hosts[1], "db_c");
+    lost.gone_ms = Some(NOW);
+    facts.snapshots.push(snapshot(&lost, HOUR, false));
+    facts.sources.push(lost);
+    assert_eq!(places(&facts), [place("vanished-source", "db-1", "db_c")]);
+}
+
+#[test]
+fn h06_a_source_that_shrank_is_named_while_the_rest_is_kept_or_until_it_is_accepted() {
+    let mut facts = protected();
+    let source = facts.sources[0].clone();
+    let sized = |number: u64, entries: u64, size_bytes: u64| {
+        let mut record = snapshot(&source, HOUR, false);
+        record.id.number = number;
+        record.extent = Some(Extent { entries, size_bytes });
+        record
+    };
+    let other = facts.snapshots.remove(1);
+    let mut judged = |snapshots: Vec<SnapshotRecord>| {
+        facts.snapshots = snapshots;
+        facts.snapshots.push(other.clone());
+        coverage(&facts).troubles.pop().map(|trouble| (trouble.kind, trouble.message))
+    };
+    assert_eq!(judged(vec![sized(1, 100, 1000), sized(2, 10, 100)]), None, "a tenth is left");
+    let (kind, message) = judged(vec![sized(1, 100, 1000), sized(2, 9, 1000)]).expect("named");
+    assert_eq!(kind, "shrunk-source");
+    assert!(message.ends_with("in the last snapshot, 100 entries and 1000 B in snapshot 1"), "{message}");
+    assert!(judged(vec![sized(1, 100, 1000), sized(2, 100, 99)]).is_some());
+    // Further snapshots of what is left do not end it, a large one does.
+    let mut row = vec![sized(1, 100, 1000), sized(2, 9, 9), sized(3, 9, 9), sized(4, 9, 9)];
+    assert!(judged(row.clone()).is_some());
+    row.push(sized(5, 90, 900));
+    assert_eq!(judged(row.clone()), None);
+    row.pop();
+    row[2].shrink_accepted = true;
+    assert_eq!(judged(row.clone()), None, "it was accepted before the last");
+    row.push(sized(5, 0, 0));
+    assert!(judged(row).is_some(), "it shrank again");
+    assert_eq!(judged(vec![sized(3, 9, 9), sized(4, 9, 9)]), None, "what was larger is not kept any more");
+    // Of an unknown size nothing is said.
+    let unknown = SnapshotRecord { extent: None, ..sized(2, 0, 0) };
+    assert_eq!(judged(vec![sized(1, 100, 1000), unknown]), None);
+}
+
+#[test]
+fn h06_a_bind_that_no_policy_covers_is_named_unless_it_holds_no_data() {
+    let mut facts = protected();
+    let web = facts.hosts[0].clone();
+    for (path, read_only) in [
+        ("/proc", false),
+        ("/run/holdfast", false),
+        ("/var/run/docker.sock", false),
+        ("/opt/engine/docker.sock", false),
+        ("/var/lib/docker/containers", false),
+        ("/", true),
+        ("/etc/localtime", true),
+    ] {
+        facts.binds.push(bind(&web, path, read_only));
+    }
+    assert_eq!(places(&facts), []);
+    facts.binds.extend([bind(&web, "/srv/site", true), bind(&web, "/etc/app", false)]);
+    assert_eq!(
+        places(&facts),
+        [place("unprotected-bind", "web-1", "/srv/site"), place("unprotected-bind", "web-1", "/etc/app")]
+    );
+    assert!(hint(&facts, "unprotected-bind").ends_with("holdfast source retire web-1//srv/site"));
+    // A policy may cover it from above, but not by the beginning of its name.
+    let with = |directory: &str| policy(&format!("directories = ['{directory}']\n{NIGHTLY}"));
+    facts.snapshots.push(snapshot(&facts.sources[0], HOUR, false));
+    facts.policies = vec![with("/srv/si")];
+    facts.policies[0].since_ms = NOW;
+    assert_eq!(places(&facts).len(), 2);
+    facts.policies = vec![with("/srv")];
+    facts.policies[0].since_ms = NOW;
+    assert_eq!(places(&facts), [place("unprotected-bind", "web-1", "/etc/app")]);
+    facts.binds.last_mut().expect("one").retired_ms = Some(NOW);
+    assert_eq!(places(&facts), []);
+}
+
+#[test]
+fn h06_a_directory_that_no_job_ever_asked_for_becomes_overdue() {
+    let mut facts = protected();
+    facts.policies.push(policy("name = 'files'\ndirectories = ['/srv']\n[schedule]\ncron = '0 2 * * *'\n"));
+    assert_eq!(places(&facts), [place("overdue", "web-1", "/srv")]);
+    assert_eq!(coverage(&facts).hosts[0].sources, 3);
+    facts.hosts[0].joined_ms = NOW - HOUR;
+    assert_eq!(places(&facts), [], "the host is there for an hour");
+}
+
+#[test]
+fn h06_a_job_that_missed_what_was_given_up_since_is_told_of_no_more() {
+    let mut facts = protected();
+    let mut job = upgrade(&facts.hosts[0], false, State::Partial, "1 source missing: db_a");
+    job.parameters = Parameters::Backup(Default::default());
+    job.policy = "nightly".to_owned();
+    job.error_code = SOURCE_MISSING.to_owned();
+    job.result.missing_sources = vec!["db_a".to_owned()];
+    facts.latest_backups = vec![job];
+    facts.sources[0].gone_ms = Some(NOW);
+    assert_eq!(places(&facts), [place("vanished-source", "web-1", "db_a"), place("failed-job", "web-1", "")]);
+    facts.sources[0].retired_ms = Some(NOW);
+    assert_eq!(places(&facts), []);
+    // There again, it was missed that night all the same.
+    facts.sources[0].gone_ms = None;
+    facts.sources[0].retired_ms = None;
+    assert_eq!(places(&facts), [place("failed-job", "web-1", "")]);
+}
