@@ -148,10 +148,12 @@ impl Catalog {
     }
 
     /// Jobs waiting to be claimed whose time has come, oldest first. Children
-    /// come before all others: a container may stand still for one.
+    /// come before all others: a container may stand still for one. The time of
+    /// a job made under a clock that was ahead has come: it would wait until
+    /// then, and hold back every later run of its policy.
     pub async fn claimable_jobs(&self, now_ms: i64, limit: u32) -> Result<Vec<JobRecord>, CatalogError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{JOB_COLUMNS} where j.state = 'queued' and j.not_before_ms <= $1
+            "{JOB_COLUMNS} where j.state = 'queued' and (j.not_before_ms <= $1 or j.created_ms > $1)
              order by j.parent_id is null, j.not_before_ms, j.created_ms, j.id limit $2"
         )))
         .bind(now_ms)

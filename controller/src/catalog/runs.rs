@@ -33,6 +33,9 @@ pub struct MadeJob {
 impl Catalog {
     /// Records a firing and its jobs, all or nothing. `None`: this fire time
     /// was recorded before. `fire_ms` is `None` for a run started by hand.
+    ///
+    /// A row made under a clock that was ahead gives up its fire time: it is no
+    /// backup of that time.
     pub async fn create_run(
         &self,
         policy: Option<&str>,
@@ -41,6 +44,7 @@ impl Catalog {
         now_ms: i64,
     ) -> Result<Option<Vec<MadeJob>>, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        release_fire_time(&mut tx, policy, fire_ms, now_ms).await?;
         let run = RunId::generate();
         let done = sqlx::query(
             "insert into runs (id, policy, fire_ms, created_ms) values ($1, $2, $3, $4)
@@ -65,7 +69,9 @@ impl Catalog {
         Ok(Some(made))
     }
 
-    /// Records fire times that passed unserved.
+    /// Records fire times that passed unserved. A row that says so already keeps
+    /// the earlier moment of the two: it may have been made under a clock that
+    /// was ahead.
     pub async fn record_missed(
         &self,
         policy: &str,
@@ -77,7 +83,10 @@ impl Catalog {
         for fire_ms in fires_ms {
             sqlx::query(
                 "insert into runs (id, policy, fire_ms, created_ms, outcome, detail)
-                 values ($1, $2, $3, $4, 'missed', $5) on conflict do nothing",
+                 values ($1, $2, $3, $4, 'missed', $5)
+                 on conflict (policy, fire_ms) do update
+                    set created_ms = min(runs.created_ms, excluded.created_ms)
+                    where runs.outcome = 'missed'",
             )
             .bind(RunId::generate().to_string())
             .bind(policy)
@@ -91,13 +100,17 @@ impl Catalog {
         Ok(())
     }
 
-    /// The newest recorded fire time of a policy that is not after `now_ms`.
+    /// The newest fire time of a policy that is not after `now_ms` and was not
+    /// recorded after it: a row from the future comes from a clock that was
+    /// ahead, and says nothing about what has run since it was set right.
     pub async fn last_fire(&self, policy: &str, now_ms: i64) -> Result<Option<i64>, CatalogError> {
-        Ok(sqlx::query_scalar("select max(fire_ms) from runs where policy = $1 and fire_ms <= $2")
-            .bind(policy)
-            .bind(now_ms)
-            .fetch_one(self.pool())
-            .await?)
+        Ok(sqlx::query_scalar(
+            "select max(fire_ms) from runs where policy = $1 and fire_ms <= $2 and created_ms <= $2",
+        )
+        .bind(policy)
+        .bind(now_ms)
+        .fetch_one(self.pool())
+        .await?)
     }
 
     /// Fire times of a policy that were missed at or after `since_ms`.
@@ -111,6 +124,26 @@ impl Catalog {
         .await?;
         Ok(count.unsigned_abs())
     }
+}
+
+/// Takes the fire time from a row of the future. The row and its jobs stay, as
+/// a run without a fire time.
+async fn release_fire_time(
+    tx: &mut SqliteConnection,
+    policy: Option<&str>,
+    fire_ms: Option<i64>,
+    now_ms: i64,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "update runs set fire_ms = null
+          where policy = $1 and fire_ms = $2 and created_ms > $3",
+    )
+    .bind(policy)
+    .bind(fire_ms)
+    .bind(now_ms)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// The job that stands in the way of a new one, if its policy lets it.

@@ -10,6 +10,7 @@ use tonic::{Code, Request};
 use super::testing::{Bench, FakeAgent, PATIENCE, driver};
 use super::*;
 use crate::api::jobs::JobApi;
+use crate::catalog::Catalog;
 use crate::catalog::jobs::JobFilter;
 use crate::loops::scheduler;
 use crate::policy;
@@ -80,6 +81,43 @@ async fn p08_a_fire_finds_the_hosts_volumes_and_a_restart_does_not_fire_again() 
     let names: Vec<&str> = request.sources.iter().map(|source| source.name.as_str()).collect();
     assert_eq!((names, request.torn()), (vec!["db_data"], TornPolicy::Fail));
     driver.stop().await;
+}
+
+/// One pass under a clock 30 days ahead, which is then set right.
+#[tokio::test]
+async fn h07_a_clock_that_was_ahead_silences_no_night() {
+    const DAY: i64 = 24 * 3_600_000;
+    let bench = Bench::new().await;
+    let _agent = bench.agent(&["db_data"]).await;
+    let text = "name = 'p'\nvolumes = ['*']\n[schedule]\ncron = '0 2 * * *'\ncatch_up = true\n";
+    let policy = policy::parse(text).expect("right");
+    bench.catalog.put_policies(&[(policy, true)], 0).await.expect("applied");
+    let (jobs, catalog) = (bench.jobs(), &bench.catalog);
+    let fires_at = |now: i64| scheduler::fire_due(&jobs, now);
+    // 1970-01-10 02:00:00; the first night is due.
+    let now = 9 * DAY + 2 * 3_600_000;
+    assert_eq!(fires_at(now).await.expect("fires"), 1);
+    end_all(catalog).await;
+
+    assert_eq!(fires_at(now + 30 * DAY + 60_000).await.expect("fires"), 1);
+    // Set right: what the wrong clock queued does not wait for its time.
+    let queued = catalog.claimable_jobs(now + 60_000, 10).await.expect("read");
+    assert_eq!(queued.len(), 1, "{queued:?}");
+    end_all(catalog).await;
+    for night in 1..=31 {
+        let fire = now + night * DAY;
+        assert_eq!(fires_at(fire).await.expect("fires"), 1, "night {night}");
+        assert_eq!(fires_at(fire + 60_000).await.expect("fires"), 0, "night {night} again");
+        let queued = catalog.claimable_jobs(fire + 60_000, 10).await.expect("read");
+        let fired: Vec<Option<i64>> = queued.iter().map(|job| job.fire_ms).collect();
+        assert_eq!(fired, [Some(fire)], "night {night}");
+        end_all(catalog).await;
+    }
+}
+
+async fn end_all(catalog: &Catalog) {
+    let end = "update jobs set state = 'succeeded' where state = 'queued'";
+    sqlx::query(end).execute(catalog.pool()).await.expect("ended");
 }
 
 #[tokio::test]

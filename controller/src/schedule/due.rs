@@ -5,8 +5,9 @@
 //! that was down runs the newest of them once and records the rest as missed,
 //! a wall clock set forward by a day does the same, and one set back fires
 //! nothing twice: each fire time has one row, and those rows are still there.
-//! A record in the future (the clock was wrong when it was made) does not
-//! silence the policy until then.
+//! A record in the future, by its fire time or by the moment it was made (the
+//! clock was ahead then), neither silences the policy until then nor counts
+//! when that time comes.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -25,7 +26,7 @@ pub struct Timed<'a> {
     pub schedule: &'a Schedule,
     /// Fires at or before this are none of ours: the policy was not there yet.
     pub since: DateTime<Utc>,
-    /// The newest recorded fire that is not after `now`, whatever became of it.
+    /// The newest fire neither due nor recorded after `now`, whatever became of it.
     pub last: Option<DateTime<Utc>>,
     /// Run a missed fire later than never.
     pub catch_up: bool,
