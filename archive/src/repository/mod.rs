@@ -24,7 +24,7 @@ pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo,
 
 use crate::ids::{PackId, RepositoryId, SnapshotId};
 use crate::keys::{ObjectKey, Prefix, RecoveryFile};
-use crate::pack::{self, TableRead};
+use crate::pack::{self, FOOTER_LEN, TableRead};
 use crate::salvage::walk_frames;
 use crate::seam::{PackEntry, PackSource};
 use crate::snapshot::{self, SnapshotBody, SnapshotError, SnapshotHeader};
@@ -256,9 +256,16 @@ impl Repository {
     /// If it cannot be read or is wrong.
     pub async fn read_table(&self, id: PackId, len: u64) -> Result<Vec<PackEntry>, BrokenPackError> {
         let key = ObjectKey::Pack(id);
-        let mut want = TAIL_BYTES.min(len);
+        let (mut want, mut narrow) = (TAIL_BYTES.min(len), false);
         loop {
-            let tail = self.store.get_range(&key, len - want..len).await?;
+            let tail = match self.store.get_range(&key, len - want..len).await {
+                // What lies before the table may be all that the medium has lost.
+                Err(error) if error.is_at_rest() && !narrow => {
+                    (want, narrow) = ((FOOTER_LEN as u64).min(len), true);
+                    continue;
+                }
+                tail => tail?,
+            };
             match pack::read_table(&tail, len)? {
                 TableRead::Table(table) => return Ok(table),
                 TableRead::NeedTail(more) if more > want && more <= len => want = more,

@@ -36,7 +36,7 @@ use super::host::{
     awaited, cancel_on_agent, client, containers, error_word, plain, unanswered, upgrade_on_agent,
 };
 use super::{Driving, Failure, texts};
-use crate::limits::EVENTS_PER_SECOND;
+use crate::limits::{EVENT_MESSAGE, EVENTS_PER_SECOND};
 
 /// The error word of an agent for a caller that was replaced.
 const STALE_GENERATION: &str = "stale-generation";
@@ -379,7 +379,7 @@ impl<'d> AgentJob<'d> {
     async fn open(&mut self, channel: Channel, generation: u64) -> Result<Events, Status> {
         let call = self.driving.jobs.settings().call;
         let late = |_| unanswered();
-        let mut containers = containers(channel.clone());
+        let mut containers = containers(channel.clone()).max_decoding_message_size(EVENT_MESSAGE);
         let mut client = client(channel);
         Ok(match self.work.clone() {
             Work::Backup(mut request) => {

@@ -37,6 +37,13 @@ impl Repository {
     pub async fn check(&self) -> Result<Trust, RepositoryError> {
         let info = self.info().await?;
         self.catalog().adopt_repository(info.id, &info.owner).await?;
+        if let Some(row) = self.catalog().repository().await?
+            && !is_ours(&info, &row)
+        {
+            // Its numbers say nothing of ours.
+            self.suspend_foreign(&info, &row).await?;
+            return Ok(Trust::Foreign);
+        }
         // Whether it should be there; asked first, for the number itself is compared below.
         let expected = self.catalog().repository_counts().await?.snapshots > 0;
         let head = match self.read_head(expected).await? {

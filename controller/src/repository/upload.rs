@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use holdfast_archive::ids::{AllocationId, FrameId, HostId, PackId};
 use holdfast_archive::keys::ObjectKey;
-use holdfast_archive::pack::{MAX_PACK_LEN, TableRead, check_table, read_table, table_len};
+use holdfast_archive::pack::{FOOTER_LEN, MAX_PACK_LEN, TableRead, check_table, read_table, table_len};
 use holdfast_archive::seam::PackEntry;
 use holdfast_archive::store::{Presigned, StoreErrorKind};
 use holdfast_proto::ids::LeaseId;
@@ -303,9 +303,17 @@ impl Repository {
         length: u64,
     ) -> Result<Vec<PackEntry>, RepositoryError> {
         let wrong = |error| RepositoryError::Invalid(format!("pack {pack}: {error}"));
-        let mut wanted = TAIL.min(length);
+        let (mut wanted, mut narrow) = (TAIL.min(length), false);
         loop {
-            let tail = self.store().get_range(&ObjectKey::Pack(*pack), length - wanted..length).await?;
+            let range = length - wanted..length;
+            let tail = match self.store().get_range(&ObjectKey::Pack(*pack), range).await {
+                // What lies before the table may be all that the medium has lost.
+                Err(error) if error.is_at_rest() && !narrow => {
+                    (wanted, narrow) = ((FOOTER_LEN as u64).min(length), true);
+                    continue;
+                }
+                tail => tail?,
+            };
             match read_table(&tail, length).map_err(wrong)? {
                 TableRead::Table(table) => return Ok(table),
                 TableRead::NeedTail(more) if more > wanted && more <= length => wanted = more,

@@ -32,7 +32,7 @@ fn missed(
 #[test]
 fn h06_a_backup_misses_what_was_backed_up_or_named_and_is_not_there() {
     let web = host("web-1");
-    let mut sources = vec![volume(&web, "db_a"), volume(&web, "db_b"), volume(&web, "cache")];
+    let mut sources = [volume(&web, "db_a"), volume(&web, "db_b"), volume(&web, "cache")];
     let all = selector(&["*"], &["cache"]);
     assert!(missed(&all, &sources, 1, &[0, 1]).is_empty());
     for source in &mut sources {
@@ -51,7 +51,7 @@ fn h06_a_backup_misses_what_was_backed_up_or_named_and_is_not_there() {
 #[test]
 fn h06_a_backup_misses_what_its_selection_has_silently_lost() {
     let web = host("web-1");
-    let mut sources = vec![volume(&web, "0a1b"), volume(&web, "db_b")];
+    let mut sources = [volume(&web, "0a1b"), volume(&web, "db_b")];
     let all = selector(&["*"], &[]);
     // Its container is gone: the volume is there, a leftover now.
     sources[0].anonymous = true;
