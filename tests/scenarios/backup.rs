@@ -157,7 +157,7 @@ fn a_snapshot_is_forgotten_and_brought_back() {
     fleet.ok(&["snapshot", "undelete", "data@#1"]);
     assert_eq!(snapshot_count(&fleet), 2);
     assert_eq!(fleet.ok(&["snapshot", "cat", "data@#1", "file"]), "one");
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn s3_backup_survives_the_store_going_away() {
     for name in ["random", "more", "at-rest"] {
         run(Command::new("cmp").arg(data.join(name)).arg(copy.join(name)));
     }
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
     let listed = fleet.repo("ls", &["-o", "json"]).ends_with(0);
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&listed.stdout).unwrap().as_array().unwrap().len(),

@@ -206,5 +206,5 @@ fn what_a_killed_run_uploaded_is_not_uploaded_again() {
         "of 90 MiB the second attempt stored {again} bytes; {used} are bound to be used, {lost} may be lost"
     );
     assert!(again <= FILE - used + MANIFEST, "{again} bytes stored though {used} were there");
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
 }

@@ -39,7 +39,7 @@ fn s06_a_flipped_bit_in_any_object_is_found() {
     }
     // It would write the fleet's state anew in the middle.
     fleet.controller().kill();
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
 
     let mut objects = Vec::new();
     files_below(&fleet.repository_dir(), &mut objects);
@@ -58,7 +58,7 @@ fn s06_a_flipped_bit_in_any_object_is_found() {
             flips += 1;
         }
     }
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
     figure!("{flips} flipped bits in {} objects, all found", objects.len());
 }
 
@@ -266,6 +266,6 @@ fn s07_packs_that_went_missing_are_sent_again() {
     let said = fleet.controller_says(&["verify", "--quick"]).ends_with(4);
     assert!(said.stdout.contains("missing-pack packs/"), "{}", said.stdout);
     heals(&fleet);
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
     fleet.controller_says(&["verify"]).ends_with(0);
 }

@@ -61,7 +61,8 @@ fn a_join_token_is_good_once_for_one_hour_and_one_name() {
 #[test]
 fn volumes_are_managed_alike_through_the_controller_and_at_the_socket() {
     require_engine!();
-    let mut fleet = Fleet::start(&["web-1"]);
+    // A volume that leads elsewhere needs a right of its own.
+    let mut fleet = Fleet::start_allowing(&["container"], &["web-1"]);
     let made = fleet.json(&[
         "volume",
         "create",

@@ -99,9 +99,8 @@ fn v03_x16_x17_a_flood_of_peers_with_nothing_to_show_keeps_nobody_out() {
     let said = fleet.cli(&["host", "ls"]);
     assert!(succeeds(&said), "an operator does not get in: {said:?}");
     fleet.host("host-a").agent().kill();
-    wait::until("the host to be seen as gone", 60, || {
-        let host = fleet.json(&["host", "show", "host-a"]);
-        (host["connected"] == false).then_some(()).ok_or(host)
+    fleet.wait_json("the host to be seen as gone", 60, &["host", "show", "host-a"], |host| {
+        host["connected"] == false
     });
     fleet.host("host-a").start_agent(None);
     fleet.wait_connected("host-a");
@@ -204,9 +203,8 @@ impl Attack {
         let token = fleet.token("evil");
         let (evil, mut orders) = runtime.block_on(Intruder::join(target(&fleet), &token));
         runtime.block_on(evil.dial());
-        wait::until("the hostile host to be connected", 30, || {
-            let host = fleet.json(&["host", "show", "evil"]);
-            (host["connected"] == true).then_some(()).ok_or(host)
+        fleet.wait_json("the hostile host to be connected", 30, &["host", "show", "evil"], |host| {
+            host["connected"] == true
         });
         fleet.ok(&[
             "backup",
@@ -372,10 +370,10 @@ fn v04_endless_lists_and_events_fill_neither_memory_nor_disk() {
 
     attack.evil.manners().endless_events.store(true, Ordering::Relaxed);
     attack.others_go_on("events without an end");
-    let job = wait::until("the job of the hostile host to be ended", 120, || {
-        let job = attack.fleet.json(&["job", "show", &attack.job]);
-        (job["state"] == "failed").then(|| job.clone()).ok_or(job)
-    });
+    let show = ["job", "show", &attack.job];
+    let job = attack
+        .fleet
+        .wait_json("the job of the hostile host to be ended", 120, &show, |job| job["state"] == "failed");
     assert_eq!(job["error_code"], "agent-misbehaves", "{}", job["error"]);
     within_memory(&mut attack.fleet, "the end of its job");
     let grown = catalogue(&attack.fleet).saturating_sub(before);

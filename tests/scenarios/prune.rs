@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use e2e::fleet::{Fleet, Place};
-use e2e::process::run;
+use e2e::process::{run, try_run};
 use e2e::upgrades::Copy;
 use e2e::{figure, require_engine, tree, wait};
 use serde_json::Value;
@@ -31,10 +31,15 @@ type Objects = BTreeSet<String>;
 
 /// Names of all objects of the directory repository below a prefix.
 fn objects(fleet: &Fleet, prefix: &str) -> Objects {
+    try_objects(fleet, prefix).unwrap()
+}
+
+/// As [`objects`], for the probe of a wait.
+fn try_objects(fleet: &Fleet, prefix: &str) -> Result<Objects, String> {
     let below = format!("./{prefix}/*");
     let mut find = Command::new("find");
     find.args([".", "-type", "f", "-path", &below]).current_dir(fleet.repository_dir());
-    run(&mut find).lines().map(str::to_owned).collect()
+    Ok(try_run(&mut find)?.lines().map(str::to_owned).collect())
 }
 
 /// What a backup added.
@@ -166,8 +171,8 @@ fn p03_p04_a_controller_killed_within_a_prune_loses_nothing_and_the_next_one_fin
         scene.fleet.start_controller(None);
         scene.fleet.wait_connected("host-a");
         wait::until(&format!("the prune that was killed at {point} to be finished"), 60, || {
-            let packs = objects(&scene.fleet, "packs");
-            let objects = objects(&scene.fleet, "snapshots");
+            let packs = try_objects(&scene.fleet, "packs")?;
+            let objects = try_objects(&scene.fleet, "snapshots")?;
             let mut left = left_of(going.iter().map(|added| &added.object), &objects).into_iter();
             let mut left_packs = left_of([&going[1].packs], &packs).into_iter();
             left.next().or(left_packs.next()).map_or(Ok(()), |object| Err(object.clone()))

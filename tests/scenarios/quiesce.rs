@@ -230,7 +230,7 @@ fn a_controller_killed_in_the_middle_leaves_nothing_at_rest() {
         fleet.wait_idle(180);
         running(&fleet, "writer");
         writes(&fleet);
-        fleet.repo("verify", &[]).ends_with(0);
+        fleet.assert_whole();
     }
     let jobs = fleet.json(&["job", "ls"]);
     assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] == "succeeded"), "{jobs}");
@@ -291,7 +291,7 @@ fn a_controller_killed_while_containers_rest_finds_them_running_in_the_end() {
         let quiesced = job["quiesced"].as_array().unwrap();
         assert!(quiesced.len() == 2 && quiesced.iter().all(|down| down["resumed"] == true), "{job}");
         both_run(&fleet);
-        fleet.repo("verify", &[]).ends_with(0);
+        fleet.assert_whole();
     }
 }
 
@@ -330,7 +330,7 @@ fn a_store_that_fails_while_containers_rest_keeps_none_beyond_its_maximum_downti
     std::fs::remove_file(&packs).unwrap();
     std::fs::rename(fleet.dir().join("packs-away"), &packs).unwrap();
     assert_eq!(fleet.backup("host-a", "data", "pause")["state"], "succeeded");
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
 }
 
 #[test]

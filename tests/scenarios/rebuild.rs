@@ -61,7 +61,7 @@ fn p21_a_lost_controller_comes_back_from_the_bucket() {
         let engine = fleet.engine("host-a");
         tree::assert_equal(&engine.volume_path("vol"), &engine.volume_path(name));
     }
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
 }
 
 #[test]
@@ -86,5 +86,5 @@ fn h12_a_controller_whose_repository_was_rebuilt_elsewhere_acknowledges_nothing(
     assert_eq!(snapshots(), before);
     let status = fleet.cli(&["status"]).ends_with(3);
     assert!(status.stdout.contains("of controller"), "{status:?}");
-    fleet.repo("verify", &[]).ends_with(0);
+    fleet.assert_whole();
 }

@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 use e2e::fleet::Fleet;
-use e2e::{require_engine, wait};
+use e2e::{invariant, require_engine, wait};
 use serde_json::Value;
 
 fn policy(fleet: &Fleet, cron: &str, keep_last: u32) {
@@ -92,7 +92,11 @@ fn p08_a_fire_time_runs_once_across_restarts() {
         });
         fleet.wait_idle(60);
         let jobs = of_times(&fleet.json(&JOBS), &[at]);
-        assert_eq!(jobs.len(), 1, "killed at {point}, the fire time has other than one job: {jobs:?}");
+        invariant!(
+            "I7",
+            jobs.len() == 1,
+            "killed at {point}, the fire time has other than one job: {jobs:?}"
+        );
     }
     let jobs = fleet.json(&JOBS);
     assert_eq!(jobs.as_array().map(Vec::len), Some(3), "{jobs}");
@@ -126,7 +130,7 @@ fn p09_what_was_missed_is_caught_up_once() {
     fleet.wait_json("the next time to be run", 60, &JOBS, |jobs| !of_times(jobs, &[next]).is_empty());
     fleet.wait_idle(60);
     let jobs = of_times(&fleet.json(&JOBS), &missed);
-    assert_eq!(jobs.len(), 1, "other than one job for the three times that were missed: {jobs:?}");
+    invariant!("I7", jobs.len() == 1, "other than one job for the three times that were missed: {jobs:?}");
 }
 
 /// Kills the controller before three fire times, and gives these. Where the

@@ -84,8 +84,12 @@ pub fn names(krate: &str) -> BTreeSet<String> {
 /// The texts in quotation marks of a source that look like a fail point,
 /// without a prefix `halt ` and a suffix `:3`. Comments do not count.
 pub fn literals(source: &str) -> BTreeSet<String> {
-    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let quoted = code.flat_map(|line| line.split('"').skip(1).step_by(2));
+    let quoted = source.lines().flat_map(|line| {
+        let parts = line.split('"').enumerate();
+        // Every other part is code, and a comment ends the line.
+        let code = parts.take_while(|(index, part)| index % 2 == 1 || !part.contains("//"));
+        code.filter(|(index, _)| index % 2 == 1).map(|(_, part)| part)
+    });
     let bare = |text: &str| {
         let text = text.strip_prefix("halt ").unwrap_or(text);
         text.split(':').next().unwrap_or(text).to_owned()

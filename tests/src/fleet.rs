@@ -12,7 +12,10 @@ use tempfile::TempDir;
 use crate::docker::Engine;
 use crate::ports::Port;
 use crate::process::{Process, run};
-use crate::{binaries, failpoints, wait};
+use crate::{binaries, failpoints, invariant, wait};
+
+/// How a command ends that found damage.
+const DAMAGED: i32 = 4;
 
 /// Where the repository lies.
 #[derive(Debug, Clone)]
@@ -398,6 +401,14 @@ impl Fleet {
         };
         command.args(args);
         say(command)
+    }
+
+    /// Panics unless every snapshot of the repository is whole (I1).
+    #[track_caller]
+    pub fn assert_whole(&self) {
+        let said = self.repo("verify", &[]);
+        invariant!("I1", said.code != DAMAGED, "{}{}", said.stdout, said.stderr);
+        said.ends_with(0);
     }
 
     /// `holdfast-controller VERB` beside the one that runs.

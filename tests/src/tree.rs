@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::invariant;
 use crate::process::run;
 
 /// What `rsync` would still have to change in `copy` to make it `original`:
@@ -36,12 +37,13 @@ pub fn xattr_differences(original: &Path, copy: &Path) -> String {
     only(&a, &b, "-") + &only(&b, &a, "+")
 }
 
-/// Panics with the differences unless the trees are equal.
+/// Panics with the differences unless the trees are equal (I4).
+#[track_caller]
 pub fn assert_equal(original: &Path, copy: &Path) {
     let rsync = rsync_differences(original, copy);
-    assert!(rsync.is_empty(), "trees differ (rsync):\n{rsync}");
+    invariant!("I4", rsync.is_empty(), "trees differ (rsync):\n{rsync}");
     let xattrs = xattr_differences(original, copy);
-    assert!(xattrs.is_empty(), "trees differ (getfattr):\n{xattrs}");
+    invariant!("I4", xattrs.is_empty(), "trees differ (getfattr):\n{xattrs}");
 }
 
 fn slash(path: &Path) -> String {

@@ -10,7 +10,7 @@ use crate::app_images::App;
 use crate::docker::Engine;
 use crate::fleet::{Fleet, Said};
 use crate::process::run;
-use crate::{tree, wait};
+use crate::{invariant, tree, wait};
 
 /// What hosts allow whose containers are upgraded.
 pub const RIGHTS: [&str; 2] = ["container", "exec"];
@@ -173,7 +173,8 @@ pub fn the_one_that_runs(engine: &Engine, name: &str) -> Relative {
     let family = family(engine, name);
     let running: Vec<&Relative> =
         family.iter().filter(|one| one.state != "exited" && one.state != "created").collect();
-    assert!(
+    invariant!(
+        "I8",
         running.len() == 1 && running[0].name == name && running[0].state == "running",
         "exactly `{name}` has to run: {family:#?}"
     );

@@ -9,7 +9,7 @@ use e2e::app_images::App;
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::{Fleet, Said};
 use e2e::upgrades::{self, Copy, run_app};
-use e2e::{figure, require_engine, tree, wait};
+use e2e::{figure, invariant, require_engine, tree, wait};
 use serde_json::Value;
 
 use super::{fleet_with, migrated, rows, run_side, side_reaches};
@@ -146,7 +146,8 @@ impl Scene {
         let runs = upgrades::the_one_that_runs(engine, "app");
         upgrades::wait_healthy(engine, "app");
         for name in ["side", "reader"] {
-            assert_eq!(engine.state(name), "running", "{what}: {name}");
+            let state = engine.state(name);
+            invariant!("I6", state == "running", "{what}: {name} is {state}");
         }
         side_reaches(engine, "side");
         if newest["state"] == "committed" {
@@ -201,7 +202,8 @@ impl Scene {
         upgrades::assert_same_container(&before.inspect, &engine.inspect("app"));
         before.data.assert_unchanged();
         for name in ["side", "reader"] {
-            assert_eq!(engine.state(name), "running", "{what}: {name}");
+            let state = engine.state(name);
+            invariant!("I6", state == "running", "{what}: {name} is {state}");
         }
         side_reaches(engine, "side");
         upgrades::assert_no_traces(engine, "app", "app-data");
@@ -227,7 +229,8 @@ impl Scene {
         upgrades::wait_healthy(engine, "app");
         assert_eq!(engine.inspect("app")["HostConfig"]["RestartPolicy"]["Name"], "always", "{what}");
         for name in ["side", "reader"] {
-            assert_eq!(engine.state(name), "running", "{what}: {name}");
+            let state = engine.state(name);
+            invariant!("I6", state == "running", "{what}: {name} is {state}");
         }
     }
 
@@ -279,7 +282,7 @@ impl Scene {
     /// The repository is whole, and the newest snapshot is what there is.
     fn finish(self, who: &str) {
         let Self { fleet, kills, committed, .. } = self;
-        fleet.repo("verify", &[]).ends_with(0);
+        fleet.assert_whole();
         assert_eq!(fleet.backup("host-a", "app-data", "stop")["state"], "succeeded");
         let target = fleet.dir().join("restored");
         fleet.repo("restore", &["app-data@latest", "--to", &target.display().to_string()]).ends_with(0);
