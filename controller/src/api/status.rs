@@ -42,7 +42,7 @@ impl StatusApi {
             sources: catalog.sources(None).await?,
             policies: catalog.policies().await?,
             snapshots: catalog.snapshots(&SnapshotFilter::default()).await?,
-            latest_backups: catalog.latest_backups().await?,
+            latest_backups: catalog.latest_backups(now_ms).await?,
             ended_upgrades: catalog.ended_upgrades(now_ms - UPGRADE_NEWS_MS).await?,
         })
     }

@@ -446,15 +446,17 @@ impl Catalog {
     }
 
     /// The newest ended job of each policy on each host; skipped ones aside,
-    /// and those that belong to an upgrade, which tells of them itself.
-    pub async fn latest_backups(&self) -> Result<Vec<JobRecord>, CatalogError> {
+    /// those that belong to an upgrade, which tells of them itself, and those of
+    /// the future, which were made under a clock that was ahead.
+    pub async fn latest_backups(&self, now_ms: i64) -> Result<Vec<JobRecord>, CatalogError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{JOB_COLUMNS} where j.kind = 'backup' and j.parent_id is null
+            "{JOB_COLUMNS} where j.kind = 'backup' and j.parent_id is null and j.created_ms <= $1
              and j.state in ('succeeded', 'partial', 'failed')
-             and not exists (select 1 from jobs n where n.kind = 'backup' and n.policy = j.policy
+             and not exists (select 1 from jobs n where n.kind = 'backup' and n.policy = j.policy and n.created_ms <= $1
                  and n.parent_id is null and n.host_id = j.host_id and n.state in ('succeeded', 'partial', 'failed')
                  and (n.created_ms > j.created_ms or (n.created_ms = j.created_ms and n.id > j.id)))"
         )))
+        .bind(now_ms)
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(read).collect()

@@ -41,10 +41,12 @@ impl<'f> Kept<'f> {
         self.snapshots(source).iter().map(|snapshot| snapshot.created_ms).max()
     }
 
-    /// When the newest complete one was taken.
-    pub fn good_ms(&self, source: SourceId) -> Option<i64> {
+    /// When the newest complete one was taken that is not of the future: one
+    /// that is was made under a clock that was ahead, and says nothing of the
+    /// nights since that was set right.
+    pub fn good_ms(&self, source: SourceId, now_ms: i64) -> Option<i64> {
         let complete = self.snapshots(source).iter().filter(|snapshot| !snapshot.partial);
-        complete.map(|snapshot| snapshot.created_ms).max()
+        complete.map(|snapshot| snapshot.created_ms).filter(|created_ms| *created_ms <= now_ms).max()
     }
 
     /// When the newest of any source of a host was taken, gone ones included.

@@ -173,7 +173,7 @@ fn one_source(
     } else {
         line.protected += 1;
         let there = (source.name.as_str(), source.first_seen_ms);
-        let overdue = sources::overdue(facts, host, there, &policies, kept.good_ms(source.id));
+        let overdue = sources::overdue(facts, host, there, &policies, kept.good_ms(source.id, facts.now_ms));
         line.overdue += u32::from(overdue.is_some());
         troubles.extend(overdue);
     }

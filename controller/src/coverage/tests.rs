@@ -162,6 +162,8 @@ fn overdue_goes_by_fire_times_and_complete_snapshots() {
     assert!(!judged(33, false));
     assert!(judged(35, false));
     assert!(judged(9, true));
+    // Taken under a clock that was 30 days ahead.
+    assert!(judged(-30 * 24, false));
     // A volume that is there since yesterday evening has seen one fire.
     facts.snapshots.clear();
     facts.sources[0].first_seen_ms = NOW - 15 * HOUR;
