@@ -8,7 +8,7 @@ use super::{Catalog, CatalogError};
 
 impl Catalog {
     /// Removes ended jobs with their stories; gives how many. The newest of
-    /// each kind, policy and host stays, for it says how things stand; one
+    /// each kind, policy and host that ended by itself stays, for it says how things stand; one
     /// whose snapshot is there stays, for it says which policy made that; a
     /// parent stays as long as its children.
     pub async fn prune_jobs(&self, ended_before_ms: i64, most: u32) -> Result<u64, CatalogError> {
@@ -19,7 +19,8 @@ impl Catalog {
              and not exists (select 1 from jobs c where c.parent_id = j.id)
              and (j.parent_id is not null or exists (
                  select 1 from jobs n where n.policy = j.policy and n.host_id is j.host_id
-                 and n.kind = j.kind and n.parent_id is null and n.created_ms > j.created_ms))
+                 and n.kind = j.kind and n.parent_id is null and n.created_ms > j.created_ms
+                 and n.state in ('succeeded', 'partial', 'failed')))
              order by j.ended_ms limit $2",
         )
         .bind(ended_before_ms)
@@ -41,12 +42,13 @@ impl Catalog {
     }
 
     /// Removes volumes that have been gone for long and have no snapshot and
-    /// no job; gives how many.
+    /// no job; gives how many. Retired ones stay: that they are is all that is
+    /// known of them.
     pub async fn prune_sources(&self, gone_before_ms: i64, most: u32) -> Result<u64, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         let done = sqlx::query(
             "delete from sources where id in (select s.id from sources s
-                 where s.gone_ms < $1 and s.kind = 'volume'
+                 where s.gone_ms < $1 and s.kind = 'volume' and s.retired_ms is null
                  and not exists (select 1 from snapshots n where n.source_id = s.id)
                  and not exists (select 1 from job_sources j where j.source_id = s.id)
                  order by s.gone_ms limit $2)",
@@ -83,7 +85,7 @@ pub(super) async fn bound_sources(
     }
     sqlx::query(
         "delete from sources where id in (select s.id from sources s
-             where s.host_id = $1 and s.kind = 'volume' and s.gone_ms is not null
+             where s.host_id = $1 and s.kind = 'volume' and s.gone_ms is not null and s.retired_ms is null
              and not exists (select 1 from snapshots n where n.source_id = s.id)
              and not exists (select 1 from job_sources j where j.source_id = s.id)
              order by s.gone_ms limit $2)",
@@ -166,6 +168,15 @@ mod tests {
             assert!(there(kept).await);
         }
         assert_eq!(catalog.prune_jobs(500, 10).await.expect("pruned"), 0);
+        // One that was called off says nothing of how things stand.
+        let called_off = ended_job(&catalog, host, "weekly", 40).await;
+        sqlx::query("update jobs set state = 'cancelled' where id = $1")
+            .bind(called_off.to_string())
+            .execute(catalog.pool())
+            .await
+            .expect("cancelled");
+        catalog.prune_jobs(35, 10).await.expect("pruned");
+        assert!(there(newest_of_another).await);
     }
 
     #[tokio::test]
@@ -186,5 +197,12 @@ mod tests {
         assert_eq!(names().await, ["b", "c"], "what has been gone for longest went");
         assert_eq!(catalog.prune_sources(100, 10).await.expect("pruned"), 1);
         assert_eq!(names().await, ["c"], "what is there stays");
+        catalog.record_volumes(host, &[volume("d")], 4).await.expect("recorded");
+        sqlx::query("update sources set retired_ms = 5 where name = 'c'")
+            .execute(catalog.pool())
+            .await
+            .expect("retired");
+        assert_eq!(catalog.prune_sources(100, 10).await.expect("pruned"), 0);
+        assert_eq!(names().await, ["c", "d"], "that it is retired is remembered");
     }
 }
