@@ -122,6 +122,13 @@ fn salvage_command(restore: &RestoreParameters, host: &str) -> String {
     let mut words = vec!["holdfast restore".to_owned(), verb.to_owned(), quoted(&restore.snapshot)];
     words.extend(restore.paths.iter().map(|path| quoted(&String::from_utf8_lossy(path))));
     words.extend(["--host".to_owned(), quoted(host), to.to_owned(), quoted(target)]);
+    if let RestoreTarget::NewVolume { driver, options, .. } = &restore.target {
+        if !matches!(driver.as_str(), "" | "local") {
+            words.extend(["--driver".to_owned(), quoted(driver)]);
+        }
+        // Values may be secrets.
+        words.extend(options.keys().flat_map(|key| ["--opt".to_owned(), format!("{}=…", quoted(key))]));
+    }
     let options = [
         (restore.devices, "--devices"),
         (restore.setuid, "--setuid"),
@@ -225,6 +232,17 @@ mod tests {
         let command = r"holdfast restore files h/s/7 'a b' c --host web-1 --to '/srv/it'\''s here' --salvage";
         let end = ending(damaged(), &files, "web-1");
         assert!(end.error.ends_with(command), "{}", end.error);
+        let elsewhere = RestoreParameters {
+            target: RestoreTarget::NewVolume {
+                name: "copy".into(),
+                driver: "nas".into(),
+                options: [("password".to_owned(), "hidden".to_owned())].into(),
+                labels: Default::default(),
+            },
+            ..parameters()
+        };
+        let end = ending(damaged(), &elsewhere, "web-1");
+        assert!(end.error.contains("--as copy --driver nas --opt password=… --devices"), "{}", end.error);
         // Where it was tried, it is not advised.
         let end = ending(damaged(), &RestoreParameters { salvage: true, ..parameters() }, "web-1");
         assert!(!end.error.contains("--salvage"), "{}", end.error);

@@ -30,6 +30,8 @@ pub(super) fn cut(mut happening: Happening) -> Happening {
             if let Some(Restore::Finished(finished)) = &mut event.event {
                 clip_all([&mut finished.error_code, &mut finished.error]);
                 cut_lines(&mut finished.difference_list);
+                cut_lines(&mut finished.left_out_list);
+                cut_lines(&mut finished.lost_list);
             }
         }
         Happening::Upgrade(event) => match &mut event.event {
