@@ -255,6 +255,8 @@ async fn check_hints(repository: &Repository, listed: &[Listed], index: &Index, 
         let Some(key @ ObjectKey::Index(_)) = &object.key else { continue };
         let decoded = match repository.store().get(key).await {
             Ok(bytes) => decode_index(&bytes).map_err(|error| chain(&error)),
+            // The controller merged it into another one meanwhile; it is only a hint.
+            Err(error) if error.is_not_found() => continue,
             Err(error) => Err(chain(&error)),
         };
         match decoded {
