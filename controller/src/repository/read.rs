@@ -5,7 +5,7 @@
 //! gets exactly the frames of that snapshot: what lies between them in a pack
 //! belongs to other sources and comes as zeros.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::protocol::SnapshotState;
-use super::upload::check_count;
+use super::reread::LOOKS;
+use super::upload::{MAX_IDS, check_count};
 use super::{Repository, RepositoryError};
 use crate::catalog::frames::FoundFrame;
 use crate::catalog::leases::{LeaseKind, LeaseRecord};
@@ -120,34 +121,57 @@ impl Repository {
         self.note_lost(found.into_iter().flatten().collect()).await
     }
 
-    /// Reads these frames and marks those that are not there or not whole.
-    /// Gives how many those are. Nothing is lost where the repository itself
-    /// is not there.
+    /// Reads these frames and marks those that are not there or not whole,
+    /// after a second and a third look. Gives how many those are. Nothing is
+    /// lost where the repository itself is not there.
+    ///
+    /// # Errors
+    /// When the store fails for one pack; what was proved of the others is
+    /// marked all the same.
     pub(super) async fn note_lost(&self, frames: Vec<FoundFrame>) -> Result<u64, RepositoryError> {
         self.refuse_foreign().await?;
         // The same id may lie in packs of several hosts, so by place.
-        let mut by_pack: HashMap<PackId, Vec<FoundFrame>> = HashMap::new();
+        let mut suspects: HashMap<PackId, Vec<FoundFrame>> = HashMap::new();
         for frame in frames {
-            by_pack.entry(frame.location.pack).or_default().push(frame);
+            suspects.entry(frame.location.pack).or_default().push(frame);
         }
-        let mut lost = RoaringTreemap::new();
-        for (pack, frames) in by_pack {
-            let numbers: HashMap<FrameId, u64> =
-                frames.iter().map(|frame| (frame.location.entry.id, frame.number)).collect();
-            // Whether it is whole is all that is asked: what it decodes to is dropped at once.
-            let wanted = frames.into_iter().map(|frame| frame.location).collect();
-            let read = self.read_each_surely(wanted, drop).await?;
-            let here: Vec<u64> = read
-                .iter()
-                .filter(|(_, whole)| whole.is_none())
-                .filter_map(|(id, _)| numbers.get(id).copied())
-                .collect();
-            if !here.is_empty() {
-                tracing::warn!(%pack, frames = here.len(), "damaged: what still is on its host is sent again by the next backup");
+        let mut failed = None;
+        for look in 0..LOOKS {
+            if suspects.is_empty() {
+                break;
             }
-            lost.extend(here);
+            // One pause for all packs: whoever reports waits for the answer.
+            if look > 0 {
+                self.pause().await;
+            }
+            let mut still = HashMap::new();
+            for (pack, frames) in suspects {
+                match self.not_whole(frames).await {
+                    Ok(bad) if bad.is_empty() => {}
+                    Ok(bad) => {
+                        still.insert(pack, bad);
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+            suspects = still;
         }
-        Ok(self.catalog().mark_damaged(&lost).await?)
+        for (pack, frames) in &suspects {
+            tracing::warn!(%pack, frames = frames.len(), "damaged: what still is on its host is sent again by the next backup");
+        }
+        let lost: RoaringTreemap = suspects.into_values().flatten().map(|frame| frame.number).collect();
+        let marked = self.catalog().mark_damaged(&lost).await?;
+        failed.map_or(Ok(marked), Err)
+    }
+
+    /// Those of a pack's frames that do not come whole. Two hosts may have a
+    /// row each for one frame.
+    async fn not_whole(&self, frames: Vec<FoundFrame>) -> Result<Vec<FoundFrame>, RepositoryError> {
+        // Whether it is whole is all that is asked: what it decodes to is dropped at once.
+        let wanted = frames.iter().map(|frame| frame.location.clone()).collect();
+        let read = self.read_with(wanted, READS_OF_HOST, drop).await?;
+        let whole: HashSet<FrameId> = read.into_iter().filter_map(|(id, whole)| whole.map(|()| id)).collect();
+        Ok(frames.into_iter().filter(|frame| !whole.contains(&frame.location.entry.id)).collect())
     }
 
     /// That range of the pack, as far as the lease may read it, piece by piece.
@@ -165,15 +189,15 @@ impl Repository {
         }
         let denied = || RepositoryError::Denied(format!("pack {pack} is not one this lease may read"));
         let Some(only) = scope.only else {
-            let own = match self.catalog().pack(&pack).await? {
-                Some(row) if row.host == scope.host => true,
-                // A rebuilt catalogue may know one pack for two hosts.
-                _ => self.has_frame_of(scope.host, &pack).await?,
-            };
-            return match own {
-                true => Ok(self.reading(host, pack, range, None).await),
-                false => Err(denied()),
-            };
+            if self.catalog().pack(&pack).await?.is_some_and(|row| row.host == scope.host) {
+                return Ok(self.reading(host, pack, range, None).await);
+            }
+            // A rebuilt catalogue may know frames of one pack for two hosts.
+            let inside = self.frames_of_host_in(scope.host, &pack).await?;
+            if inside.is_empty() {
+                return Err(denied());
+            }
+            return Ok(self.reading(host, pack, range, Some(inside)).await);
         };
         let inside: Vec<Range<u64>> = self
             .catalog()
@@ -200,12 +224,23 @@ impl Repository {
         PackReading { repository: self.clone(), host, pack, rest, inside, turn }
     }
 
-    async fn has_frame_of(&self, host: HostId, pack: &PackId) -> Result<bool, RepositoryError> {
-        let Some(first) = self.catalog().frames_of_pack(pack).await?.into_iter().next() else {
-            return Ok(false);
-        };
-        let found = self.catalog().find_frames(host, &[first.location.entry.id]).await?;
-        Ok(found.into_iter().flatten().any(|frame| frame.location.pack == *pack))
+    /// Where frames that have a row of this host lie in another's pack.
+    async fn frames_of_host_in(
+        &self,
+        host: HostId,
+        pack: &PackId,
+    ) -> Result<Vec<Range<u64>>, RepositoryError> {
+        let there = self.catalog().frames_of_pack(pack).await?;
+        let ids: Vec<FrameId> = there.iter().map(|frame| frame.location.entry.id).collect();
+        let mut inside = Vec::new();
+        for ids in ids.chunks(MAX_IDS) {
+            let found = self.catalog().find_frames(host, ids).await?;
+            let here = found.into_iter().flatten().filter(|frame| frame.location.pack == *pack);
+            inside.extend(here.map(|frame| extent(&frame.location)));
+        }
+        inside.sort_unstable_by_key(|range: &Range<u64>| range.start);
+        inside.dedup();
+        Ok(inside)
     }
 
     async fn scope(&self, lease: &LeaseRecord) -> Result<Scope, RepositoryError> {

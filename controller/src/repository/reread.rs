@@ -39,12 +39,11 @@ impl Repository {
     ) -> Result<Vec<(FrameId, Option<T>)>, RepositoryError> {
         let mut read = self.read_with(wanted.clone(), READS_OF_HOST, keep).await?;
         for _ in 1..LOOKS {
-            let lost: HashMap<FrameId, usize> = read
-                .iter()
-                .enumerate()
-                .filter(|(_, (_, kept))| kept.is_none())
-                .map(|(at, (id, _))| (*id, at))
-                .collect();
+            // One frame may be wanted from several places.
+            let mut lost: HashMap<FrameId, Vec<usize>> = HashMap::new();
+            for (at, (id, _)) in read.iter().enumerate().filter(|(_, (_, kept))| kept.is_none()) {
+                lost.entry(*id).or_default().push(at);
+            }
             let again: Vec<FrameLocation> =
                 wanted.iter().filter(|location| lost.contains_key(&location.entry.id)).cloned().collect();
             if again.is_empty() {
@@ -52,8 +51,8 @@ impl Repository {
             }
             self.pause().await;
             for (id, kept) in self.read_with(again, READS_OF_HOST, keep).await? {
-                if let Some(at) = lost.get(&id) {
-                    read[*at].1 = kept;
+                if let Some(at) = lost.get_mut(&id).and_then(Vec::pop) {
+                    read[at].1 = kept;
                 }
             }
         }
