@@ -176,7 +176,7 @@ impl Payer {
 
     /// Whether a container that this job or an earlier one brought to rest is
     /// still to be resumed.
-    pub fn owes(&self, container: &str) -> bool {
+    pub fn is_to_resume(&self, container: &str) -> bool {
         self.due().values().any(|due| match &due.debt {
             Debt::Start(debt) | Debt::Unpause(debt) => debt.container == container,
             _ => false,

@@ -177,9 +177,9 @@ async fn d03_what_the_user_stopped_or_removed_meanwhile_stays_so() {
     let disturbed = quiesced.disturbances().await.unwrap();
     assert!(disturbed.iter().any(|problem| problem.contains(&started)), "{disturbed:?}");
     let reports = quiesced.resume().await;
-    // None of them runs now, and that is not called resumed; nor is it owed.
+    // None of them runs now, and that is not called resumed; nor is any still to be resumed.
     assert!(reports.iter().all(|report| !report.resumed && !report.problem.is_empty()), "{reports:?}");
-    assert!(!bench.payer.owes(&reports[0].container_id));
+    assert!(!bench.payer.is_to_resume(&reports[0].container_id));
     assert_eq!(bench.look(&killed).await.state, ContainerState::Exited);
     assert!(bench.scene.engine.inspect_container(&removed).await.unwrap_err().is_not_found());
     assert_eq!(bench.look(&started).await.state, ContainerState::Paused, "that pause is the user's own");

@@ -514,7 +514,7 @@ impl Backup<'_> {
     fn report_rest(&self, reports: Vec<v1::ContainerQuiesced>) {
         for report in reports {
             // What its owner removed or ended meanwhile is told, and is no failure.
-            if !report.resumed && self.context.payer.owes(&report.container_id) {
+            if !report.resumed && self.context.payer.is_to_resume(&report.container_id) {
                 let message =
                     format!("container `{}` has not resumed: {}", report.container_name, report.problem);
                 self.note(Failure::new("not-resumed", message));
