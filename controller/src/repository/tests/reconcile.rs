@@ -66,7 +66,7 @@ impl World {
     }
 
     /// Rots this frame where it lies in the pack.
-    fn rot(&self, pack: PackId, tree: &Tree, frame: FrameId) {
+    pub(super) fn rot(&self, pack: PackId, tree: &Tree, frame: FrameId) {
         let row = tree.pack.table.iter().find(|row| row.id == frame).expect("in the pack");
         self.flip(pack, row.offset as usize + row.stored_len as usize / 2);
     }

@@ -357,3 +357,87 @@ async fn h08_a_repository_that_is_verified_while_it_works_has_no_losses() {
     over.store(true, Ordering::Relaxed);
     working.await.expect("no panic");
 }
+
+#[tokio::test]
+async fn h04_what_one_pack_has_lost_is_marked_though_another_cannot_be_asked() {
+    let (world, plan) = faulty().await;
+    let (rotten, refused) = (tree("rotten"), tree("refused"));
+    let lease = world.open().await;
+    let pack = world.send(lease, &rotten.pack).await;
+    let unreachable = world.send(lease, &refused.pack).await;
+    world.rot(pack, &rotten, rotten.frames[0]);
+    plan.add(Rule::new(Verb::Get, Fault::Auth).on(ObjectKey::Pack(unreachable).to_string()));
+    let frames = [&rotten.frames[..], &refused.frames].concat();
+    let told = world.repository.report_lost(world.host, lease, &frames).await;
+    assert!(matches!(told, Err(RepositoryError::Store(_))), "{told:?}");
+    assert_eq!(world.have(lease, &rotten).await, [false, true]);
+    assert_eq!(world.have(lease, &refused).await, [true, true]);
+}
+
+/// A tree's pack, of whose data frame another host has a row as well, as after a
+/// rebuild from snapshots that name it. The world as that host sees it comes
+/// with it.
+async fn shared(world: &World, tree: &Tree) -> (PackId, World) {
+    let lease = world.open().await;
+    let pack = world.send(lease, &tree.pack).await;
+    let catalog = world.repository.catalog();
+    let host = add_host(catalog, "db-1").await;
+    let source = catalog.directory_source(host, "/data", 1).await.expect("source").id;
+    let data = tree.pack.table.iter().find(|row| row.id == tree.frames[0]).expect("in the pack");
+    catalog.place_frames(host, &pack, std::slice::from_ref(data)).await.expect("a row");
+    let dir = tempfile::tempdir().expect("temporary folder");
+    (pack, World { dir, repository: world.repository.clone(), host, source })
+}
+
+#[tokio::test]
+async fn h04_a_frame_that_two_hosts_have_is_marked_for_both() {
+    let world = World::new().await;
+    let tree = tree("of two hosts");
+    let (pack, other) = shared(&world, &tree).await;
+    world.rot(pack, &tree, tree.frames[0]);
+    let catalog = world.repository.catalog();
+    let mut rows = Vec::new();
+    for host in [world.host, other.host] {
+        rows.extend(catalog.find_frames(host, &tree.frames[..1]).await.expect("asked").into_iter().flatten());
+    }
+    assert_eq!(world.repository.note_lost(rows).await.expect("looked at"), 2);
+    for host in [world.host, other.host] {
+        assert_eq!(catalog.have(host, &tree.frames[..1]).await.expect("asked"), [false]);
+    }
+}
+
+#[tokio::test]
+async fn x07_of_another_hosts_pack_a_host_reads_the_frames_it_has_rows_of() {
+    let world = World::new().await;
+    let tree = tree("of two hosts");
+    let (pack, other) = shared(&world, &tree).await;
+    let lease = other.open().await;
+    let whole = 0..tree.pack.bytes.len() as u64;
+    let mut reading =
+        world.repository.read_pack(other.host, lease, pack, whole.clone()).await.expect("a frame of its own");
+    let read = reading.next().await.expect("read").expect("a piece").bytes;
+    let mut data = tree.pack.table.iter().filter(|row| row.id == tree.frames[0]);
+    let data = data.next().map(|row| row.offset as usize..(row.offset + u64::from(row.stored_len)) as usize);
+    let data = data.expect("in the pack");
+    let mut wanted = vec![0; tree.pack.bytes.len()];
+    wanted[data.clone()].copy_from_slice(&tree.pack.bytes[data]);
+    assert_eq!(read, wanted, "its own frame, and zeros for the other host's page");
+    let third = add_host(world.repository.catalog(), "db-2").await;
+    let source = world.repository.catalog().directory_source(third, "/data", 1).await.expect("source").id;
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let third = World { dir, repository: world.repository.clone(), host: third, source };
+    let lease = third.open().await;
+    let denied = world.repository.read_pack(third.host, lease, pack, whole).await.err();
+    assert!(matches!(denied, Some(RepositoryError::Denied(_))), "{denied:?}");
+}
+
+#[tokio::test]
+async fn h08_an_index_file_that_was_merged_meanwhile_is_no_damage() {
+    let (world, plan) = faulty().await;
+    world.backup(&tree("indexed")).await;
+    world.repository.write_hints().await.expect("written");
+    plan.add(Rule::new(Verb::Get, Fault::Missing).on("index/"));
+    let verified = world.repository.verify(false).await.expect("verified");
+    assert!(plan.hits() > 0, "no index file was asked for");
+    assert!(verified.report.is_clean(), "{:?}", verified.report);
+}
