@@ -2,9 +2,12 @@
 //! in it stays, and what is missing keeps everything else from being deleted.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use e2e::docker::IMAGE;
 use e2e::fleet::{Fleet, Said};
+use e2e::process::run;
+use e2e::s3::{Misbehaviour, Mishap, S3Server};
 use e2e::{require_engine, tree};
 use holdfast_archive::pack::{TableRead, read_table};
 use holdfast_archive::seam::FrameKind;
@@ -115,4 +118,67 @@ fn h01_while_a_snapshot_is_not_whole_nothing_is_deleted_until_it_is_healed() {
         restores(&fleet, number, name);
     }
     fleet.repo("verify", &[]).ends_with(4);
+}
+
+/// Keys of the objects of that kind, as they lie in the bucket.
+fn stored(server: &S3Server, kind: &str) -> Vec<String> {
+    let folder = server.bucket_dir().join("fleet").join(kind);
+    let mut keys = Vec::new();
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                keys.push(path.display().to_string());
+            }
+        }
+    }
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn h01_a_listing_that_leaves_out_packs_or_snapshots_loses_nothing() {
+    require_engine!();
+    let server = S3Server::start();
+    let mut fleet = Fleet::start_on(server.place(), &["host-a"]);
+    let fill = |fleet: &Fleet, script: &str| {
+        fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
+    };
+    fill(&fleet, "head -c 2000000 /dev/urandom > /data/first; echo one > /data/small");
+    fleet.backup("host-a", "vol", "none");
+    let copy = fleet.dir().join("first");
+    run(Command::new("cp").arg("-a").arg(fleet.engine("host-a").volume_path("vol")).arg(&copy));
+    fill(&fleet, "head -c 2000000 /dev/urandom > /data/second; rm /data/small");
+    fleet.backup("host-a", "vol", "none");
+    let packs = stored(&server, "packs");
+    assert!(packs.len() > 1, "{packs:?}");
+
+    let mut restored = 0;
+    for kind in ["packs/", "snapshots/"] {
+        server.plan(Mishap::new("GET", Misbehaviour::LeaveOut(kind)).on("list-type=2"));
+        let asked = server.requests().len();
+        let said = reconcile(&mut fleet, &[]);
+        assert!([0, 4].contains(&said.code), "{kind}: {said:?}");
+        let listed = |request: &String| request.starts_with("GET ") && request.contains("list-type=2");
+        assert!(server.requests()[asked..].iter().any(listed), "{kind}: no listing was asked for");
+        let _done_or_refused = fleet.cli(&["repo", "prune"]);
+        server.behave();
+        assert_eq!(stored(&server, "packs"), packs, "{kind}: after a pass that was not shown everything");
+
+        reconcile(&mut fleet, &[]).ends_with(0);
+        fleet.ok(&["repo", "prune"]);
+        assert_eq!(stored(&server, "packs"), packs, "{kind}: after a pass that was");
+        for number in [1, 2] {
+            restored += 1;
+            let name = format!("r{restored}");
+            fleet.ok(&["restore", "volume", &format!("vol@#{number}"), "--host", "host-a", "--as", &name]);
+            let engine = fleet.engine("host-a");
+            let wanted = if number == 1 { copy.clone() } else { engine.volume_path("vol") };
+            tree::assert_equal(&wanted, &engine.volume_path(&name));
+        }
+    }
+    fleet.assert_whole();
 }

@@ -29,6 +29,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
+use crate::fleet::Place;
+
 type AnyBody = Pin<Box<dyn Body<Data = Bytes, Error = io::Error> + Send>>;
 
 pub const BUCKET: &str = "holdfast";
@@ -54,6 +56,8 @@ pub enum Misbehaviour {
     Shorter(usize),
     /// The answer's body comes a byte at a time, this far apart.
     Trickle(Duration),
+    /// A listing does not have the objects whose keys contain this.
+    LeaveOut(&'static str),
     /// Nothing comes.
     Silence,
 }
@@ -203,6 +207,17 @@ impl S3Server {
         }
     }
 
+    /// For a fleet whose repository is to lie here.
+    pub fn place(&self) -> Place {
+        Place::S3 {
+            endpoint: self.endpoint(),
+            bucket: BUCKET.to_owned(),
+            region: "us-east-1".to_owned(),
+            access_key: ACCESS_KEY.to_owned(),
+            secret_key: SECRET_KEY.to_owned(),
+        }
+    }
+
     /// From now on; earlier plans are asked first.
     pub fn plan(&self, mishap: Mishap) {
         self.lock().mishaps.push(mishap);
@@ -301,6 +316,13 @@ async fn handle(
             })
             .await
         }
+        Some(Misbehaviour::LeaveOut(key_part)) => {
+            damaged(service, request, |whole| {
+                let rest = without_entries(&whole, key_part);
+                (rest.len(), full(rest))
+            })
+            .await
+        }
         Some(Misbehaviour::Trickle(apart)) => {
             damaged(service, request, |whole| {
                 let len = whole.len();
@@ -333,6 +355,24 @@ async fn damaged(
     let (len, body) = damage(whole);
     parts.headers.insert(CONTENT_LENGTH, len.into());
     Ok(Response::from_parts(parts, body))
+}
+
+/// A page of a listing, without the entries whose keys contain `key_part`.
+fn without_entries(page: &[u8], key_part: &str) -> Bytes {
+    const ENTRY: &str = "<Contents>";
+    const END: &str = "</Contents>";
+    let page = String::from_utf8_lossy(page);
+    let mut parts = page.split(ENTRY);
+    let mut rest = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (entry, after) = part.split_once(END).expect("an entry ends");
+        let key = entry.split("<Key>").nth(1).and_then(|key| key.split("</Key>").next());
+        if !key.expect("an entry has a key").contains(key_part) {
+            rest.extend([ENTRY, entry, END]);
+        }
+        rest.push_str(after);
+    }
+    rest.into()
 }
 
 async fn answer(
