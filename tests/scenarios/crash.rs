@@ -90,8 +90,8 @@ impl Scene {
         self.fleet.wait_connected("host-a");
         self.fleet.wait_idle(180);
         self.fleet.engine("host-a").wait_state("writer", "running", 30);
-        let said = self.fleet.repo("verify", &[]);
-        assert_eq!(said.code, 0, "after {what}:\n{}{}", said.stdout, said.stderr);
+        self.fleet.assert_acknowledged(what);
+        self.fleet.assert_whole();
     }
 
     /// What the newest snapshot holds is what the volume holds.

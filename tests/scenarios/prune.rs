@@ -8,7 +8,7 @@ use std::process::Command;
 use e2e::fleet::{Fleet, Place};
 use e2e::process::{run, try_run};
 use e2e::upgrades::Copy;
-use e2e::{figure, require_engine, tree, wait};
+use e2e::{figure, invariant, require_engine, tree, wait};
 use serde_json::Value;
 
 /// A place of a prune, in their order, and what is gone when it is reached.
@@ -119,7 +119,7 @@ impl Scene {
     /// without a controller.
     fn assert_whole(&self, what: &str) {
         let said = self.fleet.repo("verify", &[]);
-        assert_eq!(said.code, 0, "{what}:\n{}{}", said.stdout, said.stderr);
+        invariant!("I5", said.code == 0, "{what}:\n{}{}", said.stdout, said.stderr);
         let (snapshot, copy) = self.kept.last().expect("one that stays");
         let target = self.fleet.dir().join(format!("offline-{}", what.replace(' ', "-")));
         self.fleet.repo("restore", &[snapshot, "--to", &target.display().to_string()]).ends_with(0);
@@ -182,7 +182,7 @@ fn p03_p04_a_controller_killed_within_a_prune_loses_nothing_and_the_next_one_fin
         assert_eq!(all.len(), prunes + 1, "{point}: {all:?}");
         assert_eq!(all[0]["state"], "succeeded", "{point}: {}", all[0]);
         let missing: Vec<_> = staying.difference(&objects(&scene.fleet, "packs")).cloned().collect();
-        assert!(missing.is_empty(), "{point}: packs that are used were deleted: {missing:?}");
+        invariant!("I5", missing.is_empty(), "{point}: packs that are used were deleted: {missing:?}");
         // Catalogue and bucket agree, and a second prune finds nothing to do.
         scene.fleet.controller_says(&["verify"]).ends_with(0);
         let again = scene.fleet.json(&["repo", "prune"]);

@@ -1,7 +1,7 @@
 //! A fleet: one controller, and an agent beside each private Engine, as the
 //! processes an operator would start, driven through the command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -411,6 +411,23 @@ impl Fleet {
         said.ends_with(0);
     }
 
+    /// Panics unless everything jobs said they stored is in the catalogue (I2),
+    /// and the catalogue and the bucket have the same snapshots (I3, I10).
+    /// Nothing may run meanwhile.
+    #[track_caller]
+    pub fn assert_acknowledged(&self, after: &str) {
+        let listed = ids(&self.json(&["snapshot", "ls", "--forgotten"]));
+        let jobs = self.json(&["job", "ls", "--limit", "500"]);
+        let sources = jobs.as_array().into_iter().flatten().flat_map(|job| job["sources"].as_array());
+        for source in sources.flatten() {
+            let Some(told) = source["snapshot"].as_str().filter(|told| !told.is_empty()) else { continue };
+            invariant!("I2", listed.contains(told), "after {after}: {told} was stored and is not listed");
+        }
+        let stored = self.repo("ls", &["-o", "json"]).json().expect("a list of the bucket's snapshots");
+        let stored = ids(&stored);
+        invariant!("I3", listed == stored, "after {after}: listed {listed:?}, in the bucket {stored:?}");
+    }
+
     /// `holdfast-controller VERB` beside the one that runs.
     pub fn controller_says(&self, args: &[&str]) -> Said {
         let mut command = Command::new(binaries::path("holdfast-controller"));
@@ -424,6 +441,12 @@ impl Fleet {
             jobs.as_array().is_some_and(Vec::is_empty)
         });
     }
+}
+
+/// Of a list of snapshots.
+fn ids(snapshots: &Value) -> BTreeSet<String> {
+    let each = snapshots.as_array().expect("a list").iter();
+    each.map(|snapshot| snapshot["id"].as_str().expect("an id").to_owned()).collect()
 }
 
 fn say(mut command: Command) -> Said {
