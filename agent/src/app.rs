@@ -119,7 +119,7 @@ impl AgentState {
         let instance = instance::open(&directory, id.as_deref())
             .with_context(|| format!("cannot use the state directory {}", directory.display()))?;
         // Before anything new is owed: what is in the journal now is due.
-        let payer = Payer::new(journal.clone(), engine.clone());
+        let payer = Payer::new(journal.clone(), engine.clone(), instance);
         let holders = Holders::new(engine.clone(), journal.clone(), instance);
         let specs = Specs::new(&directory, engine.clone());
         let controller = Controller::default();
@@ -268,7 +268,10 @@ pub async fn resume(args: ResumeArgs) -> anyhow::Result<()> {
     let directory = config.state_dir.clone();
     let journal = tokio::task::spawn_blocking(move || Journal::open(&directory, JOURNAL_PATIENCE)).await??;
     let engine = Engine::open(&config.docker_socket);
-    let payer = Payer::new(Arc::new(journal), engine.clone());
+    let id = engine.info().await.ok().map(|info| info.id);
+    let instance = instance::open(&config.state_dir, id.as_deref())
+        .with_context(|| format!("cannot use the state directory {}", config.state_dir.display()))?;
+    let payer = Payer::new(Arc::new(journal), engine.clone(), instance);
     // Upgrades first: what they hold is at rest on purpose, and goes back as a whole.
     let specs = Specs::new(&config.state_dir, engine.clone());
     let upgrades =

@@ -67,6 +67,13 @@ pub enum Debt {
     RemoveVolume {
         job: JobId,
         name: String,
+        /// Of a volume whose content the Engine does not remove with it: the
+        /// inode number of its root directory, which was seen to be empty.
+        /// Written before the first byte below it, so what is found there
+        /// later is the restore's. None: nothing was written yet, or the
+        /// Engine removes the content.
+        #[serde(default)]
+        seen_empty: Option<u64>,
     },
     /// A directory that a restore is filling, beside its target.
     RemoveDirectory {
@@ -346,7 +353,7 @@ mod tests {
             Debt::Start(container.clone()),
             Debt::Unpause(container),
             Debt::RemoveContainer { name: "holdfast-holder-1".into() },
-            Debt::RemoveVolume { job, name: "db_data".into() },
+            Debt::RemoveVolume { job, name: "db_data".into(), seen_empty: Some(77) },
             Debt::RemoveDirectory { job, path: "/srv/.holdfast-restore-1".into() },
         ]
     }
@@ -442,6 +449,15 @@ mod tests {
                 assert!(matches!(decode(&damaged), Record::Incomplete), "byte {position} bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn an_older_agents_record_of_a_volume_names_no_root() {
+        let job = JobId::generate();
+        let body = format!(r#"{{"owed":"remove-volume","job":"{job}","name":"data"}}"#);
+        let record = format!("{MAGIC} {}\n{body}\n", checksum(body.as_bytes()));
+        let Record::Debt(read) = decode(record.as_bytes()) else { panic!("{record}") };
+        assert_eq!(read, Debt::RemoveVolume { job, name: "data".into(), seen_empty: None });
     }
 
     #[test]

@@ -12,18 +12,20 @@
 //! answer.
 
 mod act;
+mod empty;
 mod judge;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_proto::ids::JobId;
+use holdfast_proto::ids::{InstanceId, JobId};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::engine::{Container, Engine, EngineError, VolumeName};
 use crate::failpoint::failpoint;
+use crate::holder::Holders;
 use crate::journal::{ContainerDebt, Debt, DebtId, Journal, JournalError};
 
 pub use self::act::{Act, Outcome};
@@ -33,6 +35,10 @@ pub const RESTORE_LABEL: &str = "holdfast.restore";
 
 /// What the names of directories that a restore fills begin with.
 pub const RESTORE_DIRECTORY: &str = ".holdfast-restore-";
+
+/// Why a half-restored volume stays.
+const IN_USE: &str =
+    "a container uses the half-restored volume, or its directory, by now; it is left to its user";
 
 const POLL: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -47,6 +53,8 @@ pub struct Payer {
 struct Inner {
     journal: Arc<Journal>,
     engine: Engine,
+    /// For volumes that are reached only while they are held.
+    holders: Holders,
     due: Mutex<BTreeMap<DebtId, Due>>,
     left: watch::Sender<usize>,
     nudge: Notify,
@@ -85,16 +93,24 @@ pub enum PayError {
         #[source]
         source: std::io::Error,
     },
+    #[error("what a restore wrote into volume `{volume}` cannot be removed: {source}")]
+    Empty {
+        volume: VolumeName,
+        #[source]
+        source: empty::EmptyError,
+    },
 }
 
 impl Payer {
-    /// Takes on everything the journal lists.
-    pub fn new(journal: Arc<Journal>, engine: Engine) -> Self {
+    /// Takes on everything the journal lists, for this agent.
+    pub fn new(journal: Arc<Journal>, engine: Engine, instance: InstanceId) -> Self {
         let now = Instant::now();
         let due: BTreeMap<_, _> =
             journal.debts().into_iter().map(|(id, debt)| (id, Due::new(debt, now, Act::begin()))).collect();
         let (left, _) = watch::channel(at_rest(&due));
-        Self { inner: Arc::new(Inner { journal, engine, due: Mutex::new(due), left, nudge: Notify::new() }) }
+        let holders = Holders::new(engine.clone(), journal.clone(), instance);
+        let due = Mutex::new(due);
+        Self { inner: Arc::new(Inner { journal, engine, holders, due, left, nudge: Notify::new() }) }
     }
 
     pub fn journal(&self) -> &Arc<Journal> {
@@ -196,12 +212,14 @@ impl Payer {
         blocking(move || journal.amend(id, debt)).await
     }
 
-    /// Tries every debt whose time has come, latest first, because what was
+    /// Tries every debt whose time has come: containers at rest before what is
+    /// to be removed, which may take long; and latest first, because what was
     /// stopped last is started first. Returns when to come back; none if
     /// nothing is left.
     async fn round(&self) -> Option<Instant> {
-        let pending: Vec<(DebtId, Due)> =
+        let mut pending: Vec<(DebtId, Due)> =
             self.due().iter().rev().map(|(id, due)| (*id, due.clone())).collect();
+        pending.sort_by_key(|(_, due)| !is_at_rest(&due.debt));
         for (id, due) in pending {
             if due.not_before > Instant::now() {
                 continue;
@@ -256,7 +274,9 @@ impl Payer {
                 self.inner.engine.remove_container(name).await?;
                 Ok(Payment::Paid)
             }
-            Debt::RemoveVolume { job, name } => self.remove_volume(&job.to_string(), name).await,
+            Debt::RemoveVolume { job, name, seen_empty } => {
+                self.remove_volume(&job.to_string(), name, *seen_empty).await
+            }
             Debt::RemoveDirectory { job: _, path } => {
                 let path = path.clone();
                 blocking(move || remove_directory(&path)).await
@@ -294,8 +314,15 @@ impl Payer {
         }
     }
 
-    /// Only a volume whose label names the job is one the job made.
-    async fn remove_volume(&self, job: &str, name: &str) -> Result<Payment, PayError> {
+    /// Only a volume whose label names the job is one the job made. What the
+    /// Engine would leave of its content goes first: once the volume is gone,
+    /// nobody knows any more that it is half a restore.
+    async fn remove_volume(
+        &self,
+        job: &str,
+        name: &str,
+        seen_empty: Option<u64>,
+    ) -> Result<Payment, PayError> {
         let Ok(name) = name.parse::<VolumeName>() else {
             return Ok(Payment::Void("no volume can have that name"));
         };
@@ -309,9 +336,18 @@ impl Payer {
             return Ok(Payment::Void("it is not the volume the restore made"));
         }
         if !engine.volume_users(&name).await?.is_empty() {
-            return Ok(Payment::Void(
-                "a container uses the half-restored volume by now; it is left to its user",
-            ));
+            return Ok(Payment::Void(IN_USE));
+        }
+        if let Some(inode) = seen_empty {
+            let emptied = empty::empty(engine, &self.inner.holders, &name, inode).await;
+            match emptied.map_err(|source| PayError::Empty { volume: name.clone(), source })? {
+                empty::Emptied::Done => failpoint("agent.restore.emptied"),
+                empty::Emptied::InUse => return Ok(Payment::Void(IN_USE)),
+                empty::Emptied::AnotherRoot => tracing::warn!(
+                    volume.name = %name,
+                    "the half-restored volume leads to another directory by now, which is left as it is"
+                ),
+            }
         }
         match engine.remove_volume(&name).await {
             Err(error) if !error.is_not_found() => Err(error.into()),

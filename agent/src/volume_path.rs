@@ -128,6 +128,12 @@ impl ReachedVolume {
         &self.path
     }
 
+    /// Whether it is mounted from elsewhere, so that the Engine does not remove
+    /// its content with it.
+    pub fn is_held(&self) -> bool {
+        self.holder.is_some()
+    }
+
     /// Opens the root of the data once more, as a directory.
     ///
     /// # Errors

@@ -18,6 +18,15 @@ const VOLUME: [&str; 4] = [
     "agent.restore.verified",
 ];
 
+/// Within one into a volume whose content lies elsewhere.
+const BOUND: [&str; 5] = [
+    "agent.restore.volume-created",
+    "agent.restore.root-noted",
+    "agent.restore.written",
+    "agent.restore.before-verify",
+    "agent.restore.verified",
+];
+
 /// Within one into a directory.
 const DIRECTORY: [&str; 3] =
     ["agent.restore.written", "agent.restore.before-verify", "agent.restore.verified"];
@@ -29,6 +38,8 @@ const EXACT: [&str; 2] = ["--devices", "--setuid"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Into {
     Volume,
+    /// One bound to a directory of the host, of its name and `-device`.
+    Bound,
     Directory,
 }
 
@@ -59,11 +70,26 @@ impl Scene {
         self.fleet.host("host-a").allowed_dir().join(name)
     }
 
+    /// What a bound volume of this name shows.
+    fn device(&mut self, name: &str) -> PathBuf {
+        self.directory(&format!("{name}-device")).canonicalize().unwrap_or_default()
+    }
+
+    fn make_device(&mut self, name: &str) {
+        std::fs::create_dir_all(self.directory(&format!("{name}-device"))).expect("made");
+    }
+
     /// The command for a restore under this name.
     fn command(&mut self, into: Into, name: &str) -> Vec<String> {
         let to = self.directory(name).display().to_string();
+        let option = format!("device={}", self.device(name).display());
         let words = match into {
             Into::Volume => vec!["restore", "volume", "data@latest", "--host", "host-a", "--as", name],
+            Into::Bound => {
+                let mut words = vec!["restore", "volume", "data@latest", "--host", "host-a", "--as", name];
+                words.extend(["--opt", "type=none", "--opt", "o=bind", "--opt", &option]);
+                words
+            }
             Into::Directory => vec!["restore", "files", "data@latest", "--host", "host-a", "--to", &to],
         };
         words.into_iter().chain(EXACT).map(str::to_owned).collect()
@@ -80,6 +106,9 @@ impl Scene {
     fn kill_at(&mut self, point: &str, into: Into) -> Killed {
         self.round += 1;
         let name = format!("target-{}", self.round);
+        if into == Into::Bound {
+            self.make_device(&name);
+        }
         self.fleet.host("host-a").agent().kill();
         self.fleet.host("host-a").start_agent(Some(point));
         self.fleet.wait_connected("host-a");
@@ -100,7 +129,7 @@ impl Scene {
     /// it, by its name, and the original was not touched.
     fn assert_marked(&mut self, point: &str, into: Into, job: &str, name: &str) {
         let marked = match into {
-            Into::Volume => {
+            Into::Volume | Into::Bound => {
                 let engine = self.fleet.engine("host-a");
                 let label = ["volume", "inspect", "--format", "{{index .Labels \"holdfast.restore\"}}", name];
                 assert_eq!(engine.docker(label), job, "{point}");
@@ -134,6 +163,7 @@ impl Scene {
     fn path_of(&mut self, into: Into, name: &str) -> PathBuf {
         match into {
             Into::Volume => self.fleet.engine("host-a").volume_path(name),
+            Into::Bound => self.device(name),
             Into::Directory => self.directory(name),
         }
     }
@@ -173,7 +203,11 @@ fn p05_a_restore_whose_agent_was_killed_is_done_by_the_next_one() {
     require_engine!();
     let mut scene = Scene::new();
     let volume = VOLUME.map(|point| (point, Into::Volume));
-    for (point, into) in volume.into_iter().chain(DIRECTORY.map(|point| (point, Into::Directory))) {
+    let bound = BOUND.map(|point| (point, Into::Bound));
+    let cases: Vec<_> =
+        volume.into_iter().chain(bound).chain(DIRECTORY.map(|point| (point, Into::Directory))).collect();
+    let kills = cases.len();
+    for (point, into) in cases {
         let killed = scene.kill_at(point, into);
         scene.fleet.host("host-a").start_agent(None);
         let job = scene.fleet.await_job(&killed.job, 120);
@@ -183,7 +217,7 @@ fn p05_a_restore_whose_agent_was_killed_is_done_by_the_next_one() {
         scene.assert_restored(point, into, &killed.name);
     }
     scene.fleet.assert_whole();
-    figure!("{} kills within a restore, each done in the end, 0 violations", VOLUME.len() + DIRECTORY.len());
+    figure!("{kills} kills within a restore, each done in the end, 0 violations");
 }
 
 /// If the job is not run again, what it left is gone, and another one of the
@@ -192,13 +226,19 @@ fn p05_a_restore_whose_agent_was_killed_is_done_by_the_next_one() {
 fn p05_what_a_killed_restore_left_is_removed_and_a_second_one_succeeds() {
     require_engine!();
     let mut scene = Scene::new();
-    let cases = [(VOLUME[0], Into::Volume), (VOLUME[1], Into::Volume), (DIRECTORY[0], Into::Directory)];
+    let cases = [
+        (VOLUME[0], Into::Volume),
+        (VOLUME[1], Into::Volume),
+        (BOUND[1], Into::Bound),
+        (BOUND[2], Into::Bound),
+        (DIRECTORY[0], Into::Directory),
+    ];
     for (point, into) in cases {
         let killed = scene.kill_at(point, into);
         scene.fleet.ok(&["job", "cancel", &killed.job]);
         let job = scene.fleet.await_job(&killed.job, 60);
         assert_eq!(job["state"], "cancelled", "{point}: {job}");
-        if point == VOLUME[1] {
+        if point == VOLUME[1] && into == Into::Volume {
             resume(&mut scene.fleet);
             assert_eq!(scene.journal(), "", "{point}: the journal still has something after `resume`");
         }
@@ -206,6 +246,10 @@ fn p05_what_a_killed_restore_left_is_removed_and_a_second_one_succeeds() {
         scene.wait_clean(point);
         let gone = match into {
             Into::Volume => !scene.fleet.engine("host-a").has_volume(&killed.name),
+            Into::Bound => {
+                let left = entries(&scene.device(&killed.name));
+                left == 0 && !scene.fleet.engine("host-a").has_volume(&killed.name)
+            }
             Into::Directory => !scene.directory(&killed.name).exists(),
         };
         assert!(gone, "{point}: {} is still there", killed.name);
@@ -221,6 +265,37 @@ fn p05_what_a_killed_restore_left_is_removed_and_a_second_one_succeeds() {
         );
         scene.assert_restored(point, into, &killed.name);
     }
+}
+
+fn entries(directory: &Path) -> usize {
+    std::fs::read_dir(directory).expect("a directory").count()
+}
+
+/// The agent that empties the directory of a bound volume is killed as well,
+/// when all is removed but the volume.
+#[test]
+fn p05_a_bound_directory_is_emptied_however_often_that_is_cut_short() {
+    require_engine!();
+    let mut scene = Scene::new();
+    let killed = scene.kill_at("agent.restore.written", Into::Bound);
+    let device = scene.device(&killed.name);
+    assert_ne!(entries(&device), 0, "it was killed with the directory full");
+    scene.fleet.ok(&["job", "cancel", &killed.job]);
+    scene.fleet.await_job(&killed.job, 60);
+    scene.fleet.host("host-a").start_agent(Some("agent.restore.emptied"));
+    scene.fleet.host("host-a").agent().wait(60);
+    assert!(scene.fleet.engine("host-a").has_volume(&killed.name), "the volume goes last");
+    assert_eq!(entries(&device), 0);
+    resume(&mut scene.fleet);
+    assert!(!scene.fleet.engine("host-a").has_volume(&killed.name));
+    scene.fleet.host("host-a").start_agent(None);
+    scene.wait_clean("after the second agent died");
+    scene.fleet.wait_connected("host-a");
+    let command = scene.command(Into::Bound, &killed.name);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let job = scene.fleet.json(&words);
+    assert_eq!((&job["state"], &job["restore"]["differences"]), (&"succeeded".into(), &0.into()), "{job}");
+    scene.assert_restored("the next attempt", Into::Bound, &killed.name);
 }
 
 /// What the service manager does when the agent has died.

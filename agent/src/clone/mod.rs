@@ -37,5 +37,5 @@ pub use error::CloneError;
 pub use exchange::{Identity, identity, put_back};
 pub use pass::{FirstPass, Stats, first_pass, second_pass};
 pub use place::clone_path;
-pub use remove::remove;
+pub use remove::{remove, remove_contents};
 pub use space::{Means, Room, room};

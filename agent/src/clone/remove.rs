@@ -39,6 +39,27 @@ pub fn remove(clone: &Path) -> Result<(), CloneError> {
     fsync(&place.parent).map_err(|error| CloneError::of(shown(clone), "removed", error))
 }
 
+/// Removes everything in an open directory and leaves the directory itself.
+/// Blocks; returns when that is on disk. `path` is for messages.
+///
+/// # Errors
+/// If something in it cannot be removed: another filesystem is mounted in it,
+/// or the kernel refuses. What is left can be removed by another call.
+pub fn remove_contents(directory: BorrowedFd<'_>, path: &Path) -> Result<(), CloneError> {
+    let emptied = || {
+        let names = Names::read(directory)?;
+        for at in 0..names.len() {
+            let Some((name, _)) = names.get(at) else { break };
+            remove_at(directory, name)?;
+        }
+        fsync(directory)
+    };
+    emptied().map_err(|error| match error {
+        Errno::PERM => CloneError::Immutable { path: shown(path) },
+        error => CloneError::of(shown(path), "emptied", error),
+    })
+}
+
 /// Removes whatever bears the name, a directory with all that is in it.
 pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     match unlink(dir, name, AtFlags::empty()) {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use holdfast_proto::ids::InstanceId;
 use tempfile::TempDir;
 
 use super::*;
@@ -23,7 +24,7 @@ impl Bench {
         let scene = Scene::open().await?;
         let state = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::open(state.path(), Duration::ZERO).unwrap());
-        let payer = Payer::new(journal, scene.engine.clone());
+        let payer = Payer::new(journal, scene.engine.clone(), InstanceId::generate());
         let quiescer = Quiescer::new(scene.engine.clone(), payer.clone(), None);
         Some(Self { scene, state, payer, quiescer })
     }
@@ -68,7 +69,8 @@ impl Bench {
 }
 
 fn payer(state: &Path, engine: &Engine) -> Payer {
-    Payer::new(Arc::new(Journal::open(state, Duration::ZERO).unwrap()), engine.clone())
+    let journal = Arc::new(Journal::open(state, Duration::ZERO).unwrap());
+    Payer::new(journal, engine.clone(), InstanceId::generate())
 }
 
 async fn until(mut done: impl AsyncFnMut() -> bool) {
@@ -237,7 +239,7 @@ async fn a_half_restored_volume_is_removed_and_a_strangers_is_not() {
     bench.scene.docker(&["volume", "create", "--label", &label, &ours]);
     bench.scene.docker(&["volume", "create", &other]);
     for name in [&ours, &other, &bench.scene.name("never-made")] {
-        bench.payer.journal().owe(Debt::RemoveVolume { job, name: name.clone() }).unwrap();
+        bench.payer.journal().owe(Debt::RemoveVolume { job, name: name.clone(), seen_empty: None }).unwrap();
     }
     let (_state, payer) = bench.successor();
     assert!(payer.pay_all(Duration::from_secs(180)).await.is_empty());

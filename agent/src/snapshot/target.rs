@@ -117,7 +117,8 @@ impl Target {
     ) -> Result<Self, Failure> {
         let wanted = settings(asked, facts, job);
         let bound = check_settings(context, &wanted)?;
-        let owed = Owed::write(context, Debt::RemoveVolume { job, name: wanted.name.to_string() }).await?;
+        let debt = Debt::RemoveVolume { job, name: wanted.name.to_string(), seen_empty: None };
+        let owed = Owed::write(context, debt).await?;
         let mut target = Self { owed, place: None };
         let made = context.engine.create_volume(&wanted).await;
         // Somebody may have made it since it was looked for. The label tells:
@@ -182,21 +183,34 @@ impl Target {
 
     /// A new volume may still show old data: that of the device, export or
     /// directory it was made for.
-    async fn checked_empty(self) -> Result<Self, Failure> {
-        match self.root().and_then(|root| is_empty(root).map_err(|error| unreadable(&error))) {
-            Ok(true) => Ok(self),
-            Ok(false) => {
-                self.discard().await;
-                Err(Failure::new(
-                    "target-not-empty",
-                    "the new volume already holds data, because its driver or options lead to a place in use",
-                ))
-            }
-            Err(failure) => {
-                self.discard().await;
-                Err(failure)
-            }
+    async fn checked_empty(mut self) -> Result<Self, Failure> {
+        let empty = self.root().and_then(|root| is_empty(root).map_err(|error| unreadable(&error)));
+        let failure = match empty {
+            Ok(true) => match self.note_root().await {
+                Ok(()) => return Ok(self),
+                Err(failure) => failure,
+            },
+            Ok(false) => Failure::new(
+                "target-not-empty",
+                "the new volume already holds data, because its driver or options lead to a place in use",
+            ),
+            Err(failure) => failure,
+        };
+        self.discard().await;
+        Err(failure)
+    }
+
+    /// Writes down that the root was empty, before the first byte goes below
+    /// it: from here on what is in it may be removed.
+    async fn note_root(&mut self) -> Result<(), Failure> {
+        let held = matches!(&self.place, Some(Place::Volume(volume)) if volume.is_held());
+        if !held {
+            return Ok(());
         }
+        let root = rustix::fs::fstat(self.root()?).map_err(|error| unreadable(&error.into()))?;
+        self.owed.note_root(root.st_ino).await?;
+        failpoint("agent.restore.root-noted");
+        Ok(())
     }
 
     /// A handle on the root of what is to be filled.
@@ -252,6 +266,16 @@ impl Owed {
             .await
             .map_err(|error| Failure::of("journal-failed", &error))?;
         Ok(Self { payer: context.payer.clone(), debt: Some((id, debt)) })
+    }
+
+    async fn note_root(&mut self, inode: u64) -> Result<(), Failure> {
+        let Some((id, Debt::RemoveVolume { job, name, .. })) = &self.debt else { return Ok(()) };
+        let (id, noted) =
+            (*id, Debt::RemoveVolume { job: *job, name: name.clone(), seen_empty: Some(inode) });
+        let amended = self.payer.amend(id, noted.clone()).await;
+        amended.map_err(|error| Failure::of("journal-failed", &error))?;
+        self.debt = Some((id, noted));
+        Ok(())
     }
 
     async fn forget(&mut self) -> Result<(), Failure> {

@@ -37,7 +37,7 @@ impl Bench {
         let scene = Scene::open().await?;
         let state = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::open(state.path(), Duration::ZERO).unwrap());
-        let payer = Payer::new(journal.clone(), scene.engine.clone());
+        let payer = Payer::new(journal.clone(), scene.engine.clone(), InstanceId::generate());
         let repository = Repository::default();
         let (plane, channel) = repository.plane().await;
         let snapshots = Snapshots::new(Parts {

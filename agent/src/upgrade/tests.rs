@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use holdfast_proto::ids::InstanceId;
 
 use super::*;
 use crate::engine::testing::Scene;
@@ -73,7 +74,7 @@ fn upgrades(engine: &Engine, state: &Path) -> Upgrades {
     let journal = Arc::new(Journal::open(state, Duration::from_secs(5)).unwrap());
     let parts = Parts::alone(
         engine.clone(),
-        Some(Payer::new(journal, engine.clone())),
+        Some(Payer::new(journal, engine.clone(), InstanceId::generate())),
         Specs::new(state, engine.clone()),
     );
     let allow = Allow::parse(["backup", "container", "exec"]).unwrap();

@@ -87,3 +87,89 @@ async fn a_restore_into_a_bind_of_an_allowed_directory_fills_it() {
     assert!(finished.ok, "{finished:?}");
     same_trees(&path, &inside);
 }
+
+fn entries(directory: &std::path::Path) -> usize {
+    fs::read_dir(directory).unwrap().count()
+}
+
+/// A restore that fails removes what it wrote; what it met there stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn p05_a_failed_restore_into_a_bind_leaves_the_directory_as_it_was() {
+    let Some(bench) = Bench::open().await else { return };
+    let (_, snapshot) = bench.snapshot().await;
+    let inside = bench.scene.directory("allowed").join("inside");
+    fs::create_dir(&inside).unwrap();
+    let name = bench.scene.volume_name("copy");
+
+    fs::write(inside.join("theirs"), "precious").unwrap();
+    let finished = bench.restore(restore_request(snapshot, bind(&name, &inside))).await;
+    assert_eq!(finished.error_code, "target-not-empty", "{finished:?}");
+    assert_eq!(fs::read_to_string(inside.join("theirs")).unwrap(), "precious");
+
+    fs::remove_file(inside.join("theirs")).unwrap();
+    bench.repository.lock().failures.insert("read_pack", vec![tonic::Status::data_loss("gone"); 64]);
+    let mut request = restore_request(snapshot, bind(&name, &inside));
+    request.strict = true;
+    let finished = bench.restore(request).await;
+    assert!(!finished.ok, "{finished:?}");
+    assert_eq!(entries(&inside), 0, "nothing half restored stays: {finished:?}");
+    bench.repository.lock().failures.clear();
+    let finished = bench.restore(restore_request(snapshot, bind(&name, &inside))).await;
+    assert!(finished.ok, "{finished:?}");
+}
+
+/// As the journal has it after the agent died with the directory half full.
+#[tokio::test(flavor = "multi_thread")]
+async fn p05_only_the_directory_that_was_seen_empty_is_emptied_and_only_while_nobody_uses_it() {
+    use std::os::unix::fs::MetadataExt;
+
+    use crate::journal::Debt;
+    use crate::resume::{Outcome, Payment};
+
+    let Some(bench) = Bench::open().await else { return };
+    let job = JobId::generate();
+    let label = format!("{}={job}", crate::resume::RESTORE_LABEL);
+    let half_restored = |suffix: &str| {
+        let device = bench.scene.directory("allowed").join(suffix);
+        fs::create_dir_all(device.join("dir/sub")).unwrap();
+        fs::write(device.join("dir/sub/file"), "half").unwrap();
+        let name = bench.scene.volume_name(suffix);
+        let option = format!("device={}", device.display());
+        let create = ["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &option];
+        bench.scene.docker(&[&create[..], &["--label", &label, name.as_str()]].concat());
+        let inode = fs::metadata(&device).unwrap().ino();
+        (name, device, inode)
+    };
+    let pay = async |name: &VolumeName, seen_empty: Option<u64>| {
+        let debt = Debt::RemoveVolume { job, name: name.to_string(), seen_empty };
+        let id = bench.payer.journal().owe(debt.clone()).unwrap();
+        bench.payer.pay(id, &debt, Outcome::Over).await.unwrap()
+    };
+    let is_there = async |name: &VolumeName| bench.scene.engine.inspect_volume(name).await.is_ok();
+
+    let (name, device, inode) = half_restored("ours");
+    assert_eq!(pay(&name, Some(inode)).await, Payment::Paid);
+    assert_eq!((entries(&device), is_there(&name).await), (0, false));
+
+    // Not seen empty: whatever is there was there before.
+    let (name, device, _) = half_restored("theirs");
+    assert_eq!(pay(&name, None).await, Payment::Paid);
+    assert_eq!((entries(&device), is_there(&name).await), (1, false));
+
+    // Another directory has taken the place.
+    let (name, device, inode) = half_restored("moved");
+    fs::rename(&device, device.with_extension("old")).unwrap();
+    fs::create_dir(&device).unwrap();
+    fs::write(device.join("theirs"), "precious").unwrap();
+    assert_eq!(pay(&name, Some(inode)).await, Payment::Paid);
+    assert_eq!((entries(&device), is_there(&name).await), (1, false));
+
+    // A container mounts the directory by its path.
+    let (name, device, inode) = half_restored("used");
+    let mount = format!("{}:/data", device.join("dir").display());
+    bench.scene.run_sleeper("user", &["-v", &mount]).await;
+    assert!(matches!(pay(&name, Some(inode)).await, Payment::Void(reason) if reason.contains("directory")));
+    assert_eq!((entries(&device), is_there(&name).await), (1, true));
+    assert!(bench.payer.journal().is_empty());
+    bench.scene.docker(&["rm", "-f", &bench.scene.name("user")]);
+}
