@@ -27,6 +27,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::allow::Allow;
 use crate::args::{HandOverArgs, JoinArgs, ResumeArgs, RunArgs};
+use crate::clocks::Clocks;
 use crate::config::{Config, write_allow};
 use crate::controller::Controller;
 use crate::engine::Engine;
@@ -87,6 +88,8 @@ pub struct AgentState {
     /// Settings of containers; [`run`] starts to keep them.
     pub specs: Specs,
     pub instance: InstanceId,
+    /// Whose count of uptime [`run`] keeps.
+    pub clocks: Clocks,
     pub controller: Controller,
     pub health: HealthReporter,
     /// Cancelled when the agent is to stop.
@@ -149,6 +152,7 @@ impl AgentState {
             holders,
             specs,
             instance,
+            clocks: Clocks::new(&directory),
             controller,
             health: HealthReporter::new(),
             stop: CancellationToken::new(),
@@ -188,6 +192,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let socket = Socket::bind(&state.config.socket).await?;
     tokio::spawn(stop_on_signal(state.stop.clone()));
     tokio::spawn(state.payer.clone().run());
+    tokio::spawn(state.clocks.clone().run());
     tokio::spawn(state.upgrades.clone().run_loop());
     let keeping = tokio::spawn(state.specs.clone().run(state.stop.clone()));
     match state.holders.sweep().await {

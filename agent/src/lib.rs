@@ -6,6 +6,7 @@ pub mod allowed_directory;
 pub mod app;
 pub mod args;
 pub mod cancel;
+pub mod clocks;
 pub mod clone;
 pub mod config;
 pub mod container_run;

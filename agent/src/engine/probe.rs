@@ -1,7 +1,6 @@
 //! What the Engine puts on every container.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value, json};
 
 use super::holders::HOLDER_LABEL;
@@ -25,12 +24,17 @@ impl Engine {
     /// # Errors
     /// When the Engine cannot be asked or does not make it.
     pub async fn default_ulimits(&self, image: &Value) -> Result<Vec<Value>, EngineError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        // Since the host booted, which no clock setting moves: the Engine and
+        // whoever else is at work here are on the same host.
+        let now = u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or_default();
         for container in self.list_containers().await? {
             let is_probe = container.labels.get(HOLDER_LABEL).is_some_and(|value| value == PROBE);
             let made =
                 container.name.strip_prefix(NAME).and_then(|rest| rest.split('-').next()?.parse().ok());
-            if is_probe && made.is_none_or(|made: u64| made.saturating_add(LEFT_ALONE_SECONDS) < now) {
+            if is_probe
+                && made
+                    .is_none_or(|made: u64| !(made..=made.saturating_add(LEFT_ALONE_SECONDS)).contains(&now))
+            {
                 self.remove_container(&container.id).await?;
             }
         }

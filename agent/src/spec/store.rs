@@ -19,7 +19,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::surroundings::Surroundings;
 use super::{Facts, Spec, SpecError, host, image_of, text};
+use crate::clocks::{Clocks, Moment};
 use crate::engine::{ContainerSummary, Engine, EngineError};
 use crate::services::status::causes;
 
@@ -46,6 +47,7 @@ const NAMES_FILE: &str = "names.json";
 pub struct Specs {
     engine: Engine,
     dir: PathBuf,
+    clocks: Clocks,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +55,10 @@ struct Record {
     spec: Spec,
     /// When its container was first found to be gone.
     gone_unix_ms: Option<i64>,
+    /// The same by the count of [`crate::clocks`]; 0 in records of agents that
+    /// had none.
+    #[serde(default)]
+    gone_uptime_ms: u64,
 }
 
 /// Containers by name.
@@ -63,6 +69,9 @@ struct Named {
     /// One after the other, the newest last.
     ids: Vec<String>,
     seen_unix_ms: i64,
+    /// The same by the count of [`crate::clocks`].
+    #[serde(default)]
+    seen_uptime_ms: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,10 +86,31 @@ enum StoreError {
     },
 }
 
+impl Record {
+    fn present(spec: Spec) -> Self {
+        Self { spec, gone_unix_ms: None, gone_uptime_ms: 0 }
+    }
+
+    fn gone_at(self, now: Moment) -> Self {
+        Self { gone_unix_ms: Some(now.unix_ms), gone_uptime_ms: now.uptime_ms, ..self }
+    }
+
+    fn gone(&self) -> Option<Moment> {
+        let uptime_ms = self.gone_uptime_ms;
+        self.gone_unix_ms.map(|unix_ms| Moment { unix_ms, uptime_ms })
+    }
+}
+
+impl Named {
+    fn seen(&self) -> Moment {
+        Moment { unix_ms: self.seen_unix_ms, uptime_ms: self.seen_uptime_ms }
+    }
+}
+
 impl Specs {
     /// The specs below `state_dir`, of containers of `engine`. Touches nothing.
     pub fn new(state_dir: &Path, engine: Engine) -> Self {
-        Self { engine, dir: state_dir.join("specs") }
+        Self { engine, dir: state_dir.join("specs"), clocks: Clocks::new(state_dir) }
     }
 
     /// Whose containers they are.
@@ -160,7 +190,7 @@ impl Specs {
     pub async fn run(self, stop: CancellationToken) {
         let keeping = async {
             loop {
-                if let Err(error) = self.keep(now_unix_ms()).await {
+                if let Err(error) = self.keep(self.clocks.now()).await {
                     tracing::warn!(error = %causes(&error), "specs of containers were not kept");
                 }
                 tokio::time::sleep(EVERY).await;
@@ -174,12 +204,12 @@ impl Specs {
 
     /// Takes the specs of containers not seen before; lets go of those whose
     /// container is long gone.
-    async fn keep(&self, now_unix_ms: i64) -> Result<(), StoreError> {
+    async fn keep(&self, now: Moment) -> Result<(), StoreError> {
         let io = |source| StoreError::Io { dir: self.dir.clone(), source };
         let mut containers = self.engine.list_containers().await?;
         containers.retain(|container| !container.is_holder());
         let (dir, seen) = (self.dir.clone(), containers.clone());
-        let missing = blocking(move || tidy(&dir, &seen, now_unix_ms)).await.map_err(io)?;
+        let missing = blocking(move || tidy(&dir, &seen, now)).await.map_err(io)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -187,7 +217,7 @@ impl Specs {
         for id in missing {
             match self.take(&id, &facts).await {
                 Ok(spec) => {
-                    let (dir, record) = (self.dir.clone(), Record { spec, gone_unix_ms: None });
+                    let (dir, record) = (self.dir.clone(), Record::present(spec));
                     blocking(move || write(&dir, &record_file(&id), &record)).await.map_err(io)?;
                 }
                 // Gone meanwhile, or its image is: nothing to be had.
@@ -229,9 +259,8 @@ fn completed(now: Spec, kept: Spec) -> Spec {
 
 /// Marks records of containers that are gone and removes old ones, remembers
 /// who has which name, and returns containers that have no record.
-fn tidy(dir: &Path, containers: &[ContainerSummary], now_unix_ms: i64) -> io::Result<Vec<String>> {
+fn tidy(dir: &Path, containers: &[ContainerSummary], now: Moment) -> io::Result<Vec<String>> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let long_gone = now_unix_ms.saturating_sub(i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX));
     let here: BTreeSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
     let mut recorded = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
@@ -247,20 +276,20 @@ fn tidy(dir: &Path, containers: &[ContainerSummary], now_unix_ms: i64) -> io::Re
             (true, Some(record)) => {
                 recorded.insert(id.to_owned());
                 if record.gone_unix_ms.is_some() {
-                    write(dir, &name, &Record { gone_unix_ms: None, ..record })?;
+                    write(dir, &name, &Record::present(record.spec))?;
                 }
             }
             (true, None) => {}
-            (false, Some(record)) => match record.gone_unix_ms {
-                None => write(dir, &name, &Record { gone_unix_ms: Some(now_unix_ms), ..record })?,
-                Some(gone) if gone < long_gone => fs::remove_file(entry.path())?,
+            (false, Some(record)) => match record.gone() {
+                None => write(dir, &name, &record.gone_at(now))?,
+                Some(gone) if gone.elapsed(now) > KEPT => fs::remove_file(entry.path())?,
                 Some(_) => {}
             },
             (false, None) => fs::remove_file(entry.path())?,
         }
     }
     let before = read_names(dir);
-    let names = named(before.clone(), containers, now_unix_ms, long_gone);
+    let names = named(before.clone(), containers, now, KEPT);
     // The times alone need not be exact to the minute.
     if names
         .iter()
@@ -269,7 +298,7 @@ fn tidy(dir: &Path, containers: &[ContainerSummary], now_unix_ms: i64) -> io::Re
         || names
             .values()
             .zip(before.values())
-            .any(|(new, old)| new.seen_unix_ms - old.seen_unix_ms > 3_600_000)
+            .any(|(new, old)| new.seen_unix_ms.abs_diff(old.seen_unix_ms) > 3_600_000)
     {
         write(dir, NAMES_FILE, &names)?;
     }
@@ -277,17 +306,17 @@ fn tidy(dir: &Path, containers: &[ContainerSummary], now_unix_ms: i64) -> io::Re
     Ok(missing.cloned().collect())
 }
 
-fn named(mut names: Names, containers: &[ContainerSummary], now_unix_ms: i64, long_gone: i64) -> Names {
+fn named(mut names: Names, containers: &[ContainerSummary], now: Moment, kept: Duration) -> Names {
     for container in containers.iter().filter(|container| !container.name.is_empty()) {
         let named = names.entry(container.name.clone()).or_default();
-        named.seen_unix_ms = now_unix_ms;
+        (named.seen_unix_ms, named.seen_uptime_ms) = (now.unix_ms, now.uptime_ms);
         if named.ids.last() != Some(&container.id) {
             named.ids.retain(|id| *id != container.id);
             named.ids.push(container.id.clone());
             named.ids.drain(..named.ids.len().saturating_sub(IDS_PER_NAME));
         }
     }
-    names.retain(|_, named| named.seen_unix_ms >= long_gone);
+    names.retain(|_, named| named.seen().elapsed(now) <= kept);
     names
 }
 
@@ -323,11 +352,6 @@ fn write(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it neither panics nor is aborted")
-}
-
-fn now_unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::resume::blocking;
 use crate::spec::no_restart;
 
 use super::forward::since;
-use super::record::{Member, now_unix_ms};
+use super::record::Member;
 use super::{Driven, Failure, emptiness};
 
 /// How long the old container's health is waited for; it stays in any case.
@@ -70,7 +70,7 @@ impl Driven<'_> {
             self.await_old().await?;
         }
         self.remove_clones().await;
-        self.record.ended_unix_ms = now_unix_ms();
+        self.record.set_ended(self.context.clocks.now());
         self.tell_of_kept_volumes().await?;
         let text = if self.record.stopped_unix_ms > 0 {
             format!("`{}` is as it was when it was stopped", self.record.target().name)

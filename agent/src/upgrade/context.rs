@@ -10,6 +10,7 @@ use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::allow::Allow;
+use crate::clocks::{Clocks, Moment};
 use crate::engine::Engine;
 use crate::resume::Payer;
 use crate::snapshot::Registry;
@@ -19,7 +20,7 @@ use super::driven::{Driven, UpgradeJob, event, failed, finished};
 use super::failure::{plan_failure, reason};
 use super::handover::{Custody, Own};
 use super::plan::{self, PlanContext, Planned};
-use super::record::{Record, Store, now_unix_ms};
+use super::record::{Record, Store};
 use super::{FIRST_PAUSE, Failure, RunRequest, forward};
 
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(super) struct Context {
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) own: Option<Own>,
     pub(super) state_dir: PathBuf,
+    pub(super) clocks: Clocks,
     pub(super) store: Store,
     pub(super) records: Mutex<BTreeMap<JobId, Record>>,
     /// Upgrades that are driven by a task right now.
@@ -40,7 +42,7 @@ pub(super) struct Context {
 }
 
 /// For how long a creation without an answer may still end in a container.
-const LATE_MS: i64 = 3_600_000;
+const LATE: Duration = Duration::from_hours(1);
 
 /// Says that a task drives an upgrade, until it is dropped.
 pub(super) struct Hold<'a> {
@@ -229,9 +231,8 @@ impl Context {
 
     /// Takes away what the Engine made after all when nobody waited for its
     /// answer any more.
-    pub(super) async fn remove_latecomers(&self) {
-        let oldest = now_unix_ms() - LATE_MS;
-        let may_come = |record: &Record| record.ended_unix_ms > oldest && record.has_unanswered_creations();
+    pub(super) async fn remove_latecomers(&self, now: Moment) {
+        let may_come = |record: &Record| record.since_end(now) < LATE && record.has_unanswered_creations();
         let jobs: Vec<JobId> =
             self.records().values().filter(|record| may_come(record)).map(|record| record.job).collect();
         for job in jobs {
@@ -244,10 +245,10 @@ impl Context {
         }
     }
 
-    pub(super) async fn end_grace(&self) {
-        let now = now_unix_ms();
+    /// Removes what upgrades kept for a rollback whose time is over.
+    pub(super) async fn end_grace(&self, now: Moment) {
         let due = |record: &Record| {
-            record.state() == State::Committed && (record.is_finishing || record.grace_until_unix_ms <= now)
+            record.state() == State::Committed && (record.is_finishing || record.is_grace_over(now))
         };
         let jobs: Vec<JobId> =
             self.records().values().filter(|record| due(record)).map(|record| record.job).collect();

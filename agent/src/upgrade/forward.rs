@@ -461,8 +461,8 @@ impl Driven<'_> {
         }
         self.settle(problems)?;
         let grace = i64::from(self.record.options.grace_seconds) * 1000;
-        self.record.ended_unix_ms = now_unix_ms();
-        self.record.grace_until_unix_ms = now_unix_ms() + grace;
+        self.record.set_ended(self.context.clocks.now());
+        self.record.grace_until_unix_ms = self.record.ended_unix_ms.saturating_add(grace);
         let kept = if self.record.sources.is_empty() { "" } else { " and the clone of its data" };
         let is = if kept.is_empty() { "is" } else { "are" };
         self.step(State::Committed, format!("upgraded; the old container{kept} {is} kept for a while"))

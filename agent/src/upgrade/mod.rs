@@ -40,6 +40,7 @@ use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::allow::{Allow, Right};
+use crate::clocks::Clocks;
 use crate::engine::Engine;
 use crate::resume::Payer;
 use crate::snapshot::{Admission, AdmissionError, Registry};
@@ -152,6 +153,7 @@ impl Upgrades {
             turn,
             own,
             state_dir: state_dir.to_owned(),
+            clocks: Clocks::new(state_dir),
             store,
             records,
             driven: Mutex::default(),
@@ -298,8 +300,9 @@ impl Upgrades {
         loop {
             self.context.recover_all(RECOVERY).await;
             self.context.dismiss_helpers().await;
-            self.context.end_grace().await;
-            self.context.remove_latecomers().await;
+            let now = self.context.clocks.now();
+            self.context.end_grace(now).await;
+            self.context.remove_latecomers(now).await;
             let handed_over = self.context.records().values().any(Record::is_handed_over);
             tokio::select! {
                 () = tokio::time::sleep(if handed_over { HELPER_TICK } else { GRACE_TICK }) => {}

@@ -15,6 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, UpgradeState as State};
@@ -22,6 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::clocks::Moment;
 use crate::clone::Identity;
 use crate::spec::Spec;
 
@@ -46,6 +48,11 @@ pub struct Record {
     /// When the first container was told to stop; 0: none was.
     pub stopped_unix_ms: i64,
     pub ended_unix_ms: i64,
+    /// The same by the count of [`crate::clocks`]; 0 in records of agents that
+    /// had none.
+    #[serde(default)]
+    pub ended_uptime_ms: u64,
+    /// By the wall clock, for people: see [`Record::is_grace_over`].
     pub grace_until_unix_ms: i64,
     pub downtime_ms: u64,
     pub error_code: String,
@@ -230,6 +237,7 @@ impl Record {
             started_unix_ms: now_unix_ms(),
             stopped_unix_ms: 0,
             ended_unix_ms: 0,
+            ended_uptime_ms: 0,
             grace_until_unix_ms: 0,
             downtime_ms: 0,
             error_code: String::new(),
@@ -259,6 +267,24 @@ impl Record {
     /// Somebody has to go on with it, or back.
     pub fn is_under_way(&self) -> bool {
         !self.is_over() && self.state() != State::Committed
+    }
+
+    /// Writes down that it comes to its end now.
+    pub fn set_ended(&mut self, now: Moment) {
+        self.ended_unix_ms = now.unix_ms;
+        self.ended_uptime_ms = now.uptime_ms;
+    }
+
+    /// How long it has been at its end, by both clocks.
+    pub fn since_end(&self, now: Moment) -> Duration {
+        let ended = Moment { unix_ms: self.ended_unix_ms, uptime_ms: self.ended_uptime_ms };
+        ended.elapsed(now)
+    }
+
+    /// Whether what a rollback needs has been kept for as long as was asked.
+    pub fn is_grace_over(&self, now: Moment) -> bool {
+        self.grace_until_unix_ms <= now.unix_ms
+            && self.since_end(now) >= Duration::from_secs(self.options.grace_seconds.into())
     }
 
     /// It went back with a new container asked for and never heard of: the

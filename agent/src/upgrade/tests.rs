@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use holdfast_proto::ids::InstanceId;
 
 use super::*;
+use crate::clocks::Moment;
 use crate::engine::testing::Scene;
 use crate::journal::Journal;
 use crate::upgrade::record::Options;
@@ -170,6 +171,57 @@ async fn the_new_container_takes_name_data_and_policy_and_can_be_undone() {
     assert_eq!(std::fs::read_dir(data.parent().unwrap()).unwrap().count(), 1, "a clone is left");
 }
 
+/// The clock is a month ahead when the agent looks, and set right afterwards.
+#[tokio::test]
+async fn h10_a_clock_ahead_for_one_pass_takes_no_way_back() {
+    let Some(host) = Host::open().await else { return };
+    let image = host.image("2", &["ENV VERSION=2"]).await;
+    let (name, data) = host.writer(&host.scene.image().await).await;
+    std::fs::write(data.join("precious"), "as it was").unwrap();
+    let old = host.inspect(&name, "{{.Id}}");
+    let upgrades = host.upgrades();
+    assert!(upgrade(&upgrades, &name, &image, options()).await.ok);
+    let now = upgrades.context.clocks.now();
+    let ahead = Moment { unix_ms: now.unix_ms + 30 * 24 * 3_600_000, ..now };
+    upgrades.context.end_grace(ahead).await;
+    assert_eq!(upgrades.list(&name, None)[0].state(), State::Committed);
+    assert_eq!(host.inspect(&old, "{{.State.Status}}"), "exited");
+    upgrades.context.end_grace(now).await;
+    // As does the agent that comes after the reboot.
+    let upgrades = successor(&host);
+    upgrades.context.end_grace(Moment { uptime_ms: now.uptime_ms + 60_000, ..ahead }).await;
+    std::fs::write(data.join("precious"), "rewritten").unwrap();
+    let mut events = Box::pin(upgrades.roll_back(&name, JobId::generate(), false).unwrap());
+    let mut last = None;
+    while let Some(event) = events.next().await {
+        last = event.event;
+    }
+    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    assert!(finished.rolled_back, "{finished:?}");
+    assert_eq!(std::fs::read_to_string(data.join("precious")).unwrap(), "as it was");
+    assert_eq!(host.inspect(&name, "{{.Id}}"), old);
+}
+
+#[tokio::test]
+async fn h10_the_way_back_ends_when_its_time_is_over_by_both_clocks() {
+    let Some(host) = Host::open().await else { return };
+    let image = host.image("2", &["ENV VERSION=2"]).await;
+    let (name, _) = host.writer(&host.scene.image().await).await;
+    let upgrades = host.upgrades();
+    assert!(upgrade(&upgrades, &name, &image, options()).await.ok);
+    let now = upgrades.context.clocks.now();
+    let later = |wall_ms: i64, up_ms: u64| Moment {
+        unix_ms: now.unix_ms + wall_ms,
+        uptime_ms: now.uptime_ms + up_ms,
+    };
+    for not_yet in [later(3_700_000, 3_500_000), later(3_500_000, 3_700_000)] {
+        upgrades.context.end_grace(not_yet).await;
+        assert_eq!(upgrades.list(&name, None)[0].state(), State::Committed, "{not_yet:?}");
+    }
+    upgrades.context.end_grace(later(3_700_000, 3_700_000)).await;
+    assert_eq!(upgrades.list(&name, None)[0].state(), State::Finished);
+}
+
 #[tokio::test]
 async fn u03_u04_what_fails_is_taken_back_with_its_data() {
     let Some(host) = Host::open().await else { return };
@@ -326,17 +378,17 @@ async fn a_container_that_came_too_late_is_removed() {
     upgrades.context.store.save(&record).unwrap();
     // Another agent finds it so.
     let upgrades = successor(&host);
-    upgrades.context.remove_latecomers().await;
+    upgrades.context.remove_latecomers(upgrades.context.clocks.now()).await;
     host.scene.docker(&["create", "--name", &late, "-v", &volume, "-v", "/extra", &image, "/bin/busybox"]);
     let format = "{{range .Mounts}}{{if eq .Destination \"/extra\"}}{{.Name}}{{end}}{{end}}";
     let extra = host.inspect(&late, format);
-    upgrades.context.remove_latecomers().await;
+    upgrades.context.remove_latecomers(upgrades.context.clocks.now()).await;
     let left =
         host.scene.docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &format!("name={name}")]);
     assert_eq!(left, name);
     assert_eq!(host.scene.docker(&["volume", "ls", "-q", "--filter", &format!("name={extra}")]), "");
     assert!(data.exists());
-    upgrades.context.remove_latecomers().await;
+    upgrades.context.remove_latecomers(upgrades.context.clocks.now()).await;
     assert_eq!(host.inspect(&name, "{{.State.Status}}"), "running");
 }
 
