@@ -315,6 +315,9 @@ pub struct BackupRunArgs {
     /// Accept a source that has become empty, or shrank below a tenth.
     #[arg(long)]
     pub allow_empty: bool,
+    /// Call a snapshot complete that leaves out what is mounted inside a source.
+    #[arg(long)]
+    pub leave_out_mounts: bool,
     /// Longest time a container may be kept at rest.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub max_downtime: u32,

@@ -469,6 +469,8 @@ pub struct CreateSnapshotsRequest {
     /// that shrank below a tenth of it.
     #[prost(bool, tag = "7")]
     pub allow_empty: bool,
+    #[prost(enumeration = "NestedMounts", tag = "8")]
+    pub nested_mounts: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotEvent {
@@ -834,6 +836,40 @@ impl TornPolicy {
             "TORN_POLICY_UNSPECIFIED" => Some(Self::Unspecified),
             "TORN_POLICY_ACCEPT" => Some(Self::Accept),
             "TORN_POLICY_FAIL" => Some(Self::Fail),
+            _ => None,
+        }
+    }
+}
+/// What to do with other filesystems mounted inside a source, nested subvolumes
+/// included. What is in them is not backed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NestedMounts {
+    /// As partial.
+    Unspecified = 0,
+    /// Mark the place, flag the snapshot partial.
+    Partial = 1,
+    /// Warn only.
+    LeaveOut = 2,
+}
+impl NestedMounts {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NESTED_MOUNTS_UNSPECIFIED",
+            Self::Partial => "NESTED_MOUNTS_PARTIAL",
+            Self::LeaveOut => "NESTED_MOUNTS_LEAVE_OUT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NESTED_MOUNTS_UNSPECIFIED" => Some(Self::Unspecified),
+            "NESTED_MOUNTS_PARTIAL" => Some(Self::Partial),
+            "NESTED_MOUNTS_LEAVE_OUT" => Some(Self::LeaveOut),
             _ => None,
         }
     }
@@ -5663,6 +5699,9 @@ pub struct StartBackupRequest {
     pub plan_only: bool,
     #[prost(uint32, tag = "8")]
     pub max_downtime_seconds: u32,
+    /// Unspecified: as the policy says, or partial.
+    #[prost(enumeration = "NestedMounts", tag = "9")]
+    pub nested_mounts: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StartBackupResponse {
@@ -7912,6 +7951,15 @@ pub struct CommittedSnapshot {
     pub number: u64,
     #[prost(int64, tag = "3")]
     pub created_unix_ms: i64,
+    /// As the snapshot itself has it. An earlier attempt of the job may have
+    /// committed it, from what that one read: these and not its own numbers are
+    /// what an agent reports. Controllers that do not know them send no stats.
+    #[prost(bool, tag = "4")]
+    pub partial: bool,
+    #[prost(message, optional, tag = "5")]
+    pub stats: ::core::option::Option<SnapshotStats>,
+    #[prost(string, repeated, tag = "6")]
+    pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MissingFrames {

@@ -20,6 +20,7 @@ mod inferences;
 mod input;
 mod medium;
 mod memory;
+mod nested;
 mod prune;
 mod quiesce;
 mod rebuild;

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use holdfast_archive::fs::TornPolicy;
+use holdfast_archive::fs::{NestedMounts, TornPolicy};
 use holdfast_proto::ERROR_CODE_METADATA;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
@@ -77,7 +77,7 @@ impl SnapshotService for SnapshotApi {
 }
 
 fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, Status> {
-    let (consistency, torn) = (request.consistency(), request.torn());
+    let (consistency, torn, nested_mounts) = (request.consistency(), request.torn(), request.nested_mounts());
     let v1::CreateSnapshotsRequest {
         job_id,
         generation,
@@ -86,6 +86,7 @@ fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, St
         torn: _,
         max_downtime_seconds,
         allow_empty,
+        nested_mounts: _,
     } = request;
     if sources.is_empty() || sources.len() > MOST_SOURCES {
         return Err(invalid(format!(
@@ -107,6 +108,10 @@ fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, St
         torn: match torn {
             v1::TornPolicy::Unspecified | v1::TornPolicy::Accept => TornPolicy::Accept,
             v1::TornPolicy::Fail => TornPolicy::Fail,
+        },
+        nested_mounts: match nested_mounts {
+            v1::NestedMounts::Unspecified | v1::NestedMounts::Partial => NestedMounts::Partial,
+            v1::NestedMounts::LeaveOut => NestedMounts::LeaveOut,
         },
         max_downtime: (max_downtime_seconds > 0)
             .then(|| Duration::from_secs(u64::from(max_downtime_seconds))),

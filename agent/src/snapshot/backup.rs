@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use holdfast_archive::fs::{CaptureBase, Captured, TornPolicy};
+use holdfast_archive::fs::{CaptureBase, CaptureOptions, Captured, NestedMounts, TornPolicy};
 use holdfast_archive::ids::{FrameId, SourceId};
 use holdfast_archive::seam::SeamError;
 use holdfast_archive::snapshot::{Extent, SnapshotBody, Stats, encode_body};
@@ -38,6 +38,9 @@ use super::pass::{self, Failure, Pass};
 use super::source::{Source, SourceName};
 use super::users;
 
+/// How the problem of a snapshot with less than a tenth of its base begins.
+const SHRUNK: &str = "less than a tenth is left of snapshot";
+
 /// How often a source is read before missing frames are called a failure.
 const TRIES: usize = 3;
 
@@ -50,6 +53,7 @@ pub struct BackupRequest {
     /// None: read while in use.
     pub rest: Option<Rest>,
     pub torn: TornPolicy,
+    pub nested_mounts: NestedMounts,
     /// None: as long as this host allows, which is the most in any case.
     pub max_downtime: Option<Duration>,
     pub allow_empty: bool,
@@ -355,7 +359,11 @@ impl Backup<'_> {
         let pass = Pass {
             base,
             damaged: Arc::clone(damaged),
-            options: pass::options(&target.parameters, torn, workers, memory),
+            options: CaptureOptions {
+                torn,
+                nested_mounts: self.request.nested_mounts,
+                ..pass::options(&target.parameters, workers, memory)
+            },
             progress: target.row.begin(phase),
         };
         let captured = match self.capture(target, pass.clone()).await {
@@ -404,7 +412,7 @@ impl Backup<'_> {
         let then = Extent { entries: base.entries, size_bytes: base.size_bytes };
         now.shrank_from(then).then(|| {
             format!(
-                "less than a tenth is left of snapshot {}: {} entries and {} bytes then, {} entries and {} bytes now; \
+                "{SHRUNK} {}: {} entries and {} bytes then, {} entries and {} bytes now; \
                  if that is meant: holdfast backup run --allow-empty",
                 base.snapshot_id, then.entries, then.size_bytes, now.entries, now.size_bytes
             )
@@ -448,7 +456,9 @@ impl Backup<'_> {
         };
         match target.session.commit(encode_body(&body)).await {
             Ok(Commit::Committed(committed)) => {
-                Ok(Ok(Done { snapshot: committed.snapshot_id, stats, partial, shrunk, problems }))
+                let stats = wire_stats(&stats);
+                let own = Done { snapshot: String::new(), stats, partial, shrunk, problems };
+                Ok(Ok(own.as_committed(committed)))
             }
             Ok(Commit::Missing(frames)) => {
                 tracing::warn!(job.id = %self.job.id, source.id = %target.id, frames = frames.len(),
@@ -466,7 +476,7 @@ impl Backup<'_> {
                 source_id: target.id.to_string(),
                 ok: true,
                 snapshot_id: done.snapshot,
-                stats: Some(v1::SnapshotStats { retries, ..wire_stats(&done.stats) }),
+                stats: Some(v1::SnapshotStats { retries, ..done.stats }),
                 partial: done.partial,
                 shrunk: done.shrunk,
                 problems: done.problems,
@@ -556,11 +566,28 @@ impl Backup<'_> {
 #[derive(Debug)]
 struct Done {
     snapshot: String,
-    stats: Stats,
+    stats: v1::SnapshotStats,
     partial: bool,
     /// Less than a tenth is left of the base.
     shrunk: bool,
     problems: Vec<String>,
+}
+
+impl Done {
+    /// As the repository has it. Where an earlier attempt of this job committed
+    /// and died, that attempt's snapshot is the answer, and this one's reading
+    /// is nowhere.
+    fn as_committed(self, committed: v1::CommittedSnapshot) -> Self {
+        let v1::CommittedSnapshot { snapshot_id: snapshot, partial, stats, problems, .. } = committed;
+        match stats {
+            Some(stats) => {
+                let shrunk = self.shrunk || problems.iter().any(|problem| problem.starts_with(SHRUNK));
+                Self { snapshot, stats, partial, shrunk, problems }
+            }
+            // Of a controller that does not tell.
+            None => Self { snapshot, ..self },
+        }
+    }
 }
 
 /// Takes those with these indexes out.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use holdfast_archive::fs::{
-    self, CaptureBase, CaptureError, CaptureOptions, CaptureProgress, CaptureRequest, Captured, TornPolicy,
+    self, CaptureBase, CaptureError, CaptureOptions, CaptureProgress, CaptureRequest, Captured,
 };
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestError;
@@ -153,7 +153,6 @@ pub(super) async fn on_thread<T: Send + 'static>(
 /// The settings the controller and this host give.
 pub(super) fn options(
     parameters: &v1::UploadParameters,
-    torn: TornPolicy,
     workers: usize,
     memory_bytes: usize,
 ) -> CaptureOptions {
@@ -163,7 +162,6 @@ pub(super) fn options(
         _ => default,
     };
     CaptureOptions {
-        torn,
         level: match parameters.compression_level {
             0 => defaults.level,
             level => i32::try_from(level.min(19)).unwrap_or(defaults.level),

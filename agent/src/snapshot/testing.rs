@@ -43,6 +43,8 @@ pub(crate) struct State {
     /// Frames that are damaged, told so many at a time.
     pub(crate) damaged: Vec<FrameId>,
     pub(crate) damaged_page: usize,
+    /// Commits answer with this: what an attempt before committed.
+    pub(crate) committed_before: Option<v1::CommittedSnapshot>,
     /// Calls of this name wait while it stands here.
     pub(crate) stuck: Option<&'static str>,
 }
@@ -265,13 +267,25 @@ impl RepositoryService for Repository {
             let outcome = v1::commit_snapshot_response::Outcome::Missing(v1::MissingFrames { frames });
             return Ok(Response::new(v1::CommitSnapshotResponse { outcome: Some(outcome) }));
         }
+        if let Some(committed) = state.committed_before.clone() {
+            let outcome = v1::commit_snapshot_response::Outcome::Committed(committed);
+            return Ok(Response::new(v1::CommitSnapshotResponse { outcome: Some(outcome) }));
+        }
         let source = state.leases[&lease_id];
         let host = *state.host.get_or_insert_with(HostId::generate);
         let snapshots = state.snapshots.entry(source).or_default();
         let number = snapshots.len() as u64 + 1;
         let id = SnapshotId { host, source, number };
+        let account = decode_body(&body).unwrap();
         snapshots.push((id, body));
-        let committed = v1::CommittedSnapshot { snapshot_id: id.to_string(), number, created_unix_ms: 1 };
+        let committed = v1::CommittedSnapshot {
+            snapshot_id: id.to_string(),
+            number,
+            created_unix_ms: 1,
+            partial: account.partial,
+            stats: Some(super::backup::wire_stats(&account.stats)),
+            problems: account.problems,
+        };
         let outcome = v1::commit_snapshot_response::Outcome::Committed(committed);
         Ok(Response::new(v1::CommitSnapshotResponse { outcome: Some(outcome) }))
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use futures_util::StreamExt;
-use holdfast_archive::fs::TornPolicy;
+use holdfast_archive::fs::{NestedMounts, TornPolicy};
 use holdfast_archive::ids::{SnapshotId, SourceId};
 use holdfast_proto::ids::InstanceId;
 use tempfile::TempDir;
@@ -89,6 +89,7 @@ fn request(source: SourceId, name: &VolumeName, rest: Option<Rest>) -> BackupReq
         sources: vec![SourceRequest { id: source, name: SourceName::Volume(name.to_string()) }],
         rest,
         torn: TornPolicy::Accept,
+        nested_mounts: NestedMounts::Partial,
         max_downtime: None,
         allow_empty: false,
     }
@@ -435,6 +436,33 @@ async fn h09_damaged_frames_told_in_pages_are_all_sent_again_and_nobody_rests_fo
     assert_eq!(bench.repository.lock().damaged, Vec::new(), "all were sent again");
     let stats = healed.sources[0].stats.unwrap();
     assert_eq!(stats.read_bytes, stats.size_bytes, "the second pass reads none of it again: {stats:?}");
+}
+
+/// An earlier attempt of the job committed, and died before the job ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn h11_what_an_attempt_before_committed_is_reported_as_it_is_there() {
+    let Some(bench) = Bench::open().await else { return };
+    let (name, _) = bench.volume("data").await;
+    let before = v1::CommittedSnapshot {
+        snapshot_id: "of-the-attempt-before".to_owned(),
+        number: 1,
+        created_unix_ms: 1,
+        partial: true,
+        stats: Some(v1::SnapshotStats { entries: 77, torn_files: 3, ..Default::default() }),
+        problems: vec!["file: changed while it was read".to_owned()],
+    };
+    bench.repository.lock().committed_before = Some(before.clone());
+    let outcome = bench.run(request(SourceId::generate(), &name, None)).await;
+    let [finished] = &outcome.sources[..] else { panic!("{outcome:?}") };
+    assert!(finished.ok && finished.partial && !finished.shrunk, "{finished:?}");
+    let stats = finished.stats.unwrap();
+    assert_eq!((stats.entries, stats.torn_files), (77, 3));
+    assert_eq!((&finished.snapshot_id, &finished.problems), (&before.snapshot_id, &before.problems));
+    // A controller that does not tell leaves what was read.
+    let untold = v1::CommittedSnapshot { stats: None, partial: false, problems: Vec::new(), ..before };
+    bench.repository.lock().committed_before = Some(untold);
+    let outcome = bench.run(request(SourceId::generate(), &name, None)).await;
+    assert_eq!(outcome.sources[0].stats.unwrap().files, 2, "{outcome:?}");
 }
 
 fn restore_request(snapshot: SnapshotId, target: RestoreTarget) -> RestoreRequest {

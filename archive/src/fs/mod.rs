@@ -32,8 +32,8 @@ mod text;
 mod walk;
 
 pub use capture::{
-    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, TornPolicy,
-    capture,
+    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, NestedMounts,
+    TornPolicy, capture,
 };
 pub use compare::{CompareReport, compare};
 pub use cut::{CHUNK_AVERAGE, CHUNK_MAX, CHUNK_MIN};

@@ -1,6 +1,6 @@
 //! `holdfast backup`
 
-use holdfast_proto::v1::{Consistency, StartBackupRequest};
+use holdfast_proto::v1::{Consistency, NestedMounts, StartBackupRequest};
 
 use super::job::{JobList, JobView, follow};
 use super::{Env, within};
@@ -35,6 +35,10 @@ fn request(args: BackupRunArgs) -> StartBackupRequest {
         Some(_) => Consistency::Unspecified,
         None => args.consistency.into(),
     };
+    let nested_mounts = match args.leave_out_mounts {
+        true => NestedMounts::LeaveOut,
+        false => NestedMounts::Unspecified,
+    };
     StartBackupRequest {
         policy: args.policy.unwrap_or_default(),
         host: args.host.unwrap_or_default(),
@@ -44,5 +48,6 @@ fn request(args: BackupRunArgs) -> StartBackupRequest {
         allow_empty: args.allow_empty,
         plan_only: args.plan,
         max_downtime_seconds: args.max_downtime,
+        nested_mounts: nested_mounts as i32,
     }
 }

@@ -115,7 +115,7 @@ fn snapshot(record: SnapshotRecord, body: SnapshotBody) -> Snapshot {
     }
 }
 
-fn snapshot_stats(stats: Stats) -> SnapshotStats {
+pub(crate) fn snapshot_stats(stats: Stats) -> SnapshotStats {
     let Stats {
         entries,
         files,

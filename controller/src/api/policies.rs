@@ -110,6 +110,7 @@ impl PolicyApi {
             directories,
             consistency,
             torn: _,
+            nested_mounts: _,
             max_downtime: _,
             overlap: _,
             keep_last,

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use holdfast_archive::ids::{HostId, SnapshotId};
 use holdfast_proto::v1::{
-    Consistency, JobKind, PlanUpgradeRequest, SourceKind, TornPolicy, UpgradeOptions, UpgradeSource,
+    Consistency, JobKind, NestedMounts, PlanUpgradeRequest, SourceKind, TornPolicy, UpgradeOptions,
+    UpgradeSource,
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub struct BackupParameters {
     /// Numbers of the wire's enumerations.
     pub consistency: i32,
     pub torn: i32,
+    #[serde(default)]
+    pub nested_mounts: i32,
     pub max_downtime_seconds: u32,
     pub allow_empty: bool,
 }
@@ -184,6 +187,7 @@ impl BackupParameters {
             directories: policy.directories.clone(),
             consistency: policy.consistency.into(),
             torn: policy.torn.into(),
+            nested_mounts: policy.nested_mounts.into(),
             max_downtime_seconds: seconds(policy.max_downtime),
             allow_empty: false,
         }
@@ -221,6 +225,10 @@ impl BackupParameters {
 
     pub fn consistency(&self) -> Consistency {
         Consistency::try_from(self.consistency).unwrap_or(Consistency::None)
+    }
+
+    pub fn nested_mounts(&self) -> NestedMounts {
+        NestedMounts::try_from(self.nested_mounts).unwrap_or(NestedMounts::Partial)
     }
 
     pub fn torn(&self) -> TornPolicy {

@@ -57,6 +57,7 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
             .collect(),
         consistency: backup.consistency().into(),
         torn: backup.torn().into(),
+        nested_mounts: backup.nested_mounts().into(),
         max_downtime_seconds: backup.max_downtime_seconds,
         allow_empty: backup.allow_empty,
     };
@@ -181,7 +182,7 @@ impl Tally {
         Err(Failure::failed("agent-misbehaves", text))
     }
 
-    async fn source(&mut self, driving: &Driving, finished: SourceFinished) -> Result<(), Failure> {
+    async fn source(&mut self, driving: &Driving, mut finished: SourceFinished) -> Result<(), Failure> {
         let Some(source) = self.sources.get_mut(&finished.source_id) else {
             tracing::warn!(
                 source.id = finished.source_id,
@@ -189,6 +190,7 @@ impl Tally {
             );
             return Ok(());
         };
+        finished.partial |= is_partial(driving, &finished).await?;
         if source.finished.as_ref() == Some(&finished) {
             return Ok(());
         }
@@ -282,6 +284,13 @@ impl Tally {
         };
         (code, flaws)
     }
+}
+
+/// Whether the snapshot is partial by the catalogue: an attempt may report what
+/// it has read itself of one that an earlier attempt committed.
+async fn is_partial(driving: &Driving, finished: &SourceFinished) -> Result<bool, Failure> {
+    let Ok(id) = finished.snapshot_id.parse() else { return Ok(false) };
+    Ok(driving.jobs.catalog().snapshot(&id).await?.is_some_and(|record| record.partial))
 }
 
 /// The end of a job that found nothing to take.

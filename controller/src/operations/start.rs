@@ -7,9 +7,9 @@ use holdfast_archive::snapshot::SourceFacts;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
 use holdfast_proto::v1::{
-    Consistency, InspectVolumeRequest, Job, JobKind, JobSource, JobState, SourceKind, StartBackupRequest,
-    StartBackupResponse, StartPruneRequest, StartPruneResponse, StartRestoreRequest, StartRestoreResponse,
-    TornPolicy,
+    Consistency, InspectVolumeRequest, Job, JobKind, JobSource, JobState, NestedMounts, SourceKind,
+    StartBackupRequest, StartBackupResponse, StartPruneRequest, StartPruneResponse, StartRestoreRequest,
+    StartRestoreResponse, TornPolicy,
 };
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -120,12 +120,21 @@ async fn by_policy(jobs: &Jobs, request: &StartBackupRequest) -> Result<Chosen, 
     if consistency(request)? != Consistency::Unspecified {
         parameters.consistency = request.consistency;
     }
+    if nested_mounts(request)? != NestedMounts::Unspecified {
+        parameters.nested_mounts = request.nested_mounts;
+    }
     Ok((policy.name, parameters, hosts))
 }
 
 fn consistency(request: &StartBackupRequest) -> Result<Consistency, Status> {
     Consistency::try_from(request.consistency)
         .map_err(|_| Word::InvalidRequest.status("an unknown consistency; none, pause and stop are known"))
+}
+
+fn nested_mounts(request: &StartBackupRequest) -> Result<NestedMounts, Status> {
+    NestedMounts::try_from(request.nested_mounts).map_err(|_| {
+        Word::InvalidRequest.status("an unknown way with nested mounts; partial and leave-out are known")
+    })
 }
 
 fn by_hand(request: &StartBackupRequest) -> Result<BackupParameters, Status> {
@@ -155,6 +164,7 @@ fn by_hand(request: &StartBackupRequest) -> Result<BackupParameters, Status> {
         directories: request.directories.clone(),
         consistency: consistency.into(),
         torn: TornPolicy::Accept.into(),
+        nested_mounts: nested_mounts(request)?.into(),
         max_downtime_seconds: request.max_downtime_seconds,
         allow_empty: request.allow_empty,
         ..BackupParameters::default()

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use globset::{Glob, GlobBuilder, GlobMatcher};
-use holdfast_proto::v1::{Consistency, TornPolicy};
+use holdfast_proto::v1::{Consistency, NestedMounts, TornPolicy};
 
 use crate::schedule::Schedule;
 
@@ -22,6 +22,7 @@ pub struct Policy {
     pub directories: Vec<String>,
     pub consistency: Consistency,
     pub torn: TornPolicy,
+    pub nested_mounts: NestedMounts,
     /// Zero: the agent's default.
     pub max_downtime: Duration,
     pub overlap: Overlap,

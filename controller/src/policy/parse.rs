@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use holdfast_proto::v1::{Consistency, TornPolicy};
+use holdfast_proto::v1::{Consistency, NestedMounts, TornPolicy};
 use toml::de::DeTable;
 
 use super::definition::{HostSelector, LabelMatch, Overlap, Patterns, Policy, Timing, VolumeSelector};
@@ -22,7 +22,7 @@ pub struct Problem {
     pub message: String,
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "name",
     "enabled",
     "hosts",
@@ -30,6 +30,7 @@ const KEYS: [&str; 11] = [
     "directories",
     "consistency",
     "torn",
+    "nested_mounts",
     "max_downtime",
     "overlap",
     "schedule",
@@ -80,6 +81,10 @@ fn read_policy(reader: &mut Reader<'_>, root: &DeTable<'_>, text: &str) -> Optio
         Some("fail") => TornPolicy::Fail,
         _ => TornPolicy::Accept,
     };
+    let nested_mounts = match reader.word(root, "nested_mounts", &["partial", "leave-out"]) {
+        Some("leave-out") => NestedMounts::LeaveOut,
+        _ => NestedMounts::Partial,
+    };
     let overlap = match reader.word(root, "overlap", &["skip", "queue"]) {
         Some("queue") => Overlap::Queue,
         _ => Overlap::Skip,
@@ -96,6 +101,7 @@ fn read_policy(reader: &mut Reader<'_>, root: &DeTable<'_>, text: &str) -> Optio
         directories,
         consistency,
         torn,
+        nested_mounts,
         max_downtime,
         overlap,
         keep_last,
@@ -284,6 +290,9 @@ mod tests {
         assert_eq!(policy.name, "nightly");
         assert_eq!(policy.hosts.names.texts(), ["db-1", "web-*"]);
         assert_eq!((policy.consistency, policy.torn), (Consistency::Pause, TornPolicy::Accept));
+        assert_eq!(policy.nested_mounts, NestedMounts::Partial);
+        let told = text.replace("nested_mounts = \"partial\"", "nested_mounts = \"leave-out\"");
+        assert_eq!(parse(&told).expect("known").nested_mounts, NestedMounts::LeaveOut);
         assert_eq!(policy.max_downtime, Duration::from_secs(300));
         assert_eq!(policy.keep_last, Some(7));
         let timing = policy.timing.expect("a schedule");

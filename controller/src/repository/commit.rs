@@ -14,7 +14,7 @@ use std::sync::Arc;
 use holdfast_archive::ids::{FrameId, HostId};
 use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::manifest::{PageRefs, page_refs};
-use holdfast_archive::snapshot::{MAX_OBJECT_LEN, decode_body, encode_object};
+use holdfast_archive::snapshot::{MAX_OBJECT_LEN, SnapshotBody, decode_body, encode_object};
 use holdfast_proto::ids::LeaseId;
 use roaring::RoaringTreemap;
 
@@ -129,6 +129,16 @@ impl Repository {
                 Err(RepositoryError::LeaseLost(format!("snapshot {} of this job was removed", record.id)))
             }
         }
+    }
+
+    /// What a committed snapshot says of itself. That of a first attempt is
+    /// what counts, whatever a later one has read.
+    pub async fn account(&self, record: &SnapshotRecord) -> Result<SnapshotBody, RepositoryError> {
+        let number = record.commit_number;
+        let Some(body) = self.catalog().snapshot_body(number).await? else {
+            return Err(RepositoryError::Damaged(format!("commit {number} has no body")));
+        };
+        decode_body(&body).map_err(|error| RepositoryError::Damaged(format!("commit {number}: {error}")))
     }
 
     /// Finishes commits that were cut off. Safe at any time: one that is

@@ -20,6 +20,7 @@ use super::read::{PackReading, Piece};
 use super::upload::Way;
 use super::{Committed, Repository, RepositoryError};
 use crate::api::caller::Caller;
+use crate::api::catalog::snapshot_stats;
 use crate::api::status_map::{catalog_failed, tagged};
 use crate::clock::now_ms;
 use crate::limits::READ_STALL;
@@ -205,10 +206,14 @@ impl RepositoryService for RepositoryApi {
             self.repository.commit_snapshot(host, parse("lease", &lease_id)?, &body).await.map_err(status)?;
         let outcome = match committed {
             Committed::Snapshot(record) => {
+                let account = self.repository.account(&record).await.map_err(status)?;
                 commit_snapshot_response::Outcome::Committed(v1::CommittedSnapshot {
                     snapshot_id: record.id.to_string(),
                     number: record.id.number,
                     created_unix_ms: record.created_ms,
+                    partial: record.partial || account.partial,
+                    stats: Some(snapshot_stats(account.stats)),
+                    problems: account.problems,
                 })
             }
             Committed::Missing(frames) => {

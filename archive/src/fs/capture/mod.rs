@@ -15,6 +15,7 @@ pub(super) mod unchanged;
 mod visit;
 
 pub use request::{
-    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, TornPolicy,
+    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, NestedMounts,
+    TornPolicy,
 };
 pub use run::capture;

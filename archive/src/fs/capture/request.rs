@@ -49,12 +49,24 @@ pub enum TornPolicy {
     Fail,
 }
 
+/// What to do with other filesystems mounted inside the tree, nested subvolumes
+/// included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NestedMounts {
+    /// Leave out what is in them, mark the place, and call the snapshot partial.
+    #[default]
+    Partial,
+    /// Leave out what is in them, and warn.
+    LeaveOut,
+    /// Go into them.
+    Include,
+}
+
 /// How to capture.
 #[derive(Debug, Clone)]
 pub struct CaptureOptions {
-    /// Go into other filesystems mounted inside the tree. Else each is an
-    /// empty directory, and counted.
-    pub cross_filesystems: bool,
+    /// Those left out are empty directories or files, and counted.
+    pub nested_mounts: NestedMounts,
     pub torn: TornPolicy,
     /// Compression level of zstd.
     pub level: i32,
@@ -71,7 +83,7 @@ pub struct CaptureOptions {
 impl Default for CaptureOptions {
     fn default() -> Self {
         Self {
-            cross_filesystems: false,
+            nested_mounts: NestedMounts::default(),
             torn: TornPolicy::default(),
             level: crate::frame::DEFAULT_LEVEL,
             pack_bytes: 32 << 20,
@@ -91,7 +103,8 @@ pub struct Captured {
     /// snapshot, nanoseconds since the Unix epoch. Given to the next capture.
     pub started_unix_ns: i64,
     pub stats: Stats,
-    /// Something is torn, unreadable or was moved away meanwhile.
+    /// Something is torn, unreadable, was moved away meanwhile, or lies in a
+    /// filesystem that was left out.
     pub partial: bool,
     /// The first of what made it partial, with escaped paths.
     pub problems: Vec<String>,

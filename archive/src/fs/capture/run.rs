@@ -13,7 +13,7 @@ use super::base::{BaseEntries, Remembering};
 use super::file::Cutter;
 use super::output::Output;
 use super::request::{
-    CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, TornPolicy,
+    CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, NestedMounts, TornPolicy,
 };
 use super::unchanged::{UNSYNCED_NS, bound_ns, holds};
 use crate::entry::{Entry, EntryKind};
@@ -63,7 +63,11 @@ pub fn capture(request: CaptureRequest<'_>) -> Result<Captured, CaptureError> {
         let run = Run {
             root: &root,
             root_dev: 0,
-            mounts: if options.cross_filesystems { Mounts::Cross } else { Mounts::Stay },
+            mounts: match options.nested_mounts {
+                NestedMounts::Include => Mounts::Cross,
+                NestedMounts::Partial | NestedMounts::LeaveOut => Mounts::Stay,
+            },
+            nested_mounts: options.nested_mounts,
             policy: options.torn,
             bound_ns: base.map_or(i128::MIN, |base| bound_ns(base.started_unix_ns)),
             base: BaseEntries::new(entries),
@@ -155,6 +159,7 @@ pub(super) struct Run<'a> {
     root: &'a OwnedFd,
     pub(super) root_dev: u64,
     pub(super) mounts: Mounts,
+    pub(super) nested_mounts: NestedMounts,
     pub(super) policy: TornPolicy,
     pub(super) bound_ns: i128,
     pub(super) base: BaseEntries<'a>,

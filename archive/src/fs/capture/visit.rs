@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Stat, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::file::{Content, Handle, ReadError, read_small};
-use super::request::{CaptureError, TornPolicy};
+use super::request::{CaptureError, NestedMounts, TornPolicy};
 use super::run::{Halt, Run};
 use super::unchanged::holds;
 use crate::entry::{Entry, EntryFlags, EntryKind, FileData};
@@ -169,16 +169,16 @@ impl Run<'_> {
             Ok(xattrs) => xattrs,
             Err(error) => return Ok(Look::from_error(Some(*stat), error)),
         };
-        let entry = metadata::entry(walk.path(), EntryKind::Directory, stat, xattrs);
+        let mut entry = metadata::entry(walk.path(), EntryKind::Directory, stat, xattrs);
         let elsewhere = stat.st_dev != self.root_dev;
         if elsewhere && self.mounts == Mounts::Stay {
-            self.mount_left_out(walk);
+            self.mount_left_out(walk, &mut entry);
             self.push(entry, false)?;
             return Ok(Look::Done);
         }
         match walk.enter(stat, self.mounts) {
             Ok(()) => {}
-            Err(Errno::XDEV) => self.mount_left_out(walk),
+            Err(Errno::XDEV) => self.mount_left_out(walk, &mut entry),
             Err(error) => return Ok(Look::from_error(Some(*stat), error)),
         }
         if elsewhere && rustix::fs::syncfs(walk.dir()).is_err() {
@@ -188,11 +188,18 @@ impl Run<'_> {
         Ok(Look::Done)
     }
 
-    fn mount_left_out(&mut self, walk: &Walk) {
+    /// `entry` stands for what is left out, and is marked where that counts.
+    fn mount_left_out(&mut self, walk: &Walk, entry: &mut Entry) {
         self.mounts_left_out += 1;
-        self.warnings.push(|| {
+        let counts = self.nested_mounts == NestedMounts::Partial;
+        if counts {
+            entry.flags.unreadable = true;
+            self.progress.unreadable_entries.add(1);
+        }
+        let lines = if counts { &mut self.findings } else { &mut self.warnings };
+        lines.push(|| {
             let path = escape_path(walk.path());
-            format!("{path} is another filesystem mounted there; what is in it is not backed up")
+            format!("{path} is another filesystem or subvolume; what is in it is not backed up")
         });
     }
 
@@ -203,9 +210,10 @@ impl Run<'_> {
             Ok(stat) => stat,
             Err(error) => return Ok(Look::from_error(None, error)),
         };
-        self.mount_left_out(walk);
         let kind = EntryKind::File(FileData::default());
-        self.push(metadata::entry(walk.path(), kind, &stat, Vec::new()), false)?;
+        let mut entry = metadata::entry(walk.path(), kind, &stat, Vec::new());
+        self.mount_left_out(walk, &mut entry);
+        self.push(entry, false)?;
         Ok(Look::Done)
     }
 
