@@ -27,7 +27,7 @@ set -e
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     initdb -D "$PGDATA" -U postgres -A trust --locale=C -E UTF8 --no-sync
 fi
-exec postgres -D "$PGDATA" -c listen_addresses='*'
+exec postgres -D "$PGDATA" -c listen_addresses='*' "$@"
 "#;
 
 const RUIN: &str = r#"#!/bin/sh

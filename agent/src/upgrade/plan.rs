@@ -228,6 +228,8 @@ struct Findings {
     stops: Vec<Container>,
     /// Of the database version, where one was recognised.
     fits: Option<String>,
+    /// Of files that are no data.
+    runtime: Option<String>,
 }
 
 impl Findings {
@@ -252,6 +254,7 @@ impl Findings {
         found.losses.extend(volumes::find(&world.old.mounts, &world.from, &world.to, &written));
         found.losses.extend(data.losses);
         found.losses.extend(writable_layer::loss_of(&layer, None));
+        found.runtime = layer.runtime_words();
         found.losses.extend(in_memory(world).await);
 
         found.refusals = refusals::of_container(&world.old, &world.from);
@@ -342,6 +345,7 @@ impl Findings {
             .collect();
         let mut stays = stays::words(&world.spec, &world.old.mounts);
         stays.extend(self.fits.clone());
+        stays.extend(self.runtime.clone());
         let stopping = self.stops.iter().filter(|one| one.state.is_live());
         let wire = v1::UpgradePlan {
             fingerprint: self.fingerprint(&world),

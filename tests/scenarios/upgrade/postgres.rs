@@ -100,3 +100,37 @@ fn no_acknowledged_row_is_lost() {
     start(engine, "discarded", "pg-discarded");
     assert_eq!(numbers(engine, "discarded"), [&present[..], &[1_000_000]].concat());
 }
+
+/// Its socket is in /tmp, as that of a build from source is, and with it a lock
+/// file in the writable layer: no data, while a file beside it is.
+#[test]
+fn a_server_with_its_socket_in_tmp_is_upgraded_and_data_there_still_blocks() {
+    require_engine!();
+    require_postgres!();
+    let fleet = Fleet::start_allowing(&RIGHTS, &["host-a"]);
+    let engine = fleet.engine("host-a");
+    postgres_image::build(engine, &[SECOND]);
+    let data = format!("pg:{DATA}");
+    let server =
+        ["run", "-d", "--name", "db", "-v", &data, "-e", "PGHOST=/tmp", "--restart", "always", FIRST];
+    let command = ["/start", "-c", "unix_socket_directories=/tmp"];
+    engine.docker(server.into_iter().chain(command));
+    wait_healthy(engine, "db");
+    e2e::process::run(&mut psql(engine, "db", "create table t (n int)"));
+    assert!(insert(engine, 1));
+    let lock = engine.docker(["exec", "db", "cat", "/tmp/.s.PGSQL.5432.lock"]);
+    assert!(lock.contains("/tmp"), "{lock}");
+
+    engine.docker(["exec", "db", "sh", "-c", "echo 1,2,3 > /tmp/export.csv"]);
+    let said = fleet.try_upgrade("host-a", "db", SECOND, &[]);
+    assert_ne!(said.code, 0, "{}", said.stdout);
+    assert!(said.stderr.contains("writable-layer") && said.stderr.contains("/tmp/export.csv"), "{said:?}");
+    assert!(!said.stderr.contains("PGSQL.5432.lock ("), "{said:?}");
+
+    engine.docker(["exec", "db", "rm", "/tmp/export.csv"]);
+    let job = fleet.upgrade("host-a", "db", SECOND, &[]);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    wait_healthy(engine, "db");
+    assert_eq!(engine.docker(["inspect", "--format", "{{.Config.Image}}", "db"]), SECOND);
+    assert_eq!(numbers(engine, "db"), [1]);
+}

@@ -4,6 +4,7 @@
 
 pub mod binds;
 pub mod database;
+pub mod runtime;
 pub mod tmpfs;
 mod view;
 pub mod volumes;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::engine::{Container, MountKind};
 
 use super::view::{ContainerRoot, Next, walk};
-use super::{Loss, counted, size};
+use super::{Loss, counted, runtime, size};
 
 /// Entries looked at in one tmpfs, so that a full one does not hold the plan up.
 const MOST_ENTRIES: u64 = 100_000;
@@ -41,9 +41,12 @@ fn look(root: Option<&ContainerRoot>, target: &str) -> Option<Loss> {
     let walked = root.directory(Path::new(target)).and_then(|directory| {
         walk(&directory, &mut |entry| {
             held.entries += 1;
-            if entry.kind == FileType::RegularFile && !is_process_number(&entry.path) {
+            let bytes = u64::try_from(entry.stat.st_size).unwrap_or(0);
+            let is_runtime = runtime::names_a_process(&entry.path)
+                || runtime::is_runtime(&Path::new(target).join(&entry.path), bytes);
+            if entry.kind == FileType::RegularFile && !is_runtime {
                 held.files += 1;
-                held.bytes += u64::try_from(entry.stat.st_size).unwrap_or(0);
+                held.bytes += bytes;
                 held.first.get_or_insert_with(|| Path::new(target).join(&entry.path).display().to_string());
             }
             if held.entries < MOST_ENTRIES { Next::Into } else { Next::End }
@@ -71,12 +74,4 @@ struct Held {
     files: usize,
     bytes: u64,
     first: Option<String>,
-}
-
-/// A pid file, or the lock of a socket, names a process that ends in any case.
-pub(super) fn is_process_number(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // `.s.PGSQL.5432.lock` and `mysqlx.sock.lock`.
-    let of_socket = (name.starts_with(".s.") && name.ends_with(".lock")) || name.ends_with(".sock.lock");
-    of_socket || name.ends_with(".pid")
 }

@@ -13,8 +13,7 @@ use serde_json::Value;
 
 use crate::engine::{Container, Engine, EngineError, PathChange, PathChangeKind, PathKind};
 
-use super::tmpfs::is_process_number;
-use super::{Loss, counted, size};
+use super::{Loss, counted, runtime, size};
 
 /// What the plan names at most.
 const NAMED: usize = 5;
@@ -36,16 +35,36 @@ const ENGINES_OWN: [&str; 10] = [
     "/sys",
 ];
 
-/// Where programs keep the number of their process and nothing else.
-const RUN: [&str; 2] = ["/run", "/var/run"];
-
 /// What is in a writable layer and in no image or mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layer {
     /// Files and links, with their size where it is known, by path.
     pub files: Vec<(PathBuf, Option<u64>)>,
+    /// Of the same place, and no data: see [`runtime`].
+    pub runtime: Vec<PathBuf>,
     /// Of the image, and gone from the container.
     pub deleted: Vec<PathBuf>,
+}
+
+impl Layer {
+    fn set_runtime_aside(&mut self) {
+        let of_run = |(path, bytes): &(PathBuf, Option<u64>)| {
+            bytes.is_some_and(|bytes| runtime::is_runtime(path, bytes))
+        };
+        let (runtime, files): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.files).into_iter().partition(of_run);
+        self.runtime = runtime.into_iter().map(|(path, _)| path).collect();
+        self.files = files;
+        self.runtime.sort();
+        self.files.sort();
+    }
+
+    /// What is made anew and not kept, in words; none where there is nothing.
+    pub fn runtime_words(&self) -> Option<String> {
+        let first = self.runtime.first()?.display().to_string();
+        let files = counted(self.runtime.len(), "file");
+        Some(format!("{files} not kept, such as {}: {}", first.escape_debug(), runtime::RULE))
+    }
 }
 
 /// Looks at what a container wrote.
@@ -81,7 +100,7 @@ pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> 
         }
     }
     layer.files.extend(further.into_iter().map(|path| (path.into(), None)));
-    layer.files.sort();
+    layer.set_runtime_aside();
     Ok(layer)
 }
 
@@ -135,7 +154,7 @@ fn leaves(changes: &[PathChange], targets: &[&str]) -> Vec<PathChange> {
         let path = Path::new(&change.path);
         !(below(path, targets)
             || below(path, &ENGINES_OWN)
-            || (below(path, &RUN) && is_process_number(path))
+            || (change.kind == PathChangeKind::Deleted && runtime::was_runtime(path))
             || (change.kind != PathChangeKind::Deleted && parents.contains(path)))
     };
     changes.iter().filter(is_data).cloned().collect()
@@ -198,9 +217,8 @@ mod tests {
             change("/etc/app.conf", Modified),
             change("/etc/motd", Deleted),
             change("/run", Modified),
-            change("/run/app.pid", Added),
-            change("/run/postgresql/.s.PGSQL.5432.lock", Added),
-            change("/run/mysqld/mysqlx.sock.lock", Added),
+            change("/run/app.pid", Deleted),
+            change("/tmp/.s.PGSQL.5432.lock", Deleted),
             change("/run/state", Added),
             change("/sbin", Modified),
             change("/sbin/docker-init", Added),
@@ -212,6 +230,28 @@ mod tests {
         let expected =
             ["/tmp/psql_history", "/database", "/etc/app.conf", "/etc/motd", "/run/state", "/srv/app.pid"];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_only_the_old_processes_need_is_set_aside_and_said() {
+        let file = |path: &str, bytes| (PathBuf::from(path), bytes);
+        let mut layer = Layer {
+            files: vec![
+                file("/tmp/export.csv", Some(9)),
+                file("/tmp/.s.PGSQL.5432.lock", Some(61)),
+                file("/tmp/huge.lock", Some(1 << 20)),
+                file("/run/app.pid", Some(2)),
+                // A link, or a file of which too little was asked.
+                file("/run/link.pid", None),
+            ],
+            ..Layer::default()
+        };
+        layer.set_runtime_aside();
+        let left: Vec<_> = layer.files.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+        assert_eq!(left, ["/run/link.pid", "/tmp/export.csv", "/tmp/huge.lock"]);
+        let words = layer.runtime_words().unwrap();
+        assert!(words.starts_with("2 files not kept, such as /run/app.pid: under /run, /var/run"), "{words}");
+        assert_eq!(Layer::default().runtime_words(), None);
     }
 
     #[test]
@@ -231,15 +271,15 @@ mod tests {
     #[test]
     fn the_first_files_are_named_and_all_are_counted() {
         assert_eq!(loss(&Layer::default()), None);
-        let one = Layer { files: vec![("/tmp/psql_history".into(), Some(4096))], deleted: Vec::new() };
+        let one = Layer { files: vec![("/tmp/psql_history".into(), Some(4096))], ..Layer::default() };
         let text = loss(&one).unwrap().text;
         assert!(text.starts_with("/tmp/psql_history (4 KiB) in the writable layer"), "{text}");
         let files = (0..7).map(|n| (PathBuf::from(format!("/f{n}")), Some(1024))).collect();
-        let many = Layer { files, deleted: vec!["/etc/motd".into()] };
+        let many = Layer { files, deleted: vec!["/etc/motd".into()], ..Layer::default() };
         let text = loss(&many).unwrap().text;
         assert!(text.contains("/f4 (1 KiB) and 3 more"), "{text}");
         assert!(text.contains("7 files, 7 KiB, and 1 deletion"), "{text}");
-        let gone = Layer { files: Vec::new(), deleted: vec!["/etc/motd".into()] };
+        let gone = Layer { deleted: vec!["/etc/motd".into()], ..Layer::default() };
         assert!(loss(&gone).unwrap().text.contains("/etc/motd (deleted)"));
     }
 }
