@@ -39,6 +39,9 @@ fn push_byte(text: &mut String, byte: u8) {
     let _ = write!(text, "\\x{byte:02x}");
 }
 
+/// Longest line of a report, bytes: a path of a manifest may be 256 KiB.
+const LINE_BYTES: usize = 16 << 10;
+
 /// The first of a kind of finding, and how many there were.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -50,7 +53,13 @@ impl Findings {
     pub(crate) fn push(&mut self, text: impl FnOnce() -> String) {
         self.total += 1;
         if self.listed.len() < LISTED {
-            self.listed.push(text());
+            let mut line = text();
+            if line.len() > LINE_BYTES {
+                line.truncate(line.floor_char_boundary(LINE_BYTES));
+                line.push('\u{2026}');
+                line.shrink_to_fit();
+            }
+            self.listed.push(line);
         }
     }
 }
@@ -72,5 +81,8 @@ mod tests {
         let mut findings = Findings::default();
         (0..250).for_each(|n| findings.push(|| n.to_string()));
         assert_eq!((findings.listed.len(), findings.total), (LISTED, 250));
+        let mut findings = Findings::default();
+        findings.push(|| "\u{fc}".repeat(256 << 10));
+        assert!(findings.listed[0].capacity() < LINE_BYTES + 8, "{}", findings.listed[0].capacity());
     }
 }

@@ -105,7 +105,7 @@ impl<'a> Giver<'a> {
     }
 
     pub(super) fn give(&mut self, check: Check) {
-        self.bytes += check.data.size;
+        self.bytes += check.data.size + check.path.len() as u64;
         self.batch.push(check);
         if self.bytes >= BATCH_BYTES || self.batch.len() >= self.checks.batch_files {
             self.hand_over();

@@ -45,6 +45,8 @@ const PAGE_CACHE: usize = 4 << 20;
 const MOST_KEPT: usize = 64 << 20;
 /// Links made at once, when everything before them is there.
 const LINKS: usize = 1024;
+/// And bytes of their paths.
+const LINKS_BYTES: usize = 4 << 20;
 
 /// Restores a tree. Blocks until it is complete and written to disk.
 ///
@@ -81,6 +83,7 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
             task_bytes: task_bytes(workers, memory_bytes),
             number: 0,
             links: Vec::new(),
+            links_bytes: 0,
             link_batch: 0,
             copies: HashMap::new(),
         };
@@ -156,6 +159,8 @@ struct Run<'a> {
     /// Of the next task.
     number: u64,
     links: Vec<Link>,
+    /// Of their paths.
+    links_bytes: usize,
     /// Of the links that are being collected.
     link_batch: u64,
     /// Paths not asked for whose content was restored under another of its names.
@@ -223,8 +228,10 @@ impl Run<'_> {
                 let target = target.clone();
                 let (dir, _) = self.place(&entry)?;
                 self.dirs.linked_by(self.link_batch);
+                self.links_bytes += entry.path.len() + target.len();
                 self.links.push(Link { dir, entry, target });
-                if self.links.len() < LINKS { Ok(()) } else { self.make_links() }
+                let many = self.links.len() >= LINKS || self.links_bytes >= LINKS_BYTES;
+                if many { self.make_links() } else { Ok(()) }
             }
             EntryKind::Fifo => self.node(&entry, FileType::Fifo, 0),
             EntryKind::Socket => self.node(&entry, FileType::Socket, 0),
@@ -253,17 +260,20 @@ impl Run<'_> {
     /// Gives finished directories their metadata, and waits if too many wait.
     fn settle(&mut self) -> Result<(), RestoreError> {
         self.dirs.finish_ready(self.shared, self.number, self.link_batch)?;
-        let Some((task, links)) = self.dirs.overdue() else { return Ok(()) };
-        if links == Some(self.link_batch) {
-            self.make_links()?;
-        }
-        if let Some(task) = task {
-            if task == self.number {
-                self.dispatch()?;
+        // Each time round the first is finished: nothing is left to wait for.
+        while let Some((task, links)) = self.dirs.overdue() {
+            if links == Some(self.link_batch) {
+                self.make_links()?;
             }
-            self.shared.wait(task)?;
+            if let Some(task) = task {
+                if task == self.number {
+                    self.dispatch()?;
+                }
+                self.shared.wait(task)?;
+            }
+            self.dirs.finish_ready(self.shared, self.number, self.link_batch)?;
         }
-        self.dirs.finish_ready(self.shared, self.number, self.link_batch)
+        Ok(())
     }
 
     /// The current directory and the entry's name in it.
@@ -375,6 +385,7 @@ impl Run<'_> {
         }
         self.dispatch()?;
         self.shared.wait(u64::MAX)?;
+        self.links_bytes = 0;
         for link in std::mem::take(&mut self.links) {
             self.link(link)?;
         }

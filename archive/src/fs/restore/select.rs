@@ -21,15 +21,19 @@ pub(in crate::fs) struct Selection<'a> {
     paths: Vec<Vec<u8>>,
     next: usize,
     current: Option<Entries<'a>>,
-    /// Directories above the next path, nearest first.
-    above: Vec<Vec<u8>>,
+    /// How much of `last` are the directories above it that are still to be
+    /// given, nearest first: a path may have more than a hundred thousand.
+    above: Vec<usize>,
+    /// The path whose subtree is given.
     last: Option<Vec<u8>>,
     /// Pass over what the manifest has lost.
     salvage: bool,
     /// Path of the entry given last; none before the first.
     given: Option<Vec<u8>>,
-    /// When salvaging: directories that were given, from the root down.
-    dirs: Vec<Vec<u8>>,
+    /// When salvaging: the directory given last, and how much of its path are
+    /// those above it and itself, from the root down.
+    dir: Vec<u8>,
+    dirs: Vec<usize>,
     /// What was looked up when it failed.
     asked: Option<Vec<u8>>,
     first_loss: Option<RestoreError>,
@@ -50,6 +54,7 @@ impl<'a> Selection<'a> {
             last: None,
             salvage,
             given: None,
+            dir: Vec::new(),
             dirs: Vec::new(),
             asked: None,
             first_loss: None,
@@ -93,7 +98,8 @@ impl<'a> Selection<'a> {
 
     fn next_entry(&mut self) -> Result<Option<Entry>, RestoreError> {
         loop {
-            if let Some(path) = self.above.pop() {
+            if let Some(len) = self.above.pop() {
+                let path = self.last.as_ref().map(|last| last[..len].to_vec()).unwrap_or_default();
                 let found = self.look_up(&path);
                 if found.is_err() {
                     // What lies below it has no place without it.
@@ -125,12 +131,20 @@ impl<'a> Selection<'a> {
     /// Whether the directory an entry lies in was given. The manifest may have
     /// lost it and still have what is below.
     fn has_parent(&mut self, entry: &Entry) -> bool {
-        if let Some(above) = parent(&entry.path) {
-            let Some(depth) = self.dirs.iter().rposition(|dir| dir == above) else { return false };
-            self.dirs.truncate(depth + 1);
+        let Some(above) = parent(&entry.path) else {
+            // The root.
+            (self.dir, self.dirs) = (Vec::new(), vec![0]);
+            return true;
+        };
+        let Ok(depth) = self.dirs.binary_search(&above.len()) else { return false };
+        if &self.dir[..above.len()] != above {
+            return false;
         }
+        self.dirs.truncate(depth + 1);
+        self.dir.truncate(above.len());
         if entry.kind == EntryKind::Directory {
-            self.dirs.push(entry.path.clone());
+            self.dir.extend_from_slice(&entry.path[self.dir.len()..]);
+            self.dirs.push(entry.path.len());
         }
         true
     }
@@ -147,15 +161,16 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// The directories above `path` that were not above or within the path before.
-    fn new_above(&self, path: &[u8]) -> Vec<Vec<u8>> {
+    /// How much of `path` are the directories above it that were not above or
+    /// within the path before.
+    fn new_above(&self, path: &[u8]) -> Vec<usize> {
         let mut above = Vec::new();
         let mut at = path;
         while let Some(dir) = parent(at) {
             if self.last.as_ref().is_some_and(|last| is_within(last, dir)) {
                 break;
             }
-            above.push(dir.to_vec());
+            above.push(dir.len());
             at = dir;
         }
         above

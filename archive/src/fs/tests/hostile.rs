@@ -13,10 +13,11 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::memory::Memory;
 use super::tree::noise;
 use super::{entries, find, is_root, put_back, request, restore_request, take};
-use crate::entry::EntryKind;
-use crate::frame;
+use crate::entry::{Entry, EntryFlags, EntryKind};
+use crate::frame::{self, DEFAULT_LEVEL, encode};
 use crate::fs::{CaptureError, RestoreError, RestoreReport, TornPolicy, capture, restore};
 use crate::ids::FrameId;
+use crate::manifest::ManifestWriter;
 use crate::manifest::messages::{EntryMessage, LEAF, PageMessage};
 use crate::pack::PackBuilder;
 use crate::seam::{FrameKind, PackSink as _};
@@ -368,4 +369,68 @@ fn a26_what_cannot_be_read_is_kept_by_name_and_makes_it_partial() {
     assert!(!to.path().join("e/f").exists());
     let second = take(from.path(), &repository, Some(&super::aged(&captured)));
     assert_eq!((second.partial, second.stats.files), (false, 3));
+}
+
+/// Most memory this process ever had, bytes.
+fn peak() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// A chain of directories, each in the one before.
+fn chain(repository: &Memory, levels: usize) -> FrameId {
+    let mut pack = PackBuilder::new();
+    let mut emit = |raw: Vec<u8>| -> Result<FrameId, std::convert::Infallible> {
+        let page = encode(FrameKind::Page, &raw, DEFAULT_LEVEL);
+        let id = page.id;
+        pack.push(page);
+        Ok(id)
+    };
+    let mut writer = ManifestWriter::new(&mut emit);
+    let mut path = Vec::new();
+    for level in 0..=levels {
+        writer
+            .push(Entry {
+                path: path.clone(),
+                kind: EntryKind::Directory,
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+                mtime_ns: 1,
+                ctime_ns: 1,
+                inode: level as u64 + 1,
+                xattrs: Vec::new(),
+                flags: EntryFlags::default(),
+            })
+            .unwrap();
+        path.extend_from_slice(if level == 0 { b"a" } else { b"/a" });
+    }
+    let root = writer.finish().unwrap();
+    repository.put_pack(pack.finish()).unwrap();
+    root
+}
+
+/// The paths of all levels together are 256 MiB, once.
+#[test]
+fn h13_a_chain_of_directories_takes_no_memory_for_each_path_above() {
+    const LEVELS: usize = 16_384;
+    let repository = Arc::new(Memory::default());
+    let root = chain(&repository, LEVELS);
+    let to = tempfile::tempdir().unwrap();
+    let before = peak();
+    for salvage in [false, true] {
+        let request = || {
+            let mut request = restore_request(root, to.path(), &repository);
+            request.options.salvage = salvage;
+            request
+        };
+        let restored = restore(request()).unwrap();
+        assert_eq!(restored.entries, LEVELS as u64 + 1);
+        let compared = crate::fs::compare(request()).unwrap();
+        assert_eq!((compared.entries, compared.differences_total), (LEVELS as u64 + 1, 0));
+        super::tree::run("rm", &["-rf", "a"], to.path());
+    }
+    let taken = peak() - before;
+    assert!(taken < 128 << 20, "{} MiB", taken >> 20);
 }
