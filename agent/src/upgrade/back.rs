@@ -48,11 +48,14 @@ impl Driven<'_> {
     /// Idempotent: entered again after a crash, or an Engine that went away.
     /// What fails for one container does not keep the others stopped.
     pub(super) async fn back(&mut self) -> Result<(), Failure> {
-        self.placeholders(emptiness::vacate).await?;
+        // A placeholder that cannot be taken away, from a filesystem that has
+        // become read-only, keeps nothing stopped: the data beside it is in place.
+        let vacated = self.placeholders(emptiness::vacate).await;
         if !self.record.data_is_back {
             self.bring_data_back().await?;
         }
         let mut problems = Problems::default();
+        problems.note(&self.record.target().name, vacated);
         for index in 0..self.record.members.len() {
             let gone = self.remove_new(index).await;
             let named = self.give_name_back(index).await;

@@ -21,9 +21,13 @@ pub(super) fn occupy(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the placeholder away, if it is there.
+/// Takes the placeholder away, if it is there. That is looked at first: on a
+/// filesystem that has become read-only a removal fails also where there is
+/// nothing to remove.
 pub(super) fn vacate(directory: &Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(PLACEHOLDER)) {
+    let placeholder = directory.join(PLACEHOLDER);
+    let removed = fs::symlink_metadata(&placeholder).and_then(|_| fs::remove_file(&placeholder));
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

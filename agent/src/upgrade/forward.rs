@@ -288,13 +288,15 @@ impl Driven<'_> {
         Ok(own.map(|mount| mount.source.clone()).collect())
     }
 
-    /// Does this to every volume the upgrade keeps.
+    /// Does this to every volume the upgrade keeps, whatever comes of the others.
     pub(super) async fn placeholders(&self, act: fn(&Path) -> io::Result<()>) -> Result<(), Failure> {
         let volume = i32::from(v1::SourceKind::Volume);
         let volumes = self.record.sources.iter().filter(|source| source.kind == volume);
         let paths: Vec<PathBuf> = volumes.map(|source| source.path.clone()).collect();
         let done = blocking(move || {
-            paths.iter().try_for_each(|path| act(path).map_err(|error| (path.clone(), error)))
+            let done: Vec<_> =
+                paths.into_iter().map(|path| act(&path).map_err(|error| (path, error))).collect();
+            done.into_iter().collect::<Result<(), _>>()
         });
         done.await.map_err(|(path, error)| {
             Failure::new("unreadable", format!("the data at {} cannot be reached: {error}", path.display()))

@@ -265,6 +265,65 @@ async fn nobody_who_proceeds_means_going_back() {
     assert_eq!(host.inspect(&name, "{{.Id}} {{.State.Status}}"), format!("{old} running"));
 }
 
+/// A directory on which nothing can be changed any more, until it is dropped.
+struct ReadOnly(std::path::PathBuf);
+
+impl ReadOnly {
+    fn new(path: &Path) -> Self {
+        let made = Self(path.to_owned());
+        let path = path.to_str().unwrap();
+        for args in [&["--bind", path, path][..], &["-o", "remount,bind,ro", path]] {
+            assert!(std::process::Command::new("mount").args(args).status().unwrap().success(), "{args:?}");
+        }
+        made
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+/// The filesystem becomes read-only with everything at rest, and a placeholder
+/// in it: the old container starts all the same, and the rest is tried again.
+#[tokio::test]
+async fn h18_a_filesystem_that_became_read_only_keeps_nothing_stopped() {
+    let Some(host) = Host::open().await else { return };
+    let image = host.image("2", &["ENV VERSION=2"]).await;
+    let (name, data) = host.writer(&host.scene.image().await).await;
+    let old = host.inspect(&name, "{{.Id}}");
+    let upgrades = host.upgrades();
+    let plan = PlanRequest { container: name.clone(), image, ..Default::default() };
+    let fingerprint = upgrades.plan(&plan).await.unwrap().wire.fingerprint;
+    let options = Options { stopped_seconds: 5, ..options() };
+    let request = RunRequest { job: JobId::generate(), generation: 1, plan, fingerprint, options };
+    let mut events = Box::pin(upgrades.run(request).unwrap().unwrap());
+    let mut last = None;
+    let placeholder = data.join(".holdfast-not-empty");
+    while let Some(event) = events.next().await {
+        match event.event {
+            Some(Event::Stopped(_)) => {
+                std::fs::write(&placeholder, "").unwrap();
+                let read_only = ReadOnly::new(&data);
+                // Nobody says that it is to go on.
+                let deadline = std::time::Instant::now() + Duration::from_secs(120);
+                while host.inspect(&old, "{{.State.Running}}") != "true" {
+                    assert!(std::time::Instant::now() < deadline, "the old container stays stopped");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                assert!(placeholder.exists());
+                drop(read_only);
+            }
+            event => last = event,
+        }
+    }
+    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    assert_eq!((finished.error_code.as_str(), finished.rolled_back), ("abandoned", true), "{finished:?}");
+    assert_eq!(host.inspect(&name, "{{.Id}} {{.State.Status}}"), format!("{old} running"));
+    assert!(!placeholder.exists(), "it goes as soon as it can");
+}
+
 /// Somebody prunes stopped containers in the grace period: while its image is
 /// there the old one is made again as it was, on the data as it was.
 #[tokio::test]
