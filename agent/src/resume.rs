@@ -16,13 +16,21 @@ mod empty;
 mod judge;
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_archive::fs::parts::{Mounts, directory};
 use holdfast_proto::ids::{InstanceId, JobId};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::clone::remove_contents;
 use crate::engine::{Container, Engine, EngineError, VolumeName};
 use crate::failpoint::failpoint;
 use crate::holder::Holders;
@@ -370,19 +378,42 @@ fn is_at_rest(debt: &Debt) -> bool {
     matches!(debt, Debt::Start(_) | Debt::Unpause(_))
 }
 
-fn remove_directory(path: &std::path::Path) -> Result<Payment, PayError> {
-    let ours = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.starts_with(RESTORE_DIRECTORY));
-    if !ours {
+/// What lies above it was no link when it was written down, and is none to be
+/// followed now: somebody else may have put one there.
+fn remove_directory(path: &Path) -> Result<Payment, PayError> {
+    let name = path.file_name().filter(|name| name.as_bytes().starts_with(RESTORE_DIRECTORY.as_bytes()));
+    let (Some(parent), Some(Ok(name))) = (path.parent(), name.map(|name| CString::new(name.as_bytes())))
+    else {
         return Ok(Payment::Void("it is not a directory a restore makes"));
-    }
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => Ok(Payment::Paid),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Payment::Void("it is not there")),
-        Err(source) => Err(PayError::Remove { what: path.display().to_string(), source }),
-    }
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let no_links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let removed = rustix::fs::openat2(rustix::fs::CWD, parent, flags, Mode::empty(), no_links)
+        .and_then(|parent| {
+            let root = directory(parent.as_fd(), &name, Mounts::Stay)?;
+            Ok((parent, root))
+        })
+        .map_err(std::io::Error::from);
+    let (parent, root) = match removed {
+        Ok(opened) => opened,
+        Err(error) => {
+            return match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(Payment::Void("it is not there")),
+                _ if is_replaced(&error) => Ok(Payment::Void("something else is in its place by now")),
+                _ => Err(PayError::Remove { what: path.display().to_string(), source: error }),
+            };
+        }
+    };
+    let failed = |source| PayError::Remove { what: path.display().to_string(), source };
+    remove_contents(root.as_fd(), path).map_err(|error| failed(std::io::Error::other(error)))?;
+    rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR).map_err(|error| failed(error.into()))?;
+    Ok(Payment::Paid)
+}
+
+/// Whether a link, or what is no directory, was met on the way.
+fn is_replaced(error: &std::io::Error) -> bool {
+    let met = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(met, Some(Errno::LOOP | Errno::NOTDIR))
 }
 
 /// Runs disk work where it may block.

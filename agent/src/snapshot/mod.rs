@@ -8,6 +8,7 @@
 //! turn. So a job that has containers at rest never waits for memory.
 
 mod backup;
+mod beside;
 mod board;
 mod feed;
 mod job;

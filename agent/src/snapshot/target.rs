@@ -1,26 +1,24 @@
 //! Where a restore writes: something new that nobody uses yet.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use holdfast_archive::snapshot::SourceFacts;
 use holdfast_proto::ids::JobId;
-use rustix::fs::{Mode, OFlags};
 
 use crate::allowed_directory::AllowedDirectory;
 use crate::engine::{NewVolume, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{Debt, DebtId};
-use crate::resume::{Act, Outcome, Payer, RESTORE_DIRECTORY, RESTORE_LABEL, blocking};
+use crate::resume::{Act, Outcome, Payer, RESTORE_LABEL, blocking};
 use crate::volume_path::{self, ReachedVolume};
 use crate::volume_settings;
 
 use super::Context;
+use super::beside::{Filled, Wanted};
 use super::pass::Failure;
 use super::source::{SourceError, engine_code};
 
@@ -69,7 +67,7 @@ pub(super) struct Target {
 #[derive(Debug)]
 enum Place {
     Volume(Box<ReachedVolume>),
-    Directory { filled: PathBuf, wanted: PathBuf },
+    Directory(Arc<Filled>),
 }
 
 /// The debt to remove what is half made.
@@ -91,7 +89,7 @@ impl Target {
                     Err(error) => Err(Failure::of(engine_code(&error), &error)),
                 }
             }
-            RestoreTarget::Directory(path) => resolve_directory(context, path).map(drop),
+            RestoreTarget::Directory(path) => Wanted::resolve(&context.allow, path).map(drop),
         }
     }
 
@@ -165,20 +163,20 @@ impl Target {
     }
 
     async fn make_directory(context: &Context, job: JobId, path: &Path) -> Result<Self, Failure> {
-        let (parent, name) = resolve_directory(context, path)?;
-        let filled = parent.join(format!("{RESTORE_DIRECTORY}{job}"));
-        let owed = Owed::write(context, Debt::RemoveDirectory { job, path: filled.clone() }).await?;
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&filled);
-        let place = Place::Directory { filled: filled.clone(), wanted: parent.join(name) };
-        let target = Self { owed, place: Some(place) };
-        if let Err(error) = made {
-            target.discard().await;
-            return Err(Failure::new(
-                "write-failed",
-                format!("{} cannot be made: {error}", filled.display()),
-            ));
+        let wanted = Wanted::resolve(&context.allow, path)?;
+        let path = wanted.staging_path(job);
+        let mut target =
+            Self { owed: Owed::write(context, Debt::RemoveDirectory { job, path }).await?, place: None };
+        match wanted.make(job) {
+            Ok(filled) => {
+                target.place = Some(Place::Directory(Arc::new(filled)));
+                Ok(target)
+            }
+            Err(failure) => {
+                target.discard().await;
+                Err(failure)
+            }
         }
-        Ok(target)
     }
 
     /// A new volume may still show old data: that of the device, export or
@@ -220,7 +218,7 @@ impl Target {
                 let error = SourceError::Reach(error);
                 Failure::of(error.code(), &error)
             }),
-            Some(Place::Directory { filled, .. }) => open(filled).map_err(|error| unreadable(&error)),
+            Some(Place::Directory(filled)) => filled.root(),
             None => Err(Failure::new("target-lost", "the target of the restore is gone")),
         }
     }
@@ -228,16 +226,12 @@ impl Target {
     /// It is whole: gives it its name and forgets that it is half made.
     pub(super) async fn keep(mut self) -> Result<(), Failure> {
         match self.place.take() {
-            Some(Place::Directory { filled, wanted }) => {
-                if let Err(error) = put_in_place(&filled, &wanted) {
+            Some(Place::Directory(filled)) => {
+                let kept = filled.clone();
+                if let Err(failure) = blocking(move || kept.keep()).await {
+                    self.place = Some(Place::Directory(filled));
                     self.discard().await;
-                    return Err(Failure::new(
-                        "target-exists",
-                        format!(
-                            "{} cannot be put in place: {error}; it must be absent, or an empty directory that is no mount point",
-                            wanted.display()
-                        ),
-                    ));
+                    return Err(failure);
                 }
                 self.owed.forget().await
             }
@@ -252,8 +246,15 @@ impl Target {
 
     /// It is not whole: removes it, now or as soon as it can be.
     pub(super) async fn discard(mut self) {
-        if let Some(Place::Volume(volume)) = self.place.take() {
-            release(*volume).await;
+        match self.place.take() {
+            Some(Place::Volume(volume)) => release(*volume).await,
+            // By its handle, wherever it is now; by its path if that fails.
+            Some(Place::Directory(filled)) => {
+                if let Err(failure) = blocking(move || filled.remove()).await {
+                    tracing::warn!(error = failure.message, "what was half restored is not removed yet");
+                }
+            }
+            None => {}
         }
         self.owed.pay().await;
     }
@@ -341,38 +342,6 @@ fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume 
     }
 }
 
-/// The real parent and the name of a directory that may be made.
-fn resolve_directory(context: &Context, path: &Path) -> Result<(PathBuf, OsString), Failure> {
-    let invalid = || Failure::new("invalid-request", format!("{} cannot be restored into", path.display()));
-    let (parent, name) = (path.parent().ok_or_else(invalid)?, path.file_name().ok_or_else(invalid)?);
-    let parent = parent.canonicalize().map_err(|error| {
-        Failure::new(
-            "not-found",
-            format!("{}, which is to hold the target, cannot be used: {error}", parent.display()),
-        )
-    })?;
-    let real = parent.join(name);
-    context.allow.check_path(&real).map_err(|error| Failure::of("not-allowed", &error))?;
-    match std::fs::symlink_metadata(&real) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok((parent, name.to_owned())),
-        Err(error) => Err(unreadable(&error)),
-        Ok(found)
-            if found.is_dir() && open(&real).and_then(is_empty).map_err(|error| unreadable(&error))? =>
-        {
-            Ok((parent, name.to_owned()))
-        }
-        Ok(_) => Err(Failure::new(
-            "target-exists",
-            format!("{} is there and is not an empty directory; restore to another place", real.display()),
-        )),
-    }
-}
-
-fn open(path: &Path) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
-}
-
 fn is_empty(root: OwnedFd) -> std::io::Result<bool> {
     for entry in rustix::fs::Dir::new(root)? {
         let entry = entry?;
@@ -381,13 +350,6 @@ fn is_empty(root: OwnedFd) -> std::io::Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// Replaces an empty directory or nothing, at once.
-fn put_in_place(filled: &Path, wanted: &Path) -> std::io::Result<()> {
-    std::fs::rename(filled, wanted)?;
-    let parent = wanted.parent().unwrap_or(Path::new("/"));
-    File::open(parent)?.sync_all()
 }
 
 #[cfg(test)]
@@ -436,25 +398,5 @@ mod tests {
         };
         let new = settings(&given, &facts, job);
         assert_eq!((new.driver.as_str(), new.options["k"].as_str()), ("other", "v"));
-    }
-
-    #[test]
-    fn only_a_new_or_empty_directory_is_replaced() {
-        let base = tempfile::tempdir().unwrap();
-        let (filled, wanted) = (base.path().join("f"), base.path().join("w"));
-        for existing in [false, true] {
-            std::fs::create_dir(&filled).unwrap();
-            std::fs::write(filled.join("x"), "x").unwrap();
-            if existing {
-                std::fs::create_dir(&wanted).unwrap();
-            }
-            put_in_place(&filled, &wanted).unwrap();
-            std::fs::remove_dir_all(&wanted).unwrap();
-        }
-        std::fs::create_dir(&filled).unwrap();
-        std::fs::create_dir(&wanted).unwrap();
-        std::fs::write(wanted.join("theirs"), "x").unwrap();
-        assert!(put_in_place(&filled, &wanted).is_err());
-        assert!(wanted.join("theirs").exists());
     }
 }
