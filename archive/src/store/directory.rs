@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat};
 
 use super::error::StoreError;
 use super::listing::list;
-use super::root::{Root, failed, is_medium};
+use super::root::{Durable, Root, failed, is_medium};
 use super::{MAX_OBJECT_BYTES, RawBody, RawPage};
 use crate::ids::RepositoryId;
 
@@ -35,12 +35,13 @@ pub(super) struct Directory {
     root: PathBuf,
     /// The repository that lies here, once somebody has said so.
     expected: Arc<OnceLock<RepositoryId>>,
+    durable: Arc<Durable>,
 }
 
 impl Directory {
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
         Root::open(root)?;
-        Ok(Self { root: root.to_owned(), expected: Arc::default() })
+        Ok(Self { root: root.to_owned(), expected: Arc::default(), durable: Arc::default() })
     }
 
     /// Makes the directory, with its parents, where it is not there.
@@ -81,7 +82,7 @@ impl Directory {
         let (parent, last) = name.rsplit_once('/').unwrap_or(("", name));
         let attempt = || -> std::io::Result<()> {
             // The root itself is never made here.
-            let parent = root.make_directory(parent)?;
+            let parent = root.make_directory(parent, &self.durable)?;
             write_whole(&parent, last, bytes)
         };
         attempt().map_err(|error| match error.kind() {
@@ -177,7 +178,12 @@ fn make_directories(path: &Path) -> std::io::Result<()> {
             make_directories(parent)?;
             make_directories(path)
         }
-        Err(_) if path.is_dir() => Ok(()),
+        // Whoever made it may not have synced it; a parent that cannot be
+        // opened is not ours to sync.
+        Err(_) if path.is_dir() => match path.parent().map(File::open) {
+            Some(Ok(parent)) => parent.sync_all(),
+            Some(Err(_)) | None => Ok(()),
+        },
         Err(error) => Err(error),
     }
 }
@@ -311,7 +317,7 @@ mod tests {
         let mounted = dir.path().join("mounted");
         fs::rename(&mounted, &away).unwrap();
         fs::create_dir(&mounted).unwrap();
-        let parent = root.make_directory("packs/01").unwrap();
+        let parent = root.make_directory("packs/01", &store.durable).unwrap();
         write_whole(&parent, "z", b"z").unwrap();
         root.holds(id).unwrap();
         assert_eq!(fs::read(away.join("packs/01/z")).unwrap(), b"z");

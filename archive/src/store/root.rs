@@ -6,10 +6,13 @@
 //! repository lies there, and reaches every object through it. An unmount in
 //! the middle of the request leaves the handle on the disk that was meant.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, fadvise, mkdirat, openat, statat};
 use rustix::io::Errno;
@@ -23,9 +26,48 @@ const INFO: &str = "repo.json";
 /// A repository's own is about 1 KiB.
 const MAX_INFO_BYTES: u64 = 64 << 10;
 
+/// Directories remembered as durable at once: more than a repository has packs'
+/// directories. When there are more, the memory begins anew.
+const REMEMBERED: usize = 65_536;
+
 pub(super) struct Root {
     fd: OwnedFd,
     path: PathBuf,
+}
+
+/// Directories whose names this process knows to be on disk. One that is merely
+/// there may be another request's, which has made it and not synced it yet, or
+/// that of a process which died in between.
+#[derive(Debug, Default)]
+pub(super) struct Durable {
+    /// Device and inode.
+    known: Mutex<HashSet<(u64, u64)>>,
+    /// How many names were synced.
+    syncs: AtomicU64,
+}
+
+impl Durable {
+    /// Syncs the name of `below` into `at`, unless that was done before.
+    fn ensure(&self, at: &OwnedFd, below: &OwnedFd, made: bool) -> std::io::Result<()> {
+        let stat = rustix::fs::fstat(below)?;
+        let id = (stat.st_dev, stat.st_ino);
+        if !made && self.lock().contains(&id) {
+            return Ok(());
+        }
+        rustix::fs::fsync(at)?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        // Only now may others count on it.
+        let mut known = self.lock();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(id);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(u64, u64)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Root {
@@ -101,17 +143,19 @@ impl Root {
         open_directory(self.fd.as_fd(), if name.is_empty() { "." } else { name })
     }
 
-    /// Opens a directory below, made where it is not there, each new name
-    /// synced into its parent.
-    pub(super) fn make_directory(&self, name: &str) -> std::io::Result<OwnedFd> {
+    /// Opens a directory below, made where it is not there. Each name on the
+    /// way is on disk in its parent when this returns.
+    pub(super) fn make_directory(&self, name: &str, durable: &Durable) -> std::io::Result<OwnedFd> {
         let mut at = self.directory("")?;
         for part in name.split('/').filter(|part| !part.is_empty()) {
-            match mkdirat(&at, part, Mode::from_raw_mode(0o777)) {
-                Ok(()) => rustix::fs::fsync(&at)?,
-                Err(Errno::EXIST) => {}
+            let made = match mkdirat(&at, part, Mode::from_raw_mode(0o777)) {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
                 Err(error) => return Err(error.into()),
-            }
-            at = open_directory(at.as_fd(), part)?;
+            };
+            let below = open_directory(at.as_fd(), part)?;
+            durable.ensure(&at, &below, made)?;
+            at = below;
         }
         Ok(at)
     }
@@ -165,6 +209,33 @@ pub(super) fn failed(verb: &str, path: &Path, error: std::io::Error) -> StoreErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Another request, or a process that died, has made directories; nobody
+    /// knows whether their names are on disk.
+    #[test]
+    fn h16_a_directory_that_is_there_is_synced_before_it_is_counted_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let durable = Durable::default();
+        let syncs = || durable.syncs.load(Ordering::Relaxed);
+        std::fs::create_dir_all(dir.path().join("packs/00")).unwrap();
+        root.make_directory("packs/00", &durable).unwrap();
+        assert_eq!(syncs(), 2, "each name on the way");
+        root.make_directory("packs/00", &durable).unwrap();
+        assert_eq!(syncs(), 2, "and once");
+        root.make_directory("packs/01/x", &durable).unwrap();
+        assert_eq!(syncs(), 4);
+        // Made anew by somebody else: another directory.
+        std::fs::rename(dir.path().join("packs/00"), dir.path().join("away")).unwrap();
+        std::fs::create_dir(dir.path().join("packs/00")).unwrap();
+        root.make_directory("packs/00", &durable).unwrap();
+        assert_eq!(syncs(), 5);
+        // A request on another disk knows nothing of this one's.
+        let other = tempfile::tempdir().unwrap();
+        std::fs::create_dir(other.path().join("packs")).unwrap();
+        Root::open(other.path()).unwrap().make_directory("packs", &durable).unwrap();
+        assert_eq!(syncs(), 6);
+    }
 
     #[test]
     fn h04_what_the_medium_lost_is_damage_and_no_passing_failure() {
