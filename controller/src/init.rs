@@ -4,7 +4,6 @@
 //! and init may run there again; one with it is refused, because a second CA
 //! would lock every host out.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -22,10 +21,9 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::config::{Config, Crypto, FILE};
 use crate::identity::ca::{Authority, AuthorityError};
-use crate::identity::name::Name;
 use crate::identity::token;
-use crate::policy::exchange::{self, KnownHost};
 use crate::repository::{Rebuilt, RepositoryError, Settings};
+use crate::succession::{self, TakenOver};
 
 /// The operator that init makes.
 pub const FIRST_OPERATOR: &str = "admin";
@@ -74,78 +72,9 @@ pub async fn rebuild(state_dir: &Path, config: &Config) -> Result<(Rebuilt, Take
     let repository = crate::repository::Repository::new(catalog.clone(), store, Settings::default());
     let rebuilt = repository.reconcile(Some(&owner), false).await.map_err(Box::new)?;
     // Before this controller runs: it would write its own, empty ones there.
-    let taken_over = take_over(&catalog, &repository).await?;
+    let taken_over = succession::take_over(&catalog, &repository).await?;
     write_config(&state_dir.join(FILE), config)?;
     Ok((rebuilt, taken_over))
-}
-
-/// What a rebuilt controller knows again besides snapshots.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct TakenOver {
-    pub hosts: Vec<String>,
-    pub policies: Vec<String>,
-    /// What could not be taken over; a sentence each.
-    pub notes: Vec<String>,
-}
-
-/// Hosts and policies as the lost controller left them in the bucket. Policies
-/// come disabled, and a host whose row was lost, too, comes from its snapshots.
-async fn take_over(
-    catalog: &Catalog,
-    repository: &crate::repository::Repository,
-) -> Result<TakenOver, InitError> {
-    let mut taken = TakenOver::default();
-    let [hosts, policies] = repository.exported_state().await.map_err(Box::new)?;
-    let mut known = match hosts.as_deref().map(exchange::read_hosts) {
-        Some(Ok(hosts)) => hosts,
-        Some(Err(error)) => {
-            taken.notes.push(format!("the bucket's list of hosts is not readable: {error}"));
-            Vec::new()
-        }
-        None => Vec::new(),
-    };
-    // The newest first: the source that was backed up last is the one that goes on.
-    let snapshots = repository.list(&SnapshotFilter::default()).await.map_err(Box::new)?;
-    for snapshot in &snapshots {
-        let id = snapshot.id.host.to_string();
-        if known.iter().all(|host| host.id != id) {
-            known.push(KnownHost { id, name: snapshot.host_name.clone(), labels: BTreeMap::new() });
-        }
-    }
-    let mut imported = BTreeSet::new();
-    for KnownHost { id, name, labels } in known {
-        let done = match (id.parse(), name.parse::<Name>()) {
-            (Ok(id), Ok(name)) => {
-                catalog.import_host(id, name.as_str(), &labels).await?.then(|| imported.insert(id))
-            }
-            _ => None,
-        };
-        match done {
-            Some(_) => taken.hosts.push(name),
-            None => taken.notes.push(format!(
-                "host {id} cannot be known as `{name}`: its id or its name is another's, or no valid one"
-            )),
-        }
-    }
-    for snapshot in snapshots.iter().filter(|snapshot| imported.contains(&snapshot.id.host)) {
-        let SnapshotRecord { id, source_kind, source_name, created_ms, .. } = snapshot;
-        if matches!(source_kind.as_str(), "volume" | "directory") {
-            catalog.import_source(id, source_kind, source_name, *created_ms).await?;
-        }
-    }
-    match policies.as_deref().map(exchange::read_policies) {
-        Some(Ok((policies, unreadable))) => {
-            taken.policies = policies.iter().map(|policy| policy.name.clone()).collect();
-            let fresh: Vec<_> = policies.into_iter().map(|policy| (policy, true)).collect();
-            catalog.put_policies(&fresh, now_ms()).await?;
-            let unreadable =
-                unreadable.iter().map(|name| format!("policy `{name}` is not one this version can read"));
-            taken.notes.extend(unreadable);
-        }
-        Some(Err(error)) => taken.notes.push(format!("the bucket's policies are not readable: {error}")),
-        None => {}
-    }
-    Ok(taken)
 }
 
 async fn make_state(state_dir: &Path, config: &Config) -> Result<Catalog, InitError> {

@@ -24,3 +24,4 @@ pub mod repository;
 pub mod retention;
 pub mod schedule;
 pub(crate) mod share;
+pub mod succession;

@@ -16,10 +16,11 @@ use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Outcome};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::{Config, default_forget_grace_seconds};
-use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, TakenOver};
+use holdfast_controller::init::{self, ADMIN_TOKEN_FILE};
 use holdfast_controller::logging;
 use holdfast_controller::quota::Quotas;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified};
+use holdfast_controller::succession::{self, TakenOver};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -93,7 +94,7 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
     guard_memory();
     let dir = args.state.state_dir.clone();
     let config = new_config(args);
-    let (rebuilt, TakenOver { hosts, policies, notes }) = init::rebuild(&dir, &config).await?;
+    let (rebuilt, TakenOver { hosts, revoked, policies, notes }) = init::rebuild(&dir, &config).await?;
     say(&format!(
         "controller made in {dir} from {place}\nfirst token in {token}, role admin\n\
          next: holdfast-controller run --state-dir {dir}",
@@ -106,6 +107,9 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
             "known again: {}; each has to join anew: holdfast host token HOST, then holdfast-agent join",
             hosts.join(", ")
         ))?;
+    }
+    if !revoked.is_empty() {
+        say(&format!("of these, revoked or given up, and so they stay: {}", revoked.join(", ")))?;
     }
     if !policies.is_empty() {
         say(&format!(
@@ -122,7 +126,9 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
 async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     let dir = &args.state.state_dir;
     let app = App::open(dir, Config::read(dir)?).await?;
-    report(&app.repository().reconcile(None, args.accept_loss).await?)
+    let mut rebuilt = app.repository().reconcile(None, args.accept_loss).await?;
+    rebuilt.notes.extend(succession::catch_up(app.catalog(), app.repository()).await?);
+    report(&rebuilt)
 }
 
 fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {

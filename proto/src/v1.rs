@@ -9728,6 +9728,9 @@ pub struct RepositoryStatus {
     /// Why GC and deduplication are switched off, where they are.
     #[prost(string, tag = "9")]
     pub suspended: ::prost::alloc::string::String,
+    /// Why GC alone is switched off, where it is: backups go on.
+    #[prost(string, tag = "10")]
+    pub collection_off: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoopStatus {

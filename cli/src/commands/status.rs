@@ -37,6 +37,7 @@ struct RepositoryView {
     reachable: bool,
     problem: String,
     suspended: String,
+    collection_off: String,
     snapshots: u64,
     packs: u64,
     stored_bytes: Bytes,
@@ -88,6 +89,7 @@ impl StatusView {
                 reachable: repository.reachable,
                 problem: repository.problem,
                 suspended: repository.suspended,
+                collection_off: repository.collection_off,
                 snapshots: repository.snapshots,
                 packs: repository.packs,
                 stored_bytes: Bytes(repository.stored_bytes),
@@ -133,7 +135,7 @@ impl StatusView {
 impl RepositoryView {
     /// Whether backups can be taken and collected.
     fn is_sound(&self) -> bool {
-        self.reachable && self.suspended.is_empty()
+        self.reachable && self.suspended.is_empty() && self.collection_off.is_empty()
     }
 }
 
@@ -157,6 +159,9 @@ impl Render for StatusView {
         ];
         if !repository.suspended.is_empty() {
             lines.push(format!("the repository is suspended: {}", repository.suspended));
+        }
+        if !repository.collection_off.is_empty() {
+            lines.push(format!("nothing is deleted from the repository: {}", repository.collection_off));
         }
         if self.list_problems {
             for problem in &self.problems {

@@ -16,7 +16,7 @@ use crate::coverage::{Coverage, Facts, HostCoverage, Trouble, UPGRADE_NEWS_MS, c
 use crate::jobs::Jobs;
 use crate::loops::Statuses;
 use crate::quota::day_of;
-use crate::repository::{self, RepositoryError};
+use crate::repository::{self, Remedy, RepositoryError};
 
 /// Answers for the fleet.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ impl StatusApi {
     async fn answer(&self) -> Result<GetStatusResponse, CatalogError> {
         let facts = self.facts().await?;
         let Coverage { hosts, troubles } = coverage(&facts);
-        let repository = self.repository().await?;
+        let (repository, remedy) = self.repository().await?;
         let versions: BTreeMap<&str, (String, i64)> = facts
             .hosts
             .iter()
@@ -61,7 +61,7 @@ impl StatusApi {
             })
             .collect();
         let mut problems: Vec<StatusProblem> = troubles.into_iter().map(problem).collect();
-        problems.extend(repository_problem(&repository));
+        problems.extend(repository_problem(&repository, remedy));
         problems.extend(self.alarms(&facts).await?);
         let hosts = hosts
             .into_iter()
@@ -90,12 +90,13 @@ impl StatusApi {
         Ok(alarms.into_iter().map(|alarm| quota_problem(name(alarm.host), &alarm)).collect())
     }
 
-    async fn repository(&self) -> Result<RepositoryStatus, CatalogError> {
+    async fn repository(&self) -> Result<(RepositoryStatus, Remedy), CatalogError> {
         let status = match self.jobs.repository().status().await {
             Ok(status) => status,
             Err(RepositoryError::Catalog(error)) => return Err(error),
             Err(error) => {
-                return Ok(RepositoryStatus { problem: causes(&error), ..RepositoryStatus::default() });
+                let status = RepositoryStatus { problem: causes(&error), ..RepositoryStatus::default() };
+                return Ok((status, Remedy::None));
             }
         };
         let repository::RepositoryStatus {
@@ -106,9 +107,11 @@ impl StatusApi {
             stored_bytes,
             commit_number,
             suspended,
+            collection_off,
+            remedy,
             problem,
         } = status;
-        Ok(RepositoryStatus {
+        let status = RepositoryStatus {
             id,
             location,
             reachable: problem.is_empty(),
@@ -118,7 +121,9 @@ impl StatusApi {
             stored_bytes,
             commit_number,
             suspended,
-        })
+            collection_off,
+        };
+        Ok((status, remedy))
     }
 }
 
@@ -142,21 +147,41 @@ fn problem(trouble: Trouble) -> StatusProblem {
     StatusProblem { kind: kind.to_owned(), host, source, message, hint }
 }
 
-fn repository_problem(status: &RepositoryStatus) -> Option<StatusProblem> {
-    let message = if !status.reachable {
-        format!("the repository cannot be reached: {}", status.problem)
+fn repository_problem(status: &RepositoryStatus, remedy: Remedy) -> Option<StatusProblem> {
+    let (kind, message) = if !status.reachable {
+        ("repository", format!("the repository cannot be reached: {}", status.problem))
     } else if !status.suspended.is_empty() {
-        format!("the repository is suspended: {}", status.suspended)
+        ("repository", format!("the repository is suspended: {}", status.suspended))
+    } else if !status.collection_off.is_empty() {
+        ("collection-off", format!("backups go on and nothing is deleted: {}", status.collection_off))
     } else {
         return None;
     };
     Some(StatusProblem {
-        kind: "repository".to_owned(),
+        kind: kind.to_owned(),
         host: String::new(),
         source: String::new(),
         message,
-        hint: "the controller's log has the cause".to_owned(),
+        hint: hint(remedy, &status.location),
     })
+}
+
+fn hint(remedy: Remedy, location: &str) -> String {
+    const STOPPED: &str = "on the controller's machine, with the controller stopped: ";
+    match remedy {
+        Remedy::None => "the controller's log has the cause".to_owned(),
+        Remedy::BringBack => format!("see that the repository is at {location} again: is its disk mounted?"),
+        Remedy::OneController => {
+            "a repository has one controller: stop this one, or take the repository back with \
+             holdfast-controller rebuild --state-dir NEW-DIRECTORY"
+                .to_owned()
+        }
+        Remedy::Reconcile => format!("{STOPPED}holdfast-controller reconcile"),
+        Remedy::AcceptLoss => format!(
+            "{STOPPED}holdfast-controller reconcile lists what is missing and ends this once backups have sent \
+             it again; holdfast-controller reconcile --accept-loss gives up what was listed"
+        ),
+    }
 }
 
 fn quota_problem(host: String, alarm: &Alarm) -> StatusProblem {
@@ -165,7 +190,11 @@ fn quota_problem(host: String, alarm: &Alarm) -> StatusProblem {
         kind: "quota".to_owned(),
         source: String::new(),
         message: format!("refused {times} in a day: {}", alarm.reason),
-        hint: format!("find out what runs on {host}; if it is right, raise [quotas] in config.toml"),
+        hint: if alarm.reason.contains("quota") {
+            format!("find out what runs on {host}; if it is right, raise [quotas] in config.toml")
+        } else {
+            format!("find out what runs on {host}: this bound is fixed, and what is over it is not looked at")
+        },
         host,
     }
 }
@@ -178,5 +207,47 @@ impl StatusService for StatusApi {
     ) -> Result<Response<GetStatusResponse>, Status> {
         let answer = self.answer().await.map_err(|error| catalog_failed(&error))?;
         Ok(Response::new(answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h01_what_is_switched_off_says_why_and_which_command_ends_it() {
+        let of = |suspended: &str, collection_off: &str, remedy| {
+            let status = RepositoryStatus {
+                reachable: true,
+                suspended: suspended.to_owned(),
+                collection_off: collection_off.to_owned(),
+                ..RepositoryStatus::default()
+            };
+            repository_problem(&status, remedy).expect("a problem")
+        };
+        let lossy = of("", "2 snapshots are not whole", Remedy::AcceptLoss);
+        assert_eq!(lossy.kind, "collection-off");
+        assert!(
+            lossy.message.contains("backups go on") && lossy.message.contains("2 snapshots"),
+            "{lossy:?}"
+        );
+        assert!(lossy.hint.contains("holdfast-controller reconcile --accept-loss"), "{lossy:?}");
+        let cut_off = of("", "a reconciliation was begun", Remedy::Reconcile);
+        assert!(cut_off.hint.ends_with("holdfast-controller reconcile"), "{cut_off:?}");
+        let behind = of("the catalogue is an old copy", "", Remedy::Reconcile);
+        assert_eq!((behind.kind.as_str(), behind.message.contains("an old copy")), ("repository", true));
+        assert!(of("another's", "", Remedy::OneController).hint.contains("holdfast-controller rebuild"));
+        let sound = RepositoryStatus { reachable: true, ..RepositoryStatus::default() };
+        assert_eq!(repository_problem(&sound, Remedy::None), None);
+    }
+
+    #[test]
+    fn what_is_over_a_bound_is_no_matter_of_quotas() {
+        let alarm = |reason: &str| {
+            let alarm = Alarm { host: HostId::generate(), day: 1, times: 2, reason: reason.to_owned() };
+            quota_problem("web-1".to_owned(), &alarm).hint
+        };
+        assert!(alarm("it came to its quota packs_per_day = 2").contains("[quotas]"));
+        assert!(!alarm("its mounts were not taken over: too many").contains("[quotas]"));
     }
 }

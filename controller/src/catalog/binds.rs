@@ -62,6 +62,26 @@ impl Catalog {
         Ok(())
     }
 
+    /// Makes a path that was given up; no running container is known to mount it.
+    pub async fn import_retired_bind(
+        &self,
+        host: HostId,
+        path: &str,
+        retired_ms: i64,
+    ) -> Result<(), CatalogError> {
+        sqlx::query(
+            "insert into binds (host_id, path, read_only, containers, first_seen_ms, last_seen_ms, gone_ms,
+                 retired_ms)
+             values ($1, $2, 1, '[]', $3, $3, $3, $3) on conflict do nothing",
+        )
+        .bind(host.to_string())
+        .bind(path)
+        .bind(retired_ms)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
     /// Bind mounts of one host or of all, by path.
     pub async fn binds(&self, host: Option<HostId>) -> Result<Vec<BindRecord>, CatalogError> {
         let rows = sqlx::query("select * from binds where $1 is null or host_id = $1 order by host_id, path")

@@ -98,7 +98,8 @@ pub enum Standing {
     Revoked {
         name: String,
     },
-    /// Replaced by a newer certificate, or refused by hand.
+    /// Replaced by a newer certificate, refused by hand, or none that this
+    /// controller knows of.
     Denied {
         name: String,
     },
@@ -126,6 +127,26 @@ impl Catalog {
         .execute(self.pool())
         .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Revokes, and perhaps retires, a host as another controller had: for one
+    /// that was imported. What it was before stays.
+    pub async fn import_standing(
+        &self,
+        id: HostId,
+        revoked_ms: Option<i64>,
+        retired_ms: Option<i64>,
+    ) -> Result<(), CatalogError> {
+        sqlx::query(
+            "update hosts set revoked_ms = coalesce(revoked_ms, $2), retired_ms = coalesce(retired_ms, $3)
+             where id = $1",
+        )
+        .bind(id.to_string())
+        .bind(revoked_ms)
+        .bind(retired_ms)
+        .execute(self.pool())
+        .await?;
+        Ok(())
     }
 
     pub async fn put_join_token(&self, token: &NewJoinToken<'_>) -> Result<(), CatalogError> {
@@ -210,7 +231,9 @@ impl Catalog {
         Ok(renewed.rows_affected() == 1)
     }
 
-    /// Whether the certificate with this serial may speak for the host now.
+    /// Whether the certificate with this serial may speak for the host now:
+    /// the host's newest, or the one before it until the newest is used. That
+    /// this CA has signed it is not enough: whoever copied its key signs more.
     /// The first use of a renewed certificate denies the one before it.
     pub async fn certificate_standing(
         &self,
@@ -237,6 +260,9 @@ impl Catalog {
         }
         let current: Option<String> = row.try_get("certificate_serial")?;
         let previous: Option<String> = row.try_get("previous_serial")?;
+        if current.as_deref() != Some(serial) && previous.as_deref() != Some(serial) {
+            return Ok(Standing::Denied { name });
+        }
         if previous.is_some() && current.as_deref() == Some(serial) {
             self.retire_previous(host, serial, now_ms).await?;
         }
@@ -547,6 +573,20 @@ mod tests {
         assert_eq!(enrol(&catalog, "t2", "s2", 7).await, Enrolled::Host { id: host, again: true });
         assert!(is_good(&catalog, host, "s2").await);
         assert!(!is_good(&catalog, host, "s1").await);
+    }
+
+    #[tokio::test]
+    async fn v13_a_serial_that_was_never_recorded_is_refused() {
+        let catalog = catalog_with_token("t1", 100).await;
+        let host = id(&enrol(&catalog, "t1", "s1", 5).await);
+        // Signed by a copy of the CA's key; nothing denies it.
+        assert!(!is_good(&catalog, host, "forged").await);
+        assert!(catalog.renew_certificate(host, "s1", "s2", 2, 6).await.expect("renews"));
+        assert!(is_good(&catalog, host, "s1").await && !is_good(&catalog, host, "forged").await);
+        assert!(is_good(&catalog, host, "s2").await && !is_good(&catalog, host, "s1").await);
+        let other = HostId::generate();
+        assert!(catalog.import_host(other, "db-2", &BTreeMap::new()).await.expect("imported"));
+        assert!(!is_good(&catalog, other, "s2").await, "a host without a certificate has none that is good");
     }
 
     #[tokio::test]

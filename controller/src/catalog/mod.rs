@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod binds;
+pub mod certificates;
 pub mod children;
 pub mod frames;
 pub mod hints;

@@ -46,7 +46,11 @@ pub struct Decided {
 }
 
 impl Catalog {
-    /// Writes the intent of a pack; false where the lease has too many open.
+    /// Writes the intent of a pack, and gives the id under which it is to be
+    /// sent; none where the lease has too many open. Content that the lease has
+    /// announced before and not committed keeps its id: it is sent again over a
+    /// line that broke, the bytes under that name can only be the same, and
+    /// nothing deletes them while the lease is open.
     pub async fn intend_pack(
         &self,
         pack: &PackId,
@@ -54,20 +58,24 @@ impl Catalog {
         lease: u64,
         length: u64,
         most_open: u64,
-    ) -> Result<bool, CatalogError> {
+    ) -> Result<Option<PackId>, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        let open: i64 =
-            sqlx::query_scalar("select count(*) from packs where lease = $1 and state = 'intended'")
-                .bind(signed(lease))
-                .fetch_one(&mut *tx)
-                .await?;
-        if unsigned(open) >= most_open {
-            return Ok(false);
+        let rows = sqlx::query("select * from packs where lease = $1 and state = 'intended'")
+            .bind(signed(lease))
+            .fetch_all(&mut *tx)
+            .await?;
+        let open: Vec<PackRecord> = rows.iter().map(read).collect::<Result<_, _>>()?;
+        let same = |row: &&PackRecord| (row.id.sha256, row.length, row.host) == (pack.sha256, length, host);
+        if let Some(before) = open.iter().find(same) {
+            return Ok(Some(before.id));
+        }
+        if open.len() as u64 >= most_open {
+            return Ok(None);
         }
         let number = next_pack(&mut tx).await?;
         insert_pack(&mut tx, number, pack, host, lease, PackState::Intended, length).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(Some(*pack))
     }
 
     pub async fn pack(&self, id: &PackId) -> Result<Option<PackRecord>, CatalogError> {

@@ -32,6 +32,16 @@ pub struct SourceRecord {
     pub retired_ms: Option<i64>,
 }
 
+impl SourceRecord {
+    /// As snapshots and rows say it.
+    pub fn kind_text(&self) -> &'static str {
+        match self.kind {
+            SourceKind::Volume => "volume",
+            SourceKind::Directory | SourceKind::Unspecified => "directory",
+        }
+    }
+}
+
 /// A volume as a host just listed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenVolume {
@@ -101,6 +111,31 @@ impl Catalog {
         .bind(kind)
         .bind(name)
         .bind(seen_ms)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// Makes a source that was given up, with what else is known of it. One of
+    /// that id, or of that host, kind and name, stays as it is.
+    pub async fn import_retired_source(
+        &self,
+        (host, id): (HostId, SourceId),
+        kind: &str,
+        name: &str,
+        retired_ms: i64,
+    ) -> Result<(), CatalogError> {
+        // A volume is retired only once it is gone.
+        sqlx::query(
+            "insert into sources (id, host_id, kind, name, used, first_seen_ms, last_seen_ms, gone_ms, retired_ms)
+             values ($1, $2, $3, $4, 1, $5, $5, case when $3 = 'volume' then $5 end, $5)
+             on conflict do nothing",
+        )
+        .bind(id.to_string())
+        .bind(host.to_string())
+        .bind(kind)
+        .bind(name)
+        .bind(retired_ms)
         .execute(self.pool())
         .await?;
         Ok(())

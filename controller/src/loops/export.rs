@@ -5,8 +5,9 @@
 use sha2::{Digest as _, Sha256};
 
 use super::driver::{LoopError, Pass};
+use crate::clock::now_ms;
 use crate::jobs::Jobs;
-use crate::policy::exchange::{hosts_json, policies_json};
+use crate::policy::exchange::{HostFacts, hosts_json, policies_json};
 
 /// Under this name the catalogue keeps what was written last.
 const WRITTEN: &str = "exported_state";
@@ -21,7 +22,7 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
 async fn export_state(jobs: &Jobs) -> Result<&'static str, LoopError> {
     let catalog = jobs.catalog();
     let policies = policies_json(&catalog.policies().await?);
-    let hosts = hosts_json(&catalog.hosts().await?);
+    let hosts = hosts_json(&HostFacts::of(catalog, now_ms()).await?);
     let mut hash = Sha256::new();
     hash.update((policies.len() as u64).to_be_bytes());
     hash.update(&policies);

@@ -65,20 +65,31 @@ pub async fn refresh(
     let listed = timeout(most, list(channel))
         .await
         .unwrap_or_else(|_| Err(Status::deadline_exceeded("the agent did not answer in time")));
-    let seen = match listed {
-        Ok(seen) => seen,
-        Err(status) => {
-            if status.code() == Code::ResourceExhausted {
-                let reason = format!("its volumes were not taken over: {}", status.message());
-                catalog.alarm(host, day_of(now_ms), &reason).await?;
-            }
-            return Err(InventoryError::Agent(status));
-        }
-    };
+    let seen = told(catalog, host, "volumes", listed, now_ms).await?;
     for name in catalog.record_volumes(host, &seen, now_ms).await? {
         returned(catalog, host, &name, now_ms).await?;
     }
     Ok(seen.len())
+}
+
+/// A host's list; one that is over a bound is none, and `status` says so.
+async fn told<T>(
+    catalog: &Catalog,
+    host: HostId,
+    what: &str,
+    listed: Result<T, Status>,
+    now_ms: i64,
+) -> Result<T, InventoryError> {
+    match listed {
+        Ok(list) => Ok(list),
+        Err(status) => {
+            if status.code() == Code::ResourceExhausted {
+                let reason = format!("its {what} were not taken over: {}", status.message());
+                catalog.alarm(host, day_of(now_ms), &reason).await?;
+            }
+            Err(InventoryError::Agent(status))
+        }
+    }
 }
 
 /// A retired volume is there again: it counts again, and that is on record.
@@ -105,11 +116,19 @@ async fn look_at_binds(
     most: Duration,
     now_ms: i64,
 ) -> Result<(), InventoryError> {
-    let containers = timeout(most, list_mounts(channel))
+    let listed = timeout(most, list_mounts(channel))
         .await
-        .map_err(|_| InventoryError::Agent(Status::deadline_exceeded("the agent did not answer in time")))?
-        .map_err(InventoryError::Agent)?;
-    catalog.record_binds(host, &binds(containers), now_ms).await?;
+        .unwrap_or_else(|_| Err(Status::deadline_exceeded("the agent did not answer in time")));
+    let containers = told(catalog, host, "mounts", listed, now_ms).await?;
+    let Binds { kept, left_out } = binds(containers);
+    catalog.record_binds(host, &kept, now_ms).await?;
+    if left_out > 0 {
+        // Whether these are protected is looked at by nobody.
+        let reason = format!(
+            "its containers mount {left_out} directories more than the {MAX_BINDS} that are looked at"
+        );
+        catalog.alarm(host, day_of(now_ms), &reason).await?;
+    }
     Ok(())
 }
 
@@ -124,15 +143,24 @@ async fn list_mounts(channel: Channel) -> Result<Vec<ContainerMounts>, Status> {
     Ok(containers)
 }
 
-/// What containers that run bind, by path.
-fn binds(containers: Vec<ContainerMounts>) -> Vec<SeenBind> {
+/// What the running containers of a host bind.
+struct Binds {
+    /// By path.
+    kept: Vec<SeenBind>,
+    /// Paths beyond [`MAX_BINDS`].
+    left_out: usize,
+}
+
+fn binds(containers: Vec<ContainerMounts>) -> Binds {
     let mut binds: BTreeMap<String, SeenBind> = BTreeMap::new();
+    let mut left_out = BTreeSet::new();
     for container in containers.into_iter().filter(|container| LIVE.contains(&container.state.as_str())) {
         for mount in container.mounts.into_iter().filter(|mount| mount.kind() == MountKind::Bind) {
             if mount.source.len() > MAX_PATH_LEN || !mount.source.starts_with('/') {
                 continue;
             }
             if binds.len() >= MAX_BINDS && !binds.contains_key(&mount.source) {
+                left_out.insert(mount.source);
                 continue;
             }
             let bind = binds.entry(mount.source.clone()).or_insert_with(|| SeenBind {
@@ -144,7 +172,7 @@ fn binds(containers: Vec<ContainerMounts>) -> Vec<SeenBind> {
             bind.containers.insert(container.container_name.clone());
         }
     }
-    binds.into_values().collect()
+    Binds { kept: binds.into_values().collect(), left_out: left_out.len() }
 }
 
 /// Only what is kept counts: a message of many empty fields takes many times
@@ -233,7 +261,12 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
 mod tests {
     use std::collections::HashMap;
 
+    use holdfast_proto::v1::Mount;
+    use holdfast_proto::v1::mount_service_server::{MountService, MountServiceServer};
+
     use super::*;
+    use crate::catalog::sources::add_host;
+    use crate::limits::LIST_ITEMS;
 
     fn listed(name: &str) -> Volume {
         Volume { name: name.to_owned(), ..Volume::default() }
@@ -256,5 +289,68 @@ mod tests {
         assert_eq!((volume.labels.len(), volume.driver.len()), (LABELS, TEXT));
         assert!(volume.labels.values().all(|value| value.len() == 1));
         assert!(size(&volume) < 64 << 10);
+    }
+
+    /// A host that answers every list of mounts with these.
+    #[derive(Clone)]
+    struct Mounts(Vec<ContainerMounts>);
+
+    #[tonic::async_trait]
+    impl MountService for Mounts {
+        type ListMountsStream = tokio_stream::Iter<std::vec::IntoIter<Result<ContainerMounts, Status>>>;
+
+        async fn list_mounts(
+            &self,
+            _request: tonic::Request<ListMountsRequest>,
+        ) -> Result<tonic::Response<Self::ListMountsStream>, Status> {
+            let listed: Vec<_> = self.0.iter().cloned().map(Ok).collect();
+            Ok(tonic::Response::new(tokio_stream::iter(listed)))
+        }
+    }
+
+    async fn serve(containers: Vec<ContainerMounts>) -> Channel {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let service = MountServiceServer::new(Mounts(containers));
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+            .expect("an address")
+            .connect_lazy()
+    }
+
+    /// Containers that run, each with a few directories of its own.
+    fn containers(count: usize, each: usize) -> Vec<ContainerMounts> {
+        let mount = |path: String| Mount { kind: MountKind::Bind.into(), source: path, ..Mount::default() };
+        (0..count)
+            .map(|n| ContainerMounts {
+                container_name: format!("c{n}"),
+                state: "running".to_owned(),
+                mounts: (0..each).map(|m| mount(format!("/srv/{n}/{m}"))).collect(),
+                ..ContainerMounts::default()
+            })
+            .collect()
+    }
+
+    async fn alarms_of(containers: Vec<ContainerMounts>) -> (usize, Vec<String>) {
+        let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+        let host = add_host(&catalog, "web-1").await;
+        let outcome =
+            look_at_binds(&catalog, host, serve(containers).await, Duration::from_secs(60), 1).await;
+        let alarms = catalog.alarms(0).await.expect("asked");
+        assert!(outcome.is_ok() || !alarms.is_empty(), "{outcome:?}");
+        let known = catalog.binds(Some(host)).await.expect("listed").len();
+        (known, alarms.into_iter().map(|alarm| alarm.reason).collect())
+    }
+
+    #[tokio::test]
+    async fn v04_mounts_over_a_bound_are_a_problem_in_status() {
+        assert_eq!(alarms_of(containers(4, 1024)).await, (MAX_BINDS, Vec::new()));
+        let (known, alarms) = alarms_of(containers(5, 1024)).await;
+        assert_eq!((known, alarms.len()), (MAX_BINDS, 1));
+        assert!(alarms[0].contains("1024 directories more"), "{alarms:?}");
+        let (known, alarms) = alarms_of(containers(LIST_ITEMS + 1, 0)).await;
+        assert_eq!((known, alarms.len()), (0, 1));
+        assert!(alarms[0].contains("mounts were not taken over"), "{alarms:?}");
     }
 }

@@ -192,7 +192,6 @@ impl Repository {
             }
             match Protocol::WHOLE.commit_step(raised, put) {
                 CommitStep::RaiseHead => {
-                    self.refuse_foreign().await?;
                     self.raise_head().await?;
                     raised = true;
                 }

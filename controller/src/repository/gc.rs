@@ -288,12 +288,15 @@ impl Round<'_> {
         Ok(catalog.drop_orphans(&names).await?)
     }
 
-    /// Deletes objects; gives those that are still there, each noted.
+    /// Deletes objects of a bucket that is ours at this moment: a round may
+    /// take hours, and another controller may take it over meanwhile. Gives
+    /// those that are still there, each noted.
     async fn delete(
         &self,
         keys: &[ObjectKey],
         report: &mut PruneReport,
     ) -> Result<HashSet<ObjectKey>, RepositoryError> {
+        self.repository.refuse_foreign().await?;
         let failures = self.repository.store().delete(keys).await?;
         for (key, error) in failures.iter().take(10) {
             report.notes.push(format!("{key} could not be deleted and is tried again: {error}"));

@@ -182,6 +182,7 @@ impl Repository {
     /// Writes the catalogue's numbers to the bucket.
     pub(super) async fn raise_head(&self) -> Result<(), RepositoryError> {
         let _one = self.inner.head.lock().await;
+        self.refuse_foreign().await?;
         let head = self.catalog().head().await?;
         self.store().put(&ObjectKey::State(StateFile::Head), encode_head(&head).into()).await?;
         Ok(())

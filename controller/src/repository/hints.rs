@@ -74,7 +74,7 @@ impl Repository {
     }
 
     /// Writes files with these tables and those of the files they replace.
-    async fn write_index(&self, fresh: Vec<IndexedPack>) -> Result<(), RepositoryError> {
+    pub(super) async fn write_index(&self, fresh: Vec<IndexedPack>) -> Result<(), RepositoryError> {
         let mut tables = Vec::new();
         for file in self.catalog().index_files().await? {
             if !is_sparse(&file) && file.packs >= PACKS as u64 {
@@ -95,6 +95,8 @@ impl Repository {
         }
         tables.extend(fresh);
         for part in parts(tables) {
+            // Its number may be that of a file of whoever took the bucket over.
+            self.refuse_foreign().await?;
             let number = self.catalog().next_index().await?;
             self.store().put(&ObjectKey::Index(number), encode_index(&part).into()).await?;
             let packs: Vec<PackId> = part.iter().map(|hint| hint.pack).collect();
@@ -121,6 +123,7 @@ impl Repository {
             return Ok(());
         }
         let keys: Vec<ObjectKey> = unused.iter().map(|number| ObjectKey::Index(*number)).collect();
+        self.refuse_foreign().await?;
         let left = self.store().delete(&keys).await?;
         for number in unused {
             if !left.iter().any(|(key, _)| *key == ObjectKey::Index(number)) {

@@ -118,10 +118,29 @@ pub struct RepositoryStatus {
     pub packs: u64,
     pub stored_bytes: u64,
     pub commit_number: u64,
-    /// Why collection, or deduplication as well, is off; empty where both are on.
+    /// Why collection and deduplication are off; empty where deduplication is on.
     pub suspended: String,
+    /// Why collection alone is off; empty where it is on or all is off.
+    pub collection_off: String,
+    /// What is to be done about either.
+    pub remedy: Remedy,
     /// Why the store could not be asked; empty when it was.
     pub problem: String,
+}
+
+/// What switches on again what is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing is off.
+    None,
+    /// The repository has to be where it was.
+    BringBack,
+    /// It belongs to another controller, and one of the two has to go.
+    OneController,
+    /// The catalogue has to be compared with the bucket.
+    Reconcile,
+    /// What is missing has to be sent again, or given up.
+    AcceptLoss,
 }
 
 /// Handle of the repository. Cheap to clone; clones share everything.
@@ -271,9 +290,26 @@ impl Repository {
             Some(_) => self.refuse_foreign().await,
             None => self.check().await.map(|_| ()),
         };
-        let problem = asked.err().map(|error| error.to_string()).unwrap_or_default();
+        // It was reached: that it is another's is said by the suspension.
+        let foreign = matches!(asked, Err(RepositoryError::Suspended(_)));
+        let problem = asked.err().filter(|_| !foreign).map(|error| error.to_string()).unwrap_or_default();
         let row = self.catalog().repository().await?;
         let suspended = self.suspended().await?.unwrap_or_default();
+        let collection_off = match &row {
+            Some(row) if suspended.is_empty() => row.collection_off.clone(),
+            Some(_) | None => String::new(),
+        };
+        let remedy = if locked(&self.inner.absent).is_some() {
+            Remedy::BringBack
+        } else if foreign {
+            Remedy::OneController
+        } else if !suspended.is_empty() || collection_off == rebuild::UNFINISHED {
+            Remedy::Reconcile
+        } else if !collection_off.is_empty() {
+            Remedy::AcceptLoss
+        } else {
+            Remedy::None
+        };
         Ok(RepositoryStatus {
             id: row.as_ref().map(|row| row.repository.to_string()).unwrap_or_default(),
             location: self.store().location(),
@@ -281,7 +317,9 @@ impl Repository {
             packs: counts.packs,
             stored_bytes: counts.stored_bytes,
             commit_number: row.as_ref().map_or(0, |row| row.commit_number),
-            suspended: if suspended.is_empty() { row.map(off).unwrap_or_default() } else { suspended },
+            suspended,
+            collection_off,
+            remedy,
             problem,
         })
     }
@@ -362,11 +400,6 @@ impl Repository {
         }
         Ok(holding)
     }
-}
-
-/// Why not everything is done to this repository.
-fn off(row: crate::catalog::repository::RepositoryRow) -> String {
-    if row.suspended.is_empty() { row.collection_off } else { row.suspended }
 }
 
 /// What leases hold.

@@ -148,12 +148,13 @@ impl Repository {
         self.refuse_foreign().await?;
         self.charge(host, Usage { bytes: length, packs: 1, ..Usage::default() }).await?;
         let pack = PackId { sha256, allocation: AllocationId::generate() };
-        if !self.catalog().intend_pack(&pack, host, lease.number, length, MAX_INTENTS).await? {
+        let intended = self.catalog().intend_pack(&pack, host, lease.number, length, MAX_INTENTS).await?;
+        let Some(pack) = intended else {
             return Err(RepositoryError::TooMuch(format!(
                 "lease {} has {MAX_INTENTS} packs announced and not committed",
                 lease.id
             )));
-        }
+        };
         failpoint("controller.pack.after-intent");
         if self.direct().await {
             let key = ObjectKey::Pack(pack);
@@ -227,6 +228,7 @@ impl Repository {
             }
             Err(error) => return Err(RepositoryError::Invalid(format!("pack {}: {error}", pack.id))),
         };
+        self.refuse_foreign().await?;
         self.store().put(&ObjectKey::Pack(pack.id), bytes).await.map_err(|error| match error.kind() {
             // They were what was announced when they came here; nothing stored is damaged.
             StoreErrorKind::Corrupt => failed(&error.to_string()),

@@ -34,7 +34,7 @@ use bucket::Bucket;
 const REQUESTS: usize = 16;
 
 /// Why nothing is deleted while a reconciliation is under way.
-const UNFINISHED: &str =
+pub(super) const UNFINISHED: &str =
     "a reconciliation was begun and is not finished: run `holdfast-controller reconcile`";
 
 /// What a rebuild or reconciliation found.

@@ -245,6 +245,7 @@ impl Repository {
             let Some(record) = self.catalog().snapshot(id).await? else { continue };
             let Some(stored) = self.catalog().stored_snapshot(record.commit_number).await? else { continue };
             let object = encode_object(&stored.header, &stored.body);
+            self.refuse_foreign().await?;
             self.store().put(&ObjectKey::Snapshot(*id), object.into()).await?;
             rebuilt.snapshots += 1;
             rebuilt.notes.push(format!(

@@ -224,3 +224,35 @@ async fn v06_the_end_of_one_job_leaves_the_leases_of_others_alone() {
     assert!(!world.is_open(one.lease).await && world.is_open(two.lease).await);
     world.repository.locate(world.host, two.lease, &tree.frames).await.expect("it still runs");
 }
+
+#[tokio::test]
+async fn packs_sent_again_over_a_bad_line_use_up_no_intents() {
+    let world = World::new().await;
+    let tree = tree("sent again and again");
+    let lease = world.open().await;
+    let (length, sha256) = (tree.pack.bytes.len() as u64, tree.pack.sha256);
+    let alloc = async |sha256| world.repository.alloc_pack(world.host, lease, length, sha256).await;
+    let (first, _) = alloc(sha256).await.expect("announced");
+    for _ in 0..200 {
+        let (again, _) = alloc(sha256).await.expect("announced again");
+        assert_eq!(again, first);
+        // The line breaks half-way.
+        let mut incoming = world.repository.begin_upload(world.host, lease, again).await.expect("begins");
+        incoming.push(&tree.pack.bytes[..10]).expect("fits");
+        world.repository.finish_upload(incoming).await.expect_err("cut off");
+    }
+    world.send(lease, &tree.pack).await;
+    let (another, _) = alloc(sha256).await.expect("announced anew");
+    assert_ne!(another, first, "what is live is not written again");
+    // Different ones stay bounded, and other leases have intents of their own.
+    for n in 0..63 {
+        alloc([n; 32]).await.expect("announced");
+    }
+    let refused = alloc([99; 32]).await;
+    assert!(matches!(refused, Err(RepositoryError::TooMuch(_))), "{refused:?}");
+    let (known, _) = alloc([7; 32]).await.expect("known");
+    let other = world.open().await;
+    let (theirs, _) =
+        world.repository.alloc_pack(world.host, other, length, [7; 32]).await.expect("announced");
+    assert_ne!(theirs, known);
+}

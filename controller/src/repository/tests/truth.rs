@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use holdfast_archive::seam::FrameLocation;
+use holdfast_archive::state::IndexedPack;
 use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, StoreErrorKind, Verb};
 use holdfast_archive::verify::ProblemKind;
 
