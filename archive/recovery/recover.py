@@ -205,9 +205,9 @@ class Repository:
         return {
             "created": signed(number(fields, 3)) / 1000,
             "root": blob(body, 1),
-            "host": text(body, 6),
-            "kind": text(source, 1),
-            "source": text(source, 2),
+            "host": text(fields, 7) or text(body, 6),
+            "kind": text(fields, 8) or text(source, 1),
+            "source": text(fields, 9) or text(source, 2),
             "size": number(message(blob(body, 3)), 3),
             "partial": bool(number(body, 7)),
         }

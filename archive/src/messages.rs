@@ -142,6 +142,9 @@ fn objects_are_as_described() {
         commit_number: 2,
         body_key_epoch: 3,
         body: vec![4],
+        host_name: "h".into(),
+        source_kind: "volume".into(),
+        source_name: "data".into(),
     };
     assert_eq!(value(&read(&pool, "SnapshotObject", &object), "created_unix_ms"), Value::I64(-1));
     let number = SourceNumberMessage { host: "h".into(), source: "s".into(), number: 3 };

@@ -4,8 +4,9 @@
 //! The body is bytes the agent made and the controller stores as they are:
 //! under encryption it is sealed, and a controller without keys can still
 //! list, expire and count snapshots by their headers. Time and number are the
-//! header's alone, so no agent dates or numbers a snapshot. The repository's
-//! id in the header tells a snapshot copied from elsewhere.
+//! header's alone, so no agent dates or numbers a snapshot. Whose it is, is the
+//! header's as well: what the body says of that is the agent's word. The
+//! repository's id in the header tells a snapshot copied from elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,30 @@ pub struct SnapshotHeader {
     pub created_unix_ms: i64,
     /// Counts every commit to the repository; grows by one with each.
     pub commit_number: u64,
+    /// Whose it is, as the controller knows it.
+    pub names: Names,
+}
+
+/// What a host and a source of it were called when a snapshot was committed.
+/// All empty in objects from before controllers wrote them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    pub host: String,
+    /// "volume" or "directory".
+    pub kind: String,
+    /// A volume's name or a directory's path.
+    pub source: String,
+}
+
+impl Names {
+    /// These, or where the controller wrote none what the agent says of itself.
+    pub fn or_of(&self, body: &SnapshotBody) -> Self {
+        if *self != Self::default() {
+            return self.clone();
+        }
+        let SnapshotBody { host_name, source, .. } = body;
+        Self { host: host_name.clone(), kind: source.kind.clone(), source: source.name.clone() }
+    }
 }
 
 /// What the agent says of a snapshot.
@@ -165,6 +190,9 @@ pub fn encode_object(header: &SnapshotHeader, body: &[u8]) -> Vec<u8> {
         commit_number: header.commit_number,
         body_key_epoch: 0,
         body: body.to_vec(),
+        host_name: header.names.host.clone(),
+        source_kind: header.names.kind.clone(),
+        source_name: header.names.source.clone(),
     };
     Envelope::Snapshot.seal(&message.encode_to_vec())
 }
@@ -187,6 +215,7 @@ pub fn decode_object(object: &[u8]) -> Result<(SnapshotHeader, SnapshotBody), Sn
         id: message.snapshot.parse()?,
         created_unix_ms: message.created_unix_ms,
         commit_number: message.commit_number,
+        names: Names { host: message.host_name, kind: message.source_kind, source: message.source_name },
     };
     Ok((header, decode_body(&message.body)?))
 }
@@ -205,6 +234,12 @@ pub(crate) struct ObjectMessage {
     pub(crate) body_key_epoch: u32,
     #[prost(bytes = "vec", tag = "6")]
     pub(crate) body: Vec<u8>,
+    #[prost(string, tag = "7")]
+    pub(crate) host_name: String,
+    #[prost(string, tag = "8")]
+    pub(crate) source_kind: String,
+    #[prost(string, tag = "9")]
+    pub(crate) source_name: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -406,7 +441,16 @@ pub(crate) mod tests {
             id: SnapshotId { host: HostId::generate(), source: SourceId::generate(), number: 12 },
             created_unix_ms: 1_790_000_001_000,
             commit_number: 99,
+            names: Names { host: "web-1".into(), kind: "volume".into(), source: "db_data".into() },
         }
+    }
+
+    #[test]
+    fn v05_the_controllers_names_count_and_the_agents_where_there_are_none() {
+        let body = SnapshotBody { host_name: "db-1".into(), ..sample_body() };
+        assert_eq!(sample_header().names.or_of(&body), sample_header().names);
+        let of_old = Names::default().or_of(&body);
+        assert_eq!((of_old.host.as_str(), of_old.source.as_str()), ("db-1", "db_data"));
     }
 
     #[test]

@@ -8,12 +8,15 @@ use e2e::fleet::{Fleet, Said};
 use e2e::hostile::{Flood, Intruder, Target};
 use e2e::{figure, require_engine, wait};
 use futures_util::StreamExt as _;
+use holdfast_archive::entry::{Entry, EntryFlags, EntryKind};
 use holdfast_archive::frame::{MAX_RAW, encode};
 use holdfast_archive::ids::FrameId;
+use holdfast_archive::manifest::ManifestWriter;
 use holdfast_archive::pack::PackBuilder;
 use holdfast_archive::seam::{FrameKind, SealedPack};
-use holdfast_archive::snapshot::{SnapshotBody, SourceFacts, Stats, encode_body};
+use holdfast_archive::snapshot::{SnapshotBody, SourceFacts, Stats, decode_body, encode_body};
 use holdfast_proto::v1;
+use holdfast_proto::v1::commit_snapshot_response::Outcome;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tonic::{Code, Response};
@@ -380,4 +383,57 @@ fn v04_endless_lists_and_events_fill_neither_memory_nor_disk() {
     let sent = attack.evil.manners().sent.load(Ordering::Relaxed);
     figure!("the catalogue grew by {} KiB while {sent} messages were sent", grown >> 10);
     assert!(grown <= 64 << 20, "the catalogue grew by {} MiB", grown >> 20);
+}
+
+#[test]
+fn v05_a_host_that_names_another_in_its_snapshots_is_refused_and_offline_names_are_told_apart() {
+    require_engine!();
+    let attack = Attack::begin();
+    attack.fleet.backup("host-a", "data", "none");
+    let mut pages = PackBuilder::new();
+    let mut emit = |raw: Vec<u8>| -> Result<FrameId, std::io::Error> {
+        let page = encode(FrameKind::Page, &raw, 1);
+        let id = page.id;
+        pages.push(page);
+        Ok(id)
+    };
+    let mut writer = ManifestWriter::new(&mut emit);
+    let entry = Entry {
+        path: Vec::new(),
+        kind: EntryKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        inode: 1,
+        xattrs: Vec::new(),
+        flags: EntryFlags::default(),
+    };
+    writer.push(entry).expect("a root");
+    let root = writer.finish().expect("finished");
+    attack.put(&pages.finish());
+    let commit = |body: Vec<u8>| {
+        let request = v1::CommitSnapshotRequest { lease_id: attack.lease.clone(), body };
+        attack.runtime.block_on(async { attack.evil.repository().await.commit_snapshot(request).await })
+    };
+    for (host, source) in [("host-a", "data"), ("evil", "other"), ("host-a", "other")] {
+        let lying = SnapshotBody {
+            host_name: host.into(),
+            source: SourceFacts { kind: "volume".into(), name: source.into(), ..SourceFacts::default() },
+            ..decode_body(&body(root)).expect("a body")
+        };
+        let refused = commit(encode_body(&lying)).expect_err("another's name");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    }
+    let committed = commit(body(root)).expect("an answer").into_inner();
+    assert!(matches!(committed.outcome, Some(Outcome::Committed(_))), "{committed:?}");
+    // Without a controller: the honest host's volume of the same name is another one.
+    let several = attack.fleet.repo("browse", &["data"]);
+    assert!(several.stderr.contains("host-a/data") && several.stderr.contains("evil/data"), "{several:?}");
+    let one = attack.fleet.repo("browse", &["host-a/data"]);
+    assert_eq!(one.code, 0, "{one:?}");
+    let denied = attack.fleet.json(&["audit", "ls", "--caller", "agent:evil", "--outcome", "denied"]);
+    assert_eq!(denied.as_array().map(Vec::len), Some(3), "{denied}");
+    attack.fleet.ok(&["audit", "verify"]);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use holdfast_archive::ids::{AllocationId, FrameId, HostId, PackId, RepositoryId, SnapshotId, SourceId};
-use holdfast_archive::snapshot::{SnapshotBody, SnapshotHeader, decode_body, encode_object};
+use holdfast_archive::snapshot::{Names, SnapshotBody, SnapshotHeader, decode_body, encode_object};
 use holdfast_proto::ids::LeaseId;
 use holdfast_proto::v1;
 use holdfast_proto::v1::repository_service_server::{RepositoryService, RepositoryServiceServer};
@@ -167,6 +167,7 @@ impl RepositoryService for Repository {
             id,
             created_unix_ms: 1,
             commit_number: id.number,
+            names: Names::default(),
         };
         Ok(Response::new(v1::OpenRestoreResponse {
             lease_id: LeaseId::generate().to_string(),

@@ -18,7 +18,7 @@ use crate::ids::{AllocationId, FrameId, HostId, PackId, SnapshotId, SourceId};
 use crate::keys::{ObjectKey, Prefix, StateFile};
 use crate::manifest::{ManifestError, page_refs};
 use crate::seam::{FrameLocation, PackSink, PackSource, SealedPack, SeamError};
-use crate::snapshot::{SnapshotBody, SnapshotHeader, encode_body, encode_object};
+use crate::snapshot::{Names, SnapshotBody, SnapshotHeader, encode_body, encode_object};
 use crate::state::{Head, StateError, decode_head, encode_head};
 use crate::store::StoreError;
 
@@ -161,6 +161,7 @@ impl DirectSession {
             id,
             created_unix_ms,
             commit_number: head.commit_number,
+            names: Names::default().or_of(body),
         };
         // The head first: a number that was written down and not used harms nobody.
         store.put(&ObjectKey::State(StateFile::Head), encode_head(&head).into()).await?;

@@ -27,7 +27,7 @@ use crate::keys::{ObjectKey, Prefix, RecoveryFile};
 use crate::pack::{self, FOOTER_LEN, TableRead};
 use crate::salvage::walk_frames;
 use crate::seam::{PackEntry, PackSource};
-use crate::snapshot::{self, SnapshotBody, SnapshotError, SnapshotHeader};
+use crate::snapshot::{self, Names, SnapshotBody, SnapshotError, SnapshotHeader};
 use crate::store::{Listed, Store, StoreError};
 
 /// Requests under way at once.
@@ -75,6 +75,13 @@ pub enum OpenError {
 pub struct Snapshot {
     pub header: SnapshotHeader,
     pub body: SnapshotBody,
+}
+
+impl Snapshot {
+    /// Whose it is: in the controller's words, if it wrote any.
+    pub fn names(&self) -> Names {
+        self.header.names.or_of(&self.body)
+    }
 }
 
 /// An object under `snapshots/` that is no snapshot of this repository.

@@ -4,12 +4,13 @@ mod open;
 mod restore;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_archive::entry::{Entry, EntryKind};
 use holdfast_archive::fetch::FrameFetcher;
 use holdfast_archive::manifest::ManifestReader;
 use holdfast_archive::repository::{BrokenSnapshot, Snapshot};
+use holdfast_archive::snapshot::Names;
 use holdfast_proto::v1::StartPruneRequest;
 use serde::Serialize;
 
@@ -29,6 +30,7 @@ const PAGE_CACHE: usize = 32 << 20;
 struct SnapshotView {
     id: String,
     host: String,
+    host_id: String,
     source: String,
     kind: String,
     number: u64,
@@ -51,11 +53,13 @@ struct SnapshotList(Vec<SnapshotView>);
 impl From<&Snapshot> for SnapshotView {
     fn from(snapshot: &Snapshot) -> Self {
         let (header, body) = (&snapshot.header, &snapshot.body);
+        let Names { host, kind, source } = snapshot.names();
         Self {
             id: header.id.to_string(),
-            host: body.host_name.clone(),
-            source: body.source.name.clone(),
-            kind: body.source.kind.clone(),
+            host_id: header.id.host.to_string(),
+            host,
+            source,
+            kind,
             number: header.id.number,
             created: When(header.created_unix_ms),
             partial: body.partial,
@@ -75,10 +79,16 @@ impl Render for SnapshotList {
     fn human(&self) -> String {
         let headings = ["SNAPSHOT", "HOST", "CREATED", "FILES", "SIZE", "STORED", "CONSISTENCY", "FLAGS"];
         let mut rows = Rows::new(&headings, "no snapshots").right(&[3, 4, 5]);
+        let mut ids: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for snapshot in &self.0 {
+            ids.entry(&snapshot.host).or_default().insert(&snapshot.host_id);
+        }
+        for snapshot in &self.0 {
+            // Two hosts of one name are told apart by their ids.
+            let one = ids[snapshot.host.as_str()].len() == 1;
             rows.push([
                 format!("{}@#{}", snapshot.source, snapshot.number),
-                snapshot.host.clone(),
+                if one { snapshot.host.clone() } else { format!("{} {}", snapshot.host, snapshot.host_id) },
                 snapshot.created.local(),
                 snapshot.files.to_string(),
                 snapshot.size_bytes.to_string(),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
 use holdfast_archive::seam::PackEntry;
-use holdfast_archive::snapshot::SnapshotBody;
+use holdfast_archive::snapshot::{Names, SnapshotBody};
 use roaring::RoaringTreemap;
 use sqlx::Row as _;
 
@@ -22,6 +22,7 @@ pub struct FoundSnapshot<'a> {
     pub id: SnapshotId,
     pub commit_number: u64,
     pub created_ms: i64,
+    pub names: &'a Names,
     pub body: &'a SnapshotBody,
     pub body_bytes: &'a [u8],
     pub frames: &'a RoaringTreemap,
@@ -179,6 +180,7 @@ impl Catalog {
             state: SnapshotState::Committed,
             job: String::new(),
             created_ms: found.created_ms,
+            names: found.names,
             body: found.body,
             body_bytes: found.body_bytes,
             frames: found.frames,

@@ -1,7 +1,7 @@
 //! Snapshots: the two transactions of a commit, and the way out.
 
 use holdfast_archive::ids::{FrameId, HostId, SnapshotId, SourceId};
-use holdfast_archive::snapshot::{Extent, SnapshotBody, SnapshotHeader};
+use holdfast_archive::snapshot::{Extent, Names, SnapshotBody, SnapshotHeader};
 use holdfast_proto::ids::JobId;
 use roaring::RoaringTreemap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -58,6 +58,7 @@ pub struct NewSnapshot<'a> {
     pub job: JobId,
     pub host: HostId,
     pub source: SourceId,
+    pub names: &'a Names,
     pub body: &'a SnapshotBody,
     pub body_bytes: &'a [u8],
     pub frames: &'a RoaringTreemap,
@@ -200,8 +201,24 @@ impl Catalog {
             id: record.id,
             created_unix_ms: record.created_ms,
             commit_number,
+            names: self.snapshot_names(commit_number).await?,
         };
         Ok(Some(StoredSnapshot { header, body }))
+    }
+
+    /// What host and source of a snapshot were called when it was committed.
+    async fn snapshot_names(&self, commit_number: u64) -> Result<Names, CatalogError> {
+        let row =
+            sqlx::query("select host_name, source_kind, source_name from snapshots where commit_number = $1")
+                .bind(signed(commit_number))
+                .fetch_optional(self.pool())
+                .await?;
+        let Some(row) = row else { return Ok(Names::default()) };
+        Ok(Names {
+            host: row.try_get("host_name")?,
+            kind: row.try_get("source_kind")?,
+            source: row.try_get("source_name")?,
+        })
     }
 
     /// The numbers of all frames a snapshot reaches.
@@ -433,6 +450,7 @@ async fn insert_committing(
         state: SnapshotState::Committing,
         job: new.job.to_string(),
         created_ms: new.created_ms,
+        names: new.names,
         body: new.body,
         body_bytes: new.body_bytes,
         frames: new.frames,
@@ -472,6 +490,7 @@ pub(super) struct Inserted<'a> {
     pub(super) state: SnapshotState,
     pub(super) job: String,
     pub(super) created_ms: i64,
+    pub(super) names: &'a Names,
     pub(super) body: &'a SnapshotBody,
     pub(super) body_bytes: &'a [u8],
     pub(super) frames: &'a RoaringTreemap,
@@ -496,9 +515,9 @@ pub(super) async fn insert_snapshot(
     .bind(&new.job)
     .bind(new.created_ms)
     .bind(new.body.root.as_bytes().as_slice())
-    .bind(&new.body.host_name)
-    .bind(&new.body.source.kind)
-    .bind(&new.body.source.name)
+    .bind(&new.names.host)
+    .bind(&new.names.kind)
+    .bind(&new.names.source)
     .bind(new.body.partial)
     .bind(new.extent.map(|extent| signed(extent.entries)))
     .bind(new.extent.map(|extent| signed(extent.size_bytes)))

@@ -11,10 +11,10 @@
 
 use std::sync::Arc;
 
-use holdfast_archive::ids::{FrameId, HostId};
+use holdfast_archive::ids::{FrameId, HostId, SourceId};
 use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::manifest::{PageRefs, page_refs};
-use holdfast_archive::snapshot::{MAX_OBJECT_LEN, SnapshotBody, decode_body, encode_object};
+use holdfast_archive::snapshot::{MAX_OBJECT_LEN, Names, SnapshotBody, decode_body, encode_object};
 use holdfast_proto::ids::LeaseId;
 use roaring::RoaringTreemap;
 
@@ -27,7 +27,7 @@ use crate::catalog::jobs::GrantKind;
 use crate::catalog::snapshots::{Begun, NewSnapshot, SnapshotRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
-use crate::limits::{PAGE_BYTES, PAGES};
+use crate::limits::{PAGE_BYTES, PAGES, clipped};
 
 /// Missing frames named in one answer.
 const MAX_MISSING: usize = 65_536;
@@ -36,7 +36,7 @@ const MAX_MISSING: usize = 65_536;
 const ATTEMPTS: u32 = 4;
 
 /// Room a snapshot's header takes beside its body.
-const HEADER_ROOM: usize = 4096;
+const HEADER_ROOM: usize = 16 << 10;
 
 /// What became of a snapshot offered.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +80,8 @@ impl Repository {
         }
         self.refuse_foreign().await?;
         let account = decode_body(body).map_err(|error| RepositoryError::Invalid(error.to_string()))?;
+        let names = self.names_of(host, source).await?;
+        refuse_other_names(&names, &account)?;
         for _ in 0..ATTEMPTS {
             let (frames, pages) = match self.reach(host, account.root).await? {
                 Reach::Missing(missing) => return Ok(Committed::Missing(missing)),
@@ -90,6 +92,7 @@ impl Repository {
                 job: lease.job,
                 host,
                 source,
+                names: &names,
                 body: &account,
                 body_bytes: body,
                 frames: &frames,
@@ -117,6 +120,20 @@ impl Repository {
             }
         }
         Err(RepositoryError::TooMuch("frames go as fast as they are looked for; try again".to_owned()))
+    }
+
+    /// What the catalogue calls a host and a source of it.
+    async fn names_of(&self, host: HostId, source: SourceId) -> Result<Names, RepositoryError> {
+        let host_record = self.catalog().host(host).await?;
+        let source_record = self.catalog().source(source).await?.filter(|record| record.host == host);
+        let (Some(host_record), Some(source_record)) = (host_record, source_record) else {
+            return Err(RepositoryError::Denied(format!("host {host} has no source {source}")));
+        };
+        Ok(Names {
+            host: host_record.name,
+            kind: source_record.kind_text().to_owned(),
+            source: source_record.name,
+        })
     }
 
     async fn answer_again(&self, record: SnapshotRecord) -> Result<Committed, RepositoryError> {
@@ -305,5 +322,26 @@ impl Repository {
             }
         }
         Ok((missing.len() == before).then_some(row))
+    }
+}
+/// Refuses an account that says it is of another host or source than the one
+/// whose certificate and job sent it: offline, names are what people go by.
+///
+/// The path of a directory is not compared: the host says where the directory
+/// really is, past links, and the header says what it is called.
+fn refuse_other_names(names: &Names, account: &SnapshotBody) -> Result<(), RepositoryError> {
+    let SnapshotBody { host_name, source, .. } = account;
+    let volume = names.kind == "volume";
+    let mismatch = [
+        ("host", host_name, &names.host, host_name.is_empty()),
+        ("kind of source", &source.kind, &names.kind, false),
+        ("source", &source.name, &names.source, !volume),
+    ];
+    match mismatch.into_iter().find(|(_, said, known, free)| said != known && !free) {
+        None => Ok(()),
+        Some((what, said, known, _)) => Err(RepositoryError::Denied(format!(
+            "the snapshot names another {what} than its job: {:?} and not `{known}`",
+            clipped(said)
+        ))),
     }
 }

@@ -3,6 +3,7 @@
 mod faults;
 mod healing;
 mod leases;
+mod names;
 mod races;
 mod reconcile;
 mod truth;
@@ -82,7 +83,7 @@ fn tree_with(name: &[u8], text: &str, content: bool) -> Tree {
         root,
         started_unix_ns: 1,
         stats: Stats { entries: 2, files: 1, size_bytes: text.len() as u64, ..Stats::default() },
-        source: SourceFacts { kind: "volume".into(), name: "data".into(), ..SourceFacts::default() },
+        source: SourceFacts { kind: "directory".into(), name: "/data".into(), ..SourceFacts::default() },
         consistency: "none".into(),
         host_name: "web-1".into(),
         partial: false,
@@ -356,6 +357,8 @@ async fn x01_x08_nobody_refers_to_another_hosts_frames_or_uses_its_lease() {
     };
     let lease = other_world.open().await;
     assert_eq!(other_world.have(lease, &tree).await, [false, false]);
+    let theirs = SnapshotBody { host_name: "web-2".into(), ..decode_body(&tree.body).expect("a body") };
+    let tree = Tree { body: encode_body(&theirs), ..tree };
     assert!(matches!(other_world.commit(lease, &tree).await, Committed::Missing(_)));
     assert!(matches!(
         other_world.repository.locate(other, lease, &tree.frames).await.expect("asked")[..],

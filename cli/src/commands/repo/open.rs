@@ -1,7 +1,10 @@
 //! Opening a repository, and finding a snapshot in it by what people call it.
 
-use holdfast_archive::ids::SnapshotId;
+use std::collections::BTreeMap;
+
+use holdfast_archive::ids::{HostId, SnapshotId, SourceId};
 use holdfast_archive::repository::{BrokenSnapshotError, OpenError, Repository, Snapshot};
+use holdfast_archive::snapshot::Names;
 use holdfast_archive::store::{Location, S3Options, Store, StoreConfig};
 
 use crate::args::RepositoryArgs;
@@ -29,7 +32,8 @@ pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
 }
 
 /// The snapshot a reference means: an id, or `[host/]source[@when]` where
-/// `when` is `latest`, `#number` or the beginning of a date (UTC).
+/// `when` is `latest`, `#number` or the beginning of a date (UTC). Host and
+/// source are names or ids.
 pub(super) async fn resolve(repository: &Repository, reference: &str) -> Result<Snapshot> {
     if let Ok(id) = reference.parse::<SnapshotId>() {
         return repository.snapshot(id).await.map_err(|error| match error {
@@ -37,21 +41,29 @@ pub(super) async fn resolve(repository: &Repository, reference: &str) -> Result<
             other => CliError::new(Exit::Damage, "damaged", format!("snapshot {id}: {}", sentence(&other))),
         });
     }
+    choose(&repository.snapshots().await?.good, reference)
+}
+
+/// What is backed up of one source of one host. Names may be given twice: a
+/// host that was made anew under an old name is another one.
+type Place = (HostId, SourceId);
+
+fn choose(snapshots: &[Snapshot], reference: &str) -> Result<Snapshot> {
     let (name, when) = reference.split_once('@').unwrap_or((reference, "latest"));
-    let snapshots = repository.snapshots().await?.good;
-    let named: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| is_called(snapshot, name)).collect();
-    if named.is_empty() {
-        let near = output::nearest(name, snapshots.iter().map(|snapshot| snapshot.body.source.name.as_str()));
+    let mut places: BTreeMap<Place, Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in snapshots.iter().filter(|snapshot| is_called(snapshot, name)) {
+        let id = snapshot.header.id;
+        places.entry((id.host, id.source)).or_default().push(snapshot);
+    }
+    if places.len() > 1 {
+        return Err(several(name, &places));
+    }
+    let Some(named) = places.into_values().next() else {
+        let names: Vec<String> = snapshots.iter().map(|snapshot| snapshot.names().source).collect();
+        let near = output::nearest(name, names.iter().map(String::as_str));
         let message = format!("the repository has no snapshot of `{name}`{near}");
         return Err(CliError::new(Exit::NotFound, "unknown-source", message).hint("holdfast repo ls"));
-    }
-    let mut hosts: Vec<&str> = named.iter().map(|snapshot| snapshot.body.host_name.as_str()).collect();
-    hosts.sort_unstable();
-    hosts.dedup();
-    if hosts.len() > 1 {
-        let choices: Vec<String> = hosts.iter().map(|host| format!("`{host}/{name}`")).collect();
-        return Err(CliError::usage(format!("`{name}` is on several hosts: say {}", choices.join(" or "))));
-    }
+    };
     let matching = named.into_iter().filter(|snapshot| is_of(snapshot, when));
     matching.max_by_key(|snapshot| snapshot.header.id.number).cloned().ok_or_else(|| {
         let message =
@@ -60,11 +72,45 @@ pub(super) async fn resolve(repository: &Repository, reference: &str) -> Result<
     })
 }
 
+/// Refuses to guess, and says how to name each: by host where that is enough,
+/// else by ids. The newest snapshot of each helps to tell them apart.
+fn several(name: &str, places: &BTreeMap<Place, Vec<&Snapshot>>) -> CliError {
+    let named: Vec<(Place, Names, i64)> = places
+        .iter()
+        .filter_map(|(place, snapshots)| {
+            let newest = snapshots.iter().max_by_key(|snapshot| snapshot.header.created_unix_ms)?;
+            Some((*place, newest.names(), newest.header.created_unix_ms))
+        })
+        .collect();
+    let same = |by: &dyn Fn(&Place, &Names) -> (String, String), place: &Place, names: &Names| {
+        named.iter().filter(|(other, theirs, _)| by(other, theirs) == by(place, names)).count()
+    };
+    let by_name = |_: &Place, names: &Names| (names.host.clone(), names.source.clone());
+    let by_host = |place: &Place, names: &Names| (place.0.to_string(), names.source.clone());
+    let mut unique = true;
+    let choices = named.iter().map(|(place, names, created)| {
+        let (host, source) = if same(&by_name, place, names) == 1 {
+            by_name(place, names)
+        } else if same(&by_host, place, names) == 1 {
+            unique = false;
+            by_host(place, names)
+        } else {
+            unique = false;
+            (place.0.to_string(), place.1.to_string())
+        };
+        format!("`{host}/{source}` (newest {})", When(*created).utc())
+    });
+    let choices = choices.collect::<Vec<_>>().join(" or ");
+    let why = if unique { "is on several hosts" } else { "is the name of several" };
+    CliError::usage(format!("`{name}` {why}: say {choices}"))
+}
+
 fn is_called(snapshot: &Snapshot, name: &str) -> bool {
-    let body = &snapshot.body;
-    body.source.name == name
-        || name.strip_suffix(body.source.name.as_str()).and_then(|rest| rest.strip_suffix('/'))
-            == Some(&body.host_name)
+    let (names, id) = (snapshot.names(), snapshot.header.id);
+    [names.source, id.source.to_string()].iter().any(|source| {
+        let host = name.strip_suffix(source.as_str()).and_then(|rest| rest.strip_suffix('/'));
+        name == source || host.is_some_and(|host| host == names.host || host == id.host.to_string())
+    })
 }
 
 fn is_of(snapshot: &Snapshot, when: &str) -> bool {
@@ -75,5 +121,104 @@ fn is_of(snapshot: &Snapshot, when: &str) -> bool {
                 || (when.starts_with(char::is_numeric)
                     && When(snapshot.header.created_unix_ms).utc().starts_with(when))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_archive::ids::{FrameId, RepositoryId};
+    use holdfast_archive::snapshot::{SnapshotBody, SnapshotHeader, SourceFacts, Stats};
+
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+
+    /// As the controller named it, and as its host says it is called.
+    fn snapshot(place: Place, (host, source): (&str, &str), number: u64, said: (&str, &str)) -> Snapshot {
+        let header = SnapshotHeader {
+            repository: RepositoryId::generate(),
+            id: SnapshotId { host: place.0, source: place.1, number },
+            created_unix_ms: number as i64 * DAY,
+            commit_number: number,
+            names: match host {
+                "" => Names::default(),
+                host => Names { host: host.into(), kind: "volume".into(), source: source.into() },
+            },
+        };
+        let body = SnapshotBody {
+            root: FrameId([0; 32]),
+            started_unix_ns: 0,
+            stats: Stats::default(),
+            source: SourceFacts { kind: "volume".into(), name: said.1.into(), ..SourceFacts::default() },
+            consistency: "none".into(),
+            host_name: said.0.into(),
+            partial: false,
+            problems: Vec::new(),
+            downtime_ms: 0,
+            agent_version: "0".into(),
+            containers: Vec::new(),
+        };
+        Snapshot { header, body }
+    }
+
+    fn place() -> Place {
+        (HostId::generate(), SourceId::generate())
+    }
+
+    fn chosen(snapshots: &[Snapshot], reference: &str) -> SnapshotId {
+        choose(snapshots, reference).expect(reference).header.id
+    }
+
+    fn refused(snapshots: &[Snapshot], reference: &str) -> String {
+        choose(snapshots, reference).expect_err(reference).message
+    }
+
+    #[test]
+    fn v05_a_host_that_calls_itself_another_is_not_taken_for_it() {
+        let (db, evil) = (place(), place());
+        let honest = snapshot(db, ("db-1", "db_data"), 3, ("db-1", "db_data"));
+        let lying = snapshot(evil, ("web-1", "app"), 700, ("db-1", "db_data"));
+        let both = [honest.clone(), lying];
+        assert_eq!(chosen(&both, "db-1/db_data@latest"), honest.header.id);
+        assert_eq!(chosen(&both, "db_data"), honest.header.id);
+
+        // Of before controllers wrote names: nothing says who is right.
+        let lying = snapshot(evil, ("", ""), 700, ("db-1", "db_data"));
+        let both = [honest.clone(), lying.clone()];
+        let said = refused(&both, "db-1/db_data@latest");
+        for host in [db.0, evil.0] {
+            assert!(said.contains(&format!("`{host}/db_data`")), "{said}");
+            assert!(choose(&both, &format!("{host}/db_data")).is_ok());
+        }
+        assert!(said.contains("newest 1970-01-04"), "{said}");
+        assert_eq!(chosen(&both, &format!("{}/db_data", db.0)), honest.header.id);
+    }
+
+    #[test]
+    fn v05_latest_is_not_that_of_a_host_of_the_same_name() {
+        let (old, new) = (place(), place());
+        let name = ("web-1", "data");
+        let all: Vec<Snapshot> = (1..=40)
+            .map(|number| snapshot(old, name, number, name))
+            .chain((1..=2).map(|number| snapshot(new, name, number, name)))
+            .collect();
+        assert!(refused(&all, "data").contains(&new.0.to_string()));
+        assert_eq!(chosen(&all, &format!("{}/data", new.0)).number, 2);
+        assert_eq!(chosen(&all, &format!("{}/data@#1", new.0)).host, new.0);
+        assert_eq!(chosen(&all, &format!("{}/data", old.0)).number, 40);
+    }
+
+    #[test]
+    fn several_hosts_and_several_sources_of_one_name_are_told_apart() {
+        let (one, two) = (place(), place());
+        let here = snapshot(one, ("web-1", "data"), 1, ("web-1", "data"));
+        let there = snapshot(two, ("web-2", "data"), 1, ("web-2", "data"));
+        let said = refused(&[here.clone(), there], "data");
+        assert!(said.contains("`web-1/data`") && said.contains("`web-2/data`"), "{said}");
+        let again = snapshot((one.0, SourceId::generate()), ("web-1", "data"), 1, ("web-1", "data"));
+        let both = [here.clone(), again];
+        assert!(refused(&both, "web-1/data").contains(&format!("`{}/{}`", one.0, one.1)));
+        assert_eq!(chosen(&both, &format!("{}/{}", one.0, one.1)), here.header.id);
+        assert!(refused(&both, "dat").contains("no snapshot of `dat`"));
     }
 }

@@ -67,7 +67,7 @@ pub(super) async fn run(env: &Env, args: RepoRestoreArgs) -> Result<Exit> {
         ..RestoreOptions::default()
     };
     let name =
-        format!("{}/{}@#{}", snapshot.body.host_name, snapshot.body.source.name, snapshot.header.id.number);
+        format!("{}/{}@#{}", snapshot.names().host, snapshot.names().source, snapshot.header.id.number);
     let root = snapshot.body.root;
     let to = args.to.clone();
     let view = tokio::task::spawn_blocking(move || restore_verified(name, root, &to, &options, &source))

@@ -133,7 +133,7 @@ pub(super) async fn run(env: &Env, place: &RepositoryArgs, quick: bool) -> Resul
         .iter()
         .map(|snapshot| {
             let id = snapshot.header.id;
-            (id, format!("{}/{}@#{}", snapshot.body.host_name, snapshot.body.source.name, id.number))
+            (id, format!("{}/{}@#{}", snapshot.names().host, snapshot.names().source, id.number))
         })
         .collect();
     output::emit(env.format, &ReportView::new(&report, &names));

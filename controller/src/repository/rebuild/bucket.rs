@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use chrono::DateTime;
 use holdfast_archive::ids::{FrameId, HostId, PackId};
 use holdfast_archive::seam::{FrameLocation, PackEntry};
-use holdfast_archive::snapshot::{SnapshotBody, SnapshotHeader};
+use holdfast_archive::snapshot::{Names, SnapshotBody, SnapshotHeader};
 use roaring::RoaringTreemap;
 
 /// A pack, and a row of its table.
@@ -65,7 +65,7 @@ impl Seen {
     pub(super) fn name(&self) -> String {
         let SnapshotHeader { id, created_unix_ms, .. } = &self.header;
         let made = DateTime::from_timestamp_millis(*created_unix_ms).unwrap_or_default();
-        let (host, source) = (&self.body.host_name, &self.body.source.name);
+        let Names { host, source, .. } = self.header.names.or_of(&self.body);
         format!("snapshot {id} ({host}/{source}, {})", made.format("%Y-%m-%d %H:%M UTC"))
     }
 }
@@ -251,6 +251,7 @@ mod tests {
                 id,
                 created_unix_ms: 1,
                 commit_number: 1,
+                names: Names::default(),
             };
             bucket.snapshots.push(Seen { header, body: body(), stored: true, frames });
         }

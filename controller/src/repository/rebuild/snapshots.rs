@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use holdfast_archive::ids::{RepositoryId, SnapshotId};
 use holdfast_archive::keys::{ObjectKey, Prefix};
 use holdfast_archive::manifest::page_refs;
-use holdfast_archive::snapshot::{SnapshotBody, SnapshotHeader, decode_body, decode_object};
+use holdfast_archive::snapshot::{Names, SnapshotBody, SnapshotHeader, decode_body, decode_object};
 use holdfast_archive::state::Head;
 use roaring::RoaringTreemap;
 
@@ -99,6 +99,11 @@ impl Repository {
             id: row.id,
             created_unix_ms: row.created_ms,
             commit_number: row.commit_number,
+            names: Names {
+                host: row.host_name.clone(),
+                kind: row.source_kind.clone(),
+                source: row.source_name.clone(),
+            },
         };
         Ok(Some(Seen { header, body, stored: false, frames: RoaringTreemap::new() }))
     }

@@ -188,6 +188,7 @@ impl Repository {
             id: seen.header.id,
             commit_number: seen.header.commit_number,
             created_ms: seen.header.created_unix_ms,
+            names: &seen.header.names.or_of(&seen.body),
             body: &body,
             body_bytes: &encode_body(&seen.body),
             frames: reached,

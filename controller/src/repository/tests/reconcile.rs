@@ -96,7 +96,7 @@ async fn assert_content(repository: &Repository, wanted: &[(SnapshotId, &str)], 
 #[track_caller]
 fn assert_lacks(rebuilt: &Rebuilt, id: &SnapshotId, frames: u64) {
     let [loss] = &rebuilt.losses[..] else { panic!("{rebuilt:?}") };
-    let (what, name) = (format!("lacks {frames} frames"), format!("snapshot {id} (web-1/data, "));
+    let (what, name) = (format!("lacks {frames} frames"), format!("snapshot {id} (web-1//data, "));
     assert!(loss.starts_with(&name) && loss.ends_with(&what), "{loss}");
 }
 
