@@ -149,7 +149,11 @@ fn objects_are_as_described() {
     assert_eq!(value(&read(&pool, "SnapshotObject", &object), "created_unix_ms"), Value::I64(-1));
     let number = SourceNumberMessage { host: "h".into(), source: "s".into(), number: 3 };
     read(&pool, "SourceNumber", &number);
-    read(&pool, "Head", &HeadMessage { commit_number: 1, sources: vec![number] });
+    read(
+        &pool,
+        "Head",
+        &HeadMessage { commit_number: 1, sources: vec![number], audit_row: 2, audit_chain: "c".into() },
+    );
     let pack = IndexedPackMessage { pack: "p".into(), len: 1, table: vec![2] };
     read(&pool, "IndexedPack", &pack);
     read(&pool, "Index", &IndexMessage { packs: vec![pack] });

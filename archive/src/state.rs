@@ -22,6 +22,17 @@ pub struct Head {
     pub commit_number: u64,
     /// Highest snapshot number given to each source, forgotten ones included.
     pub numbers: BTreeMap<(HostId, SourceId), u64>,
+    /// The newest row of the controller's record of who did what; none in
+    /// heads from before controllers wrote it.
+    pub audit: Option<AuditMark>,
+}
+
+/// A row of a controller's audit chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditMark {
+    pub row: u64,
+    /// Its hash over itself and all rows before, hexadecimal.
+    pub chain: String,
 }
 
 /// The table of one pack, as an index file carries it.
@@ -55,7 +66,13 @@ pub fn encode_head(head: &Head) -> Vec<u8> {
         source: source.to_string(),
         number: *number,
     });
-    let message = HeadMessage { commit_number: head.commit_number, sources: sources.collect() };
+    let audit = head.audit.clone();
+    let message = HeadMessage {
+        commit_number: head.commit_number,
+        sources: sources.collect(),
+        audit_row: audit.as_ref().map_or(0, |mark| mark.row),
+        audit_chain: audit.map(|mark| mark.chain).unwrap_or_default(),
+    };
     Envelope::Head.seal(&message.encode_to_vec())
 }
 
@@ -66,10 +83,12 @@ pub fn encode_head(head: &Head) -> Vec<u8> {
 pub fn decode_head(object: &[u8]) -> Result<Head, StateError> {
     let message = HeadMessage::decode(Envelope::Head.open(object)?)?;
     let mut numbers = BTreeMap::new();
-    for SourceNumberMessage { host, source, number } in message.sources {
-        numbers.insert((host.parse()?, source.parse()?), number);
+    for SourceNumberMessage { host, source, number } in &message.sources {
+        numbers.insert((host.parse()?, source.parse()?), *number);
     }
-    Ok(Head { commit_number: message.commit_number, numbers })
+    let HeadMessage { commit_number, audit_row, audit_chain, .. } = message;
+    let audit = (!audit_chain.is_empty()).then_some(AuditMark { row: audit_row, chain: audit_chain });
+    Ok(Head { commit_number, numbers, audit })
 }
 
 /// `state/policies` with this content.
@@ -130,6 +149,10 @@ pub(crate) struct HeadMessage {
     pub(crate) commit_number: u64,
     #[prost(message, repeated, tag = "2")]
     pub(crate) sources: Vec<SourceNumberMessage>,
+    #[prost(uint64, tag = "3")]
+    pub(crate) audit_row: u64,
+    #[prost(string, tag = "4")]
+    pub(crate) audit_chain: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -172,7 +195,8 @@ mod tests {
             ((HostId::generate(), SourceId::generate()), 3),
             ((HostId::generate(), SourceId::generate()), u64::MAX),
         ]);
-        for head in [Head::default(), Head { commit_number: 12, numbers }] {
+        let audit = Some(AuditMark { row: 7, chain: "ab".repeat(32) });
+        for head in [Head::default(), Head { commit_number: 12, numbers, audit }] {
             assert_eq!(decode_head(&encode_head(&head)).unwrap(), head);
         }
     }

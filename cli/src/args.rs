@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use container::{ContainerCommand, ContainerRunArgs};
 pub use upgrade::{ImageArgs, UpgradeCommand, UpgradeOptionArgs, UpgradePlanArgs, UpgradeRunArgs};
-use values::{host_and_source, key_value};
+pub use values::Since;
+use values::{host_and_source, key_value, since};
 
 /// Protects the data of Docker hosts, a fleet at a time.
 #[derive(Debug, Parser)]
@@ -96,6 +97,9 @@ pub enum Command {
     /// A repository on its own, with no controller.
     #[command(subcommand)]
     Repo(RepoCommand),
+    /// The record of who did what.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Apply policy files: all of them or none.
     Apply(ApplyArgs),
     /// Coverage of the fleet. Ends with 3 while anything needs attention.
@@ -160,6 +164,32 @@ pub enum HostCommand {
     /// Also ends the wait for a host that a token was made for and that never
     /// joined. A new token for the name brings the host back.
     Retire { host: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List what was done and what was refused, the newest last.
+    Ls {
+        /// Only from then on: a date or time in UTC (2026-11-22, 2026-11-22T02:00), or how long
+        /// ago (90m, 12h, 7d).
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<Since>,
+        /// Only this caller: an operator's name, agent:HOST, anonymous or local.
+        #[arg(long, value_name = "NAME")]
+        caller: Option<String>,
+        /// Only this method (RevokeHost) or command.
+        #[arg(long, value_name = "METHOD")]
+        method: Option<String>,
+        /// Only this outcome.
+        #[arg(long, value_name = "OUTCOME", value_parser = ["allowed", "ok", "denied", "failed"])]
+        outcome: Option<String>,
+        /// The newest so many.
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Recompute the chain of hashes, hold it against the bucket, and name the first row that was
+    /// changed or cut. Ends with 4 where there is one.
+    Verify,
 }
 
 #[derive(Debug, Subcommand)]

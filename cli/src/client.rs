@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use holdfast_proto::v1::audit_service_client::AuditServiceClient;
 use holdfast_proto::v1::catalog_service_client::CatalogServiceClient;
 use holdfast_proto::v1::container_service_client::ContainerServiceClient;
 use holdfast_proto::v1::host_service_client::HostServiceClient;
@@ -167,6 +168,10 @@ impl Client {
 
     pub fn catalog(&self) -> Result<CatalogServiceClient<Service>> {
         Ok(CatalogServiceClient::new(self.controller()?))
+    }
+
+    pub fn audit(&self) -> Result<AuditServiceClient<Service>> {
+        Ok(AuditServiceClient::new(self.controller()?))
     }
 
     pub fn status(&self) -> Result<StatusServiceClient<Service>> {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use holdfast_archive::store::{Store, StoreError};
 use holdfast_proto::FILE_DESCRIPTOR_SET;
+use holdfast_proto::v1::audit_service_server::AuditServiceServer;
 use holdfast_proto::v1::catalog_service_server::CatalogServiceServer;
 use holdfast_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use holdfast_proto::v1::host_service_server::HostServiceServer;
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::api::audit::AuditApi;
 use crate::api::auth::AuthLayer;
 use crate::api::catalog::CatalogApi;
 use crate::api::denials::Denials;
@@ -211,6 +213,10 @@ impl App {
             .add_service(JobServiceServer::new(JobApi::new(self.jobs.clone())))
             .add_service(UpgradeServiceServer::new(UpgradeApi::new(self.jobs.clone())))
             .add_service(CatalogServiceServer::new(CatalogApi::new(self.jobs.clone())))
+            .add_service(AuditServiceServer::new(AuditApi::new(
+                catalog.clone(),
+                self.jobs.repository().clone(),
+            )))
             .add_service(StatusServiceServer::new(StatusApi::new(self.jobs.clone(), self.loops.clone())));
         Ok(routes.routes())
     }
@@ -244,6 +250,8 @@ impl Bound {
         let tasks = TaskTracker::new();
         tasks.spawn(listener.run(app.fleet.clone(), app.catalog.clone(), doors, stop.clone()));
         let names = app.config.certificate_names();
+        let (sessions, catalog, until) = (auth.sessions(), app.catalog.clone(), stop.clone());
+        tasks.spawn(async move { sessions.keep(&catalog, &until).await });
         tasks.spawn(renew_certificate(app.authority.clone(), names, certificate, stop.clone()));
         tasks.close();
         let loops = Driver::start(app.jobs.clone(), Periods::default(), app.loops.clone()).await?;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast_archive::store::Location;
@@ -9,6 +10,7 @@ use holdfast_archive::store::Location;
 use crate::api::caller::Role;
 use crate::config::Crypto;
 use crate::identity::name::Name;
+use crate::policy::LabelMatch;
 
 /// Keeps the catalogue, runs the schedules, and is what agents dial.
 #[derive(Debug, Parser)]
@@ -131,7 +133,8 @@ pub struct RunArgs {
 pub enum TokenCommand {
     /// Make an operator's token, replacing the one of that name.
     Create(TokenCreateArgs),
-    /// List operators.
+    /// List operators: role, hosts, until when, and when last used.
+    #[command(visible_alias = "ls")]
     List(StateArgs),
     /// Refuse an operator's token from now on.
     Revoke(TokenRevokeArgs),
@@ -146,10 +149,39 @@ pub struct TokenCreateArgs {
     /// viewer, operator, restorer (reads and replaces data) or admin.
     #[arg(long, value_name = "ROLE")]
     pub role: Role,
+    /// Good only for hosts with this label, "key" or "key=value"; may be given
+    /// more than once: all of them count.
+    #[arg(long, value_name = "LABEL", value_parser = host_label)]
+    pub hosts: Vec<LabelMatch>,
+    /// Refused from then on: "90d", "12h" or "4w". Without it the token does
+    /// not expire.
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub expires: Option<Duration>,
     /// Write the token to this new file, readable by its owner only, instead
     /// of printing it.
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+}
+
+fn host_label(text: &str) -> Result<LabelMatch, String> {
+    LabelMatch::parse(text).ok_or_else(|| format!("`{text}` is no label: key or key=value is"))
+}
+
+/// Hours, days or weeks.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: a number of hours, days or weeks is, as in 12h, 90d or 4w");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let hours: u64 = match unit {
+        'h' => 1,
+        'd' => 24,
+        'w' => 7 * 24,
+        _ => return Err(wrong()),
+    };
+    let count: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    if count == 0 {
+        return Err("a token that has expired already is good for nothing".to_owned());
+    }
+    Ok(Duration::from_hours(hours * u64::from(count)))
 }
 
 #[derive(Debug, Clone, Args)]
@@ -168,6 +200,15 @@ pub enum AuditCommand {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn v08_the_life_of_a_token_is_in_hours_days_or_weeks() {
+        let hours = |text| super::lifetime(text).map(|time| time.as_secs() / 3600);
+        assert_eq!([hours("12h"), hours("90d"), hours("4w")], [Ok(12), Ok(90 * 24), Ok(4 * 7 * 24)]);
+        for text in ["", "d", "90", "0d", "-1d", "90 d", "9\u{e4}"] {
+            assert!(hours(text).is_err(), "{text}");
+        }
+    }
 
     use super::*;
 

@@ -8,15 +8,16 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use holdfast_archive::repository::{CryptoMode, InitOptions, Repository};
 use holdfast_archive::store::{Store, StoreError};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::api::caller::Role;
+use crate::api::caller::{HostScope, Role};
 use crate::app::catalog_url;
 use crate::catalog::audit::{AuditEntry, Outcome};
-use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
+use crate::catalog::operators::NewOperator;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::config::{Config, Crypto, FILE};
@@ -91,7 +92,9 @@ async fn make_state(state_dir: &Path, config: &Config) -> Result<Catalog, InitEr
     // Tells about an address that no certificate can name while all is new.
     authority.issue_server(&config.certificate_names(), now)?;
     let catalog = Catalog::open(&catalog_url(state_dir)).await?;
-    let token = create_operator(&catalog, FIRST_OPERATOR, Role::Admin, "init").await?;
+    let first =
+        Grant { name: FIRST_OPERATOR, role: Role::Admin, hosts: HostScope::default(), lifetime: None };
+    let token = create_operator(&catalog, &first, "init").await?;
     write_secret(&state_dir.join(ADMIN_TOKEN_FILE), &token, true)?;
     Ok(catalog)
 }
@@ -124,26 +127,48 @@ async fn make_repository(catalog: &Catalog, config: &Config, now_ms: i64) -> Res
     }
 }
 
+/// What a token is to be good for.
+#[derive(Debug, Clone)]
+pub struct Grant<'a> {
+    pub name: &'a str,
+    pub role: Role,
+    /// The hosts it is limited to.
+    pub hosts: HostScope,
+    /// From now on; `None`: for ever.
+    pub lifetime: Option<Duration>,
+}
+
 /// Makes, or replaces, an operator's token and returns the only copy.
 pub async fn create_operator(
     catalog: &Catalog,
-    name: &str,
-    role: Role,
+    grant: &Grant<'_>,
     actor: &str,
 ) -> Result<SecretString, CatalogError> {
+    let Grant { name, role, hosts, lifetime } = grant;
     let token = token::generate_operator_token();
     let now = now_ms();
+    let ms = |lifetime: &Duration| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
+    let expires_ms = lifetime.as_ref().map(|lifetime| now.saturating_add(ms(lifetime)));
     let subject = format!("operator={name}");
+    let mut detail = role.as_str().to_owned();
+    if !hosts.is_everything() {
+        detail.push_str(&format!(", hosts with {hosts}"));
+    }
+    if let Some(lifetime) = lifetime {
+        detail.push_str(&format!(", for {} days", lifetime.as_secs() / 86_400));
+    }
     let entry = AuditEntry {
         at_ms: now,
         actor,
         action: "token create",
         subject: &subject,
         outcome: Outcome::Allowed,
-        detail: role.as_str(),
+        detail: &detail,
     };
     catalog.audit(&entry).await?;
-    catalog.put_operator(name, &token::hash(token.expose_secret().as_bytes()), role, now).await?;
+    let token_hash = token::hash(token.expose_secret().as_bytes());
+    let new = NewOperator { name, token_hash: &token_hash, role: *role, hosts, expires_ms };
+    catalog.put_operator(&new, now).await?;
     Ok(token)
 }
 

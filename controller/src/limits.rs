@@ -65,6 +65,14 @@ pub const READ_STREAMS_OF_HOST: usize = 8;
 pub const READ_PIECE: usize = 4 * MIB;
 /// A host that takes nothing of an answer for so long loses its connection.
 pub const READ_STALL: Duration = Duration::from_secs(60);
+/// Answers read from snapshots for operators at once, a thread each.
+pub const ANSWERS: usize = 64;
+/// The same for one operator.
+pub const ANSWERS_OF_OPERATOR: usize = 8;
+/// An operator that takes nothing of such an answer for so long loses it.
+pub const ANSWER_STALL: Duration = Duration::from_secs(60);
+/// How long a call waits for such a place.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// Threads that decode frames for hosts.
 pub const DECODERS: usize = 2;
 /// Decoded bytes a thread makes before it lets another host's turn come.
@@ -145,6 +153,8 @@ pub const JOB_AGE: Duration = DAY.saturating_mul(90);
 pub const SOURCE_AGE: Duration = DAY.saturating_mul(90);
 /// Rows of the audit chain.
 pub const AUDIT_AGE: Duration = DAY.saturating_mul(400);
+/// Rows about callers that nobody knows.
+pub const ANONYMOUS_AUDIT_AGE: Duration = DAY.saturating_mul(30);
 /// Counts of what each host added.
 pub const USAGE_AGE: Duration = DAY.saturating_mul(30);
 /// Rows removed in one transaction.
@@ -201,6 +211,10 @@ mod tests {
             ("read streams of a host", READ_STREAMS_OF_HOST.to_string()),
             ("read piece", bytes(READ_PIECE)),
             ("read stall", time(READ_STALL)),
+            ("answers", ANSWERS.to_string()),
+            ("answers of an operator", ANSWERS_OF_OPERATOR.to_string()),
+            ("answer stall", time(ANSWER_STALL)),
+            ("answer wait", time(ANSWER_WAIT)),
             ("decoders", DECODERS.to_string()),
             ("decode turn", bytes(DECODE_TURN)),
             ("pages", PAGES.to_string()),
@@ -234,6 +248,7 @@ mod tests {
             ("job age", time(JOB_AGE)),
             ("source age", time(SOURCE_AGE)),
             ("audit age", time(AUDIT_AGE)),
+            ("anonymous audit age", time(ANONYMOUS_AUDIT_AGE)),
             ("usage age", time(USAGE_AGE)),
             ("prune page", PRUNE_PAGE.to_string()),
         ]

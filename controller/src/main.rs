@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use holdfast_archive::store::{S3Options, Store, StoreConfig};
+use holdfast_controller::api::audit::{self, Verified};
+use holdfast_controller::api::caller::HostScope;
 use holdfast_controller::api::status_map::causes;
 use holdfast_controller::app::{App, catalog_url, raise_open_files};
 use holdfast_controller::args::{
@@ -13,13 +15,13 @@ use holdfast_controller::args::{
     TokenRevokeArgs, VerifyArgs,
 };
 use holdfast_controller::catalog::Catalog;
-use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Outcome};
+use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::{Config, default_forget_grace_seconds};
-use holdfast_controller::init::{self, ADMIN_TOKEN_FILE};
+use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, Grant};
 use holdfast_controller::logging;
 use holdfast_controller::quota::Quotas;
-use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified};
+use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as Checked};
 use holdfast_controller::succession::{self, TakenOver};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::ExposeSecret as _;
@@ -126,9 +128,30 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
 async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     let dir = &args.state.state_dir;
     let app = App::open(dir, Config::read(dir)?).await?;
+    note_lost_rows(&app).await?;
     let mut rebuilt = app.repository().reconcile(None, args.accept_loss).await?;
     rebuilt.notes.extend(succession::catch_up(app.catalog(), app.repository()).await?);
     report(&rebuilt)
+}
+
+/// Writes down what of the audit chain an older copy of the catalogue lacks:
+/// from now on the bucket knows of this one's rows.
+async fn note_lost_rows(app: &App) -> anyhow::Result<()> {
+    let Some(mark) = app.repository().audit_mark().await.ok().flatten() else { return Ok(()) };
+    let AuditCheck::Broken { number, reason, .. } = app.catalog().verify_audit(Some(&mark)).await? else {
+        return Ok(());
+    };
+    let detail =
+        format!("from row {number}: {reason}; the bucket knew of row {} with hash {}", mark.row, mark.chain);
+    let entry = AuditEntry {
+        at_ms: now_ms(),
+        actor: "local",
+        action: "reconcile",
+        subject: "audit",
+        outcome: Outcome::Ok,
+        detail: &detail,
+    };
+    Ok(app.catalog().audit(&entry).await?)
 }
 
 fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {
@@ -158,7 +181,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = Config::read(&args.state.state_dir)?;
     let store = Store::open(&config.repository)?;
     let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
-    let Verified { report, marked, unmarked } = repository.verify(args.quick).await?;
+    let Checked { report, marked, unmarked } = repository.verify(args.quick).await?;
     for problem in &report.problems {
         say(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail))?;
         for snapshot in &problem.snapshots {
@@ -235,7 +258,13 @@ async fn open_catalog(args: &StateArgs) -> anyhow::Result<Catalog> {
 
 async fn create_token(args: TokenCreateArgs) -> anyhow::Result<ExitCode> {
     let catalog = open_catalog(&args.state).await?;
-    let token = init::create_operator(&catalog, args.name.as_str(), args.role, "local").await?;
+    let grant = Grant {
+        name: args.name.as_str(),
+        role: args.role,
+        hosts: HostScope(args.hosts.clone()),
+        lifetime: args.expires,
+    };
+    let token = init::create_operator(&catalog, &grant, "local").await?;
     match &args.file {
         Some(path) => {
             init::write_secret(path, &token, false)?;
@@ -247,11 +276,31 @@ async fn create_token(args: TokenCreateArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn list_tokens(args: StateArgs) -> anyhow::Result<ExitCode> {
+    say(&format!("{:<24} {:<9} {:<8} {:<11} {:<11} HOSTS", "NAME", "ROLE", "STATE", "EXPIRES", "LAST USED"))?;
+    let now = now_ms();
     for operator in open_catalog(&args).await?.operators().await? {
-        let state = if operator.revoked_ms.is_some() { "revoked" } else { "active" };
-        say(&format!("{:<24} {:<9} {state}", operator.name, operator.role.as_str()))?;
+        let state = match operator.revoked_ms {
+            Some(_) => "revoked",
+            None if operator.has_expired(now) => "expired",
+            None => "active",
+        };
+        let hosts =
+            if operator.hosts.is_everything() { "all".to_owned() } else { operator.hosts.to_string() };
+        say(&format!(
+            "{:<24} {:<9} {state:<8} {:<11} {:<11} {hosts}",
+            operator.name,
+            operator.role.as_str(),
+            day(operator.expires_ms),
+            day(operator.last_used_ms),
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A day in UTC.
+fn day(ms: Option<i64>) -> String {
+    let date = ms.and_then(chrono::DateTime::from_timestamp_millis);
+    date.map_or_else(|| "never".to_owned(), |date| date.format("%Y-%m-%d").to_string())
 }
 
 async fn revoke_token(args: TokenRevokeArgs) -> anyhow::Result<ExitCode> {
@@ -277,13 +326,21 @@ async fn revoke_token(args: TokenRevokeArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn verify_audit(args: StateArgs) -> anyhow::Result<ExitCode> {
-    match open_catalog(&args).await?.verify_audit().await? {
+    let catalog = open_catalog(&args).await?;
+    let store = Store::open(&Config::read(&args.state_dir)?.repository)?;
+    let repository = Repository::new(catalog.clone(), store, Settings::default());
+    let Verified { check, bucket_row, bucket_problem } = audit::verify(&catalog, &repository).await?;
+    if !bucket_problem.is_empty() {
+        say(&format!("not held against the bucket: {bucket_problem}"))?;
+    }
+    match check {
         AuditCheck::Intact { rows } => {
-            say(&format!("{rows} rows, none changed or missing"))?;
-            Ok(ExitCode::SUCCESS)
+            say(&format!("{rows} rows, none changed or missing; the bucket knows of row {bucket_row}"))?;
+            Ok(if bucket_problem.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        AuditCheck::Broken { number, reason } => {
-            say(&format!("row {number}: {reason}; rows before it are as they were written"))?;
+        AuditCheck::Broken { book, number, reason } => {
+            let of = if book == Book::Anonymous { " of the anonymous ones" } else { "" };
+            say(&format!("row {number}{of}: {reason}; rows before it are as they were written"))?;
             Ok(ExitCode::from(DAMAGE))
         }
     }

@@ -293,6 +293,11 @@ impl Ticket {
         &self.close
     }
 
+    /// Of this connection alone, as long as the process lives.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     pub fn is_known(&self) -> bool {
         self.owner.get().is_some()
     }

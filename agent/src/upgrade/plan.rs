@@ -10,6 +10,7 @@ pub mod changes;
 mod fingerprint;
 mod health;
 pub mod image;
+mod powers;
 mod refusals;
 mod sources;
 mod stays;
@@ -372,6 +373,7 @@ impl Findings {
             warnings: self.warnings,
             health: health::words(&check, &request.options, world.is_running()),
             container_labels: world.old.labels.clone().into_iter().collect(),
+            powers: powers::words(&world.spec.host_config, &world.old.mounts),
         };
         Planned {
             wire,

@@ -183,6 +183,45 @@ fn container_port(text: &str) -> Result<u16, String> {
     }
 }
 
+/// A moment in the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// Milliseconds since the Unix epoch.
+    At(i64),
+    /// So many milliseconds before now.
+    Ago(i64),
+}
+
+impl Since {
+    /// Milliseconds since the Unix epoch.
+    pub fn unix_ms(self, now_ms: i64) -> i64 {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(ago) => now_ms.saturating_sub(ago),
+        }
+    }
+}
+
+/// "2026-11-22", "2026-11-22T02:00" (UTC), "90m", "12h", "7d".
+pub(super) fn since(text: &str) -> Result<Since, String> {
+    let wrong = || format!("`{text}` is no time: 2026-11-22, 2026-11-22T02:00 or 90m, 12h, 7d are");
+    let minutes = match text.chars().last().ok_or_else(wrong)? {
+        'm' => Some(1),
+        'h' => Some(60),
+        'd' => Some(24 * 60),
+        _ => None,
+    };
+    if let Some(minutes) = minutes {
+        let count: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+        return Ok(Since::Ago(i64::from(count) * minutes * 60_000));
+    }
+    let date = |format| chrono::NaiveDateTime::parse_from_str(text, format).ok();
+    let at = date("%Y-%m-%dT%H:%M")
+        .or_else(|| date("%Y-%m-%dT%H:%M:%S"))
+        .or_else(|| Some(text.parse::<chrono::NaiveDate>().ok()?.and_time(chrono::NaiveTime::MIN)));
+    at.map(|at| Since::At(at.and_utc().timestamp_millis())).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,5 +337,16 @@ mod tests {
         assert_eq!(probe_http("8080/healthz?full=1").expect("a path").kind, http(8080, "/healthz?full=1"));
         assert_eq!(probe_http("80").expect("a port").kind, http(80, "/"));
         assert!(probe_http("/healthz").is_err() && probe_http("80/a b").is_err());
+    }
+
+    #[test]
+    fn times_are_given_by_date_or_by_how_long_ago() {
+        assert_eq!(since("2026-11-22"), Ok(Since::At(1_795_305_600_000)));
+        assert_eq!(since("2026-11-22T02:30"), Ok(Since::At(1_795_314_600_000)));
+        assert_eq!(since("12h"), Ok(Since::Ago(12 * 3_600_000)));
+        assert_eq!(since("7d").map(|since| since.unix_ms(8 * 86_400_000)), Ok(86_400_000));
+        for text in ["", "d", "yesterday", "2026-13-01", "-1h"] {
+            assert!(since(text).is_err(), "{text}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! calls and gives a struct to `output`.
 
 mod apply;
+mod audit;
 mod backup;
 mod container;
 mod context;
@@ -104,6 +105,7 @@ async fn dispatch(env: &Env, command: Command) -> Result<Exit> {
         Command::Restore(command) => restore::run(env, command).await,
         Command::Job(command) => job::run(env, command).await,
         Command::Repo(command) => repo::run(env, command).await,
+        Command::Audit(command) => audit::run(env, command).await,
         Command::Apply(args) => apply::run(env, args).await,
         Command::Status(args) => status::run(env, args).await,
         Command::Demo(args) => demo::run(env, args).await,

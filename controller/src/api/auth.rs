@@ -24,19 +24,24 @@ use tower::{Layer, Service};
 
 use super::caller::{Caller, Role};
 use super::denials::Denials;
-use super::roles::{Access, AnsweredBy, Rule, rule};
+use super::roles::{About, Access, AdminField, AnsweredBy, Names, NeedsAdmin, Rule, rule};
+use super::scope::{Call, refuse_other_hosts};
+use super::sessions::Sessions;
 use super::status_map::{Word, catalog_failed, causes};
-use super::subject::{admin_field, describe};
+use super::subject::{UnreadableRequest, admin_field, describe, field_texts};
 use super::timed::Timed;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::hosts::Standing;
+use crate::catalog::operators::Operator;
+use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
+use crate::coverage::ago;
 use crate::fleet::Fleet;
 use crate::fleet::forward::forward;
 use crate::identity::certificate::HostCertificate;
 use crate::identity::token;
-use crate::limits;
+use crate::limits::{self, clipped};
 use crate::listen::Peer;
 use crate::places::Owner;
 use crate::share::Turns;
@@ -56,7 +61,12 @@ pub struct AuthLayer {
 impl AuthLayer {
     pub fn new(catalog: Catalog, fleet: Fleet, denials: Denials) -> Self {
         let calls = Arc::new(Turns::new(limits::HOST_CALLS));
-        Self { gate: Gate { catalog, fleet, denials, calls } }
+        Self { gate: Gate { catalog, fleet, denials, calls, sessions: Sessions::default() } }
+    }
+
+    /// Connections on which operators' tokens were shown.
+    pub fn sessions(&self) -> Sessions {
+        self.gate.sessions.clone()
     }
 }
 
@@ -109,6 +119,7 @@ struct Gate {
     denials: Denials,
     /// Places for calls of each host, on all its connections.
     calls: Arc<Turns>,
+    sessions: Sessions,
 }
 
 impl Gate {
@@ -127,8 +138,9 @@ impl Gate {
         let peer = parts.extensions.get::<Peer>().cloned();
         let nobody_known = anonymous_place(peer.as_ref()).await;
         let caller = self.identify(rule, &parts).await?;
+        let answering = answering_host(rule, &parts.headers);
         if !rule.admits(&caller) {
-            return Err(self.refuse(rule, &caller).await);
+            return Err(self.refuse(rule, &caller, answering).await);
         }
         make_known(peer.as_ref(), &caller)?;
         if caller != Caller::Anonymous {
@@ -136,7 +148,10 @@ impl Gate {
         }
         let _place = self.call_place(&caller).await;
         let body = timed(rule, &caller, body);
-        let (body, subject) = self.record(rule, &caller, &parts.headers, body).await?;
+        let (body, message) = whole(rule, &caller, body).await?;
+        let call = Call { rule, message: message.as_deref(), answering };
+        self.refuse_out_of_scope(&caller, call).await?;
+        let subject = self.record(&caller, call).await?;
         let mut request = http::Request::from_parts(parts, body);
         request.extensions_mut().insert(caller.clone());
         let response = match rule.answered_by {
@@ -173,9 +188,17 @@ impl Gate {
             return self.identify_host(rule, certificate).await;
         }
         let Some(token) = bearer(&request.headers) else { return Ok(Caller::Anonymous) };
-        let found = self.catalog.operator_by_token(&token::hash(token)).await;
+        let hash = token::hash(token);
+        let found = self.catalog.operator_by_token(&hash).await;
         match found.map_err(|error| catalog_failed(&error))? {
-            Some(operator) => Ok(Caller::Operator { name: operator.name, role: operator.role }),
+            Some(operator) => {
+                let caller = self.identify_operator(rule, operator).await?;
+                // One that ends from now on is seen by the next look at it.
+                if let Some(peer) = request.extensions.get::<Peer>() {
+                    self.sessions.note(&hash, &peer.ticket);
+                }
+                Ok(caller)
+            }
             None => {
                 self.denials
                     .record("anonymous", rule.path, "", "the token is not known or was revoked")
@@ -183,6 +206,23 @@ impl Gate {
                 Err(Word::Unauthenticated.status("the token is not known or was revoked"))
             }
         }
+    }
+
+    async fn identify_operator(&self, rule: &Rule, operator: Operator) -> Result<Caller, Status> {
+        let now = now_ms();
+        if operator.has_expired(now) {
+            let ago = ago(now.saturating_sub(operator.expires_ms.unwrap_or(now)));
+            let refusal =
+                Word::TokenExpired.status(format!("the token of `{}` expired {ago} ago", operator.name));
+            self.denials.record(&operator.name, rule.path, "", refusal.message()).await;
+            return Err(refusal);
+        }
+        // When it was used last is worth less than the call itself.
+        if let Err(error) = self.catalog.note_use(&operator, now).await {
+            tracing::warn!(error = %causes(&error), operator = operator.name, "a token's use could not be noted");
+        }
+        let Operator { name, role, hosts, .. } = operator;
+        Ok(Caller::Operator { name, role, hosts })
     }
 
     async fn identify_host(&self, rule: &Rule, certificate: &HostCertificate) -> Result<Caller, Status> {
@@ -204,10 +244,10 @@ impl Gate {
         Err(refusal)
     }
 
-    async fn refuse(&self, rule: &Rule, caller: &Caller) -> Status {
+    async fn refuse(&self, rule: &Rule, caller: &Caller, answering: Option<&str>) -> Status {
         let status = match (rule.access, caller) {
             (_, Caller::Anonymous) => Word::Unauthenticated.status("this call needs a token or certificate"),
-            (Access::Role(needed), Caller::Operator { name, role }) => Word::RoleTooLow.status(format!(
+            (Access::Role(needed), Caller::Operator { name, role, .. }) => Word::RoleTooLow.status(format!(
                 "`{name}` is {}, this call needs {}",
                 role.as_str(),
                 needed.as_str()
@@ -220,29 +260,27 @@ impl Gate {
                 Word::NotForwardable.status("this call is made to hosts by jobs alone")
             }
         };
-        self.denials.record(&caller.actor(), rule.path, "", status.message()).await;
+        self.denials.record(&caller.actor(), rule.path, &on(answering), status.message()).await;
         status
     }
 
-    /// Writes the row of a mutating call, for which its message is read.
-    async fn record(
-        &self,
-        rule: &Rule,
-        caller: &Caller,
-        headers: &HeaderMap,
-        body: Body,
-    ) -> Result<(Body, String), Status> {
-        let Some(fields) = rule.audit else { return Ok((body, String::new())) };
-        let bytes = read_message(body).await?;
-        self.refuse_admin_fields(rule, caller, &bytes).await?;
-        let mut subject = describe(rule.path, fields, &bytes)
-            .map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
-        if rule.answered_by == AnsweredBy::Host
-            && let Some(host) = headers.get(HOST_METADATA).and_then(|value| value.to_str().ok())
-        {
-            let host: String = host.chars().take(80).collect();
-            subject = format!("on={} {subject}", host.escape_debug());
+    /// Refuses what a token is not good for that is limited to some hosts.
+    async fn refuse_out_of_scope(&self, caller: &Caller, call: Call<'_>) -> Result<(), Status> {
+        let Err(status) = refuse_other_hosts(&self.catalog, caller, call).await else { return Ok(()) };
+        if status.code() == Code::PermissionDenied {
+            let subject = subject(call).unwrap_or_default();
+            self.denials.record(&caller.actor(), call.rule.path, &subject, status.message()).await;
         }
+        Err(status)
+    }
+
+    /// Writes the row of a mutating call; gives what it is about.
+    async fn record(&self, caller: &Caller, call: Call<'_>) -> Result<String, Status> {
+        let rule = call.rule;
+        let (Some(_), Some(message)) = (rule.audit, call.message) else { return Ok(String::new()) };
+        let mut subject = subject(call).map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
+        self.refuse_admin_fields(caller, call, message, &subject).await?;
+        subject.push_str(&self.planned(rule, message).await?);
         let entry = AuditEntry {
             at_ms: now_ms(),
             actor: &caller.actor(),
@@ -252,24 +290,48 @@ impl Gate {
             detail: "",
         };
         self.catalog.audit(&entry).await.map_err(|error| catalog_failed(&error))?;
-        Ok((Body::new(Full::new(bytes)), subject))
+        Ok(subject)
+    }
+
+    /// What a plan is about that a call names by its id alone.
+    async fn planned(&self, rule: &Rule, message: &[u8]) -> Result<String, Status> {
+        let About::Named(fields) = rule.about else { return Ok(String::new()) };
+        let Some((name, _)) = fields.iter().find(|(_, names)| *names == Names::UpgradePlan) else {
+            return Ok(String::new());
+        };
+        let ids = field_texts(rule.path, &[name], message).unwrap_or_default();
+        let Some(id) = ids.first().filter(|id| !id.is_empty()) else { return Ok(String::new()) };
+        let plan = self.catalog.upgrade_plan(id).await.map_err(|error| catalog_failed(&error))?;
+        let Some(PlanRecord { host, plan, .. }) = plan else { return Ok(String::new()) };
+        let host = self.catalog.host(host).await.map_err(|error| catalog_failed(&error))?;
+        let host = host.map(|host| host.name).unwrap_or_default();
+        let text = format!(" host={host} container={} image={}", plan.container_name, plan.to_image);
+        Ok(clipped(&text.escape_debug().to_string()).to_owned())
     }
 
     /// Some settings are an administrator's, whoever else may make the call.
-    async fn refuse_admin_fields(&self, rule: &Rule, caller: &Caller, bytes: &[u8]) -> Result<(), Status> {
-        let Caller::Operator { name, role } = caller else { return Ok(()) };
+    async fn refuse_admin_fields(
+        &self,
+        caller: &Caller,
+        call: Call<'_>,
+        message: &[u8],
+        subject: &str,
+    ) -> Result<(), Status> {
+        let Caller::Operator { name, role, .. } = caller else { return Ok(()) };
         if *role >= Role::Admin {
             return Ok(());
         }
-        let field = admin_field(rule.path, rule.admin_fields, bytes)
+        let field = admin_field(call.rule.path, call.rule.admin_fields, message)
             .map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
-        let Some(field) = field else { return Ok(()) };
+        let Some(AdminField { name: field, needs }) = field else { return Ok(()) };
+        let done = if *needs == NeedsAdmin::Unset { "left out" } else { "set" };
         let status = Word::RoleTooLow.status(format!(
-            "`{name}` is {}, and `{field}` can only be set by {}",
+            "`{name}` is {}, and `{field}` can only be {done} by {}",
             role.as_str(),
             Role::Admin.as_str()
         ));
-        self.denials.record(&caller.actor(), rule.path, field, status.message()).await;
+        let subject = format!("{field} {subject}");
+        self.denials.record(&caller.actor(), call.rule.path, subject.trim_end(), status.message()).await;
         Err(status)
     }
 
@@ -288,6 +350,40 @@ impl Gate {
             tracing::error!(error = %causes(&error), actor, action, "an audit row could not be written");
         }
     }
+}
+
+/// The host a call is to go on to, by the name its caller gave.
+fn answering_host<'a>(rule: &Rule, headers: &'a HeaderMap) -> Option<&'a str> {
+    if rule.answered_by != AnsweredBy::Host {
+        return None;
+    }
+    headers.get(HOST_METADATA)?.to_str().ok()
+}
+
+/// "on=web-1", as it goes in front of what a call is about.
+fn on(answering: Option<&str>) -> String {
+    let Some(host) = answering else { return String::new() };
+    let host: String = host.chars().take(80).collect();
+    format!("on={}", host.escape_debug())
+}
+
+/// What an audited call is about; nothing where its message was not read.
+fn subject(call: Call<'_>) -> Result<String, UnreadableRequest> {
+    let on = on(call.answering);
+    let (Some(fields), Some(message)) = (call.rule.audit, call.message) else { return Ok(on) };
+    let fields = describe(call.rule.path, fields, message)?;
+    Ok([on, fields].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" "))
+}
+
+/// Reads the message of a call that is recorded, or that has to be about hosts
+/// its caller may see. `None`: the body is as it was.
+async fn whole(rule: &Rule, caller: &Caller, body: Body) -> Result<(Body, Option<Bytes>), Status> {
+    let is_looked_at = caller.limits().is_some() && matches!(rule.about, About::Named(_));
+    if rule.audit.is_none() && !is_looked_at {
+        return Ok((body, None));
+    }
+    let bytes = read_message(body).await?;
+    Ok((Body::new(Full::new(bytes.clone())), Some(bytes)))
 }
 
 /// One of the few calls a connection may have at once while nobody is known

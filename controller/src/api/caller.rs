@@ -1,10 +1,14 @@
 //! Who makes a call. Put into every request's extensions by the
 //! authentication layer; nothing else decides it.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use holdfast_archive::ids::HostId;
 use tonic::{Request, Status};
+
+use crate::policy::LabelMatch;
 
 /// What a caller may do at most. Ordered: each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +46,28 @@ impl FromStr for Role {
     }
 }
 
+/// The hosts a token is limited to: those that bear all of these labels.
+/// Without any it is good for all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostScope(pub Vec<LabelMatch>);
+
+impl HostScope {
+    pub fn is_everything(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn covers(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|label| label.matches(labels))
+    }
+}
+
+impl fmt::Display for HostScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels: Vec<String> = self.0.iter().map(LabelMatch::to_string).collect();
+        f.write_str(&labels.join(","))
+    }
+}
+
 /// The proven identity behind a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
@@ -55,6 +81,7 @@ pub enum Caller {
     Operator {
         name: String,
         role: Role,
+        hosts: HostScope,
     },
 }
 
@@ -70,6 +97,27 @@ impl Caller {
             Caller::Agent { host, .. } => Ok(host),
             _ => Err(Status::permission_denied("only an agent may make this call")),
         }
+    }
+
+    /// What the caller may do at most; nobody but operators has a role.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Caller::Operator { role, .. } => Some(*role),
+            Caller::Anonymous | Caller::Agent { .. } => None,
+        }
+    }
+
+    /// The hosts an operator's token is limited to; `None`: it is not.
+    pub fn limits(&self) -> Option<&HostScope> {
+        match self {
+            Caller::Operator { hosts, .. } if !hosts.is_everything() => Some(hosts),
+            _ => None,
+        }
+    }
+
+    /// Whether the caller is shown what a host with these labels has.
+    pub fn sees(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.limits().is_none_or(|hosts| hosts.covers(labels))
     }
 
     /// Name for audit rows and job records.

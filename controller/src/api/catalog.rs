@@ -1,8 +1,8 @@
 //! `CatalogService`: snapshots of the fleet, and what is in them.
 //!
 //! Manifests are read by blocking code on threads of its own; what it finds
-//! goes through a short channel, so a slow reader holds the walk back and a
-//! reader that goes away ends it.
+//! goes through a short channel, so a slow reader holds the walk back, and one
+//! that goes away or stalls ends it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,12 +23,13 @@ use holdfast_proto::v1::{
     ListSnapshotsRequest, ReadFileRequest, ReadFileResponse, Snapshot, SnapshotStats, SourceKind,
     UndeleteSnapshotRequest,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use super::names;
-use super::status_map::{Word, causes};
+use super::reading::{ReaderGone, Readings, Sender};
+use super::scope::shown_hosts;
+use super::status_map::{Word, catalog_failed, causes};
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
 use crate::policy::definition::pattern;
@@ -48,6 +49,7 @@ const LINKS: usize = 4;
 #[derive(Debug, Clone)]
 pub struct CatalogApi {
     jobs: Jobs,
+    readings: Readings,
 }
 
 /// A committed snapshot by reference.
@@ -62,7 +64,7 @@ pub(crate) async fn body(jobs: &Jobs, record: &SnapshotRecord) -> Result<Snapsho
 
 impl CatalogApi {
     pub fn new(jobs: Jobs) -> Self {
-        Self { jobs }
+        Self { jobs, readings: Readings::default() }
     }
 
     async fn encode(&self, record: SnapshotRecord) -> Result<Snapshot, Status> {
@@ -177,32 +179,26 @@ fn no_such_path(path: &[u8]) -> Status {
     Word::PathUnknown.status(format!("`{}` is not in the snapshot", String::from_utf8_lossy(path)))
 }
 
-type Sender<T> = mpsc::Sender<Result<T, Status>>;
-
 /// Lists a directory, or everything from it down.
-fn browse(root: FrameId, fetcher: &FrameFetcher, path: &[u8], recursive: bool, sender: &Sender<v1::Entry>) {
+fn browse(
+    root: FrameId,
+    fetcher: &FrameFetcher,
+    path: &[u8],
+    recursive: bool,
+    sender: &Sender<v1::Entry>,
+) -> Result<(), Status> {
     let manifest = ManifestReader::open(fetcher, root);
-    match manifest.lookup(path) {
-        Ok(Some(_)) => {}
-        Ok(None) => {
-            let _ = sender.blocking_send(Err(no_such_path(path)));
-            return;
-        }
-        Err(error) => {
-            let _ = sender.blocking_send(Err(unreadable(&error)));
-            return;
-        }
+    if manifest.lookup(path).map_err(|error| unreadable(&error))?.is_none() {
+        return Err(no_such_path(path));
     }
     let entries = if recursive { manifest.subtree(path) } else { manifest.children(path) };
     for entry in entries {
         // After an error the entries behind the bad page still follow, but a
         // list with a hole in it must not look whole: the error ends it.
-        let item = entry.map(wire_entry).map_err(|error| unreadable(&error));
-        let failed = item.is_err();
-        if sender.blocking_send(item).is_err() || failed {
-            return;
-        }
+        let entry = entry.map_err(|error| unreadable(&error))?;
+        sender.send(Ok(wire_entry(entry))).map_err(gone)?;
     }
+    Ok(())
 }
 
 /// Sends a file's content, holes as zeros.
@@ -257,9 +253,11 @@ fn zeros(mut count: u64, sender: &Sender<ReadFileResponse>) -> Result<(), Status
 }
 
 fn send(piece: Bytes, sender: &Sender<ReadFileResponse>) -> Result<(), Status> {
-    sender
-        .blocking_send(Ok(ReadFileResponse { data: piece.into() }))
-        .map_err(|_| Status::cancelled("the reader went away"))
+    sender.send(Ok(ReadFileResponse { data: piece.into() })).map_err(gone)
+}
+
+fn gone(_: ReaderGone) -> Status {
+    Status::cancelled("the reader went away")
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -274,6 +272,7 @@ impl CatalogService for CatalogApi {
         &self,
         request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<Self::ListSnapshotsStream>, Status> {
+        let caller = Caller::of(&request);
         let ListSnapshotsRequest { host, source, job_id, with_forgotten, limit } = request.into_inner();
         let host = match host.as_str() {
             "" => None,
@@ -296,9 +295,12 @@ impl CatalogService for CatalogApi {
         };
         let filter = SnapshotFilter { host, source: None, job, states, limit: 0 };
         let records = self.jobs.repository().list(&filter).await.map_err(refused)?;
+        let shown =
+            shown_hosts(self.jobs.catalog(), &caller).await.map_err(|error| catalog_failed(&error))?;
         let most = if limit == 0 { usize::MAX } else { limit as usize };
         let chosen: Vec<SnapshotRecord> = records
             .into_iter()
+            .filter(|record| shown.as_ref().is_none_or(|shown| shown.contains_key(&record.id.host)))
             .filter(|record| glob.as_ref().is_none_or(|glob| glob.is_match(&record.source_name)))
             .take(most)
             .collect();
@@ -319,26 +321,22 @@ impl CatalogService for CatalogApi {
         &self,
         request: Request<BrowseSnapshotRequest>,
     ) -> Result<Response<Self::BrowseSnapshotStream>, Status> {
+        let place = self.readings.place(&Caller::of(&request).actor()).await?;
         let BrowseSnapshotRequest { snapshot, path, recursive } = request.into_inner();
         let (root, fetcher) = self.reader(&snapshot).await?;
-        let (sender, receiver) = mpsc::channel(64);
-        tokio::task::spawn_blocking(move || browse(root, &fetcher, &path, recursive, &sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let read = move |sender: &Sender<v1::Entry>| browse(root, &fetcher, &path, recursive, sender);
+        Ok(Response::new(self.readings.answer(place, 64, read)))
     }
 
     async fn read_file(
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
+        let place = self.readings.place(&Caller::of(&request).actor()).await?;
         let ReadFileRequest { snapshot, path } = request.into_inner();
         let (root, fetcher) = self.reader(&snapshot).await?;
-        let (sender, receiver) = mpsc::channel(8);
-        tokio::task::spawn_blocking(move || {
-            if let Err(status) = read_file(root, &fetcher, &path, &sender) {
-                let _ = sender.blocking_send(Err(status));
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let read = move |sender: &Sender<ReadFileResponse>| read_file(root, &fetcher, &path, sender);
+        Ok(Response::new(self.readings.answer(place, 8, read)))
     }
 
     async fn hold_snapshot(

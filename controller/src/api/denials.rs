@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::status_map::causes;
 use crate::catalog::Catalog;
-use crate::catalog::audit::{AuditEntry, Outcome};
+use crate::catalog::audit::{AuditEntry, Book, Outcome};
 use crate::clock::now_ms;
 use crate::limits::{ANONYMOUS_DENIALS_PER_DAY, ANONYMOUS_DENIALS_PER_MINUTE, DENIALS_PER_MINUTE, clipped};
 
@@ -58,18 +58,26 @@ impl Denials {
         let (subject, detail) = (clipped(subject), clipped(detail));
         let outcome = Outcome::Denied;
         let entry = AuditEntry { at_ms: now_ms(), actor, action, subject, outcome, detail };
-        if let Err(error) = self.catalog.audit(&entry).await {
+        // A join token that was used before is no noise: somebody has it.
+        let noise = is_anonymous(actor) && !detail.starts_with("alarm: ");
+        let book = if noise { Book::Anonymous } else { Book::Main };
+        if let Err(error) = self.catalog.audit_in(book, &entry).await {
             tracing::error!(error = %causes(&error), actor, action, "an audit row could not be written");
         }
     }
 
     fn may_write(&self, actor: &str, now: Instant) -> bool {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if actor == "anonymous" || actor.starts_with("joining") {
+        if is_anonymous(actor) {
             return rates.anonymous_minute.take(now) && rates.anonymous_day.take(now);
         }
         rates.known.take(now)
     }
+}
+
+/// Nobody who is known: the name, if any, is what somebody said.
+fn is_anonymous(actor: &str) -> bool {
+    actor == "anonymous" || actor.starts_with("joining")
 }
 
 impl Rate {
@@ -98,7 +106,9 @@ mod tests {
             denials.record("anonymous", "/x", "", "no").await;
         }
         denials.record("agent:web-1", "/x", "", "not its own").await;
-        let rows = catalog.audit_rows(0, 1000).await.expect("rows");
+        let mut rows = catalog.audit_rows(Book::Main, 0, 1000).await.expect("rows");
+        assert_eq!(rows.len(), 1, "noise is in a book of its own");
+        rows.extend(catalog.audit_rows(Book::Anonymous, 0, 1000).await.expect("rows"));
         let of = |actor: &str| rows.iter().filter(|row| row.actor == actor).count();
         assert_eq!(of("anonymous"), ANONYMOUS_DENIALS_PER_MINUTE as usize);
         assert_eq!(of("agent:web-1"), 1);

@@ -11,6 +11,7 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use super::status_map::{Word, catalog_failed};
 use crate::catalog::hosts::{HostRecord, NewJoinToken};
 use crate::catalog::jobs::JobFilter;
@@ -146,10 +147,12 @@ impl HostService for HostApi {
         &self,
         request: Request<ListHostsRequest>,
     ) -> Result<Response<Self::ListHostsStream>, Status> {
+        let caller = Caller::of(&request);
         let wanted = request.into_inner().labels;
         let hosts = self.catalog.hosts().await.map_err(|error| catalog_failed(&error))?;
         let hosts: Vec<_> = hosts
             .into_iter()
+            .filter(|host| caller.sees(&host.labels))
             .filter(|host| wanted.iter().all(|label| has_label(&host.labels, label)))
             .map(|host| Ok(self.encode(host)))
             .collect();

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
 use super::names;
+use super::scope::shown_hosts;
 use super::status_map::{Word, catalog_failed};
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
@@ -165,6 +166,7 @@ impl JobService for JobApi {
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<Self::ListJobsStream>, Status> {
+        let caller = Caller::of(&request);
         let ListJobsRequest { host, policy, states, limit } = request.into_inner();
         let host = match host.as_str() {
             "" => None,
@@ -179,13 +181,20 @@ impl JobService for JobApi {
                     .ok_or_else(|| Word::InvalidRequest.status("an unknown job state"))
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let limit = if limit == 0 { LISTED } else { limit.min(LISTED_MOST) };
+        let catalog = self.jobs.catalog();
+        let shown = shown_hosts(catalog, &caller).await.map_err(|error| catalog_failed(&error))?;
         let filter = JobFilter {
             host,
             policy: (!policy.is_empty()).then_some(policy),
             states,
-            limit: if limit == 0 { LISTED } else { limit.min(LISTED_MOST) },
+            limit: if shown.is_some() { LISTED_MOST } else { limit },
         };
-        let records = self.jobs.catalog().jobs(&filter).await.map_err(|error| catalog_failed(&error))?;
+        let mut records = catalog.jobs(&filter).await.map_err(|error| catalog_failed(&error))?;
+        if let Some(shown) = shown {
+            records.retain(|record| record.host.is_some_and(|host| shown.contains_key(&host)));
+            records.truncate(limit as usize);
+        }
         let mut jobs = Vec::with_capacity(records.len());
         for record in &records {
             jobs.push(Ok(self.encode(record).await?));

@@ -1,5 +1,6 @@
 //! gRPC for operators and agents: parse, one call, encode.
 
+pub mod audit;
 pub mod auth;
 pub mod caller;
 pub mod catalog;
@@ -9,7 +10,10 @@ pub mod hosts;
 pub mod jobs;
 pub(crate) mod names;
 pub mod policies;
+mod reading;
 pub mod roles;
+mod scope;
+pub mod sessions;
 pub mod sources;
 pub mod status;
 pub mod status_map;

@@ -7,7 +7,9 @@ use holdfast_proto::v1::source_service_server::SourceService;
 use holdfast_proto::v1::{ListSourcesRequest, RetireSourceRequest, Source, SourceKind};
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use super::names::{self, did_you_mean};
+use super::scope::shown_hosts;
 use super::status_map::{Word, catalog_failed};
 use crate::catalog::binds::BindRecord;
 use crate::catalog::hosts::HostRecord;
@@ -151,11 +153,17 @@ impl SourceService for SourceApi {
         &self,
         request: Request<ListSourcesRequest>,
     ) -> Result<Response<Self::ListSourcesStream>, Status> {
+        let caller = Caller::of(&request);
         let host = match request.into_inner().host.as_str() {
             "" => None,
             name => Some(names::host(&self.catalog, name).await?.id),
         };
-        let known = Known::of(&self.catalog, host).await.map_err(|error| catalog_failed(&error))?;
+        let mut known = Known::of(&self.catalog, host).await.map_err(|error| catalog_failed(&error))?;
+        let shown = shown_hosts(&self.catalog, &caller).await.map_err(|error| catalog_failed(&error))?;
+        if let Some(shown) = shown {
+            known.sources.retain(|source| shown.contains_key(&source.host));
+            known.binds.retain(|bind| shown.contains_key(&bind.host));
+        }
         let sources: Vec<_> = known.encode().into_iter().map(Ok).collect();
         Ok(Response::new(tokio_stream::iter(sources)))
     }

@@ -7,6 +7,8 @@ use holdfast_proto::v1::status_service_server::StatusService;
 use holdfast_proto::v1::{GetStatusRequest, GetStatusResponse, HostStatus, RepositoryStatus, StatusProblem};
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
+use super::scope::shown_hosts;
 use super::status_map::{catalog_failed, causes};
 use crate::catalog::CatalogError;
 use crate::catalog::snapshots::SnapshotFilter;
@@ -203,9 +205,16 @@ fn quota_problem(host: String, alarm: &Alarm) -> StatusProblem {
 impl StatusService for StatusApi {
     async fn get_status(
         &self,
-        _request: Request<GetStatusRequest>,
+        request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        let answer = self.answer().await.map_err(|error| catalog_failed(&error))?;
+        let mut answer = self.answer().await.map_err(|error| catalog_failed(&error))?;
+        let shown = shown_hosts(self.jobs.catalog(), &Caller::of(&request)).await;
+        if let Some(shown) = shown.map_err(|error| catalog_failed(&error))? {
+            let is_shown = |name: &String| shown.values().any(|host| host == name);
+            answer.hosts.retain(|line| is_shown(&line.host));
+            // What is nobody's is everybody's: the repository, a policy.
+            answer.problems.retain(|problem| problem.host.is_empty() || is_shown(&problem.host));
+        }
         Ok(Response::new(answer))
     }
 }

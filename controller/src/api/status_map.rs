@@ -15,7 +15,9 @@ use crate::catalog::CatalogError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
     Unauthenticated,
+    TokenExpired,
     RoleTooLow,
+    OutOfScope,
     AgentOnly,
     NotForwardable,
     CertificateRefused,
@@ -59,7 +61,9 @@ impl Word {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
+            Self::TokenExpired => "token-expired",
             Self::RoleTooLow => "role-too-low",
+            Self::OutOfScope => "out-of-scope",
             Self::AgentOnly => "agent-only",
             Self::NotForwardable => "not-forwardable",
             Self::CertificateRefused => "certificate-refused",
@@ -102,10 +106,12 @@ impl Word {
 
     pub fn code(self) -> Code {
         match self {
-            Self::Unauthenticated | Self::CertificateRefused => Code::Unauthenticated,
-            Self::RoleTooLow | Self::AgentOnly | Self::NotForwardable | Self::HostRevoked => {
-                Code::PermissionDenied
-            }
+            Self::Unauthenticated | Self::TokenExpired | Self::CertificateRefused => Code::Unauthenticated,
+            Self::RoleTooLow
+            | Self::OutOfScope
+            | Self::AgentOnly
+            | Self::NotForwardable
+            | Self::HostRevoked => Code::PermissionDenied,
             Self::HostUnknown
             | Self::PolicyUnknown
             | Self::JobUnknown
@@ -142,7 +148,11 @@ impl Word {
     pub fn hint(self) -> &'static str {
         match self {
             Self::Unauthenticated => "name a token file with --token-file or in the context",
+            Self::TokenExpired => {
+                "ask an admin for a new one: holdfast-controller token create NAME --role ROLE"
+            }
             Self::RoleTooLow => "ask an admin for a token of a higher role",
+            Self::OutOfScope => "ask an admin for a token that is good for more hosts",
             Self::AgentOnly => "this call is made by hosts about themselves",
             Self::NotForwardable => "use `holdfast backup` or `holdfast restore`: these go through jobs",
             Self::CertificateRefused | Self::HostRevoked => {

@@ -37,8 +37,8 @@ impl UpgradeService for UpgradeApi {
         &self,
         request: Request<StartUpgradeRequest>,
     ) -> Result<Response<StartUpgradeResponse>, Status> {
-        let actor = Caller::of(&request).actor();
-        upgrade::start::upgrade(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+        let caller = Caller::of(&request);
+        upgrade::start::upgrade(&self.jobs, request.into_inner(), &caller).await.map(Response::new)
     }
 
     async fn start_rollback(
@@ -53,7 +53,7 @@ impl UpgradeService for UpgradeApi {
         &self,
         request: Request<StartRolloutRequest>,
     ) -> Result<Response<StartRolloutResponse>, Status> {
-        let actor = Caller::of(&request).actor();
-        rollout::start::rollout(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+        let caller = Caller::of(&request);
+        rollout::start::rollout(&self.jobs, request.into_inner(), &caller).await.map(Response::new)
     }
 }

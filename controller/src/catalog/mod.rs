@@ -37,7 +37,7 @@ use sqlx::sqlite::{
 };
 
 /// By number, in order, embedded: a binary needs no files beside it.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "fleet", include_str!("../../migrations/0001_fleet.sql")),
     (2, "jobs", include_str!("../../migrations/0002_jobs.sql")),
     (3, "repository", include_str!("../../migrations/0003_repository.sql")),
@@ -45,6 +45,8 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (10, "losses", include_str!("../../migrations/0010_losses.sql")),
     (13, "absence", include_str!("../../migrations/0013_absence.sql")),
     (14, "usage", include_str!("../../migrations/0014_usage.sql")),
+    (15, "tokens", include_str!("../../migrations/0015_tokens.sql")),
+    (16, "audit", include_str!("../../migrations/0016_audit.sql")),
 ];
 
 fn migrator() -> Migrator {

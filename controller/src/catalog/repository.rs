@@ -9,6 +9,7 @@ use roaring::RoaringTreemap;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
+use super::audit::mark;
 use super::{Catalog, CatalogError};
 
 /// What the catalogue knows of its repository.
@@ -81,7 +82,8 @@ impl Catalog {
             let source: SourceId = id(row.try_get("source_id")?, "source id")?;
             numbers.insert((host, source), unsigned(row.try_get("highest")?));
         }
-        Ok(Head { commit_number, numbers })
+        let audit = mark(&mut tx).await?;
+        Ok(Head { commit_number, numbers, audit })
     }
 
     /// Switches collection and deduplication off, and takes over numbers from

@@ -25,6 +25,7 @@ use crate::catalog::policies::PolicyRecord;
 use crate::catalog::snapshots::SnapshotRecord;
 use crate::catalog::sources::SourceRecord;
 use kept::Kept;
+pub(crate) use words::ago;
 
 /// How long an upgrade that failed is told of, if none of the same container
 /// came after it.

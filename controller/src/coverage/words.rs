@@ -15,7 +15,7 @@ pub(super) fn moment(ms: i64) -> String {
 }
 
 /// A length of time, roughly.
-pub(super) fn ago(ms: i64) -> String {
+pub(crate) fn ago(ms: i64) -> String {
     let seconds = ms.max(0) / 1000;
     match seconds {
         0..120 => format!("{seconds} s"),

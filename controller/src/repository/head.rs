@@ -8,7 +8,7 @@
 
 use holdfast_archive::keys::{ObjectKey, StateFile};
 use holdfast_archive::repository::RepositoryInfo;
-use holdfast_archive::state::{Head, decode_head, encode_head};
+use holdfast_archive::state::{AuditMark, Head, decode_head, encode_head};
 use holdfast_archive::store::{StoreError, StoreErrorKind};
 
 use super::protocol::{Protocol, Trust};
@@ -179,7 +179,22 @@ impl Repository {
         Ok(read)
     }
 
-    /// Writes the catalogue's numbers to the bucket.
+    /// The newest row of the audit chain that the bucket knows of.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn audit_mark(&self) -> Result<Option<AuditMark>, RepositoryError> {
+        match self.read_head(false).await? {
+            HeadRead::Head(head) => Ok(head.audit),
+            HeadRead::Absent => Ok(None),
+            HeadRead::Damaged(reason) => {
+                Err(RepositoryError::Damaged(format!("state/head cannot be read: {reason}")))
+            }
+        }
+    }
+
+    /// Writes the catalogue's numbers to the bucket, if that is still ours:
+    /// over another controller's they would hide what it has committed.
     pub(super) async fn raise_head(&self) -> Result<(), RepositoryError> {
         let _one = self.inner.head.lock().await;
         self.refuse_foreign().await?;

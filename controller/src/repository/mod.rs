@@ -18,7 +18,7 @@ mod lease;
 pub mod protocol;
 mod read;
 mod rebuild;
-pub mod reference;
+pub(crate) mod reference;
 mod reread;
 pub mod service;
 #[cfg(test)]

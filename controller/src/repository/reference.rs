@@ -12,6 +12,7 @@ use holdfast_archive::ids::SnapshotId;
 
 use super::protocol::SnapshotState;
 use super::{Repository, RepositoryError};
+use crate::catalog::Catalog;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::clock::now_ms;
 
@@ -33,14 +34,22 @@ impl Repository {
     /// # Errors
     /// Where none or several sources fit; each names what there is.
     pub async fn resolve(&self, text: &str) -> Result<SnapshotRecord, RepositoryError> {
-        if let Ok(id) = text.parse::<SnapshotId>() {
-            return self.get(&id).await;
-        }
-        let states = vec![SnapshotState::Committed, SnapshotState::Forgotten];
-        let filter = SnapshotFilter { states, ..SnapshotFilter::default() };
-        let all = self.list(&filter).await?;
-        resolve(text, &all, now_ms()).cloned()
+        find(self.catalog(), text).await
     }
+}
+
+/// [`Repository::resolve`], where there is no more than a catalogue.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn find(catalog: &Catalog, text: &str) -> Result<SnapshotRecord, RepositoryError> {
+    if let Ok(id) = text.parse::<SnapshotId>() {
+        return catalog.snapshot(&id).await?.ok_or_else(|| RepositoryError::no_snapshot(&id));
+    }
+    let states = vec![SnapshotState::Committed, SnapshotState::Forgotten];
+    let filter = SnapshotFilter { states, ..SnapshotFilter::default() };
+    let all = catalog.snapshots(&filter).await?;
+    resolve(text, &all, now_ms()).cloned()
 }
 
 /// [`Repository::resolve`] over a list, newest first.

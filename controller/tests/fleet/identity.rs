@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
+use holdfast_controller::catalog::audit::Book;
 use holdfast_controller::catalog::hosts::NewJoinToken;
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::identity::ca::{Authority, Serial, Validity};
@@ -35,7 +36,7 @@ async fn x02_a_join_token_works_once_in_time_and_for_its_host() {
     assert_eq!(controller.join(&other.encode()).await.map(drop).unwrap_err().code(), Code::PermissionDenied);
     controller.join(&text).await.expect("joined");
     assert_eq!(controller.join(&text).await.map(drop).unwrap_err().code(), Code::PermissionDenied);
-    let rows = controller.catalog.audit_rows(0, 100).await.expect("rows");
+    let rows = controller.catalog.audit_rows(Book::Main, 0, 100).await.expect("rows");
     let alarm = rows.iter().find(|row| row.outcome == "denied").expect("a row about the reuse");
     assert!(alarm.subject == "host=web-1" && alarm.detail.starts_with("alarm: "), "{alarm:?}");
 
@@ -149,7 +150,7 @@ async fn d19_a_clone_is_refused_while_the_first_answers() {
         assert!(!clone.is_greeted());
     }
     assert!(!serving.is_finished() && controller.is_connected("web-1").await);
-    let rows = controller.catalog.audit_rows(0, 100).await.expect("rows");
+    let rows = controller.catalog.audit_rows(Book::Main, 0, 100).await.expect("rows");
     assert_eq!(rows.iter().filter(|row| row.detail.starts_with("alarm: instance")).count(), 2);
 
     serving.abort();

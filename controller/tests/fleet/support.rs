@@ -11,6 +11,7 @@ use std::time::Duration;
 use holdfast_archive::store::StoreConfig;
 use holdfast_controller::app::App;
 use holdfast_controller::catalog::Catalog;
+use holdfast_controller::catalog::audit::AuditFilter;
 use holdfast_controller::config::{Config, Crypto, default_forget_grace_seconds, default_listen};
 use holdfast_controller::fleet::Fleet;
 use holdfast_controller::init;
@@ -202,7 +203,8 @@ impl Controller {
 
     /// Audit rows of that action and outcome: actor and subject.
     pub(crate) async fn audited(&self, action: &str, outcome: &str) -> Vec<(String, String)> {
-        let rows = self.catalog.audit_rows(0, 10_000).await.expect("rows");
+        let filter = AuditFilter { limit: 10_000, ..AuditFilter::default() };
+        let rows = self.catalog.list_audit(&filter).await.expect("rows");
         rows.into_iter()
             .filter(|row| row.action.ends_with(action) && row.outcome == outcome)
             .map(|row| (row.actor, row.subject))

@@ -39,6 +39,8 @@ pub(super) struct PlanView {
     losses: Vec<LossView>,
     sources: Vec<SourceView>,
     health: String,
+    /// What the container may do beyond itself.
+    powers: Vec<String>,
     #[serde(skip)]
     next: Next,
 }
@@ -147,6 +149,7 @@ impl PlanView {
             health,
             runnable,
             container_labels,
+            powers,
         } = plan;
         Self {
             plan_id: String::new(),
@@ -172,6 +175,7 @@ impl PlanView {
             losses: losses.into_iter().map(LossView::from).collect(),
             sources: sources.into_iter().map(SourceView::from).collect(),
             health,
+            powers,
             next,
         }
     }

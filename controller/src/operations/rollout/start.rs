@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt as _;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{
-    Container, PlanUpgradeRequest, RolloutTarget, StartRolloutRequest, StartRolloutResponse,
+    Container, PlanUpgradeRequest, RolloutTarget, StartRolloutRequest, StartRolloutResponse, UpgradePlan,
 };
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::api::caller::Caller;
 use crate::api::status_map::{Word, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
@@ -19,8 +20,8 @@ use crate::jobs::Jobs;
 use crate::jobs::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
 use crate::operations::host::{containers_on_agent, plain};
 use crate::operations::start::begun;
-use crate::operations::upgrade::plan;
 use crate::operations::upgrade::start::known_consistency;
+use crate::operations::upgrade::{plan, powers};
 use crate::policy::LabelMatch;
 
 /// Hosts asked, and plans made, at the same time.
@@ -37,14 +38,17 @@ struct Found {
     target: RolloutTarget,
     /// It runs the image already.
     done: bool,
+    /// `None`: there is none.
+    plan: Option<UpgradePlan>,
 }
 
 /// Starts a rollout, or says what it would do.
 pub async fn rollout(
     jobs: &Jobs,
     request: StartRolloutRequest,
-    actor: &str,
+    caller: &Caller,
 ) -> Result<StartRolloutResponse, Status> {
+    let actor = &caller.actor();
     let StartRolloutRequest {
         selectors,
         host_labels,
@@ -69,6 +73,9 @@ pub async fn rollout(
     let consistency = known_consistency(consistency)?;
     let mut warnings = Vec::new();
     let found = resolve(jobs, &selectors, &host_labels, &upgrade, &mut warnings).await?;
+    if let Some((target, why)) = beyond(caller, &found) {
+        return Err(Word::RoleTooLow.status(format!("{}: {why}", text(target))));
+    }
     let left_out = warnings.clone();
     for done in found.iter().filter(|found| found.done) {
         warnings.push(format!("{}: left out, it {}", text(&done.target), done.target.refusal));
@@ -119,6 +126,11 @@ fn labels(texts: &[String]) -> Result<Vec<LabelMatch>, Status> {
 
 fn text(target: &RolloutTarget) -> String {
     format!("{} on {}", target.container, target.host)
+}
+
+/// The first that would get an image which is not the caller's to give it.
+fn beyond<'a>(caller: &Caller, found: &'a [Found]) -> Option<(&'a RolloutTarget, String)> {
+    found.iter().find_map(|found| Some((&found.target, powers::beyond(caller, found.plan.as_ref()?)?)))
 }
 
 /// What is to be done, and of that what will be refused.
@@ -208,16 +220,17 @@ async fn look_at(
     upgrade: &PlanUpgradeRequest,
 ) -> Found {
     let request = PlanUpgradeRequest { container: container.name.clone(), ..upgrade.clone() };
-    let (refusal, done) = match plan::ask(channel, request, jobs.settings().fetch).await {
+    let asked = plan::ask(channel, request, jobs.settings().fetch).await;
+    let (refusal, done) = match &asked {
         Ok(plan) if !plan.to_image_id.is_empty() && plan.to_image_id == plan.from_image_id => {
             ("runs this image already".to_owned(), true)
         }
-        Ok(plan) => match plan::refusal(&plan) {
+        Ok(plan) => match plan::refusal(plan) {
             Some(refused) if refused.hint.is_empty() => (refused.message, false),
             Some(refused) => (format!("{} ({})", refused.message, refused.hint), false),
             None => (String::new(), false),
         },
-        Err(status) => (plain(&status).to_owned(), false),
+        Err(status) => (plain(status).to_owned(), false),
     };
     Found {
         place: RolloutPlace { host: host.id, container: container.name.clone() },
@@ -228,6 +241,7 @@ async fn look_at(
             refusal,
         },
         done,
+        plan: asked.ok(),
     }
 }
 

@@ -17,6 +17,7 @@
 
 pub(super) mod at_stop;
 pub mod plan;
+pub(super) mod powers;
 pub(super) mod report;
 pub(super) mod snapshots;
 pub mod start;

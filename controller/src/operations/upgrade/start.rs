@@ -10,6 +10,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::plan::{self, Refusal, VALID_MS};
+use super::powers;
+use crate::api::caller::Caller;
 use crate::api::names::{self, did_you_mean};
 use crate::api::status_map::{Word, catalog_failed};
 use crate::catalog::hosts::HostRecord;
@@ -42,8 +44,9 @@ pub async fn plan(
 pub async fn upgrade(
     jobs: &Jobs,
     request: StartUpgradeRequest,
-    actor: &str,
+    caller: &Caller,
 ) -> Result<StartUpgradeResponse, Status> {
+    let actor = &caller.actor();
     let StartUpgradeRequest { plan_id, host, upgrade, consistency } = request;
     let consistency = known_consistency(consistency)?;
     let record = if plan_id.is_empty() {
@@ -57,6 +60,9 @@ pub async fn upgrade(
     };
     if let Some(refused) = plan::refusal(&record.plan) {
         return Err(refused.status());
+    }
+    if let Some(why) = powers::beyond(caller, &record.plan) {
+        return Err(Word::RoleTooLow.status(why));
     }
     let job = NewJob {
         id: JobId::generate(),

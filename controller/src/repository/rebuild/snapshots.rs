@@ -223,7 +223,8 @@ mod tests {
     fn numbers_that_were_given_are_asked_for_within_bounds() {
         let (host, source) = (HostId::generate(), SourceId::generate());
         let numbers = |highest| {
-            let head = Head { commit_number: 9, numbers: BTreeMap::from([((host, source), highest)]) };
+            let numbers = BTreeMap::from([((host, source), highest)]);
+            let head = Head { commit_number: 9, numbers, audit: None };
             given(&head).map(|id| id.number).collect::<Vec<u64>>()
         };
         assert_eq!(numbers(0), [0_u64; 0]);

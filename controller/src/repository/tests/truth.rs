@@ -442,3 +442,36 @@ async fn h08_an_index_file_that_was_merged_meanwhile_is_no_damage() {
     assert!(plan.hits() > 0, "no index file was asked for");
     assert!(verified.report.is_clean(), "{:?}", verified.report);
 }
+
+#[tokio::test]
+async fn s20_on_a_full_store_hints_make_room_for_the_head_and_nothing_is_deleted_without_it() {
+    let (world, plan) = faulty().await;
+    let id = world.backup(&tree("forgotten here")).await;
+    let kept = world.backup(&tree("kept")).await;
+    assert_eq!(world.repository.write_hints().await.expect("written"), 2);
+    let index = || tree_of(&world.mounted().join("index")).len();
+    assert_eq!(index(), 1);
+    world.repository.forget(&id).await.expect("forgotten");
+    let stored = |id: SnapshotId| world.mounted().join(ObjectKey::Snapshot(id).to_string()).exists();
+
+    // Nothing makes enough room.
+    plan.add(Rule::new(Verb::Put, Fault::Full).on("state/head"));
+    let refused = gc::round(&world.repository).await;
+    assert!(
+        matches!(&refused, Err(RepositoryError::Store(error)) if error.kind() == StoreErrorKind::Full),
+        "{refused:?}"
+    );
+    assert!(stored(id), "deleted without the head");
+    assert_eq!(index(), 0);
+    plan.clear();
+    assert_eq!(world.repository.write_hints().await.expect("written"), 2, "they are written again");
+
+    // What one file takes is enough.
+    plan.add(Rule::new(Verb::Put, Fault::Full).on("state/head").times(1));
+    let report = gc::round(&world.repository).await.expect("a round");
+    assert_eq!((report.snapshots_purged, report.packs_deleted), (1, 1), "{report:?}");
+    assert!(!stored(id) && stored(kept));
+    assert_eq!(world.repository.write_hints().await.expect("written"), 1);
+    assert!(world.read_all(&kept).await.iter().all(|(_, whole)| *whole));
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+}
