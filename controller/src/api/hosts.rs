@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
 use super::status_map::{Word, catalog_failed};
-use crate::catalog::hosts::{HostRecord, NewJoinToken};
+use crate::catalog::hosts::{HostRecord, NewJoinToken, TOKEN_LIFE_MS};
 use crate::catalog::jobs::JobFilter;
 use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::{Catalog, CatalogError};
@@ -26,7 +26,7 @@ use crate::identity::token;
 use crate::jobs::state::State;
 
 /// A join token's life, in seconds, at most and unless asked otherwise.
-const MAX_TOKEN_SECONDS: u32 = 3600;
+const MAX_TOKEN_SECONDS: u32 = (TOKEN_LIFE_MS / 1000) as u32;
 
 /// Where agents find this controller.
 #[derive(Debug, Clone)]

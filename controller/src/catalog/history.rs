@@ -8,10 +8,16 @@ use super::{Catalog, CatalogError};
 
 impl Catalog {
     /// Removes ended jobs with their stories; gives how many. The newest of
-    /// each kind, policy and host that ended by itself stays, for it says how things stand; one
+    /// each kind, policy and host that ended by itself stays, for it says how things stand, and one
+    /// made under a clock that was ahead is not that; one
     /// whose snapshot is there stays, for it says which policy made that; a
     /// parent stays as long as its children.
-    pub async fn prune_jobs(&self, ended_before_ms: i64, most: u32) -> Result<u64, CatalogError> {
+    pub async fn prune_jobs(
+        &self,
+        ended_before_ms: i64,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<u64, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let ids: Vec<String> = sqlx::query_scalar(
             "select j.id from jobs j where j.ended_ms < $1
@@ -20,11 +26,13 @@ impl Catalog {
              and (j.parent_id is not null or exists (
                  select 1 from jobs n where n.policy = j.policy and n.host_id is j.host_id
                  and n.kind = j.kind and n.parent_id is null and n.created_ms > j.created_ms
+                 and n.created_ms <= $3
                  and n.state in ('succeeded', 'partial', 'failed')))
              order by j.ended_ms limit $2",
         )
         .bind(ended_before_ms)
         .bind(most)
+        .bind(now_ms)
         .fetch_all(&mut *tx)
         .await?;
         for id in &ids {
@@ -110,6 +118,8 @@ mod tests {
     use crate::jobs::parameters::{BackupParameters, Parameters};
     use crate::jobs::state::State;
 
+    const NOW: i64 = 10_000;
+
     async fn ended_job(catalog: &Catalog, host: HostId, policy: &str, at_ms: i64) -> JobId {
         let job = NewJob {
             id: JobId::generate(),
@@ -161,13 +171,13 @@ mod tests {
         .expect("a snapshot");
         let young = ended_job(&catalog, host, "nightly", 1000).await;
         let newest_of_another = ended_job(&catalog, host, "weekly", 30).await;
-        assert_eq!(catalog.prune_jobs(500, 10).await.expect("pruned"), 1);
+        assert_eq!(catalog.prune_jobs(500, NOW, 10).await.expect("pruned"), 1);
         let there = async |id| catalog.job(id).await.expect("asked").is_some();
         assert!(!there(first).await && catalog.job_events(first, 0).await.expect("asked").is_empty());
         for kept in [with_snapshot, young, newest_of_another] {
             assert!(there(kept).await);
         }
-        assert_eq!(catalog.prune_jobs(500, 10).await.expect("pruned"), 0);
+        assert_eq!(catalog.prune_jobs(500, NOW, 10).await.expect("pruned"), 0);
         // One that was called off says nothing of how things stand.
         let called_off = ended_job(&catalog, host, "weekly", 40).await;
         sqlx::query("update jobs set state = 'cancelled' where id = $1")
@@ -175,8 +185,18 @@ mod tests {
             .execute(catalog.pool())
             .await
             .expect("cancelled");
-        catalog.prune_jobs(35, 10).await.expect("pruned");
+        catalog.prune_jobs(35, NOW, 10).await.expect("pruned");
         assert!(there(newest_of_another).await);
+    }
+
+    #[tokio::test]
+    async fn h07_a_job_of_the_future_takes_no_place_of_the_newest() {
+        let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+        let host = add_host(&catalog, "web-1").await;
+        let newest = ended_job(&catalog, host, "nightly", 10).await;
+        ended_job(&catalog, host, "nightly", NOW + 1).await;
+        assert_eq!(catalog.prune_jobs(500, NOW, 10).await.expect("pruned"), 0);
+        assert!(catalog.job(newest).await.expect("asked").is_some());
     }
 
     #[tokio::test]

@@ -17,6 +17,9 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::leases::end_leases_of_host;
 use super::{Catalog, CatalogError};
 
+/// Longest life of a join token, milliseconds.
+pub const TOKEN_LIFE_MS: i64 = 3_600_000;
+
 /// A host as the catalogue knows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostRecord {
@@ -179,9 +182,12 @@ impl Catalog {
         if let Some(expired_ms) = token.try_get("retired_ms")? {
             return Ok(Enrolled::Expired { expired_ms });
         }
-        let expired_ms = token.try_get("expires_ms")?;
-        if expired_ms <= enrolment.now_ms {
-            return Ok(Enrolled::Expired { expired_ms });
+        let expired_ms: i64 = token.try_get("expires_ms")?;
+        // One that is good for longer than any is made was made under a clock
+        // that was ahead.
+        let left = expired_ms - enrolment.now_ms;
+        if !(1..=TOKEN_LIFE_MS).contains(&left) {
+            return Ok(Enrolled::Expired { expired_ms: expired_ms.min(enrolment.now_ms) });
         }
         sqlx::query("update join_tokens set used_ms = $2 where hash = $1")
             .bind(enrolment.token_hash)
@@ -559,6 +565,14 @@ mod tests {
         let host = catalog.host(id(&first)).await.expect("query").expect("known");
         assert_eq!(host.labels["role"], "db");
         assert_eq!(catalog.host_by_name("db-1").await.expect("query"), Some(host));
+    }
+
+    #[tokio::test]
+    async fn h07_a_token_made_under_a_clock_that_was_ahead_is_no_good_for_a_year() {
+        let catalog = catalog_with_token("t1", 365 * 24 * TOKEN_LIFE_MS).await;
+        assert_eq!(enrol(&catalog, "t1", "s1", 5).await, Enrolled::Expired { expired_ms: 5 });
+        put_token(&catalog, "t2", 5 + TOKEN_LIFE_MS).await;
+        assert!(matches!(enrol(&catalog, "t2", "s1", 5).await, Enrolled::Host { .. }));
     }
 
     #[tokio::test]

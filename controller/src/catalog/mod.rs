@@ -8,6 +8,7 @@ pub mod audit;
 pub mod binds;
 pub mod certificates;
 pub mod children;
+pub mod clock_marks;
 pub mod frames;
 pub mod hints;
 mod history;
@@ -37,7 +38,7 @@ use sqlx::sqlite::{
 };
 
 /// By number, in order, embedded: a binary needs no files beside it.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "fleet", include_str!("../../migrations/0001_fleet.sql")),
     (2, "jobs", include_str!("../../migrations/0002_jobs.sql")),
     (3, "repository", include_str!("../../migrations/0003_repository.sql")),
@@ -47,6 +48,7 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
     (14, "usage", include_str!("../../migrations/0014_usage.sql")),
     (15, "tokens", include_str!("../../migrations/0015_tokens.sql")),
     (16, "audit", include_str!("../../migrations/0016_audit.sql")),
+    (17, "clock", include_str!("../../migrations/0017_clock.sql")),
 ];
 
 fn migrator() -> Migrator {

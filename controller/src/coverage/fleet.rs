@@ -1,6 +1,6 @@
 //! Hosts that are not there.
 
-use super::words::ago;
+use super::words::{ago, is_of_the_future};
 use super::{Facts, Trouble};
 use crate::catalog::hosts::{AwaitedHost, HostRecord};
 
@@ -100,6 +100,11 @@ fn absence(facts: &Facts, host: &HostRecord) -> Option<String> {
     let Some(seen) = host.last_seen_ms else {
         return Some("joined, but has never connected".to_owned());
     };
+    if is_of_the_future(seen, facts.now_ms) {
+        return Some(
+            "not connected; when it was seen last is not known, the clock was wrong then".to_owned(),
+        );
+    }
     let silent = facts.now_ms - seen;
     (silent >= SILENT_MS).then(|| format!("not connected, last seen {} ago", ago(silent)))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use holdfast_proto::v1::SourceKind;
 
 use super::kept::Kept;
-use super::words::{ago, counted, instant, noun};
+use super::words::{ago, counted, instant, noun, since};
 use super::{Facts, Trouble};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
@@ -82,9 +82,11 @@ pub(super) fn overdue(
     good_ms: Option<i64>,
 ) -> Option<Trouble> {
     let now = instant(facts.now_ms);
+    // What was noted under a clock that was ahead excuses no night until then.
+    let there_since_ms = since(there_since_ms, facts.now_ms);
     let late = policies.iter().any(|record| {
         let Some(timing) = &record.policy.timing else { return false };
-        let since = instant(record.since_ms.max(there_since_ms));
+        let since = instant(since(record.since_ms, facts.now_ms).max(there_since_ms));
         let fires = latest_fires(now, since, &timing.schedule, 2);
         let [before_last, _] = fires.as_slice() else { return false };
         good_ms.is_none_or(|good| good < before_last.timestamp_millis())

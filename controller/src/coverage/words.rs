@@ -14,6 +14,19 @@ pub(super) fn moment(ms: i64) -> String {
     instant(ms).format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
+/// Further ahead of the clock than this, a time is one from a clock that was
+/// wrong, and says nothing.
+const AHEAD_MS: i64 = 5 * 60_000;
+
+/// Since when something has been there; a time of the future means: always.
+pub(super) fn since(ms: i64, now_ms: i64) -> i64 {
+    if is_of_the_future(ms, now_ms) { 0 } else { ms }
+}
+
+pub(super) fn is_of_the_future(ms: i64, now_ms: i64) -> bool {
+    ms > now_ms.saturating_add(AHEAD_MS)
+}
+
 /// A length of time, roughly.
 pub(crate) fn ago(ms: i64) -> String {
     let seconds = ms.max(0) / 1000;

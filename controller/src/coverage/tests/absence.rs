@@ -288,3 +288,30 @@ fn h06_a_job_that_missed_what_was_given_up_since_is_told_of_no_more() {
     facts.sources[0].retired_ms = None;
     assert_eq!(places(&facts), [place("failed-job", "web-1", "")]);
 }
+
+#[test]
+fn h07_what_was_noted_under_a_clock_that_was_ahead_excuses_nothing() {
+    let year = 365 * 24 * HOUR;
+    let kinds = |facts: &Facts| -> Vec<&'static str> {
+        coverage(facts).troubles.into_iter().map(|trouble| trouble.kind).collect()
+    };
+    let nightly = "name = 'nightly'\nvolumes = ['*']\n[schedule]\ncron = '0 3 * * *'\nzone = 'UTC'";
+    let web = host("web-1");
+    let mut data = volume(&web, "data");
+    data.first_seen_ms = NOW + year;
+    let mut seen = facts(vec![web.clone()], vec![data.clone()], vec![policy(nightly)]);
+    assert_eq!(kinds(&seen), ["overdue"], "the source was first seen then");
+    seen.sources[0].first_seen_ms = NOW - 500 * HOUR;
+    seen.policies[0].since_ms = NOW + year;
+    assert_eq!(kinds(&seen), ["overdue"], "the policy was applied then");
+    // A clock that was set back by a second is no clock that was wrong.
+    seen.policies[0].since_ms = NOW + 1000;
+    assert!(kinds(&seen).is_empty());
+
+    let mut away = facts(vec![web], Vec::new(), Vec::new());
+    away.connected.clear();
+    away.hosts[0].last_seen_ms = Some(NOW + 1000);
+    assert!(kinds(&away).is_empty());
+    away.hosts[0].last_seen_ms = Some(NOW + year);
+    assert_eq!(kinds(&away), ["silent-host"], "it was seen then for the last time");
+}
