@@ -105,7 +105,7 @@ impl Round<'_> {
             return Ok(());
         }
         tracing::info!(snapshots = purging.len(), begun = begun.len(), "snapshots are removed for good");
-        self.repository.raise_head().await?;
+        self.repository.raise_head_on_a_full_store().await?;
         for number in purging {
             let Some(record) = catalog.snapshot_by_commit(number).await? else { continue };
             let mut gone = false;
@@ -217,7 +217,7 @@ impl Round<'_> {
             if self.repository.check().await? != Trust::Whole {
                 return self.repository.refuse_suspended().await;
             }
-            self.repository.raise_head().await?;
+            self.repository.raise_head_on_a_full_store().await?;
             let keys: Vec<ObjectKey> = page.iter().map(|pack| ObjectKey::Pack(pack.id)).collect();
             let left = self.delete(&keys, report).await?;
             failpoint("controller.gc.after-objects");

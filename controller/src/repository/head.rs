@@ -203,6 +203,24 @@ impl Repository {
         Ok(())
     }
 
+    /// [`Self::raise_head`] before something is deleted. On a full store there
+    /// may be no room for that, and without it nothing may be deleted that
+    /// makes room. Files under `index/` may go at any time: they are removed,
+    /// the largest first, until the head fits, and written again later.
+    pub(super) async fn raise_head_on_a_full_store(&self) -> Result<(), RepositoryError> {
+        loop {
+            match self.raise_head().await {
+                Err(RepositoryError::Store(error)) if error.kind() == StoreErrorKind::Full => {
+                    if !self.give_up_hints().await? {
+                        return Err(error.into());
+                    }
+                    tracing::warn!(%error, "the store is full: an index file made room for state/head");
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Why the repository is suspended, if it is.
     pub async fn suspended(&self) -> Result<Option<String>, RepositoryError> {
         if locked(&self.inner.absent).is_some() {

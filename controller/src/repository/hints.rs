@@ -105,6 +105,28 @@ impl Repository {
         Ok(())
     }
 
+    /// Removes the index file with most packs; false where there is none. The
+    /// tables in it are written again by [`Self::write_hints`].
+    ///
+    /// # Errors
+    /// When catalogue or store fail.
+    pub(super) async fn give_up_hints(&self) -> Result<bool, RepositoryError> {
+        self.refuse_collection_off().await?;
+        let files = self.catalog().index_files().await?;
+        let Some(largest) = files.iter().max_by_key(|file| file.packs) else { return Ok(false) };
+        // Rows first: one that names a file which is gone is never mended.
+        self.catalog().dissolve_index(largest.number).await?;
+        self.refuse_foreign().await?;
+        let left = self.store().delete(&[ObjectKey::Index(largest.number)]).await?;
+        match left.into_iter().next() {
+            None => {
+                self.catalog().drop_index(largest.number).await?;
+                Ok(true)
+            }
+            Some((_, error)) => Err(error.into()),
+        }
+    }
+
     /// Removes files that no row names. While something is missing nothing is
     /// deleted, hints neither.
     async fn remove_unused_indexes(&self) -> Result<(), RepositoryError> {

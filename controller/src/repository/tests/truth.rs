@@ -168,6 +168,98 @@ async fn h12_a_commit_after_a_rebuild_elsewhere_is_refused() {
 }
 
 #[tokio::test]
+async fn h12_nothing_is_put_or_deleted_after_a_rebuild_elsewhere() {
+    let world = World::new().await;
+    let (first, second) = (tree("before"), tree("after"));
+    world.backup(&first).await;
+    let lease = world.open().await;
+    let announced = world
+        .repository
+        .alloc_pack(world.host, lease, second.pack.bytes.len() as u64, second.pack.sha256)
+        .await;
+    let (pack, _) = announced.expect("announced");
+    let mut incoming = world.repository.begin_upload(world.host, lease, pack).await.expect("begins");
+    incoming.push(&second.pack.bytes).expect("fits");
+    let rows = world.repository.catalog().packs_without_hint(0, 10).await.expect("asked");
+    let table = world.repository.read_table(&rows[0].id, rows[0].length).await.expect("read");
+    let hint = IndexedPack { pack: rows[0].id, len: rows[0].length, table };
+    taken_over(&world).await;
+    let objects = || {
+        let list = |name: &str| tree_of(&world.mounted().join(name));
+        [list("packs"), list("index"), list("state"), list("snapshots")]
+    };
+    let before = objects();
+    let refused = |outcome: Result<(), RepositoryError>| {
+        assert!(matches!(outcome, Err(RepositoryError::Suspended(_))), "{outcome:?}");
+    };
+    refused(world.repository.finish_upload(incoming).await);
+    refused(world.repository.write_index(vec![hint]).await);
+    refused(world.repository.raise_head().await);
+    assert_eq!(objects(), before);
+    assert_eq!(world.repository.status().await.expect("a status").remedy, Remedy::OneController);
+}
+
+/// Every file below a folder, with its content.
+fn tree_of(folder: &std::path::Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(tree_of(&path));
+        } else {
+            found.push((path.clone(), std::fs::read(&path).expect("read")));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn h12_a_round_of_deletion_ends_when_the_bucket_is_taken_over_meanwhile() {
+    let (world, plan) = faulty().await;
+    let id = world.backup(&tree("forgotten here")).await;
+    world.backup(&tree("kept")).await;
+    world.repository.forget(&id).await.expect("forgotten");
+    plan.add(Rule::new(Verb::Put, Fault::Stall).on("state/head"));
+    let repository = world.repository.clone();
+    let round = tokio::spawn(async move { gc::round(&repository).await });
+    let hangs = async {
+        while plan.hits() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), hangs).await.expect("the head is put");
+    taken_over(&world).await;
+    assert!(!round.is_finished());
+    plan.clear();
+    let outcome = round.await.expect("no panic");
+    assert!(matches!(outcome, Err(RepositoryError::Suspended(_))), "{outcome:?}");
+    let object = world.mounted().join(ObjectKey::Snapshot(id).to_string());
+    assert!(object.exists(), "the other controller counts on it");
+}
+
+#[tokio::test]
+async fn h01_the_status_knows_what_switches_collection_on_again() {
+    let world = World::new().await;
+    world.backup(&tree("whole")).await;
+    let status = async || world.repository.status().await.expect("a status");
+    assert_eq!(status().await.remedy, Remedy::None);
+    let catalog = world.repository.catalog();
+    catalog.begin_reconciliation(rebuild::UNFINISHED).await.expect("begun");
+    let cut_off = status().await;
+    assert_eq!((cut_off.remedy, &*cut_off.suspended), (Remedy::Reconcile, ""));
+    assert_eq!(cut_off.collection_off, rebuild::UNFINISHED);
+    catalog.begin_reconciliation("two snapshots are not whole").await.expect("noted");
+    assert_eq!(status().await.remedy, Remedy::AcceptLoss);
+    catalog.suspend("the catalogue is an old copy", None).await.expect("suspended");
+    let behind = status().await;
+    assert_eq!((behind.remedy, &*behind.collection_off), (Remedy::Reconcile, ""));
+    world.unmount();
+    assert_eq!(status().await.remedy, Remedy::BringBack);
+}
+
+#[tokio::test]
 async fn h12_a_commit_that_is_under_way_when_it_is_rebuilt_elsewhere_is_not_acknowledged() {
     let (world, plan) = faulty().await;
     let tree = tree("under way");
