@@ -1,9 +1,14 @@
 //! Log lines to standard error.
 //!
+//! Containers have a say in what is logged (names, labels, error messages),
+//! and people read logs on terminals: each line is made safe to look at as it
+//! leaves.
+//!
 //! What other crates say below "info" is never let through, whatever is asked
 //! for: the Docker client writes whole answers of the Engine there, with the
 //! environment of containers in them.
 
+use holdfast_archive::text::{LogLines, PrintableLog};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
@@ -18,7 +23,9 @@ pub fn start() {
         .with_default_directive(LevelFilter::INFO.into())
         .with_env_var("HOLDFAST_LOG")
         .from_env_lossy();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(|| PrintableLog::new(std::io::stderr(), LogLines::Text))
+        .with_ansi(false);
     // A second start in one process, as in tests, changes nothing.
     drop(
         tracing_subscriber::registry()

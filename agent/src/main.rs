@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use holdfast_agent::args::{Cli, Command};
 use holdfast_agent::{app, logging};
+use holdfast_archive::text::{printable, printable_lines};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where standard error is closed there is nobody to tell.
-            drop(writeln!(std::io::stderr(), "error: {error:#}"));
+            drop(writeln!(std::io::stderr(), "error: {}", printable(&format!("{error:#}"))));
             ExitCode::FAILURE
         }
     }
@@ -30,7 +31,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Run(args) => app::run(args).await,
             Command::Join(args) => {
                 let joined = app::join(args).await?;
-                writeln!(std::io::stdout(), "{joined}")?;
+                writeln!(std::io::stdout(), "{}", printable_lines(&joined))?;
                 Ok(())
             }
             Command::Resume(args) => app::resume(args).await,

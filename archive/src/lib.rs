@@ -111,6 +111,7 @@ pub mod seam;
 pub mod snapshot;
 pub mod state;
 pub mod store;
+pub mod text;
 pub mod verify;
 
 #[cfg(test)]

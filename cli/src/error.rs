@@ -32,6 +32,8 @@ pub struct CliError {
     /// Stable word, for programs.
     pub code: String,
     pub message: String,
+    /// Further lines, such as a list of problems.
+    pub more: Vec<String>,
     pub hint: Option<String>,
 }
 
@@ -41,7 +43,7 @@ pub type Result<T> = std::result::Result<T, CliError>;
 
 impl CliError {
     pub fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
-        Self { exit, code: code.to_owned(), message: message.into(), hint: None }
+        Self { exit, code: code.to_owned(), message: message.into(), more: Vec::new(), hint: None }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
@@ -50,6 +52,11 @@ impl CliError {
 
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Exit::Failed, "failed", message)
+    }
+
+    pub fn more(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.more.extend(lines);
+        self
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -137,6 +144,7 @@ impl From<Status> for CliError {
             code: text(holdfast_proto::ERROR_CODE_METADATA)
                 .unwrap_or_else(|| word_for(status.code()).to_owned()),
             message,
+            more: Vec::new(),
             hint: text(holdfast_proto::HINT_METADATA),
         }
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use holdfast_archive::store::{S3Options, Store, StoreConfig};
+use holdfast_archive::text::{printable, printable_lines};
 use holdfast_controller::api::audit::{self, Verified};
 use holdfast_controller::api::caller::HostScope;
 use holdfast_controller::api::status_map::causes;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         // Standard error may be closed; then nobody reads this anyway.
-        writeln!(std::io::stderr(), "error: {}", causes(error.as_ref())).ok();
+        writeln!(std::io::stderr(), "error: {}", printable(&causes(error.as_ref()))).ok();
         ExitCode::FAILURE
     })
 }
@@ -107,7 +108,7 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
     if !hosts.is_empty() {
         say(&format!(
             "known again: {}; each has to join anew: holdfast host token HOST, then holdfast-agent join",
-            hosts.join(", ")
+            printable(&hosts.join(", "))
         ))?;
     }
     if !revoked.is_empty() {
@@ -116,11 +117,11 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
     if !policies.is_empty() {
         say(&format!(
             "policies, disabled until they are applied: {}; holdfast policy show POLICY > FILE, then holdfast apply -f FILE",
-            policies.join(", ")
+            printable(&policies.join(", "))
         ))?;
     }
     for note in &notes {
-        say(note)?;
+        say(&printable(note))?;
     }
     report(&rebuilt)
 }
@@ -157,10 +158,10 @@ async fn note_lost_rows(app: &App) -> anyhow::Result<()> {
 fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {
     say(&format!("{} snapshots, {} packs, {} frames", rebuilt.snapshots, rebuilt.packs, rebuilt.frames))?;
     for note in &rebuilt.notes {
-        say(note)?;
+        say(&printable(note))?;
     }
     for loss in &rebuilt.losses {
-        say(&format!("missing: {loss}"))?;
+        say(&printable(&format!("missing: {loss}")))?;
     }
     if !rebuilt.collection_off.is_empty() {
         say(&rebuilt.collection_off)?;
@@ -183,7 +184,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
     let Checked { report, marked, unmarked } = repository.verify(args.quick).await?;
     for problem in &report.problems {
-        say(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail))?;
+        say(&printable(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail)))?;
         for snapshot in &problem.snapshots {
             say(&format!("  touches {snapshot}"))?;
         }
@@ -200,7 +201,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         say(&format!("{marked} damaged frames are sent again by the next backups that need them"))?;
     }
     for pack in &unmarked {
-        say(&format!("damage could not be noted, verify again: {pack}"))?;
+        say(&printable(&format!("damage could not be noted, verify again: {pack}")))?;
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
 }
@@ -346,8 +347,10 @@ async fn verify_audit(args: StateArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Names and problems in `text` may come from a host, or from a bucket that
+/// somebody else writes to.
 fn say(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", printable_lines(text))?;
     out.flush()
 }

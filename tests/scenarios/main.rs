@@ -31,4 +31,5 @@ mod schedule;
 mod self_upgrade;
 mod store;
 mod summary;
+mod terminal;
 mod upgrade;

@@ -1,43 +1,9 @@
-//! Paths as people read them.
+//! The first of a kind of finding, in words.
 
-use std::fmt::Write as _;
+pub use crate::text::escape_path;
 
 /// How many problems a report spells out; the rest is counted.
 pub const LISTED: usize = 100;
-
-/// A path as text that no terminal and no log takes for anything else: valid
-/// UTF-8 without control characters stays, every other byte becomes `\xNN`
-/// and a backslash is doubled. The root is `.`.
-pub fn escape_path(path: &[u8]) -> String {
-    if path.is_empty() {
-        return ".".to_owned();
-    }
-    let mut text = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                c if hidden(c) => {
-                    let mut bytes = [0; 4];
-                    c.encode_utf8(&mut bytes).bytes().for_each(|byte| push_byte(&mut text, byte));
-                }
-                c => text.push(c),
-            }
-        }
-        chunk.invalid().iter().for_each(|&byte| push_byte(&mut text, byte));
-    }
-    text
-}
-
-/// Control characters, and those that turn the direction of a line around.
-fn hidden(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn push_byte(text: &mut String, byte: u8) {
-    // Writing to a String cannot fail.
-    let _ = write!(text, "\\x{byte:02x}");
-}
 
 /// Longest line of a report, bytes: a path of a manifest may be 256 KiB.
 const LINE_BYTES: usize = 16 << 10;
@@ -67,14 +33,6 @@ impl Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a16_names_are_escaped_for_people() {
-        assert_eq!(escape_path(b""), ".");
-        assert_eq!(escape_path("gr\u{fc}n/-rf".as_bytes()), "gr\u{fc}n/-rf");
-        assert_eq!(escape_path(b"a\nb\x1b[31m\xff\\"), "a\\x0ab\\x1b[31m\\xff\\\\");
-        assert_eq!(escape_path("x\u{202e}y".as_bytes()), "x\\xe2\\x80\\xaey");
-    }
 
     #[test]
     fn findings_are_bounded_and_counted() {

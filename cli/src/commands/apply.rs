@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Env, within};
 use crate::args::ApplyArgs;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Render};
+use crate::output::{self, Lines, Render};
 
 #[derive(Serialize)]
 struct ChangeView {
@@ -25,17 +25,17 @@ struct ApplyView {
 }
 
 impl Render for ApplyView {
-    fn human(&self) -> String {
-        let mut lines = Vec::new();
+    fn lines(&self) -> Lines {
+        let mut lines = Lines::new();
         for change in &self.changes {
             lines.push(format!("{} {}", change.policy, change.change));
             lines.extend(change.details.iter().map(|detail| format!("  {detail}")));
             lines.extend(change.warnings.iter().map(|warning| format!("  warning: {warning}")));
         }
         if self.planned {
-            lines.push("nothing was changed: this was only the plan".to_owned());
+            lines.push("nothing was changed: this was only the plan");
         }
-        lines.join("\n")
+        lines
     }
 }
 
@@ -51,16 +51,16 @@ pub(super) async fn run(env: &Env, args: ApplyArgs) -> Result<Exit> {
     let request = ApplyPoliciesRequest { files, dry_run: args.plan, allow_forgetting: args.allow_forgetting };
     let answer = env.client().await?.policies()?.apply_policies(within(request)).await?.into_inner();
     if !answer.problems.is_empty() {
-        let lines: Vec<String> = answer
+        let mut lines = answer
             .problems
             .iter()
             .map(|problem| match problem.line {
                 0 => format!("{}: {}", problem.path, problem.message),
                 line => format!("{}:{line}:{}: {}", problem.path, problem.column, problem.message),
             })
-            .chain(std::iter::once("nothing was changed".to_owned()))
-            .collect();
-        return Err(CliError::new(Exit::Usage, "bad-policy", lines.join("\n")));
+            .chain(std::iter::once("nothing was changed".to_owned()));
+        let first = lines.next().unwrap_or_default();
+        return Err(CliError::new(Exit::Usage, "bad-policy", first).more(lines));
     }
     let warned = answer.changes.iter().any(|change| !change.warnings.is_empty());
     let changes = answer

@@ -4,6 +4,7 @@ mod new;
 
 use std::collections::BTreeMap;
 
+use holdfast_archive::text::printable_json;
 use holdfast_proto::v1::{
     Container, ContainerDetails, GetContainerSpecRequest, InspectContainerRequest, ListContainersRequest,
     RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
@@ -14,7 +15,7 @@ use serde_json::Value;
 use super::{Env, collect, labels, within, within_long};
 use crate::args::ContainerCommand;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Details, Render, Rows, When};
+use crate::output::{self, Details, Lines, Render, Rows, When};
 
 #[derive(Serialize)]
 struct ContainerView {
@@ -103,7 +104,7 @@ impl ContainerView {
 }
 
 impl Render for ContainerList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["CONTAINER", "IMAGE", "STATE", "CREATED", "NETWORKS", "MOUNTS"];
         let mut rows = Rows::new(&headings, "no containers").right(&[5]);
         for container in &self.0 {
@@ -121,7 +122,7 @@ impl Render for ContainerList {
 }
 
 impl Render for ContainerView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         self.details().finish()
     }
 }
@@ -142,7 +143,7 @@ impl ContainerView {
 }
 
 impl Render for DetailsView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         self.container
             .details()
             .add("started", self.started)
@@ -153,14 +154,17 @@ impl Render for DetailsView {
 }
 
 impl Render for SpecView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         // A map of strings and values always has a JSON form.
-        serde_json::to_string_pretty(&self.0).unwrap_or_default()
+        Lines::of_text(&printable_json(&serde_json::to_string_pretty(&self.0).unwrap_or_default()))
     }
 }
 
 /// The names of what a person set; `container spec` has the values.
 fn set_by_hand(spec: &Value) -> String {
+    if spec.is_null() {
+        return "not shown: it may hold secrets, and takes an admin, or the host's own socket".to_owned();
+    }
     let keys = |section: &str| -> Vec<&str> {
         spec.get(section)
             .and_then(Value::as_object)
@@ -271,7 +275,7 @@ mod tests {
             container("old", "exited", "unhealthy"),
         ]);
         assert_eq!(
-            list.human(),
+            list.lines().to_string(),
             "CONTAINER  IMAGE       STATE             CREATED  NETWORKS  MOUNTS\n\
              web        nginx:1.27  running           never    bridge         2\n\
              db         nginx:1.27  running, healthy  never    bridge         2\n\
@@ -288,7 +292,11 @@ mod tests {
             started_unix_ms: 0,
         };
         let view = DetailsView::new(details).expect("a spec");
-        assert!(view.human().ends_with("restart      always\nset by hand  Env, Memory"), "{}", view.human());
+        assert!(
+            view.lines().to_string().ends_with("restart      always\nset by hand  Env, Memory"),
+            "{}",
+            view.lines().to_string()
+        );
         let json = serde_json::to_value(&view).expect("json");
         assert_eq!((&json["name"], &json["spec"]["host_config"]["Memory"]), (&"web".into(), &1.into()));
         assert!(spec("{").is_err());

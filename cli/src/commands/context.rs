@@ -6,7 +6,7 @@ use super::Env;
 use crate::args::ContextCommand;
 use crate::config::{Config, Context};
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Render, Rows};
+use crate::output::{self, Lines, Render, Rows};
 
 #[derive(Serialize)]
 struct ContextRow {
@@ -22,7 +22,7 @@ struct ContextRow {
 struct ContextList(Vec<ContextRow>);
 
 impl Render for ContextList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let mut rows = Rows::new(
             &["", "NAME", "CONTROLLER"],
             "no contexts; add one with: holdfast context add NAME ...",

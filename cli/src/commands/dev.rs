@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Env;
 use crate::args::DevArgs;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Render};
+use crate::output::{self, Lines, Render};
 use crate::stack::{Layout, Stack};
 
 #[derive(Serialize)]
@@ -22,8 +22,8 @@ struct DevView {
 }
 
 impl Render for DevView {
-    fn human(&self) -> String {
-        format!(
+    fn lines(&self) -> Lines {
+        Lines::of_text(&format!(
             "controller on {address}, this machine enrolled as {host}. In another terminal:\n\n  \
              export HOLDFAST_CONTROLLER={address}\n  export HOLDFAST_CA_FILE={ca}\n  export HOLDFAST_TOKEN_FILE={token}\n  \
              holdfast status\n  holdfast volume ls --host {host}\n  holdfast --socket {socket} volume ls\n\n\
@@ -34,7 +34,7 @@ impl Render for DevView {
             token = self.token_file.display(),
             socket = self.agent_socket.display(),
             repository = self.repository.display(),
-        )
+        ))
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Env, collect, labels, within};
 use crate::args::HostCommand;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Details, Render, Rows, When};
+use crate::output::{self, Details, Lines, Render, Rows, When};
 
 #[derive(Serialize)]
 struct HostView {
@@ -54,17 +54,19 @@ struct RetiredHost {
 }
 
 impl Render for RetiredHost {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let Self { host, joined, snapshots } = self;
         if !joined {
-            return format!("{host} is not awaited any more: its unused join tokens are void");
+            return format!("{host} is not awaited any more: its unused join tokens are void").into();
         }
         let snapshots = super::counted(*snapshots, "snapshot");
-        format!(
-            "{host} is retired: it is refused from now on and not missed any more\n\
-             {snapshots} of it: kept as long as retention says, and still to be restored on any host\n\
-             a new token for that name brings it back"
-        )
+        Lines::from_iter([
+            format!("{host} is retired: it is refused from now on and not missed any more"),
+            format!(
+                "{snapshots} of it: kept as long as retention says, and still to be restored on any host"
+            ),
+            "a new token for that name brings it back".to_owned(),
+        ])
     }
 }
 
@@ -105,7 +107,7 @@ impl HostView {
 }
 
 impl Render for HostList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let mut rows = Rows::new(
             &["HOST", "STATE", "ENGINE", "SEEN", "VOLUMES", "LABELS"],
             "no hosts yet; `holdfast host token NAME` prints the token a host joins with",
@@ -126,7 +128,7 @@ impl Render for HostList {
 }
 
 impl Render for HostView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let skew = if self.clock_skew_ms.abs() > 1000 {
             format!("{} ms", self.clock_skew_ms)
         } else {
@@ -151,8 +153,8 @@ impl Render for HostView {
 }
 
 impl Render for TokenView {
-    fn human(&self) -> String {
-        self.token.clone()
+    fn lines(&self) -> Lines {
+        self.token.clone().into()
     }
 }
 

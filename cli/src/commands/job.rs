@@ -13,7 +13,7 @@ use super::{Env, collect, within};
 use crate::args::JobCommand;
 use crate::error::{Exit, Result};
 use crate::output::progress::phase_word;
-use crate::output::{self, Bytes, Details, Millis, Render, Rows, When};
+use crate::output::{self, Bytes, Details, Lines, Millis, Render, Rows, When};
 
 pub(super) use follow::follow;
 use upgrade::{ChildView, UpgradeView};
@@ -260,7 +260,7 @@ pub(super) fn has_ended(state: JobState) -> bool {
 // === for people ===
 
 impl Render for JobList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["JOB", "KIND", "HOST", "POLICY", "STATE", "CREATED", "TOOK", "WHAT"];
         let mut rows = Rows::new(&headings, "no jobs");
         for job in &self.0 {
@@ -326,10 +326,10 @@ impl JobView {
 }
 
 impl Render for JobView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         // A rollout is on no one host.
         let host = if self.host.is_empty() { String::new() } else { format!(" · {}", self.host) };
-        let mut lines = vec![format!("job {} {}{host} · {}", self.id, self.kind, self.state)];
+        let mut lines = Lines::from(format!("job {} {}{host} · {}", self.id, self.kind, self.state));
         for source in &self.sources {
             lines.push(source.line(&self.quiesced));
             lines.extend(source.problems.iter().map(|problem| format!("    {problem}")));
@@ -348,7 +348,7 @@ impl Render for JobView {
             lines.extend(restore.left_out_list.iter().map(|line| format!("    left out: {line}")));
         }
         if let Some(prune) = &self.prune {
-            lines.push(prune.human());
+            lines.extend(prune.lines());
         }
         if let Some(upgrade) = &self.upgrade {
             lines.extend(upgrade.lines(self));
@@ -362,7 +362,7 @@ impl Render for JobView {
         if !self.has_ended() && !self.step.is_empty() {
             lines.push(format!("  now: {}", self.step));
         }
-        lines.join("\n")
+        lines
     }
 }
 
@@ -401,7 +401,7 @@ impl RestoreView {
 }
 
 impl Render for PruneView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let mut details = Details::new()
             .add("deleted", format!("{} packs, {}", self.packs_deleted, self.bytes_deleted))
             .add("kept", format!("{} packs, {}", self.packs_kept, self.bytes_kept))
@@ -412,7 +412,7 @@ impl Render for PruneView {
                 format!("{} packs, {} found used again", self.packs_condemned, self.packs_revived),
             );
         }
-        details.add("notes", self.notes.join("\n")).finish()
+        details.list("notes", &self.notes).finish()
     }
 }
 
@@ -463,7 +463,7 @@ mod tests {
                 restore: Some(restore),
                 ..Job::default()
             };
-            JobView::from(job).human()
+            JobView::from(job).lines().to_string()
         };
         assert!(shown(JobState::Succeeded, 3).contains("restored and verified: 3 files"));
         for state in [JobState::Failed, JobState::Cancelled] {

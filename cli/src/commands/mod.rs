@@ -70,7 +70,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
-            output::raw(&script).map_err(|error| CliError::io("standard output", &error))?;
+            output::Content::new().write(&script).map_err(|error| CliError::io("standard output", &error))?;
             Ok(Exit::Done)
         }
         Command::Man { directory } => {
@@ -170,6 +170,15 @@ fn labels(map: &std::collections::BTreeMap<String, String>) -> String {
         .map(|(key, value)| if value.is_empty() { key.clone() } else { format!("{key}={value}") })
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// The beginning of an anonymous volume's 64 digits, which say nothing to a
+/// person. What is shorter, or no such name, stays.
+fn short(name: &str) -> String {
+    match name.get(..12) {
+        Some(digits) if name.len() > 12 => format!("{digits}…"),
+        _ => name.to_owned(),
+    }
 }
 
 /// "1 host", "2 hosts".

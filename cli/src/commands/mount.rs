@@ -3,10 +3,10 @@
 use holdfast_proto::v1::{ContainerMounts, ListMountsRequest, Mount, MountKind};
 use serde::Serialize;
 
-use super::{Env, collect, within};
+use super::{Env, collect, short, within};
 use crate::args::MountCommand;
 use crate::error::{Exit, Result};
-use crate::output::{self, Bytes, Render, Rows};
+use crate::output::{self, Bytes, Lines, Render, Rows};
 
 #[derive(Serialize)]
 struct MountView {
@@ -67,16 +67,12 @@ impl From<ContainerMounts> for ContainerView {
 }
 
 impl Render for MountList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["CONTAINER", "STATE", "KIND", "SOURCE", "TARGET", "ACCESS", "PROPAGATION", "SIZE"];
         let mut rows = Rows::new(&headings, "no mounts").right(&[7]);
         for container in &self.0 {
             for mount in &container.mounts {
-                let source = if mount.anonymous && mount.source.len() > 12 {
-                    format!("{}…", &mount.source[..12])
-                } else {
-                    mount.source.clone()
-                };
+                let source = if mount.anonymous { short(&mount.source) } else { mount.source.clone() };
                 rows.push([
                     container.container.clone(),
                     container.state.clone(),

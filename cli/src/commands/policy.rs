@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Env, collect, within};
 use crate::args::PolicyCommand;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Details, Render, Rows, When};
+use crate::output::{self, Details, Lines, Render, Rows, When};
 
 #[derive(Serialize)]
 struct PolicyView {
@@ -107,7 +107,7 @@ impl From<ExplainPolicyResponse> for ExplainView {
 }
 
 impl Render for PolicyList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["POLICY", "SCHEDULE", "ZONE", "CONSISTENCY", "KEEPS", "NEXT", "LAST", "OUTCOME"];
         let mut rows = Rows::new(&headings, "no policies; `holdfast apply -f FILE` adds them").right(&[4]);
         for policy in &self.0 {
@@ -127,13 +127,13 @@ impl Render for PolicyList {
 }
 
 impl Render for SourceText {
-    fn human(&self) -> String {
-        self.toml.trim_end().to_owned()
+    fn lines(&self) -> Lines {
+        Lines::of_text(self.toml.trim_end())
     }
 }
 
 impl Render for ExplainView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let next: Vec<String> = self
             .fires
             .iter()
@@ -160,18 +160,14 @@ impl Render for ExplainView {
                 format!("{}{away}{jitter}: {sources}", host.host)
             })
             .collect();
-        let warnings: Vec<String> =
-            self.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
-        let mut text = Details::new()
+        let mut lines = Details::new()
             .add("fires", format!("{} {}", self.policy.cron, self.policy.time_zone))
-            .add("next", next.join("\n"))
-            .add("matches", if matches.is_empty() { "no host".to_owned() } else { matches.join("\n") })
+            .list("next", next)
+            .list("matches", if matches.is_empty() { vec!["no host".to_owned()] } else { matches })
             .add("keeps", &self.keeps)
             .finish();
-        for warning in warnings {
-            text.push_str(&format!("\n{warning}"));
-        }
-        text
+        lines.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
+        lines
     }
 }
 

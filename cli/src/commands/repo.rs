@@ -19,7 +19,7 @@ use super::snapshot::{EntryList, EntryView};
 use super::{Env, within};
 use crate::args::{RepoCommand, RepositoryArgs};
 use crate::error::{CliError, Exit, Result, sentence};
-use crate::output::{self, Bytes, Escaped, Render, Rows, When};
+use crate::output::{self, Bytes, Escaped, Lines, Render, Rows, When};
 
 use open::{open, resolve};
 
@@ -76,7 +76,7 @@ impl From<&Snapshot> for SnapshotView {
 }
 
 impl Render for SnapshotList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["SNAPSHOT", "HOST", "CREATED", "FILES", "SIZE", "STORED", "CONSISTENCY", "FLAGS"];
         let mut rows = Rows::new(&headings, "no snapshots").right(&[3, 4, 5]);
         let mut ids: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

@@ -7,7 +7,7 @@ use super::job::follow;
 use super::{Env, within};
 use crate::args::{RestoreCommand, RestoreOptions};
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Render};
+use crate::output::{self, Lines, Render};
 
 #[derive(Serialize)]
 struct PlanView {
@@ -15,8 +15,8 @@ struct PlanView {
 }
 
 impl Render for PlanView {
-    fn human(&self) -> String {
-        self.plan.join("\n")
+    fn lines(&self) -> Lines {
+        self.plan.iter().collect()
     }
 }
 

@@ -13,7 +13,7 @@ use super::job::StatsView;
 use super::{Env, collect, labels, within};
 use crate::args::SnapshotCommand;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Bytes, Details, Escaped, Millis, Render, Rows, When};
+use crate::output::{self, Bytes, Details, Escaped, Lines, Millis, Render, Rows, When};
 
 #[derive(Serialize)]
 struct SnapshotView {
@@ -137,7 +137,7 @@ impl SnapshotView {
 }
 
 impl Render for SnapshotList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["SNAPSHOT", "HOST", "CREATED", "FILES", "SIZE", "STORED", "CONSISTENCY", "FLAGS"];
         let mut rows = Rows::new(&headings, "no snapshots").right(&[3, 4, 5]);
         for snapshot in &self.0 {
@@ -157,7 +157,7 @@ impl Render for SnapshotList {
 }
 
 impl Render for SnapshotView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         Details::new()
             .add("snapshot", format!("{}@#{} of {}", self.source, self.number, self.host))
             .add("id", &self.id)
@@ -177,13 +177,13 @@ impl Render for SnapshotView {
             .add("policy", &self.policy)
             .add("job", &self.job)
             .add("volume", format!("driver {} {}", self.volume_driver, labels(&self.volume_labels)))
-            .add("problems", self.problems.join("\n"))
+            .list("problems", &self.problems)
             .finish()
     }
 }
 
 impl Render for EntryList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let mut rows = Rows::new(&["MODE", "OWNER", "SIZE", "MODIFIED", "PATH"], "nothing there").right(&[2]);
         for entry in &self.0 {
             let arrow =
@@ -245,8 +245,9 @@ pub(super) async fn run(env: &Env, command: SnapshotCommand) -> Result<Exit> {
         SnapshotCommand::Cat { snapshot, path } => {
             let request = ReadFileRequest { snapshot, path: path.into_bytes() };
             let mut stream = catalog.read_file(request).await?.into_inner();
+            let mut content = output::Content::new();
             while let Some(part) = stream.message().await? {
-                output::raw(&part.data).map_err(|error| CliError::io("standard output", &error))?;
+                content.write(&part.data).map_err(|error| CliError::io("standard output", &error))?;
             }
         }
         SnapshotCommand::Forget { snapshot } => {

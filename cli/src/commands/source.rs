@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Env, collect, counted, within};
 use crate::args::SourceCommand;
 use crate::error::{Exit, Result};
-use crate::output::{self, Render, Rows, When};
+use crate::output::{self, Lines, Render, Rows, When};
 
 #[derive(Serialize)]
 struct SourceView {
@@ -62,7 +62,7 @@ impl SourceView {
 }
 
 impl Render for SourceList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["HOST", "SOURCE", "KIND", "STATE", "SNAPSHOTS", "LAST BACKUP", "BOUND BY"];
         let mut rows = Rows::new(&headings, "no sources").right(&[4]);
         for source in &self.0 {
@@ -81,7 +81,7 @@ impl Render for SourceList {
 }
 
 impl Render for Retired {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let line = |source: &SourceView| {
             let place = format!("{}/{}", source.host, source.source);
             if source.state() != "retired" {
@@ -92,7 +92,7 @@ impl Render for Retired {
                 "{place} is retired: it is not missed any more; {snapshots} of it, kept as long as retention says"
             )
         };
-        self.0.iter().map(line).collect::<Vec<_>>().join("\n")
+        self.0.iter().map(line).collect()
     }
 }
 

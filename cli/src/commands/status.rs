@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Env, within};
 use crate::args::StatusArgs;
 use crate::error::{Exit, Result};
-use crate::output::{self, Bytes, Render, Rows, When};
+use crate::output::{self, Bytes, Lines, Render, Rows, When};
 
 #[derive(Serialize)]
 struct HostView {
@@ -99,7 +99,7 @@ impl StatusView {
         }
     }
 
-    fn host_table(&self) -> String {
+    fn host_table(&self) -> Lines {
         let headings =
             ["HOST", "ENGINE", "SEEN", "SOURCES", "PROTECTED", "OVERDUE", "MISSING", "LAST BACKUP"];
         let mut rows = Rows::new(&headings, "no hosts").right(&[3, 4, 5, 6]);
@@ -140,23 +140,21 @@ impl RepositoryView {
 }
 
 impl Render for StatusView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let repository = &self.repository;
-        let mut lines = vec![
-            self.host_table(),
-            format!(
-                "repository {}: {} snapshots, {} in {} packs{}",
-                repository.location,
-                repository.snapshots,
-                repository.stored_bytes,
-                repository.packs,
-                if repository.reachable {
-                    String::new()
-                } else {
-                    format!(", OUT OF REACH: {}", repository.problem)
-                },
-            ),
-        ];
+        let mut lines = self.host_table();
+        lines.push(format!(
+            "repository {}: {} snapshots, {} in {} packs{}",
+            repository.location,
+            repository.snapshots,
+            repository.stored_bytes,
+            repository.packs,
+            if repository.reachable {
+                String::new()
+            } else {
+                format!(", OUT OF REACH: {}", repository.problem)
+            },
+        ));
         if !repository.suspended.is_empty() {
             lines.push(format!("the repository is suspended: {}", repository.suspended));
         }
@@ -176,18 +174,18 @@ impl Render for StatusView {
         }
         match (self.problems.len(), self.list_problems) {
             (0, _) if !repository.is_sound() => {
-                lines.push("nothing is protected now: see to the repository first".to_owned());
+                lines.push("nothing is protected now: see to the repository first");
             }
             (0, _) => lines.push(self.all_is_well()),
             (_, true) => {}
             (1, false) => {
-                lines.push("1 problem. `holdfast status --problems` shows it with what to do.".to_owned())
+                lines.push("1 problem. `holdfast status --problems` shows it with what to do.");
             }
             (n, false) => {
                 lines.push(format!("{n} problems. `holdfast status --problems` lists them with what to do."))
             }
         }
-        lines.join("\n")
+        lines
     }
 }
 

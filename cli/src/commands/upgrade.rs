@@ -16,7 +16,7 @@ use super::{Env, within, within_long};
 use crate::args::{HostArg, ImageArgs, UpgradeCommand, UpgradeOptionArgs, UpgradePlanArgs, UpgradeRunArgs};
 use crate::client::Client;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Render as _};
+use crate::output;
 
 use plan::PlanView;
 use remembered::UpgradeView;
@@ -133,7 +133,7 @@ async fn start(env: &Env, args: UpgradeRunArgs) -> Result<Exit> {
         return Err(CliError::failed("nothing was started: the plan says what is in the way"));
     };
     if let Some(plan) = plan {
-        output::note(plan.human());
+        output::show(&plan);
     }
     attend(env, &client, job, no_wait).await
 }
@@ -147,7 +147,7 @@ async fn attend(env: &Env, client: &Client, job: Job, no_wait: bool) -> Result<E
         output::note(format!("started; follow it with: holdfast job watch {id}"));
         return Ok(Exit::Done);
     }
-    output::note(view.human());
+    output::show(&view);
     follow(env, client, vec![id]).await
 }
 

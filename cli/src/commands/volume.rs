@@ -8,10 +8,10 @@ use holdfast_proto::v1::{
 };
 use serde::Serialize;
 
-use super::{Env, collect, labels, within};
+use super::{Env, collect, labels, short, within};
 use crate::args::VolumeCommand;
 use crate::error::{Exit, Result};
-use crate::output::{self, Bytes, Details, Render, Rows, When};
+use crate::output::{self, Bytes, Details, Lines, Render, Rows, When};
 
 #[derive(Serialize)]
 struct VolumeView {
@@ -102,15 +102,11 @@ impl From<KeptVolume> for KeptView {
 impl VolumeView {
     /// The 64 digits of an anonymous name say nothing to a person.
     fn short_name(&self) -> String {
-        if self.anonymous && self.name.len() > 12 {
-            format!("{}…", &self.name[..12])
-        } else {
-            self.name.clone()
-        }
+        if self.anonymous { short(&self.name) } else { self.name.clone() }
     }
 }
 
-fn volume_rows(volumes: &[VolumeView], with_usage: bool) -> String {
+fn volume_rows(volumes: &[VolumeView], with_usage: bool) -> Lines {
     let mut headings = vec!["VOLUME", "DRIVER", "CREATED", "USED BY", "LABELS"];
     if with_usage {
         headings.insert(2, "SIZE");
@@ -137,13 +133,13 @@ fn volume_rows(volumes: &[VolumeView], with_usage: bool) -> String {
 }
 
 impl Render for VolumeList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         volume_rows(&self.0, self.0.iter().any(|volume| volume.size_bytes.is_some()))
     }
 }
 
 impl Render for VolumeView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let users: Vec<String> = self
             .users
             .iter()
@@ -169,25 +165,25 @@ impl Render for VolumeView {
             .add("reach", reach)
             .add("size", self.size_bytes.map_or(String::new(), |size| size.to_string()))
             .add("entries", self.entries.map_or(String::new(), |entries| entries.to_string()))
-            .add("used by", users.join("\n"))
+            .list("used by", users)
             .finish()
     }
 }
 
 impl Render for PruneView {
-    fn human(&self) -> String {
-        let mut text = if self.volumes.is_empty() {
-            "nothing to prune".to_owned()
+    fn lines(&self) -> Lines {
+        let mut lines = if self.volumes.is_empty() {
+            "nothing to prune".to_owned().into()
         } else {
             volume_rows(&self.volumes, self.volumes.iter().any(|volume| volume.size_bytes.is_some()))
         };
         for kept in &self.kept {
-            text.push_str(&format!("\nkept {}: {}", kept.name, kept.reason));
+            lines.push(format!("kept {}: {}", kept.name, kept.reason));
         }
         if self.removed {
-            text.push_str(&format!("\n{} removed", self.volumes.len()));
+            lines.push(format!("{} removed", self.volumes.len()));
         }
-        text
+        lines
     }
 }
 
@@ -248,7 +244,7 @@ pub(super) async fn run(env: &Env, command: VolumeCommand) -> Result<Exit> {
                 return Ok(Exit::Done);
             }
             if !yes {
-                output::note(shown.human());
+                output::show(&shown);
                 if !output::confirm(&format!("Remove these {} volumes and their data?", names.len()))? {
                     output::note("nothing was removed");
                     return Ok(Exit::Failed);

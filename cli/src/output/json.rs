@@ -1,16 +1,21 @@
 //! JSON for programs.
 
+use holdfast_archive::text::printable_json;
 use serde::Serialize;
 
 use crate::error::CliError;
 
 pub(super) fn pretty<R: Serialize>(result: &R) -> String {
-    serde_json::to_string_pretty(result).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
+    let text =
+        serde_json::to_string_pretty(result).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"));
+    printable_json(&text).into_owned()
 }
 
 pub(super) fn error(error: &CliError) -> String {
-    serde_json::json!({
-        "error": { "code": error.code, "message": error.message, "hint": error.hint, "exit": error.exit as u8 }
+    let message = std::iter::once(&error.message).chain(&error.more).cloned().collect::<Vec<_>>().join("\n");
+    let text = serde_json::json!({
+        "error": { "code": error.code, "message": message, "hint": error.hint, "exit": error.exit as u8 }
     })
-    .to_string()
+    .to_string();
+    printable_json(&text).into_owned()
 }

@@ -1,15 +1,20 @@
 //! The only printing. Commands return data; this renders it, as a table or as
-//! JSON from the same struct.
+//! JSON from the same struct. What comes from a host (names, labels, images,
+//! messages) passes through [`holdfast_archive::text`] on its way out, here
+//! and nowhere else: a test sees to it that no other module writes.
 
 mod json;
+mod lines;
 pub mod progress;
 mod table;
 mod units;
 
 use std::io::{IsTerminal as _, Write as _};
 
+use holdfast_archive::text::{printable, printable_lines};
 use serde::Serialize;
 
+pub use lines::Lines;
 pub use table::{Details, Rows};
 pub use units::{Bytes, Escaped, Millis, When, duration};
 
@@ -18,15 +23,15 @@ use crate::error::{CliError, Exit};
 
 /// Something a command gives.
 pub trait Render: Serialize {
-    /// For people; ends without a line break.
-    fn human(&self) -> String;
+    /// For people.
+    fn lines(&self) -> Lines;
 }
 
 /// Prints a result on standard output. A reader that has gone (`| head`) is
 /// no error.
 pub fn emit<R: Render>(format: OutputFormat, result: &R) {
     let text = match format {
-        OutputFormat::Table => result.human(),
+        OutputFormat::Table => result.lines().to_string(),
         OutputFormat::Json => json::pretty(result),
     };
     if !text.is_empty() {
@@ -34,34 +39,81 @@ pub fn emit<R: Render>(format: OutputFormat, result: &R) {
     }
 }
 
-/// Writes a file's content to standard output as it is.
-pub fn raw(bytes: &[u8]) -> std::io::Result<()> {
-    std::io::stdout().lock().write_all(bytes)
+/// Writes a file's content to standard output: exactly, unless that is a
+/// terminal, which must not act on it.
+pub struct Content {
+    to_terminal: bool,
+    /// The beginning of a character whose rest comes with the next part.
+    rest: Vec<u8>,
+}
+
+impl Content {
+    pub fn new() -> Self {
+        Self { to_terminal: std::io::stdout().is_terminal(), rest: Vec::new() }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        if self.to_terminal {
+            stdout.write_all(self.shown(bytes).as_bytes())
+        } else {
+            stdout.write_all(bytes)
+        }
+    }
+
+    fn shown(&mut self, bytes: &[u8]) -> String {
+        self.rest.extend_from_slice(bytes);
+        let mut text = String::new();
+        let mut chunks = self.rest.utf8_chunks().peekable();
+        let mut rest = Vec::new();
+        while let Some(chunk) = chunks.next() {
+            text.push_str(&printable_lines(chunk.valid()));
+            let cut = std::str::from_utf8(chunk.invalid()).is_err_and(|error| error.error_len().is_none());
+            if cut && chunks.peek().is_none() {
+                rest = chunk.invalid().to_vec();
+            } else {
+                chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+            }
+        }
+        self.rest = rest;
+        text
+    }
 }
 
 /// A line of a story told on standard output.
 pub fn say(line: impl AsRef<str>) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", line.as_ref());
+    let _ = writeln!(std::io::stdout().lock(), "{}", printable(line.as_ref()));
 }
 
 /// One line for people on standard error.
 pub fn note(line: impl AsRef<str>) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", line.as_ref());
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(line.as_ref()));
+}
+
+/// A result for people on standard error: what is about to be done.
+pub fn show(result: &impl Render) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", result.lines());
 }
 
 /// The error that ends a command.
 pub fn fail(format: OutputFormat, error: &CliError) {
-    let mut stderr = std::io::stderr().lock();
-    let _ = match format {
-        OutputFormat::Table => {
-            let _ = writeln!(stderr, "error: {}", error.message);
-            match &error.hint {
-                Some(hint) => writeln!(stderr, "hint:  {hint}"),
-                None => Ok(()),
-            }
-        }
-        OutputFormat::Json => writeln!(stderr, "{}", json::error(error)),
+    let text = match format {
+        OutputFormat::Table => told(error).to_string(),
+        OutputFormat::Json => json::error(error),
     };
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+fn told(error: &CliError) -> Lines {
+    let mut lines = Lines::from(format!("error: {}", error.message));
+    lines.extend(&error.more);
+    lines.extend(error.hint.as_ref().map(|hint| format!("hint:  {hint}")));
+    lines
+}
+
+/// A bug's last words may quote what a host sent.
+pub fn tame_panics() {
+    std::panic::set_hook(Box::new(|panic| note(format!("error: this is a bug: {panic}"))));
 }
 
 /// Asks on the terminal; without one the answer is no.
@@ -74,7 +126,7 @@ pub fn confirm(question: &str) -> Result<bool, CliError> {
         )
         .hint("give --yes"));
     }
-    let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
+    let _ = write!(std::io::stderr().lock(), "{} [y/N] ", printable(question));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(|error| CliError::io("standard input", &error))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -91,3 +143,6 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<String> = near.iter().take(3).map(|(_, candidate)| format!("`{candidate}`")).collect();
     if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(", ")) }
 }
+
+#[cfg(test)]
+mod tests;

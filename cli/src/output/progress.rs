@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use holdfast_archive::text::printable;
 use holdfast_proto::v1::{Job, JobKind, JobSource, RestoreProgress, SourcePhase};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -67,7 +68,7 @@ impl Watcher {
                         state.past.push(before);
                     }
                     let step = state.steps.entry(job.id.clone()).or_insert_with(|| bars.add(new_step()));
-                    step.set_message(line);
+                    step.set_message(printable(&line).into_owned());
                 }
             }
             None if new => note(format!("{}: {message}", subject(job))),
@@ -97,7 +98,7 @@ impl Counter {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    spinner.set_message(text());
+                    spinner.set_message(printable(&text()).into_owned());
                     spinner.tick();
                     std::thread::sleep(Duration::from_millis(200));
                 }
@@ -133,7 +134,7 @@ fn new_bar(name: &str) -> ProgressBar {
         ProgressStyle::with_template("  {prefix:16!} {bar:20} {bytes:>10} {binary_bytes_per_sec:>12} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("██░");
-    let bar = ProgressBar::new(0).with_style(style).with_prefix(name.to_owned());
+    let bar = ProgressBar::new(0).with_style(style).with_prefix(printable(name).into_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

@@ -1,6 +1,9 @@
 //! Plain aligned columns, as `ls` and `docker` print them.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use holdfast_archive::text::printable;
+
+use super::Lines;
 
 /// Rows under headings.
 pub struct Rows {
@@ -31,49 +34,52 @@ impl Rows {
     }
 
     pub fn push<C: Into<String>>(&mut self, cells: impl IntoIterator<Item = C>) {
-        let cells: Vec<String> = cells.into_iter().map(Into::into).collect();
+        let cells: Vec<String> = cells.into_iter().map(|cell| printable(&cell.into()).into_owned()).collect();
         self.table.add_row(cells);
     }
 
-    pub fn finish(self) -> String {
+    pub fn finish(self) -> Lines {
         if self.table.row_iter().next().is_none() {
-            return self.empty.to_owned();
+            return Lines::of_text(self.empty);
         }
-        trimmed(&self.table.to_string())
+        self.table.to_string().lines().map(str::trim_end).collect()
     }
 }
 
 /// Names and values, one a line; what is empty is left out.
 #[derive(Default)]
-pub struct Details(Vec<(&'static str, String)>);
+pub struct Details(Vec<(&'static str, Vec<String>)>);
 
 impl Details {
     pub fn new() -> Self {
         Self::default()
     }
 
-    pub fn add(mut self, name: &'static str, value: impl ToString) -> Self {
-        let value = value.to_string();
-        if !value.is_empty() {
-            self.0.push((name, value));
+    pub fn add(self, name: &'static str, value: impl ToString) -> Self {
+        self.list(name, [value.to_string()])
+    }
+
+    /// Several values, one a line.
+    pub fn list<S: Into<String>>(mut self, name: &'static str, values: impl IntoIterator<Item = S>) -> Self {
+        let values: Vec<String> =
+            values.into_iter().map(Into::into).filter(|value| !value.is_empty()).collect();
+        if !values.is_empty() {
+            self.0.push((name, values));
         }
         self
     }
 
-    pub fn finish(self) -> String {
+    pub fn finish(self) -> Lines {
         let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
-        let indent = format!("\n{:width$}", "");
-        let lines: Vec<String> = self
-            .0
-            .iter()
-            .map(|(name, value)| format!("{name:width$}{}", value.replace('\n', &indent)))
-            .collect();
-        lines.join("\n")
+        let mut lines = Lines::new();
+        for (name, values) in &self.0 {
+            for (index, value) in values.iter().enumerate() {
+                let name = if index == 0 { name } else { "" };
+                lines.push(format!("{name:width$}{value}"));
+            }
+        }
+        lines
     }
-}
-
-fn trimmed(text: &str) -> String {
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -85,13 +91,13 @@ mod tests {
         let mut rows = Rows::new(&["NAME", "SIZE"], "nothing").right(&[1]);
         rows.push(["a", "1.0 KiB"]);
         rows.push(["longer", "12 B"]);
-        assert_eq!(rows.finish(), "NAME       SIZE\na       1.0 KiB\nlonger     12 B");
-        assert_eq!(Rows::new(&["NAME"], "nothing here").finish(), "nothing here");
+        assert_eq!(rows.finish().to_string(), "NAME       SIZE\na       1.0 KiB\nlonger     12 B");
+        assert_eq!(Rows::new(&["NAME"], "nothing here").finish().to_string(), "nothing here");
     }
 
     #[test]
     fn details_leave_out_what_is_empty() {
-        let text = Details::new().add("name", "db").add("labels", "").add("users", "a\nb").finish();
-        assert_eq!(text, "name   db\nusers  a\n       b");
+        let text = Details::new().add("name", "db").add("labels", "").list("users", ["a", "b"]).finish();
+        assert_eq!(text.to_string(), "name   db\nusers  a\n       b");
     }
 }

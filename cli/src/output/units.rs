@@ -4,6 +4,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Local, SecondsFormat, Utc};
+use holdfast_archive::text::hidden;
 use serde::{Serialize, Serializer};
 
 /// Bytes: `8.2 GiB`, or the number.
@@ -110,7 +111,7 @@ impl fmt::Display for Escaped {
         let mut text = String::new();
         for chunk in self.0.utf8_chunks() {
             for letter in chunk.valid().chars() {
-                if letter.is_control() || letter == '\\' {
+                if hidden(letter) || letter == '\\' {
                     text.extend(letter.escape_default());
                 } else {
                     text.push(letter);

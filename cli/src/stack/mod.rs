@@ -130,7 +130,9 @@ impl Stack {
         while self.layout.address().is_none() {
             process.check()?;
             if Instant::now() > deadline {
-                return Err(CliError::failed(format!("the controller is not up\n{}", process.tail())));
+                return Err(
+                    CliError::failed("the controller is not up; its last words:").more(process.tail())
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -142,7 +144,7 @@ impl Stack {
     pub async fn start_agent(&mut self, client: &Client, name: &str) -> Result<Host> {
         let dir = self.layout.agent_dir();
         let agent = self.layout.binaries.join("holdfast-agent");
-        if !dir.join("identity").exists() && !dir.join("client.crt").exists() {
+        if !dir.join("identity.json").exists() {
             let request = CreateJoinTokenRequest {
                 name: name.to_owned(),
                 labels: Default::default(),
@@ -186,10 +188,8 @@ impl Stack {
                 Err(status) => status.message().to_owned(),
             };
             if Instant::now() > deadline {
-                return Err(CliError::failed(format!(
-                    "the agent is not connected: {last}\n{}",
-                    process.tail()
-                )));
+                let message = format!("the agent is not connected: {last}; its last words:");
+                return Err(CliError::failed(message).more(process.tail()));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -55,18 +55,19 @@ impl Process {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => {
-                Err(CliError::failed(format!("{} ended ({status})\n{}", self.name, self.tail())))
+                Err(CliError::failed(format!("{} ended ({status}); its last words:", self.name))
+                    .more(self.tail()))
             }
             Err(error) => Err(CliError::io(&self.name, &error)),
         }
     }
 
     /// The end of what it has written.
-    pub(super) fn tail(&self) -> String {
+    pub(super) fn tail(&self) -> Vec<String> {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        lines[lines.len().saturating_sub(15)..].iter().map(|line| (*line).to_owned()).collect()
     }
 
     /// SIGTERM, and SIGKILL for one that does not listen.

@@ -119,7 +119,7 @@ impl App {
         if said.trim().is_empty() {
             Ok(name)
         } else {
-            Err(CliError::failed(format!("{name} found differences:\n{said}")))
+            Err(CliError::failed(format!("{name} found differences:")).more(said.lines().map(str::to_owned)))
         }
     }
 }
@@ -137,7 +137,11 @@ fn tool(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| CliError::io(&name, &error))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() { Ok(said) } else { Err(CliError::failed(format!("{name} failed: {said}"))) }
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(CliError::failed(format!("{name} failed: {}", said.trim())))
+    }
 }
 
 /// A root file system of busybox and its names.

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::commands::Env;
 use crate::error::{CliError, Exit, Result};
 use crate::output::progress::Watcher;
-use crate::output::{self, Render};
+use crate::output::{self, Lines, Render};
 
 /// Between two attempts to watch a job.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -39,8 +39,8 @@ pub(in crate::commands) async fn follow(env: &Env, client: &Client, ids: Vec<Str
 struct Followed(Vec<JobView>);
 
 impl Render for Followed {
-    fn human(&self) -> String {
-        self.0.iter().map(Render::human).collect::<Vec<_>>().join("\n")
+    fn lines(&self) -> Lines {
+        self.0.iter().flat_map(Render::lines).collect()
     }
 }
 

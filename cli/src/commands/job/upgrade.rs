@@ -287,7 +287,7 @@ mod tests {
             ..JobChild::default()
         }];
         assert_eq!(
-            JobView::from(job).human(),
+            JobView::from(job).lines().to_string(),
             "job 01JOB upgrade · db-1 · failed\n  \
              db: postgres:16.3 → 16.4\n      \
              +0 ms  stopping      stopping db\n     \
@@ -311,7 +311,7 @@ mod tests {
         job.parent_id = "01TOP".to_owned();
         let view = JobView::from(job);
         let until = When(1_700_000_000_000).local();
-        let text = view.human();
+        let text = view.lines().to_string();
         assert!(
             text.ends_with(&format!(
                 "  snapshots before: db_data@#7\n  \
@@ -352,7 +352,7 @@ mod tests {
             ..Job::default()
         };
         assert_eq!(
-            JobView::from(job).human(),
+            JobView::from(job).lines().to_string(),
             "job 01JOB rollout · failed\n  \
              1 upgraded, 1 failed, 3 not begun\n  \
              error: stopped after 1 failure\n  \

@@ -17,7 +17,7 @@ use crate::commands::Env;
 use crate::commands::job::lost_lines;
 use crate::error::{CliError, Exit, Result, sentence};
 use crate::output::progress::Counter;
-use crate::output::{self, Bytes, Render};
+use crate::output::{self, Bytes, Lines, Render};
 
 #[derive(Serialize)]
 struct RestoredView {
@@ -37,20 +37,20 @@ struct RestoredView {
 }
 
 impl Render for RestoredView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let whole = match self.lost {
             0 => String::new(),
             lost => format!("; NOT WHOLE, {lost} LOST"),
         };
-        let mut lines = vec![format!(
+        let mut lines = Lines::from(format!(
             "{} restored into {} and verified: {} files, {}, {} differences{whole}",
             self.snapshot, self.target, self.files, self.bytes, self.differences
-        )];
+        ));
         lines.extend(lost_lines(self.lost, &self.lost_list, "  "));
         lines.extend(self.difference_list.iter().map(|line| format!("  differs: {line}")));
         lines.extend(self.left_out_list.iter().map(|line| format!("  left out: {line}")));
         lines.extend(self.warnings.iter().map(|line| format!("  warning: {line}")));
-        lines.join("\n")
+        lines
     }
 }
 

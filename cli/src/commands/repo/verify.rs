@@ -11,7 +11,7 @@ use crate::args::RepositoryArgs;
 use crate::commands::Env;
 use crate::error::{Exit, Result};
 use crate::output::progress::Counter;
-use crate::output::{self, Bytes, Escaped, Render};
+use crate::output::{self, Bytes, Escaped, Lines, Render};
 
 #[derive(Serialize)]
 struct ReportView {
@@ -83,8 +83,8 @@ impl ReportView {
 }
 
 impl Render for ReportView {
-    fn human(&self) -> String {
-        let mut lines = Vec::new();
+    fn lines(&self) -> Lines {
+        let mut lines = Lines::new();
         for problem in &self.problems {
             lines.push(format!("{} {}: {}", problem.kind, problem.object, problem.detail));
             for snapshot in &problem.snapshots {
@@ -109,7 +109,7 @@ impl Render for ReportView {
                 n => format!("{n} problems"),
             }
         ));
-        lines.join("\n")
+        lines
     }
 }
 

@@ -10,7 +10,7 @@ use super::plan::SourceView;
 use crate::args::HostArg;
 use crate::client::Client;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Details, Millis, Render, Rows, When};
+use crate::output::{self, Details, Lines, Millis, Render, Rows, When};
 
 /// Hosts asked at a time.
 const AT_ONCE: usize = 16;
@@ -111,13 +111,13 @@ impl UpgradeView {
 }
 
 impl Render for UpgradeView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let kept = if self.is_kept() {
             format!("{} until {}", self.old_container_name, self.grace_until.local())
         } else {
             String::new()
         };
-        let mut text = Details::new()
+        let mut lines = Details::new()
             .add("container", &self.container)
             .add("host", &self.host)
             .add("images", images(&self.from_image, &self.to_image))
@@ -128,15 +128,13 @@ impl Render for UpgradeView {
             .add("kept", kept)
             .add("job", &self.job)
             .finish();
-        for line in step_lines(&self.steps) {
-            text.push_str(&format!("\n{line}"));
-        }
-        text
+        lines.extend(step_lines(&self.steps));
+        lines
     }
 }
 
 impl Render for StatusView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let with_host = self.upgrades.iter().any(|upgrade| !upgrade.host.is_empty());
         let mut headings = vec!["CONTAINER", "IMAGES", "STATE", "STARTED", "DOWN", "KEPT", "JOB"];
         if with_host {
@@ -159,7 +157,7 @@ impl Render for StatusView {
             }
             rows.push(cells);
         }
-        let mut lines = vec![rows.finish()];
+        let mut lines = rows.finish();
         for upgrade in self.upgrades.iter().filter(|upgrade| !upgrade.error.is_empty()) {
             lines.push(format!("{}, job {}: {}", upgrade.container, upgrade.job, upgrade.error));
         }
@@ -177,7 +175,7 @@ impl Render for StatusView {
                 kept.container
             ));
         }
-        lines.join("\n")
+        lines
     }
 }
 
@@ -275,7 +273,7 @@ mod tests {
         upgrade.grace_until = When(0);
         let mut view = StatusView { upgrades: vec![upgrade], unknown: Vec::new(), with_steps: true };
         assert_eq!(
-            view.human(),
+            view.lines().to_string(),
             "HOST  CONTAINER  IMAGES                STATE      STARTED   DOWN  KEPT  JOB\n\
              db-1  db         postgres:16.3 → 16.4  committed  never    9.3 s        01JOB\n      \
              +0 ms  stopping      stopping db\n     \
@@ -284,12 +282,12 @@ mod tests {
         view.with_steps = false;
         view.upgrades[0].grace_until = When(4_102_444_800_000);
         assert!(
-            view.human().ends_with(
+            view.lines().to_string().ends_with(
                 "While it is kept, `holdfast upgrade rollback db --host db-1` goes back and \
                  `holdfast upgrade commit db --host db-1` ends it."
             ),
             "{}",
-            view.human()
+            view.lines().to_string()
         );
     }
 
@@ -297,10 +295,14 @@ mod tests {
     fn a_cause_and_a_silent_host_are_named() {
         let error = "db was not healthy within 2m";
         let upgrade = UpgradeView::new(String::new(), upgrade(UpgradeState::RolledBack, error));
-        assert!(upgrade.human().contains("because    db was not healthy within 2m"), "{}", upgrade.human());
+        assert!(
+            upgrade.lines().to_string().contains("because    db was not healthy within 2m"),
+            "{}",
+            upgrade.lines().to_string()
+        );
         let unknown = UnknownView { host: "web-2".to_owned(), reason: "it is not connected".to_owned() };
         let view = StatusView { upgrades: vec![upgrade], unknown: vec![unknown], with_steps: false };
-        let text = view.human();
+        let text = view.lines().to_string();
         assert!(!text.contains("HOST"), "{text}");
         assert!(
             text.ends_with(

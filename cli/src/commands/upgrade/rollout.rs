@@ -7,7 +7,7 @@ use super::super::{Env, within_long};
 use super::{attend, request as upgrade};
 use crate::args::UpgradeRunArgs;
 use crate::error::{CliError, Exit, Result};
-use crate::output::{self, Render, Rows};
+use crate::output::{self, Lines, Render, Rows};
 
 #[derive(Serialize)]
 struct TargetView {
@@ -32,7 +32,7 @@ impl From<RolloutTarget> for TargetView {
 }
 
 impl Render for RolloutView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let mut rows = Rows::new(&["HOST", "CONTAINER", "IMAGE", "REFUSED"], "no container matches");
         for target in &self.targets {
             rows.push([
@@ -42,11 +42,11 @@ impl Render for RolloutView {
                 target.refusal.clone(),
             ]);
         }
-        let mut text = rows.finish();
+        let mut lines = rows.finish();
         for warning in &self.warnings {
-            text.push_str(&format!("\nwarning: {warning}"));
+            lines.push(format!("warning: {warning}"));
         }
-        text
+        lines
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn run(env: &Env, args: UpgradeRunArgs) -> Result<Exit> {
         output::emit(env.format, &view);
         return Err(CliError::failed("the controller started no rollout"));
     };
-    output::note(view.human());
+    output::show(&view);
     attend(env, &client, job, no_wait).await
 }
 
@@ -117,12 +117,15 @@ mod tests {
         view.targets.push(target("old", "it is part of a swarm"));
         assert_eq!(view.exit(), Exit::Attention);
         assert_eq!(
-            view.human(),
+            view.lines().to_string(),
             "HOST   CONTAINER  IMAGE  REFUSED\n\
              web-1  web        app:1\n\
              web-1  old        app:1  it is part of a swarm"
         );
         let nothing = RolloutView { targets: Vec::new(), warnings: Vec::new() };
-        assert_eq!((nothing.exit(), nothing.human().as_str()), (Exit::Attention, "no container matches"));
+        assert_eq!(
+            (nothing.exit(), nothing.lines().to_string().as_str()),
+            (Exit::Attention, "no container matches")
+        );
     }
 }

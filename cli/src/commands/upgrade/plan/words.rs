@@ -2,7 +2,7 @@
 
 use super::{ChangeView, LossView, Next, PlanView, SourceView};
 use crate::commands::job::images;
-use crate::output::{Bytes, Details, Escaped, Render, duration};
+use crate::output::{Bytes, Details, Lines, Render, duration};
 
 /// Longest value of a change that is shown, in characters.
 const SHOWN: usize = 60;
@@ -10,31 +10,26 @@ const SHOWN: usize = 60;
 impl ChangeView {
     fn line(&self) -> String {
         match (self.from.as_str(), self.to.as_str()) {
-            ("", "") => shown(&self.what),
-            ("", to) => format!("{}: new, {}", shown(&self.what), shown(to)),
-            (from, "") => format!("{}: gone, was {}", shown(&self.what), shown(from)),
-            (from, to) => format!("{} {} → {}", shown(&self.what), shown(from), shown(to)),
+            ("", "") => cut(&self.what),
+            ("", to) => format!("{}: new, {}", cut(&self.what), cut(to)),
+            (from, "") => format!("{}: gone, was {}", cut(&self.what), cut(from)),
+            (from, to) => format!("{} {} → {}", cut(&self.what), cut(from), cut(to)),
         }
     }
 }
 
 /// An image's author wrote it: it must not move the cursor, nor fill the
 /// screen.
-fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for (index, letter) in text.chars().enumerate() {
-        if index == SHOWN {
-            shown.push('…');
-            break;
-        }
-        if letter.is_control() { shown.extend(letter.escape_default()) } else { shown.push(letter) }
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
-    shown
 }
 
 impl LossView {
     fn line(&self) -> String {
-        let text = Escaped(self.text.clone().into_bytes());
+        let text = &self.text;
         if self.allowed {
             format!("{text} (allowed)")
         } else {
@@ -71,16 +66,16 @@ impl PlanView {
         }
     }
 
-    fn loses(&self) -> String {
+    fn loses(&self) -> Vec<String> {
         if self.losses.is_empty() {
-            return "nothing".to_owned();
+            return vec!["nothing".to_owned()];
         }
-        self.losses.iter().map(LossView::line).collect::<Vec<_>>().join("\n")
+        self.losses.iter().map(LossView::line).collect()
     }
 
-    fn snapshots(&self) -> String {
+    fn snapshots(&self) -> Vec<String> {
         if self.sources.is_empty() {
-            return "none: it writes to no volume or directory".to_owned();
+            return vec!["none: it writes to no volume or directory".to_owned()];
         }
         let names: Vec<&str> = self.sources.iter().map(|source| source.name.as_str()).collect();
         let mut lines = vec![format!(
@@ -110,7 +105,7 @@ impl PlanView {
             lines.push(format!("local clone{whose} for rollback: {how}"));
         }
         // Most often there is one way for all, and one line is enough.
-        if lines.len() == 2 { lines.join("; ") } else { lines.join("\n") }
+        if lines.len() == 2 { vec![lines.join("; ")] } else { lines }
     }
 
     fn next(&self) -> Option<String> {
@@ -141,23 +136,26 @@ impl PlanView {
 }
 
 impl Render for PlanView {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let changes: Vec<String> = self.changes.iter().map(ChangeView::line).collect();
         let details = Details::new()
-            .add("refused", self.refusals.join("\n"))
-            .add("warns", self.warnings.join("\n"))
-            .add("stays", self.stays.join("\n"))
-            .add(
+            .list("refused", &self.refusals)
+            .list("warns", &self.warnings)
+            .list("stays", &self.stays)
+            .list(
                 "changes",
-                if changes.is_empty() { "nothing but the image".to_owned() } else { changes.join("\n") },
+                if changes.is_empty() { vec!["nothing but the image".to_owned()] } else { changes },
             )
             .add("stops", self.stops())
-            .add("loses", self.loses())
-            .add("snapshots", self.snapshots())
+            .list("loses", self.loses())
+            .list("snapshots", self.snapshots())
             .add("health", &self.health)
             .add("digest", &self.to_digest)
             .finish();
-        [Some(self.title()), Some(details), self.next()].into_iter().flatten().collect::<Vec<_>>().join("\n")
+        let mut lines = Lines::from(self.title());
+        lines.extend(details);
+        lines.extend(self.next());
+        lines
     }
 }
 
@@ -238,7 +236,7 @@ mod tests {
     fn a_plan_says_what_stays_changes_stops_and_is_lost() {
         let view = of_fleet(plan());
         assert_eq!(
-            view.human(),
+            view.lines().to_string(),
             "db on db-1: postgres:16.3 → 16.4\n\
              stays      2 volumes\n           \
              network backend (172.20.0.5, alias db)\n\
@@ -257,7 +255,7 @@ mod tests {
     #[test]
     fn a_plan_that_can_be_run_names_its_command() {
         let view = of_fleet(UpgradePlan { losses: vec![loss(true)], runnable: true, ..plan() });
-        let text = view.human();
+        let text = view.lines().to_string();
         assert!(
             text.contains("\nloses      /tmp/psql_history in the writable layer (4 KiB) (allowed)\n"),
             "{text}"
@@ -280,7 +278,7 @@ mod tests {
     #[test]
     fn refusals_come_first_and_end_it() {
         let refusals = vec!["db is part of a swarm service: update the service".to_owned()];
-        let text = of_fleet(UpgradePlan { refusals, ..plan() }).human();
+        let text = of_fleet(UpgradePlan { refusals, ..plan() }).lines().to_string();
         let second = text.lines().nth(1).unwrap_or_default();
         assert_eq!(second, "refused    db is part of a swarm service: update the service");
         assert!(text.ends_with("\nIt cannot be run while that is so."), "{text}");
@@ -289,10 +287,10 @@ mod tests {
     #[test]
     fn the_socket_sends_on_to_a_controller_and_a_started_one_nowhere() {
         let ready = || UpgradePlan { losses: Vec::new(), runnable: true, ..plan() };
-        let text = PlanView::at_socket(ready()).human();
+        let text = PlanView::at_socket(ready()).lines().to_string();
         assert!(text.starts_with("db: postgres:16.3 → 16.4\n"), "{text}");
         assert!(text.ends_with("holdfast upgrade run db --image postgres:16.4 --host HOST"), "{text}");
-        let text = PlanView::started("db-1".to_owned(), ready()).human();
+        let text = PlanView::started("db-1".to_owned(), ready()).lines().to_string();
         assert!(text.contains("\nloses      nothing\n") && !text.contains("Run it"), "{text}");
     }
 
@@ -301,7 +299,7 @@ mod tests {
         let mut view = of_fleet(plan());
         let set = |view: &mut PlanView, sources: &[(&str, &str)]| {
             view.sources = sources.iter().map(|(name, clone)| source(name, clone).into()).collect();
-            view.snapshots()
+            view.snapshots().join("\n")
         };
         assert_eq!(set(&mut view, &[]), "none: it writes to no volume or directory");
         assert_eq!(
