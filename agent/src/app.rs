@@ -349,14 +349,19 @@ async fn end_jobs(state: &AgentState) {
     }
 }
 
+fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(holdfast_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
 /// All services of an agent, the same for every way to reach it.
 pub fn router(state: &AgentState) -> Router {
     let volumes = VolumeApi::new(state.config.clone(), state.engine.clone(), state.holders.clone());
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(holdfast_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors were checked when they were generated");
+    let sound = "the descriptors were checked when they were generated";
+    let reflection = reflection_builder().build_v1().expect(sound);
+    // Tools in use ask for this one first, or alone.
+    let older_reflection = reflection_builder().build_v1alpha().expect(sound);
     Server::builder()
         .timeout(HANDLER_LIMIT)
         .concurrency_limit_per_connection(STREAMS as usize)
@@ -366,6 +371,7 @@ pub fn router(state: &AgentState) -> Router {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(HealthServer::new(HealthService::from_health_reporter(state.health.clone())))
         .add_service(reflection)
+        .add_service(older_reflection)
         .add_service(
             AgentServiceServer::new(AgentApi::new(state.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -185,12 +185,9 @@ impl App {
         let (catalog, fleet, authority) = (&self.catalog, &self.fleet, &self.authority);
         let mut routes = Routes::builder();
         routes
-            .add_service(
-                tonic_reflection::server::Builder::configure()
-                    .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                    .build_v1()?,
-            )
+            .add_service(reflection().build_v1()?)
+            // Tools in use ask for this one first, or alone.
+            .add_service(reflection().build_v1alpha()?)
             .add_service(
                 EnrolmentServiceServer::new(EnrolmentApi::new(
                     catalog.clone(),
@@ -370,4 +367,10 @@ fn lock(state_dir: &Path) -> Result<File, AppError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(AppError::Locked(state_dir.to_owned())),
         Err(error) => Err(file(error.into())),
     }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }

@@ -302,6 +302,17 @@ async fn health_and_reflection_are_served_and_a_stop_drains() {
         reflection.server_reflection_info(tokio_stream::once(question)).await.unwrap().into_inner();
     let answer = format!("{:?}", answers.next().await.unwrap().unwrap().message_response);
     assert!(answer.starts_with("Some(FileDescriptorResponse"), "{answer}");
+    use tonic_reflection::pb::v1alpha;
+    let mut older = v1alpha::server_reflection_client::ServerReflectionClient::new(agent.channel.clone());
+    let question = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+            "holdfast.v1.VolumeService".to_owned(),
+        )),
+    };
+    let mut answers = older.server_reflection_info(tokio_stream::once(question)).await.unwrap().into_inner();
+    let answer = format!("{:?}", answers.next().await.unwrap().unwrap().message_response);
+    assert!(answer.starts_with("Some(FileDescriptorResponse"), "{answer}");
 
     let path = agent.state.config.socket.clone();
     agent.state.stop.cancel();

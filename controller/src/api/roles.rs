@@ -162,6 +162,7 @@ pub const RULES: &[Rule] = &[
     of_hosts("/grpc.health.v1.Health/Check", Access::Anyone),
     of_hosts("/grpc.health.v1.Health/Watch", Access::Anyone),
     read("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", VIEWER, About::Shown),
+    read("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", VIEWER, About::Shown),
     // Enrolment writes its own audit rows: it alone knows which host it was.
     of_hosts("/holdfast.v1.EnrolmentService/Join", Access::Anyone),
     of_hosts("/holdfast.v1.EnrolmentService/Renew", Access::Agent),
@@ -316,6 +317,7 @@ pub(crate) mod tests {
             holdfast_proto::FILE_DESCRIPTOR_SET,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
         let mut methods = Vec::new();
         for set in sets {

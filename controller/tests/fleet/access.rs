@@ -428,3 +428,50 @@ async fn what_changes_something_is_recorded_before_and_its_failure_after() {
     assert_eq!(controller.audited("LabelHost", "failed").await, row);
     controller.stop().await;
 }
+
+#[tokio::test]
+async fn reflection_answers_in_both_versions_of_its_protocol() {
+    use tonic_reflection::pb::{v1, v1alpha};
+
+    let controller = Controller::start().await;
+    let channel = controller.channel(None).await.expect("connected");
+    let token: tonic::metadata::MetadataValue<_> =
+        format!("Bearer {}", controller.admin_token()).parse().expect("ascii");
+    let symbol = "holdfast.v1.HostService".to_owned();
+
+    let question = v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1::server_reflection_request::MessageRequest::FileContainingSymbol(
+            symbol.clone(),
+        )),
+    };
+    let mut request = tonic::Request::new(tokio_stream::once(question));
+    request.metadata_mut().insert("authorization", token.clone());
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers = client.server_reflection_info(request).await.expect("answered").into_inner();
+    let answer = answers.message().await.expect("an answer").expect("one").message_response;
+    assert!(
+        matches!(answer, Some(v1::server_reflection_response::MessageResponse::FileDescriptorResponse(_))),
+        "{answer:?}"
+    );
+
+    let question = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+            symbol,
+        )),
+    };
+    let mut request = tonic::Request::new(tokio_stream::once(question));
+    request.metadata_mut().insert("authorization", token);
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut answers = client.server_reflection_info(request).await.expect("answered").into_inner();
+    let answer = answers.message().await.expect("an answer").expect("one").message_response;
+    assert!(
+        matches!(
+            answer,
+            Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_))
+        ),
+        "{answer:?}"
+    );
+    controller.stop().await;
+}
