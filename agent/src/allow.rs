@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// One kind of act a host allows or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,9 +19,15 @@ pub enum Right {
     Container,
 }
 
-/// What a host allows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a host allows. Clones share it: whoever was given one follows what the
+/// host's file says later, see [`Allow::take_over`].
+#[derive(Clone)]
 pub struct Allow {
+    words: Arc<RwLock<Words>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Words {
     rights: Vec<Right>,
     paths: Vec<PathBuf>,
 }
@@ -67,11 +74,41 @@ impl fmt::Display for Right {
 impl Default for Allow {
     /// Backup and restore of volumes, and no path.
     fn default() -> Self {
-        Self { rights: vec![Right::Backup, Right::Restore], paths: Vec::new() }
+        Self::new(vec![Right::Backup, Right::Restore], Vec::new())
     }
 }
 
+impl fmt::Debug for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Allow").field(&self.words()).finish()
+    }
+}
+
+impl PartialEq for Allow {
+    fn eq(&self, other: &Self) -> bool {
+        self.words() == other.words()
+    }
+}
+
+impl Eq for Allow {}
+
 impl Allow {
+    fn new(rights: Vec<Right>, paths: Vec<PathBuf>) -> Self {
+        Self { words: Arc::new(RwLock::new(Words { rights, paths })) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Words> {
+        // Replaced as a whole: it is sound whoever panicked beside it.
+        self.words.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on this and all its clones allow what `other` does. An act
+    /// that was checked before goes on.
+    pub fn take_over(&self, other: &Self) {
+        let words = other.read().clone();
+        *self.words.write().unwrap_or_else(PoisonError::into_inner) = words;
+    }
+
     /// Reads the words of an `allow` list.
     ///
     /// # Errors
@@ -91,13 +128,14 @@ impl Allow {
         rights.dedup();
         paths.sort();
         paths.dedup();
-        Ok(Self { rights, paths })
+        Ok(Self::new(rights, paths))
     }
 
     /// The words, rights first.
     pub fn words(&self) -> Vec<String> {
-        let rights = self.rights.iter().map(|right| right.word().to_owned());
-        rights.chain(self.paths.iter().map(|path| path.display().to_string())).collect()
+        let words = self.read();
+        let rights = words.rights.iter().map(|right| right.word().to_owned());
+        rights.chain(words.paths.iter().map(|path| path.display().to_string())).collect()
     }
 
     /// Refuses what the host does not allow.
@@ -105,7 +143,7 @@ impl Allow {
     /// # Errors
     /// Names the missing right.
     pub fn check(&self, right: Right) -> Result<(), NotAllowed> {
-        if self.rights.contains(&right) { Ok(()) } else { Err(NotAllowed { what: right.to_string() }) }
+        if self.read().rights.contains(&right) { Ok(()) } else { Err(NotAllowed { what: right.to_string() }) }
     }
 
     /// Refuses a path that is not one of those allowed or below one. Says
@@ -114,7 +152,7 @@ impl Allow {
     /// # Errors
     /// Names the path.
     pub fn check_path(&self, path: &Path) -> Result<(), NotAllowed> {
-        if is_plain_absolute(path) && self.paths.iter().any(|allowed| path.starts_with(allowed)) {
+        if is_plain_absolute(path) && self.read().paths.iter().any(|allowed| path.starts_with(allowed)) {
             return Ok(());
         }
         Err(NotAllowed { what: format!("the path `{}`", path.display().to_string().escape_debug()) })
@@ -149,6 +187,15 @@ mod tests {
         for path in ["/srv", "/srv/database", "/srv/data/../secret", "srv/data", "/", ""] {
             assert!(allow.check_path(Path::new(path)).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn clones_follow_what_the_host_says_later() {
+        let allow = Allow::default();
+        let given = allow.clone();
+        allow.take_over(&Allow::parse(["backup", "/srv"]).unwrap());
+        assert_eq!(given.words(), ["backup", "/srv"]);
+        assert!(given.check(Right::Restore).is_err() && given.check_path(Path::new("/srv/a")).is_ok());
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::controller::Controller;
 use crate::engine::Engine;
 use crate::holder::Holders;
 use crate::instance;
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::link::{self, Link};
 use crate::resume::{Payer, describe};
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
@@ -200,21 +200,22 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         Ok(count) => tracing::info!(count, "holder containers nobody owed were removed"),
         Err(error) => tracing::warn!(%error, "leftover holder containers could not be looked for"),
     }
-    let link = start_link(&state)?;
+    let link = start_link(&state, args)?;
     let served = serve(&state, socket).await;
-    if let Some(link) = link {
-        link.await?;
-    }
+    link.await?;
     keeping.await?;
     served
 }
 
-/// Dials the controller of a host that has joined, and keeps at it.
-fn start_link(state: &AgentState) -> anyhow::Result<Option<JoinHandle<()>>> {
-    let Some(link) = Link::open(&state.config.state_dir)? else {
-        tracing::info!("this host has not joined a controller; only the socket is served");
-        return Ok(None);
-    };
+/// Dials the controller of a host that has joined, now or later, and keeps at
+/// it.
+fn start_link(state: &AgentState, args: RunArgs) -> anyhow::Result<JoinHandle<()>> {
+    let link = Link::open(&state.config.state_dir)?;
+    if !link.has_joined() {
+        tracing::info!(
+            "this host has not joined a controller; the socket is served, and `holdfast-agent join` is waited for"
+        );
+    }
     let (mut channel, plane) = (link.channel(), state.data_plane.clone());
     plane.send_replace(channel.borrow_and_update().clone());
     tokio::spawn(async move {
@@ -224,8 +225,21 @@ fn start_link(state: &AgentState) -> anyhow::Result<Option<JoinHandle<()>>> {
         }
     });
     let served = state.clone();
-    let run = link.run(move || router(&served), state.controller.clone(), state.stop.clone());
-    Ok(Some(tokio::spawn(run)))
+    let allow = state.config.allow.clone();
+    let rights = move || take_rights(&allow, &args);
+    let run = link.run(move || router(&served), rights, state.controller.clone(), state.stop.clone());
+    Ok(tokio::spawn(run))
+}
+
+/// Takes over what the host's file allows by now: `join` writes it before it
+/// writes the identity.
+fn take_rights(allow: &Allow, args: &RunArgs) -> anyhow::Result<()> {
+    let written = Config::load(args)?.allow;
+    if *allow != written {
+        tracing::info!(allow = ?written.words(), "what this host allows has changed");
+        allow.take_over(&written);
+    }
+    Ok(())
 }
 
 /// Writes down what the controller that a token names may do here, and makes
@@ -255,8 +269,14 @@ pub async fn join(args: JoinArgs) -> anyhow::Result<String> {
     // never run with other rights than it was joined with.
     write_allow(&config.file, &allow).with_context(|| format!("cannot write {}", config.file.display()))?;
     let identity = link::join(&token, &config.state_dir, instance).await?;
+    // Of a directory that no agent ever ran on there is nothing to be asked.
+    let next = match journal::is_held(&config.state_dir).unwrap_or(false) {
+        true => "the agent that runs here connects within seconds; nothing has to be restarted",
+        false => "next: start the agent: systemctl enable --now holdfast-agent, or holdfast-agent run",
+    };
     Ok(format!(
-        "joined as {}\nallowed here: {}\nnext: holdfast-agent run",
+        "joined {} as {}\nallowed here: {}\n{next}",
+        identity.addresses.join(", "),
         identity.host_name,
         allow.words().join(", ")
     ))

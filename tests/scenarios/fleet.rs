@@ -201,6 +201,49 @@ fn mounts_of_every_kind_are_listed() {
 }
 
 #[test]
+fn an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
+    require_engine!();
+    let mut fleet = Fleet::start_allowing(&["exec"], &[]);
+    fleet.add_stranger("web-1");
+    let running = fleet.host("web-1").agent().pid();
+    fleet.host("web-1").cli(&["volume", "ls"]).ends_with(0);
+
+    // It started with what a host allows by default and has to follow.
+    let token = fleet.token("web-1");
+    let said = fleet.join_beside("web-1", &token);
+    assert!(said.contains("connects within seconds"), "{said}");
+    fleet.wait_json("the joined host", 10, &["host", "show", "web-1"], |host| host["connected"] == true);
+    let host = fleet.json(&["host", "show", "web-1"]);
+    assert!(host["allow"].as_array().unwrap().contains(&"exec".into()), "{host}");
+    fleet.engine("web-1").docker(["volume", "create", "data"]);
+    fleet.ok(&["backup", "run", "--host", "web-1", "--volume", "data", "--allow-empty"]);
+
+    fleet.ok(&["host", "revoke", "web-1"]);
+    let gone = |host: &serde_json::Value| host["connected"] == false;
+    fleet.wait_json("the connection to be closed", 10, &["host", "show", "web-1"], gone);
+    let token = fleet.token("web-1");
+    fleet.join_beside("web-1", &token);
+    fleet.wait_json("the rejoined host", 10, &["host", "show", "web-1"], |host| host["connected"] == true);
+    fleet.ok(&["backup", "run", "--host", "web-1", "--volume", "data", "--allow-empty"]);
+
+    // A controller made anew from the bucket is another one to its hosts.
+    fleet.rebuild();
+    let token = fleet.token("web-1");
+    fleet.join_beside("web-1", &token);
+    fleet.wait_json("the host of the new controller", 10, &["host", "show", "web-1"], |host| {
+        host["connected"] == true
+    });
+    fleet.ok(&["backup", "run", "--host", "web-1", "--volume", "data", "--allow-empty"]);
+
+    let state = fleet.host("web-1").state_dir();
+    std::fs::remove_file(state.join("identity.json")).unwrap();
+    fleet.wait_json("the host to leave", 10, &["host", "show", "web-1"], gone);
+    fleet.host("web-1").cli(&["volume", "ls"]).ends_with(0);
+    let agent = fleet.host("web-1").agent();
+    assert!(agent.is_running() && agent.pid() == running, "nothing was restarted");
+}
+
+#[test]
 fn x05_a_revoked_host_is_cut_off_and_can_join_again_as_itself() {
     require_engine!();
     let mut fleet = Fleet::start(&["web-1"]);

@@ -103,7 +103,8 @@ impl Host {
         self.dir.join("allowed")
     }
 
-    fn join(&self, token: &str, rights: &[String]) {
+    /// `holdfast-agent join`; what it said is returned.
+    fn join(&self, token: &str, rights: &[String]) -> String {
         std::fs::create_dir_all(self.allowed_dir()).expect("allowed directory");
         let file = self.dir.join("join.token");
         std::fs::write(&file, token).expect("token written");
@@ -114,7 +115,7 @@ impl Host {
         }
         let mut command = Command::new(binaries::path("holdfast-agent"));
         command.arg("join").arg(&file).arg("--state-dir").arg(self.state_dir()).args(["--allow", &allow]);
-        run(&mut command);
+        run(&mut command)
     }
 
     /// Starts the agent, with a fail point if one is named.
@@ -291,13 +292,33 @@ impl Fleet {
 
     /// A new Engine, enrolled under `name`, its agent connected.
     pub fn add_host(&mut self, name: &str) {
-        let dir = self.dir.path().join(name);
-        std::fs::create_dir_all(&dir).expect("host folder");
-        let mut host = Host { name: name.to_owned(), engine: Engine::start(), dir, agent: None };
+        let mut host = self.new_host(name);
         host.join(&self.token(name), &self.rights);
         host.start_agent(None);
         self.hosts.push(host);
         self.wait_connected(name);
+    }
+
+    /// A new Engine and an agent that runs beside it and knows no controller.
+    pub fn add_stranger(&mut self, name: &str) {
+        let mut host = self.new_host(name);
+        host.start_agent(None);
+        let socket = host.socket();
+        wait::until("the agent's socket", 30, || socket.exists().then_some(()).ok_or("not there"));
+        self.hosts.push(host);
+    }
+
+    fn new_host(&self, name: &str) -> Host {
+        let dir = self.dir.path().join(name);
+        std::fs::create_dir_all(&dir).expect("host folder");
+        Host { name: name.to_owned(), engine: Engine::start(), dir, agent: None }
+    }
+
+    /// Enrols a host beside its agent, which is left alone. What `join` said is
+    /// returned.
+    pub fn join_beside(&mut self, name: &str, token: &str) -> String {
+        let rights = self.rights.clone();
+        self.host(name).join(token, &rights)
     }
 
     /// Enrols a host anew under the name it has, and starts its agent again.
@@ -329,17 +350,32 @@ impl Fleet {
 
     /// A `holdfast` command with the administrator's token.
     pub fn command(&self, args: &[&str]) -> Command {
+        self.command_as(&self.state_dir().join("admin.token"), args)
+    }
+
+    /// A `holdfast` command with the token in that file.
+    pub fn command_as(&self, token_file: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(binaries::path("holdfast"));
         command.env_remove("HOLDFAST_SOCKET").env("XDG_CONFIG_HOME", self.dir.path().join("config"));
         command.arg("--controller").arg(format!("127.0.0.1:{}", self.port.number()));
         command.arg("--ca-file").arg(self.state_dir().join("ca.crt"));
-        command.arg("--token-file").arg(self.state_dir().join("admin.token"));
+        command.arg("--token-file").arg(token_file);
         command.args(args);
         command
     }
 
     pub fn cli(&self, args: &[&str]) -> Said {
         say(self.command(args))
+    }
+
+    /// What somebody of another role is told; a token of theirs is made.
+    pub fn cli_as(&self, role: &str, args: &[&str]) -> Said {
+        let file = self.dir.path().join(format!("{role}.token"));
+        if !file.exists() {
+            let path = file.to_str().expect("a plain path");
+            self.controller_says(&["token", "create", role, "--role", role, "--file", path]).ends_with(0);
+        }
+        say(self.command_as(&file, args))
     }
 
     /// Standard output of a command that must succeed. Not for the probe of a

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
@@ -64,16 +64,63 @@ impl Identity {
         serde_json::from_slice(&bytes).map(Some).map_err(|source| IdentityError::Parse { path, source })
     }
 
+    /// What tells without reading it that the file is another one than before;
+    /// none while there is no file.
+    pub(super) fn stamp(state_dir: &Path) -> Option<Stamp> {
+        let meta = fs::metadata(state_dir.join(FILE)).ok()?;
+        Some(Stamp { inode: meta.ino(), length: meta.len(), changed: (meta.ctime(), meta.ctime_nsec()) })
+    }
+
     /// Writes the identity so that a crash leaves the old one or this one.
     ///
     /// # Errors
     /// When the directory cannot be made or written.
     pub fn save(&self, state_dir: &Path) -> Result<(), IdentityError> {
+        let _lock = lock(state_dir)?;
+        self.write(state_dir)
+    }
+
+    /// Like [`Identity::save`], if the identity there is still `old`: a host
+    /// that joins anew while its old certificate is renewed must keep what it
+    /// got by joining. False: it was another one, and nothing was written.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(super) fn replace(&self, old: &Self, state_dir: &Path) -> Result<bool, IdentityError> {
+        let _lock = lock(state_dir)?;
+        if Self::load(state_dir)?.as_ref() != Some(old) {
+            return Ok(false);
+        }
+        self.write(state_dir)?;
+        Ok(true)
+    }
+
+    /// Forgets the identity. False: there was none.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove(state_dir: &Path) -> Result<bool, IdentityError> {
+        let path = state_dir.join(FILE);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let _lock = lock(state_dir)?;
+        let remove = || {
+            fs::remove_file(&path)?;
+            fs::File::open(state_dir)?.sync_all()
+        };
+        remove().map(|()| true).map_err(|source| IdentityError::File {
+            path: path.clone(),
+            action: "removed",
+            source,
+        })
+    }
+
+    fn write(&self, state_dir: &Path) -> Result<(), IdentityError> {
         let path = state_dir.join(FILE);
         let text = serde_json::to_string_pretty(self)
             .map_err(|source| IdentityError::Parse { path: path.clone(), source })?;
         let write = || {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
             let temporary = path.with_extension("json.new");
             // One left by a crash may have another mode.
             match fs::remove_file(&temporary) {
@@ -104,6 +151,27 @@ impl Identity {
     }
 }
 
+/// Of the identity's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+/// One writer at a time; makes the directory. The kernel drops the lock with
+/// the file.
+fn lock(state_dir: &Path) -> Result<fs::File, IdentityError> {
+    let path = state_dir.join("identity.lock");
+    let lock = || {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+        let file = fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    lock().map_err(|source| IdentityError::File { path: path.clone(), action: "locked", source })
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -130,6 +198,16 @@ mod tests {
         let mode = fs::metadata(state.join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!format!("{identity:?}").contains("secret"));
+        let renewed = Identity { certificate_pem: "renewed".to_owned(), ..identity.clone() };
+        let joined = Identity { host_id: "other".to_owned(), ..identity.clone() };
+        assert!(renewed.replace(&identity, &state).unwrap());
+        assert!(!joined.replace(&identity, &state).unwrap(), "somebody else was faster");
+        assert_eq!(Identity::load(&state).unwrap(), Some(renewed));
+        let stamp = Identity::stamp(&state);
+        joined.save(&state).unwrap();
+        assert_ne!(Identity::stamp(&state), stamp);
+        assert!(Identity::remove(&state).unwrap() && !Identity::remove(&state).unwrap());
+        assert!(Identity::load(&state).unwrap().is_none() && Identity::stamp(&state).is_none());
         fs::write(state.join(FILE), "{").unwrap();
         assert!(matches!(Identity::load(&state), Err(IdentityError::Parse { .. })));
     }

@@ -6,6 +6,9 @@
 //! renewing the certificate; it connects when it is first used and again
 //! whenever it was lost. Both prove the host with one certificate, and both
 //! accept nobody but a server that this controller's CA vouches for.
+//!
+//! What lies in the state directory settles who this host is, also while the
+//! agent runs: joining, joining anew and leaving write or remove one file.
 
 mod dial;
 mod identity;
@@ -16,6 +19,7 @@ mod tls;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use tokio::sync::watch;
@@ -31,36 +35,47 @@ pub use self::identity::{Identity, IdentityError};
 pub use self::join::{JoinError, join};
 pub use self::reverse::FromController;
 
-/// The link of a host that has joined.
+/// How often the identity is looked for: one `stat`, so that a host that joins,
+/// joins anew or leaves needs no restart.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Who this host is to a controller, and since which change from outside.
+#[derive(Debug, Clone, Default)]
+struct Held {
+    identity: Option<Arc<Identity>>,
+    /// Counts the identities that came by `join`, or went; a renewal is the
+    /// same identity. Connections of an earlier one are given up.
+    joined: u64,
+}
+
+/// The link of a host to its controller, if it has one: that is settled by
+/// what lies in the state directory at any time.
 #[derive(Debug)]
 pub struct Link {
     state_dir: PathBuf,
-    /// Replaced when the certificate is renewed.
-    identity: watch::Sender<Arc<Identity>>,
-    /// A new one with each certificate.
+    held: watch::Sender<Held>,
+    /// A new one with each certificate; none while the host has not joined.
     channel: watch::Sender<Option<Channel>>,
 }
 
 impl Link {
-    /// The link of the host whose identity lies in `state_dir`; none, if it
-    /// has not joined. Connects to nobody yet.
+    /// The link of the host whose identity lies in `state_dir`, or will.
     ///
     /// # Errors
-    /// When the identity cannot be read.
-    pub fn open(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
-        let Some(identity) = Identity::load(state_dir)? else { return Ok(None) };
-        let identity = Arc::new(identity);
-        let channel = dial::channel(&identity)?;
-        Ok(Some(Self {
+    /// When an identity is there and cannot be used.
+    pub fn open(state_dir: &Path) -> Result<Self, IdentityError> {
+        let identity = Identity::load(state_dir)?;
+        let channel = identity.as_ref().map(dial::channel).transpose()?;
+        Ok(Self {
             state_dir: state_dir.to_owned(),
-            identity: watch::Sender::new(identity),
-            channel: watch::Sender::new(Some(channel)),
-        }))
+            held: watch::Sender::new(Held { identity: identity.map(Arc::new), joined: 0 }),
+            channel: watch::Sender::new(channel),
+        })
     }
 
-    /// Who this host is to its controller.
-    pub fn identity(&self) -> Arc<Identity> {
-        self.identity.borrow().clone()
+    /// Whether the host has joined a controller.
+    pub fn has_joined(&self) -> bool {
+        self.held.borrow().identity.is_some()
     }
 
     /// The ordinary connection, for calls to the controller. Calls need a
@@ -70,46 +85,117 @@ impl Link {
     }
 
     /// Serves `router` to the controller, over one connection after another,
-    /// and keeps the certificate fresh, until `stop`.
-    pub async fn run<R>(self, router: R, controller: Controller, stop: CancellationToken)
+    /// keeps the certificate fresh and takes up an identity that appears,
+    /// until `stop`. `rights` is called before an identity is used that was
+    /// not there at the start: a host that has joined must never run with
+    /// other rights than it was joined with. Where it fails, the identity is
+    /// left alone and looked at again.
+    pub async fn run<R, A>(self, router: R, rights: A, controller: Controller, stop: CancellationToken)
     where
         R: Fn() -> Router,
+        A: Fn() -> anyhow::Result<()>,
     {
-        let serving = reverse::serve(self.identity.subscribe(), router, controller, stop.clone());
+        let serving = reverse::serve(self.held.subscribe(), router, controller, stop.clone());
         tokio::select! {
             () = serving => {}
-            // Ends by being dropped: a renewal that is cut off is asked for again.
+            // End by being dropped: a renewal that is cut off is asked for again.
             () = self.keep_fresh() => {}
+            () = self.follow(rights) => {}
         }
     }
 
     async fn keep_fresh(&self) {
+        let mut held = self.held.subscribe();
         loop {
-            let identity = self.identity();
-            renew::wait_until_due(&identity).await;
-            let channel = self.channel.borrow().clone();
-            let Some(channel) = channel else { continue };
-            match renew::renew(EnrolmentServiceClient::new(channel), &identity, &self.state_dir).await {
-                Ok(renewed) => self.replace(renewed),
-                Err(error) => {
-                    tracing::warn!(error = %causes(&error), "the certificate could not be renewed; will try again");
-                    tokio::time::sleep(renew::RETRY_PAUSE).await;
-                }
+            let Held { identity, joined } = held.borrow_and_update().clone();
+            let another = async {
+                // The sender is ours: this resolves with another identity only.
+                let _ = held.wait_for(|held| held.joined != joined).await;
+            };
+            match identity {
+                None => another.await,
+                Some(identity) => tokio::select! {
+                    () = another => {}
+                    () = self.renew_when_due(&identity, joined) => {}
+                },
             }
         }
     }
 
-    /// From now on new connections show the new certificate. Calls under way
-    /// on the old channel go on; the controller asked who made them at their
-    /// start.
-    fn replace(&self, identity: Identity) {
-        match dial::channel(&identity) {
-            Ok(channel) => {
+    async fn renew_when_due(&self, identity: &Identity, joined: u64) {
+        renew::wait_until_due(identity).await;
+        let channel = self.channel.borrow().clone();
+        let Some(channel) = channel else { return };
+        match renew::renew(EnrolmentServiceClient::new(channel), identity, &self.state_dir).await {
+            Ok(renewed) => {
                 tracing::info!("the certificate was renewed");
-                self.channel.send_replace(Some(channel));
-                self.identity.send_replace(Arc::new(identity));
+                self.take(Some(renewed), joined);
             }
-            Err(error) => tracing::error!(error = %causes(&error), "the renewed certificate cannot be used"),
+            Err(error) => {
+                tracing::warn!(error = %causes(&error), "the certificate could not be renewed; will try again");
+                tokio::time::sleep(renew::RETRY_PAUSE).await;
+            }
         }
+    }
+
+    /// Takes up what `join` writes, and gives up what was taken away.
+    async fn follow(&self, rights: impl Fn() -> anyhow::Result<()>) {
+        // Nothing was seen yet: the first look compares with what is held.
+        let mut seen = None;
+        let mut complaint = String::new();
+        loop {
+            let look = Identity::stamp(&self.state_dir);
+            if seen != Some(look) {
+                match self.look(&rights) {
+                    Ok(()) => {
+                        seen = Some(look);
+                        complaint.clear();
+                    }
+                    Err(error) => {
+                        let text = format!("{error:#}");
+                        if text != complaint {
+                            tracing::error!(error = %text, "this host's new identity is not taken up; will look again");
+                        }
+                        complaint = text;
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    fn look(&self, rights: &impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let found = Identity::load(&self.state_dir)?;
+        let Held { identity, joined } = self.held.borrow().clone();
+        if found.as_ref() == identity.as_deref() {
+            return Ok(());
+        }
+        match &found {
+            Some(new) => {
+                // Not even a connection may be made with what cannot be used.
+                dial::channel(new)?;
+                rights()?;
+                tracing::info!(host = %new.host_name, addresses = ?new.addresses, "this host has joined");
+            }
+            None => tracing::info!("this host has left its controller; only the socket is served"),
+        }
+        self.take(found, joined + 1);
+        Ok(())
+    }
+
+    /// From now on new connections show this certificate. Calls under way on
+    /// the old channel go on; the controller asked who made them at their
+    /// start.
+    fn take(&self, identity: Option<Identity>, joined: u64) {
+        let channel = match identity.as_ref().map(dial::channel).transpose() {
+            Ok(channel) => channel,
+            Err(error) => {
+                tracing::error!(error = %causes(&error), "the new certificate cannot be used");
+                return;
+            }
+        };
+        // The channel first: whoever is woken by the identity has it.
+        self.channel.send_replace(channel);
+        self.held.send_replace(Held { identity: identity.map(Arc::new), joined });
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum RenewError {
     Key(#[from] rcgen::Error),
     #[error("the controller answered `{}`", .0.message())]
     Refused(Box<tonic::Status>),
+    #[error("this host has joined anew meanwhile")]
+    Superseded,
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
@@ -61,8 +63,10 @@ pub(super) async fn renew(
     let renewed = Identity { certificate_pem, ca_pem, key_pem: key.serialize_pem(), ..identity.clone() };
     // What cannot be used must not replace what can.
     tls::config(&renewed, b"h2")?;
-    renewed.save(state_dir)?;
-    Ok(renewed)
+    match renewed.replace(identity, state_dir)? {
+        true => Ok(renewed),
+        false => Err(RenewError::Superseded),
+    }
 }
 
 /// Until a third of the validity (first and last second) is over.

@@ -6,7 +6,6 @@
 //! grow and are jittered, so that a controller that comes back is not run over
 //! by its whole fleet at once.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::AGENT_ALPN;
@@ -20,7 +19,7 @@ use tonic::transport::server::Router;
 
 use super::dial::dial;
 use super::identity::{Identity, IdentityError};
-use super::tls;
+use super::{Held, tls};
 use crate::controller::Controller;
 use crate::services::status::causes;
 
@@ -38,9 +37,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FromController;
 
-/// Serves one connection after another until `stop`.
+/// Serves one connection after another until `stop`. An identity that came by
+/// joining ends the connection of the one before.
 pub(super) async fn serve<R>(
-    identity: watch::Receiver<Arc<Identity>>,
+    mut held: watch::Receiver<Held>,
     router: R,
     controller: Controller,
     stop: CancellationToken,
@@ -49,25 +49,71 @@ pub(super) async fn serve<R>(
 {
     let mut pause = FIRST_PAUSE;
     loop {
-        let current = identity.borrow().clone();
-        let greeted = tokio::select! {
-            () = stop.cancelled() => return,
-            connected = connect(&current) => match connected {
-                Ok(stream) => serve_one(stream, router(), &controller, &stop).await,
-                Err(error) => {
-                    tracing::warn!(error = %causes(&error), "the controller cannot be reached; will dial again");
-                    false
-                }
-            },
+        let Held { identity, joined } = held.borrow_and_update().clone();
+        // Ends what is done for this identity, when it is over or `stop` is.
+        let over = stop.child_token();
+        let another = async {
+            if held.wait_for(|held| held.joined != joined).await.is_err() {
+                std::future::pending::<()>().await;
+            }
         };
-        if greeted {
-            pause = FIRST_PAUSE;
+        let before = pause;
+        let attempt = async {
+            let Some(identity) = identity else {
+                over.cancelled().await;
+                return FIRST_PAUSE;
+            };
+            let greeted = serve_next(&identity, &router, &controller, &over).await;
+            let pause = if greeted { FIRST_PAUSE } else { before };
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = tokio::time::sleep(jittered(pause)) => {}
+            }
+            (pause * 2).min(LONGEST_PAUSE)
+        };
+        tokio::pin!(attempt);
+        let changed = tokio::select! {
+            () = stop.cancelled() => false,
+            () = another => true,
+            next = &mut attempt => {
+                pause = next;
+                continue;
+            }
+        };
+        // A connection that is served is drained first; a dial is given up.
+        over.cancel();
+        let drained = tokio::time::timeout(DRAIN_LIMIT * 2, attempt).await;
+        if drained.is_err() {
+            tracing::debug!("the connection to the controller did not end in time");
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(jittered(pause)) => {}
+        if !changed {
+            return;
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = FIRST_PAUSE;
+    }
+}
+
+/// Makes one connection and serves it to its end. True: the controller had
+/// accepted it.
+async fn serve_next<R>(
+    identity: &Identity,
+    router: &R,
+    controller: &Controller,
+    over: &CancellationToken,
+) -> bool
+where
+    R: Fn() -> Router,
+{
+    let connected = tokio::select! {
+        () = over.cancelled() => return false,
+        connected = connect(identity) => connected,
+    };
+    match connected {
+        Ok(stream) => serve_one(stream, router(), controller, over).await,
+        Err(error) => {
+            tracing::warn!(error = %causes(&error), "the controller cannot be reached; will dial again");
+            false
+        }
     }
 }
 
