@@ -27,6 +27,7 @@ pub mod quiesce;
 mod record;
 pub mod recreate;
 pub mod resume;
+pub mod secrets;
 pub mod services;
 pub mod session;
 pub mod snapshot;

@@ -25,6 +25,13 @@ pub const HOST_METADATA: &str = "holdfast-host";
 /// Metadata key under which a forwarded call carries the operator's name.
 pub const ACTOR_METADATA: &str = "holdfast-actor";
 
+/// Metadata key under which a forwarded call carries the operator's role, for
+/// answers that hold more for some than for others.
+pub const ROLE_METADATA: &str = "holdfast-role";
+
+/// The role that may know everything of a container.
+pub const FULL_ROLE: &str = "admin";
+
 /// Metadata key of the stable error word that goes with a `Status`.
 pub const ERROR_CODE_METADATA: &str = "holdfast-error-code";
 

@@ -2975,7 +2975,9 @@ pub struct InspectContainerRequest {
 pub struct ContainerDetails {
     #[prost(message, optional, tag = "1")]
     pub container: ::core::option::Option<Container>,
-    /// As ContainerSpec.json, values of environment variables left out.
+    /// As ContainerSpec.json, without the values of environment variables and
+    /// without what looks like a secret. Empty unless an admin asks, or somebody at
+    /// the host's own socket: a secret need not look like one.
     #[prost(string, tag = "2")]
     pub spec_json: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]

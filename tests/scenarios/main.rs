@@ -28,6 +28,7 @@ mod reconcile;
 mod release;
 mod restore;
 mod schedule;
+mod secrets;
 mod self_upgrade;
 mod store;
 mod summary;

@@ -1,13 +1,12 @@
 //! The agent's own types as messages. Every field is named, so that a new one
 //! cannot be forgotten here.
 
-use std::collections::BTreeMap;
-
 use holdfast_proto::v1;
 use serde_json::{Value, json};
 
 use crate::engine::{Container, ContainerSummary, EngineInfo, Mount, MountKind, Volume};
 use crate::prune::{Kept, Pruned};
+use crate::secrets;
 use crate::spec::{Spec, container_name, text};
 use crate::usage::Usage;
 use crate::volume_path::{ReachPlan, plan_reach};
@@ -24,8 +23,8 @@ pub(super) fn volume(volume: Volume, users: Vec<v1::VolumeUser>, usage: Option<U
         name,
         driver,
         mountpoint: mountpoint.display().to_string(),
-        labels: labels.into_iter().collect(),
-        options: without_secrets(options).into_iter().collect(),
+        labels: secrets::settings(&labels).into_iter().collect(),
+        options: secrets::settings(&options).into_iter().collect(),
         scope,
         created_unix_ms,
         anonymous,
@@ -35,27 +34,6 @@ pub(super) fn volume(volume: Volume, users: Vec<v1::VolumeUser>, usage: Option<U
         size_bytes: usage.map(|usage| usage.size_bytes),
         entries: usage.map(|usage| usage.entries),
     }
-}
-
-/// Passwords of network filesystems stand in the options of their volumes.
-fn without_secrets(mut options: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    const SECRET: [&str; 5] = ["password", "pass", "passwd", "secret", "credentials"];
-    let is_secret = |key: &str| SECRET.contains(&key.trim().to_ascii_lowercase().as_str());
-    for (key, value) in &mut options {
-        if is_secret(key) {
-            "***".clone_into(value);
-            continue;
-        }
-        let parts: Vec<String> = value
-            .split(',')
-            .map(|part| match part.split_once('=') {
-                Some((key, _)) if is_secret(key) => format!("{key}=***"),
-                _ => part.to_owned(),
-            })
-            .collect();
-        *value = parts.join(",");
-    }
-    options
 }
 
 /// How one container uses a volume: once for each of its mounts.
@@ -113,7 +91,7 @@ pub(super) fn container(inspect: &Value) -> v1::Container {
             .unwrap_or_default()
             .to_owned(),
         labels: labels
-            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .map(|(key, value)| (key.clone(), secrets::value(key, value.as_str().unwrap_or_default())))
             .collect(),
         created_unix_ms: unix_ms(text(inspect, "Created")),
         networks: networks.map(|(name, _)| name.clone()).collect(),
@@ -124,7 +102,8 @@ pub(super) fn container(inspect: &Value) -> v1::Container {
     }
 }
 
-/// With its settings, where they can be told; values of variables left out.
+/// With its settings, where they can be told and the caller may know them;
+/// secrets left out.
 pub(super) fn container_details(inspect: &Value, spec: Option<&Spec>) -> v1::ContainerDetails {
     let policy = &inspect["HostConfig"]["RestartPolicy"];
     let restart_policy =
@@ -135,7 +114,7 @@ pub(super) fn container_details(inspect: &Value, spec: Option<&Spec>) -> v1::Con
         };
     v1::ContainerDetails {
         container: Some(container(inspect)),
-        spec_json: spec.map(|spec| spec_json(&spec.without_env_values())).unwrap_or_default(),
+        spec_json: spec.map(|spec| spec_json(&spec.without_secrets())).unwrap_or_default(),
         restart_policy,
         started_unix_ms: unix_ms(text(&inspect["State"], "StartedAt")),
     }
@@ -206,15 +185,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_of_network_volumes_are_not_listed() {
-        let options = BTreeMap::from([
-            ("device".to_owned(), "//server/share".to_owned()),
-            ("o".to_owned(), "addr=10.0.0.1,username=me,password=hunter2,vers=3.0".to_owned()),
-            ("Password".to_owned(), "hunter2".to_owned()),
-        ]);
-        let shown = without_secrets(options);
-        assert_eq!(shown["o"], "addr=10.0.0.1,username=me,password=***,vers=3.0");
-        assert_eq!(shown["Password"], "***");
-        assert_eq!(shown["device"], "//server/share");
+    fn v07_secrets_are_not_listed() {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let listed = volume(
+            Volume {
+                name: "share".to_owned(),
+                driver: "local".to_owned(),
+                mountpoint: "/x".into(),
+                labels: map(&[("app", "shop"), ("api_key", "hunter2")]),
+                options: map(&[("device", "//server/share"), ("o", "username=me,password=hunter2")]),
+                scope: "local".to_owned(),
+                created_at: String::new(),
+            },
+            Vec::new(),
+            None,
+        );
+        assert!(!format!("{listed:?}").contains("hunter2"), "{listed:?}");
+        assert_eq!(
+            (listed.labels["app"].as_str(), listed.options["device"].as_str()),
+            ("shop", "//server/share")
+        );
+        let inspect =
+            json!({ "Name": "/c", "Config": { "Labels": { "db.password": "hunter2", "app": "shop" } } });
+        let listed = container(&inspect);
+        assert!(!format!("{listed:?}").contains("hunter2") && listed.labels["app"] == "shop", "{listed:?}");
     }
 }

@@ -28,7 +28,7 @@ use super::Context;
 use super::job::Job;
 use super::pass::{Failure, on_thread};
 use super::space;
-use super::target::{RestoreTarget, Target};
+use super::target::{RestoreTarget, Target, withheld};
 
 const TICK: Duration = Duration::from_millis(300);
 
@@ -138,9 +138,12 @@ impl Restore<'_> {
         }
         let target = Target::make(self.context, self.job.id, &self.request.target, &body.source).await?;
         match self.fill(session, &body, &target).await {
-            Ok(finished) if finished.ok => {
+            Ok(mut finished) if finished.ok => {
                 failpoint("agent.restore.verified");
                 target.keep().await?;
+                let withheld = withheld(&self.request.target, &body.source);
+                finished.left_out += withheld.len() as u64;
+                finished.left_out_list.splice(0..0, shortened(withheld));
                 Ok(finished)
             }
             Ok(finished) => {

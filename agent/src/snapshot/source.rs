@@ -1,7 +1,6 @@
 //! What a snapshot is taken of, held open and told apart from what may later
 //! be found under its name.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -14,6 +13,7 @@ use crate::engine::{Engine, EngineError, EngineErrorKind, InvalidVolumeName, Vol
 use crate::holder::Holders;
 use crate::quiesce::Place;
 use crate::resume::RESTORE_LABEL;
+use crate::secrets;
 use crate::volume_path::{self, ReachError, ReachedVolume};
 
 /// What a caller names.
@@ -152,25 +152,15 @@ impl Source {
 }
 
 fn volume_facts(volume: &Volume) -> SourceFacts {
-    let options = volume.options.iter().map(|(key, value)| (key.clone(), without_secrets(value)));
     let labels = volume.labels.iter().filter(|(key, _)| key.as_str() != RESTORE_LABEL);
+    // The snapshot lies in a bucket, in clear.
     SourceFacts {
         kind: "volume".to_owned(),
         name: volume.name.clone(),
         driver: volume.driver.clone(),
-        options: options.collect(),
-        labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>(),
+        options: secrets::settings(&volume.options),
+        labels: secrets::settings(labels),
     }
-}
-
-/// Mount options such as `addr=nas,username=u,password=p` without the secret:
-/// the snapshot lies in a bucket, in clear.
-fn without_secrets(options: &str) -> String {
-    let secret = |option: &&str| {
-        let key = option.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
-        ["pass", "passwd", "password", "password2", "secret", "token", "sas_token"].contains(&key.as_str())
-    };
-    options.split(',').filter(|option| !secret(option)).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -178,12 +168,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_of_mount_options_stay_on_the_host() {
+    fn v07_secrets_of_a_volume_stay_on_the_host() {
+        let map = |pairs: [(&str, &str); 2]| {
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect()
+        };
+        let volume = Volume {
+            name: "share".to_owned(),
+            driver: "vieux/sshfs".to_owned(),
+            mountpoint: PathBuf::new(),
+            labels: map([("app", "shop"), ("deploy.token", "hunter2")]),
+            options: map([("password", "hunter2"), ("o", "addr=nas,username=u,password=hunter2")]),
+            scope: "local".to_owned(),
+            created_at: String::new(),
+        };
+        let facts = volume_facts(&volume);
         assert_eq!(
-            without_secrets("addr=nas,username=u,password=p,vers=3.0"),
-            "addr=nas,username=u,vers=3.0"
+            (facts.options["password"].as_str(), facts.options["o"].as_str()),
+            ("***", "addr=nas,username=u,password=***")
         );
-        assert_eq!(without_secrets("/srv/data"), "/srv/data");
-        assert_eq!(without_secrets("Password=p"), "");
+        assert_eq!((facts.labels["app"].as_str(), facts.labels["deploy.token"].as_str()), ("shop", "***"));
     }
 }

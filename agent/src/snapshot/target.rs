@@ -14,6 +14,7 @@ use crate::engine::{NewVolume, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{Debt, DebtId};
 use crate::resume::{Act, Outcome, Payer, RESTORE_LABEL, blocking};
+use crate::secrets;
 use crate::volume_path::{self, ReachedVolume};
 use crate::volume_settings;
 
@@ -331,7 +332,9 @@ fn check_settings(context: &Context, wanted: &NewVolume) -> Result<Option<Allowe
 /// Settings of the new volume. Labels of the agent's own are never a snapshot's.
 fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume {
     let mut labels = facts.labels.clone();
-    labels.retain(|key, _| key != ANONYMOUS_LABEL && !key.starts_with(OWN_LABELS));
+    labels.retain(|key, value| {
+        key != ANONYMOUS_LABEL && !key.starts_with(OWN_LABELS) && !secrets::was_removed(value)
+    });
     labels.extend(asked.labels.clone());
     labels.insert(RESTORE_LABEL.to_owned(), job.to_string());
     NewVolume {
@@ -340,6 +343,23 @@ fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume 
         options: asked.options.clone(),
         labels,
     }
+}
+
+/// What of the snapshot's volume the new one lacks because its value was a
+/// secret and stayed on its host, unless it was asked for.
+pub(super) fn withheld(target: &RestoreTarget, facts: &SourceFacts) -> Vec<String> {
+    let RestoreTarget::Volume(asked) = target else { return Vec::new() };
+    let removed = facts.labels.iter().filter(|(key, value)| {
+        secrets::was_removed(value) && !key.starts_with(OWN_LABELS) && !asked.labels.contains_key(*key)
+    });
+    removed
+        .map(|(key, _)| {
+            format!(
+                "label `{}` of the volume: its value is a secret, which no snapshot holds",
+                key.escape_debug()
+            )
+        })
+        .collect()
 }
 
 fn is_empty(root: OwnedFd) -> std::io::Result<bool> {
@@ -398,5 +418,22 @@ mod tests {
         };
         let new = settings(&given, &facts, job);
         assert_eq!((new.driver.as_str(), new.options["k"].as_str()), ("other", "v"));
+    }
+
+    #[test]
+    fn v07_labels_whose_value_stayed_on_the_host_are_named() {
+        let mut facts = facts(&[]);
+        facts.labels.insert("deploy.token".to_owned(), "***".to_owned());
+        facts.labels.insert("url".to_owned(), "http://u:***@x".to_owned());
+        let target = RestoreTarget::Volume(asked());
+        let new = settings(&asked(), &facts, JobId::generate());
+        assert_eq!(new.labels.keys().collect::<Vec<_>>(), ["app", RESTORE_LABEL]);
+        let named = withheld(&target, &facts);
+        assert_eq!(named.len(), 2);
+        assert!(named[0].starts_with("label `deploy.token` of the volume"), "{named:?}");
+        let mut given = asked();
+        given.labels.insert("url".to_owned(), "http://u:p@x".to_owned());
+        assert_eq!(withheld(&RestoreTarget::Volume(given), &facts).len(), 1);
+        assert!(withheld(&RestoreTarget::Directory("/x".into()), &facts).is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! The containers that use a source, written down with its snapshot: data alone
 //! is not yet a service.
 //!
-//! Values of environment variables stay on the host: the snapshot lies in a
-//! bucket in clear, and passwords are most often found there.
+//! Values of environment variables, and what else looks like a secret, stay on
+//! the host: the snapshot lies in a bucket in clear.
 
 use holdfast_archive::snapshot::ContainerFacts;
 
@@ -34,7 +34,7 @@ async fn users(engine: &Engine, specs: &Specs, place: &Place) -> Result<Vec<Cont
                 name: spec.name.clone(),
                 image: spec.image.clone(),
                 image_id: spec.image_id.clone(),
-                spec: serde_json::to_string(&spec.without_env_values()).unwrap_or_default(),
+                spec: serde_json::to_string(&spec.without_secrets()).unwrap_or_default(),
             }),
             Err(error) => {
                 tracing::warn!(%error, container.name = summary.name, "a container is not written down with the snapshot");

@@ -28,6 +28,7 @@ use serde_json::{Map, Value, json};
 pub use self::store::Specs;
 pub use self::surroundings::{Source, Surroundings};
 use crate::engine::{Engine, EngineError};
+use crate::secrets::{self, REMOVED};
 
 /// A container's settings as a person gave them. Serialises to the object of
 /// `ContainerSpec.json`, with keys in a fixed order.
@@ -198,14 +199,18 @@ impl Spec {
         Self::within(inspect, &image, &facts, &surroundings)
     }
 
-    /// The same with the values of environment variables left out.
+    /// The same without the values of environment variables, all of which may
+    /// be secrets, and without what else looks like one.
     #[must_use]
-    pub fn without_env_values(&self) -> Self {
+    pub fn without_secrets(&self) -> Self {
         let mut spec = self.clone();
+        secrets::of_settings(&mut spec.config);
+        secrets::of_settings(&mut spec.host_config);
+        spec.networks.iter_mut().for_each(|(_, endpoint)| secrets::of_settings(endpoint));
         if let Some(Value::Array(env)) = spec.config.get_mut("Env") {
             for entry in env {
                 if let Some((key, _)) = entry.as_str().and_then(|entry| entry.split_once('=')) {
-                    *entry = json!(format!("{key}=***"));
+                    *entry = json!(format!("{key}={REMOVED}"));
                 }
             }
         }

@@ -18,7 +18,7 @@ fn a_platform_that_is_not_the_engines_is_carried() {
 fn values_of_variables_can_be_left_out() {
     let inspect = json!({ "Name": "/c", "Config": { "Env": ["A=secret", "B"] }, "HostConfig": {} });
     let spec = Spec::of(&inspect, &Value::Null, &Facts::default(), &[]).unwrap();
-    assert_eq!(spec.without_env_values().config["Env"], json!(["A=***", "B"]));
+    assert_eq!(spec.without_secrets().config["Env"], json!(["A=***", "B"]));
     assert_eq!(spec.config["Env"], json!(["A=secret", "B"]));
     assert_eq!(spec.restart_policy()["Name"], "no");
 }

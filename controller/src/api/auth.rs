@@ -155,7 +155,7 @@ impl Gate {
         let mut request = http::Request::from_parts(parts, body);
         request.extensions_mut().insert(caller.clone());
         let response = match rule.answered_by {
-            AnsweredBy::Host => forward(&self.fleet, &self.catalog, request, &caller.actor()).await,
+            AnsweredBy::Host => forward(&self.fleet, &self.catalog, request, &caller).await,
             AnsweredBy::Controller => {
                 request.headers_mut().remove(http::header::AUTHORIZATION);
                 request.headers_mut().remove(ACTOR_METADATA);

@@ -5,13 +5,14 @@
 //! token: a host that was taken over must not be able to act as whoever asks
 //! it something.
 
-use holdfast_proto::{ACTOR_METADATA, HOST_METADATA};
+use holdfast_proto::{ACTOR_METADATA, HOST_METADATA, ROLE_METADATA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Service as _, ServiceExt as _};
 
 use super::Fleet;
+use crate::api::caller::Caller;
 use crate::api::status_map::{Word, catalog_failed};
 use crate::catalog::Catalog;
 use crate::catalog::hosts::HostRecord;
@@ -26,7 +27,7 @@ pub async fn forward(
     fleet: &Fleet,
     catalog: &Catalog,
     mut request: http::Request<Body>,
-    actor: &str,
+    caller: &Caller,
 ) -> Result<http::Response<Body>, Status> {
     let name = request.headers().get(HOST_METADATA).and_then(|value| value.to_str().ok());
     let Some(name) = name else {
@@ -34,7 +35,7 @@ pub async fn forward(
     };
     let host = find_host(catalog, name).await?;
     let Some(mut channel) = fleet.channel(host.id) else { return Err(not_connected(&host)) };
-    clean(request.headers_mut(), actor);
+    clean(request.headers_mut(), caller);
     request.extensions_mut().clear();
     let channel = channel.ready().await.map_err(|_| not_connected(&host))?;
     channel.call(request).await.map_err(|error| {
@@ -44,7 +45,7 @@ pub async fn forward(
 }
 
 /// Removes what is ours and leaves the rest as it came.
-fn clean(headers: &mut HeaderMap, actor: &str) {
+fn clean(headers: &mut HeaderMap, caller: &Caller) {
     let ours: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
@@ -57,8 +58,11 @@ fn clean(headers: &mut HeaderMap, actor: &str) {
     for name in ours {
         headers.remove(name);
     }
-    if let Ok(actor) = HeaderValue::from_str(actor) {
+    if let Ok(actor) = HeaderValue::from_str(&caller.actor()) {
         headers.insert(ACTOR_METADATA, actor);
+    }
+    if let Some(role) = caller.role() {
+        headers.insert(ROLE_METADATA, HeaderValue::from_static(role.as_str()));
     }
     headers.entry(TIMEOUT_HEADER).or_insert(DEFAULT_TIMEOUT);
 }
@@ -105,6 +109,7 @@ fn not_connected(host: &HostRecord) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::caller::Role;
 
     #[test]
     fn r12_no_token_and_no_forged_actor_goes_on() {
@@ -113,6 +118,7 @@ mod tests {
             ("authorization", "Bearer hfo_secret"),
             ("holdfast-host", "web-1"),
             ("holdfast-actor", "somebody-else"),
+            ("holdfast-role", "admin"),
             ("holdfast-anything", "x"),
             ("cookie", "hfo_secret"),
             ("content-type", "application/grpc"),
@@ -121,12 +127,15 @@ mod tests {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers.append("authorization", HeaderValue::from_static("Bearer hfo_second"));
-        clean(&mut headers, "anna");
+        clean(&mut headers, &Caller::Operator { name: "anna".to_owned(), role: Role::Viewer });
         assert!(!format!("{headers:?}").contains("hfo_"));
-        assert_eq!(headers[ACTOR_METADATA], "anna");
+        assert_eq!(
+            (&headers[ACTOR_METADATA], &headers[ROLE_METADATA]),
+            (&HeaderValue::from_static("anna"), &HeaderValue::from_static("viewer"))
+        );
         assert_eq!(headers[TIMEOUT_HEADER], "60S");
         assert_eq!(headers["content-type"], "application/grpc");
-        assert_eq!(headers.len(), 4);
+        assert_eq!(headers.len(), 5);
     }
 
     #[test]

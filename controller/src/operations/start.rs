@@ -358,10 +358,26 @@ fn snapshot_line(
     )
 }
 
+/// Stands in a snapshot where its agent took a secret out.
+const REMOVED: &str = "***";
+
 fn labels_note(target: &RestoreTarget, source: &SourceFacts) -> String {
     match target {
         RestoreTarget::NewVolume { .. } if !source.labels.is_empty() => {
-            format!(", labels restored: {}", settings_text(&source.labels))
+            let (removed, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                source.labels.clone().into_iter().partition(|(_, value)| value.contains(REMOVED));
+            let mut note = match kept.is_empty() {
+                true => String::new(),
+                false => format!(", labels restored: {}", settings_text(&kept)),
+            };
+            if !removed.is_empty() {
+                let names: Vec<_> = removed.keys().map(|key| key.escape_debug().to_string()).collect();
+                note.push_str(&format!(
+                    ", labels NOT restored, because their values are secrets that stayed on their host: {}",
+                    names.join(", ")
+                ));
+            }
+            note
         }
         _ => String::new(),
     }

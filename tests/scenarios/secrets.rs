@@ -1,0 +1,130 @@
+//! Secrets in settings stay on their host.
+
+use std::path::Path;
+
+use e2e::docker::IMAGE;
+use e2e::fleet::Fleet;
+use e2e::require_engine;
+use holdfast_archive::snapshot::decode_object;
+
+const CANARY: &str = "hunter2-canary";
+
+/// Every file below a folder that holds `text`.
+fn holding(directory: &Path, text: &str, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            holding(&path, text, found);
+        } else if std::fs::read(&path).unwrap().windows(text.len()).any(|part| part == text.as_bytes()) {
+            found.push(path.display().to_string());
+        }
+    }
+}
+
+/// What the snapshot objects below a folder hold, decoded.
+fn bodies(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(bodies(&path));
+        } else {
+            found.push(format!("{:?}", decode_object(&std::fs::read(&path).unwrap()).unwrap().1));
+        }
+    }
+    found
+}
+
+#[test]
+fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
+    require_engine!();
+    let mut fleet = Fleet::start_allowing(&["container"], &["web-1"]);
+    let engine = fleet.engine("web-1");
+    engine.docker([
+        "volume",
+        "create",
+        "--label",
+        "app=shop",
+        "--label",
+        &format!("deploy.token={CANARY}"),
+        "data",
+    ]);
+    // Made and not started: nothing has to be there for these settings.
+    engine.docker([
+        "create",
+        "--name",
+        "app",
+        "-v",
+        "data:/data",
+        "-e",
+        &format!("PLAIN={CANARY}"),
+        "--label",
+        "app=shop",
+        "--label",
+        &format!("db.password={CANARY}"),
+        "--label",
+        &format!("url=postgres://app:{CANARY}@db/shop"),
+        "--entrypoint",
+        "redis-server",
+        "--health-cmd",
+        &format!("redis-cli -a {CANARY} ping"),
+        "--log-driver",
+        "splunk",
+        "--log-opt",
+        &format!("splunk-token={CANARY}"),
+        "--log-opt",
+        "splunk-url=https://127.0.0.1:1",
+        "--mount",
+        &format!("type=volume,src=other,dst=/other,volume-label=api-key={CANARY}"),
+        IMAGE,
+        "--requirepass",
+        CANARY,
+    ]);
+    fleet.backup("web-1", "data", "none");
+
+    // The secrets are there, for whoever may have them.
+    let spec = ["container", "spec", "app", "--host", "web-1"];
+    assert!(fleet.ok(&spec).matches(CANARY).count() >= 7, "{}", fleet.ok(&spec));
+    fleet.cli_as("viewer", &spec).ends_with(6);
+
+    let bodies = bodies(&fleet.repository_dir().join("snapshots"));
+    assert_eq!(bodies.len(), 1);
+    assert!(bodies[0].contains("redis-server") && bodies[0].contains("shop"), "{}", bodies[0]);
+    assert!(!bodies[0].contains(CANARY), "{}", bodies[0]);
+    let mut found = Vec::new();
+    holding(&fleet.repository_dir(), CANARY, &mut found);
+    holding(&fleet.state_dir(), CANARY, &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+
+    for args in [
+        vec!["container", "ls"],
+        vec!["container", "inspect", "app"],
+        vec!["volume", "ls"],
+        vec!["volume", "inspect", "data"],
+        vec!["mount", "ls"],
+    ] {
+        for format in ["table", "json"] {
+            let args = [&args[..], &["--host", "web-1", "-o", format]].concat();
+            let viewer = fleet.cli_as("viewer", &args).ends_with(0).stdout;
+            let admin = fleet.ok(&args);
+            assert!(!viewer.contains(CANARY) && !admin.contains(CANARY), "{args:?}: {viewer}\n{admin}");
+        }
+    }
+    let inspect = ["container", "inspect", "app", "--host", "web-1", "-o", "json"];
+    let seen = fleet.cli_as("viewer", &inspect).json().unwrap();
+    assert!(seen["spec"].is_null() && seen["labels"]["app"] == "shop", "{seen}");
+    let seen = fleet.json(&inspect[..5]);
+    assert_eq!(seen["spec"]["config"]["Cmd"], serde_json::json!(["--requirepass", "***"]));
+
+    // What stayed there does not come back, and is named.
+    let said = fleet.cli(&["restore", "volume", "data", "--host", "web-1", "--as", "copy", "-o", "json"]);
+    assert!(said.stderr.contains("deploy.token"), "the plan names it: {}", said.stderr);
+    let job: serde_json::Value = serde_json::from_str(&said.ends_with(3).stdout).unwrap();
+    assert_eq!(job["state"], "succeeded");
+    assert!(job["restore"]["left_out_list"][0].as_str().unwrap().contains("`deploy.token`"), "{job}");
+    let copy = fleet.json(&["volume", "inspect", "copy", "--host", "web-1"]);
+    assert!(copy["labels"]["app"] == "shop" && copy["labels"]["deploy.token"].is_null(), "{copy}");
+
+    assert!(!fleet.controller().output().contains(CANARY));
+    assert!(!fleet.host("web-1").agent().output().contains(CANARY));
+}
