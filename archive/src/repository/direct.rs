@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{Index, Repository};
-use crate::fetch::{FetchError, FrameFetcher};
+use crate::fetch::FrameFetcher;
 use crate::ids::{AllocationId, FrameId, HostId, PackId, SnapshotId, SourceId};
 use crate::keys::{ObjectKey, Prefix, StateFile};
 use crate::manifest::{ManifestError, page_refs};
@@ -121,12 +121,16 @@ impl DirectSession {
         let mut todo = vec![root];
         let mut seen = HashSet::from([root]);
         let mut missing = Vec::new();
-        while let Some(page) = todo.pop() {
-            let raw = fetcher.get(page).map_err(|error: FetchError| ManifestError::from(error))?;
-            let refs = page_refs(&raw)?;
-            let index = self.index();
-            missing.extend(refs.data.into_iter().filter(|frame| !index.contains(frame)));
-            todo.extend(refs.pages.into_iter().filter(|page| seen.insert(*page)));
+        while !todo.is_empty() {
+            // Together: neighbours come by one request.
+            let pages = std::mem::take(&mut todo);
+            fetcher.get_many(&pages, &mut |_, raw| -> Result<(), ManifestError> {
+                let refs = page_refs(&raw)?;
+                let index = self.index();
+                missing.extend(refs.data.into_iter().filter(|frame| !index.contains(frame)));
+                todo.extend(refs.pages.into_iter().filter(|page| seen.insert(*page)));
+                Ok(())
+            })?;
         }
         match missing.first() {
             None => Ok(()),

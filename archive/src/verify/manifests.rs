@@ -9,6 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use super::{Findings, Problem, ProblemKind, VerifyProgress, chain};
 use crate::entry::EntryKind;
 use crate::fetch::FrameFetcher;
@@ -21,6 +23,10 @@ use crate::seam::PackSource;
 const CACHE_BYTES: usize = 32 << 20;
 /// Frames looked up at once.
 const BATCH: usize = 4096;
+/// Raw bytes of pages read together and held until they are looked at, for each
+/// level of a manifest, of which there are few: neighbours lie together, and a
+/// request brings a hundred of them instead of one.
+const AHEAD_BYTES: usize = 8 << 20;
 
 /// Walks from every snapshot; gives what was found with it. Blocks, and asks
 /// the store much: for a thread of its own.
@@ -65,7 +71,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn snapshot(&mut self, snapshot: &Snapshot, thorough: bool) {
         let root = snapshot.body.root;
-        let problems = self.page(root, 0);
+        let problems = self.page(root, 0, None);
         for &problem in problems.iter() {
             self.findings.report.problems[problem].snapshots.insert(snapshot.header.id);
         }
@@ -76,21 +82,41 @@ impl Walk<'_> {
         }
     }
 
-    /// Problems at or below a page.
-    fn page(&mut self, id: FrameId, depth: usize) -> Arc<BTreeSet<usize>> {
+    /// Problems at or below each of these pages.
+    fn pages(&mut self, pages: &[FrameId], depth: usize) -> BTreeSet<usize> {
+        let mut problems = BTreeSet::new();
+        let mut ready = HashMap::new();
+        for (n, page) in pages.iter().enumerate() {
+            if ready.is_empty() && !self.is_settled(page) {
+                let ahead: Vec<FrameId> =
+                    pages[n..].iter().filter(|page| !self.is_settled(page)).copied().collect();
+                ready = self.fetcher.ahead(&ahead, AHEAD_BYTES);
+            }
+            // One that did not come is asked for by itself, which says why.
+            let raw = ready.remove(page);
+            problems.extend(self.page(*page, depth, raw).iter());
+        }
+        problems
+    }
+
+    /// Whether a page need not be read.
+    fn is_settled(&self, page: &FrameId) -> bool {
+        self.below.contains_key(page) || self.findings.lost.contains_key(page)
+    }
+
+    /// Problems at or below a page; `raw` where it was read already.
+    fn page(&mut self, id: FrameId, depth: usize, raw: Option<Bytes>) -> Arc<BTreeSet<usize>> {
         if let Some(known) = self.below.get(&id) {
             return known.clone();
         }
         let mut problems = BTreeSet::new();
-        match self.references(id, depth) {
+        match self.references(id, depth, raw) {
             Err(problem) => {
                 problems.insert(problem);
             }
             Ok(PageRefs { pages, data }) => {
                 problems.extend(self.data(&data));
-                for page in pages {
-                    problems.extend(self.page(page, depth + 1).iter());
-                }
+                problems.extend(self.pages(&pages, depth + 1));
             }
         }
         let problems = Arc::new(problems);
@@ -98,7 +124,7 @@ impl Walk<'_> {
         problems
     }
 
-    fn references(&mut self, id: FrameId, depth: usize) -> Result<PageRefs, usize> {
+    fn references(&mut self, id: FrameId, depth: usize, raw: Option<Bytes>) -> Result<PageRefs, usize> {
         const MAX_DEPTH: usize = 100;
         if depth > MAX_DEPTH {
             let detail = "pages refer to each other deeper than any manifest goes";
@@ -107,7 +133,7 @@ impl Walk<'_> {
         if let Some(&problem) = self.findings.lost.get(&id) {
             return Err(problem);
         }
-        let raw = match self.fetcher.get(id) {
+        let raw = match raw.map_or_else(|| self.fetcher.get(id), Ok) {
             Ok(raw) => raw,
             Err(error) if error.is_loss() => return Err(self.lost(id, &chain(&error))),
             Err(error) => {

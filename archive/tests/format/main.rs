@@ -15,4 +15,6 @@ mod recover;
 #[cfg(test)]
 mod repository;
 #[cfg(test)]
+mod requests;
+#[cfg(test)]
 mod support;
