@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::container_run;
 use crate::engine::{Container, Engine, EngineError};
 use crate::prune::LabelFilter;
-use crate::spec::Specs;
+use crate::spec::{Defaults, Specs};
 use crate::upgrade::Upgrades;
 
 /// The longest stop timeout that can be asked for, in seconds: a call ends
@@ -139,7 +139,9 @@ impl ContainerService for ContainerApi {
         if let Err(error) = &spec {
             tracing::warn!(error = %causes(error), "the settings of a container cannot be told");
         }
-        Ok(Response::new(convert::container_details(&inspect, spec.ok().as_ref())))
+        let defaults = Defaults::of(&self.engine).await?;
+        let spec = spec.ok().map(|spec| spec.without_defaults(&defaults));
+        Ok(Response::new(convert::container_details(&inspect, spec.as_ref())))
     }
 
     async fn get_container_spec(
@@ -153,7 +155,7 @@ impl ContainerService for ContainerApi {
             true => self.specs.read_clean(&inspect).await?,
             false => (self.specs.read_inspected(&inspect).await?, Vec::new()),
         };
-        let json = convert::spec_json(&spec);
+        let json = convert::spec_json(&spec.without_defaults(&Defaults::of(&self.engine).await?));
         Ok(Response::new(v1::ContainerSpec { json, notes: spec.notes, dropped }))
     }
 

@@ -16,6 +16,7 @@
 mod clean;
 mod config;
 pub(crate) mod create;
+mod defaults;
 mod host;
 mod mounts;
 mod networks;
@@ -25,6 +26,7 @@ mod surroundings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use self::defaults::Defaults;
 pub use self::store::Specs;
 pub use self::surroundings::{Source, Surroundings};
 use crate::engine::{Engine, EngineError};

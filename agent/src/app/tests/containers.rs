@@ -49,6 +49,10 @@ async fn containers_are_run_looked_at_stopped_and_removed() {
     let spec: Value = serde_json::from_str(&spec.json).unwrap();
     assert_eq!(spec["config"]["Env"], serde_json::json!(["SECRET=hunter2"]));
     assert_eq!(spec["networks"], serde_json::json!([["none", {}]]));
+    // Options of its own log driver the Engine merges in; they look like set ones.
+    let keys = spec["host_config"].as_object().unwrap().keys();
+    let set: Vec<&String> = keys.filter(|key| *key != "LogConfig").collect();
+    assert_eq!(set, ["Mounts", "NetworkMode", "RestartPolicy"], "nothing the Engine fills in: {spec}");
 
     let list = |running_only| v1::ListContainersRequest {
         names: vec![scene.name("*")],
