@@ -26,7 +26,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::allow::Allow;
-use crate::args::{HandOverArgs, JoinArgs, ResumeArgs, RunArgs};
+use crate::args::{HandOverArgs, JoinArgs, ResumeArgs, RunArgs, StateArgs};
 use crate::clocks::Clocks;
 use crate::config::{Config, write_allow};
 use crate::controller::Controller;
@@ -34,8 +34,9 @@ use crate::engine::Engine;
 use crate::holder::Holders;
 use crate::instance;
 use crate::journal::{self, Journal};
-use crate::link::{self, Link};
+use crate::link::{self, Identity, Link};
 use crate::resume::{Payer, describe};
+use crate::services::status::causes;
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
 use crate::session::DataPlane;
 use crate::snapshot::{Parts, Snapshots, own_container};
@@ -279,6 +280,74 @@ pub async fn join(args: JoinArgs) -> anyhow::Result<String> {
         identity.addresses.join(", "),
         identity.host_name,
         allow.words().join(", ")
+    ))
+}
+
+/// What `status` tells.
+#[derive(Debug)]
+pub struct HostState {
+    /// Lines for the operator.
+    pub text: String,
+    /// Joined, an agent runs, and the Engine answers.
+    pub well: bool,
+}
+
+/// Looks at this host without a controller and without its agent's help.
+///
+/// # Errors
+/// When the settings or the identity cannot be read.
+pub async fn status(args: &StateArgs) -> anyhow::Result<HostState> {
+    let config = Config::load_state(args)?;
+    let identity = Identity::load(&config.state_dir)?;
+    let runs = journal::is_held(&config.state_dir).unwrap_or(false);
+    let engine = Engine::open(&config.docker_socket).info().await;
+    let controller = match &identity {
+        None => {
+            "none; join one: holdfast host token NAME there, holdfast-agent join TOKEN-FILE here".to_owned()
+        }
+        Some(identity) => {
+            let until = identity
+                .validity()
+                .ok()
+                .and_then(|(_, last)| chrono::DateTime::from_timestamp(last, 0))
+                .map_or("its certificate cannot be read".to_owned(), |last| {
+                    format!("certificate until {}", last.format("%Y-%m-%d %H:%M UTC"))
+                });
+            format!("{} knows it as {}, {until}", identity.addresses.join(", "), identity.host_name)
+        }
+    };
+    let agent = match runs {
+        true => "runs".to_owned(),
+        false => "does not run: systemctl start holdfast-agent, or holdfast-agent run".to_owned(),
+    };
+    let docker = match &engine {
+        Ok(info) => info.version.clone(),
+        Err(error) => format!("does not answer: {}", causes(error)),
+    };
+    let text = format!(
+        "controller  {controller}\nagent       {agent}\nengine      {docker}\nallows      {}\nstate       {}",
+        config.allow.words().join(", "),
+        config.state_dir.display()
+    );
+    Ok(HostState { text, well: identity.is_some() && runs && engine.is_ok() })
+}
+
+/// Forgets the controller. Gives what to tell the operator.
+///
+/// # Errors
+/// When there is no controller to forget, or its file cannot be removed.
+pub fn leave(args: &StateArgs) -> anyhow::Result<String> {
+    let config = Config::load_state(args)?;
+    let name = Identity::load(&config.state_dir)?.map(|identity| identity.host_name);
+    anyhow::ensure!(
+        Identity::remove(&config.state_dir)?,
+        "this host has not joined a controller: {} holds no identity",
+        config.state_dir.display()
+    );
+    Ok(format!(
+        "left: an agent that runs here disconnects within seconds and serves its socket alone\n\
+         the controller goes on to miss this host until it is given up there: holdfast host retire {}",
+        name.as_deref().unwrap_or("NAME")
     ))
 }
 

@@ -19,6 +19,12 @@ pub enum Command {
     Run(RunArgs),
     /// Make this host known to a controller, with a join token.
     Join(JoinArgs),
+    /// What this host is to its controller, whether an agent runs and whether
+    /// the Docker Engine answers. Exit code 1 unless all is well.
+    Status(StateArgs),
+    /// Forget the controller: a running agent disconnects and serves its socket
+    /// alone.
+    Leave(StateArgs),
     /// Start, unpause and remove what an agent that is gone still owes this host.
     Resume(ResumeArgs),
     /// Replace the agent's own container; agents start this by themselves.

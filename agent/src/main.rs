@@ -34,6 +34,17 @@ fn run(command: Command) -> anyhow::Result<()> {
                 writeln!(std::io::stdout(), "{}", printable_lines(&joined))?;
                 Ok(())
             }
+            Command::Status(args) => {
+                let status = app::status(&args).await?;
+                writeln!(std::io::stdout(), "{}", printable_lines(&status.text))?;
+                anyhow::ensure!(status.well, "not all is well");
+                Ok(())
+            }
+            Command::Leave(args) => {
+                let left = app::leave(&args)?;
+                writeln!(std::io::stdout(), "{}", printable_lines(&left))?;
+                Ok(())
+            }
             Command::Resume(args) => app::resume(args).await,
             Command::HandOver(args) => app::hand_over(args).await,
         }

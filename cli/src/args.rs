@@ -1,6 +1,7 @@
 //! The command line, as types. Nothing here acts.
 
 mod container;
+mod instead;
 mod mounts;
 mod upgrade;
 mod values;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use container::{ContainerCommand, ContainerRunArgs};
+pub use instead::instead;
 pub use upgrade::{ImageArgs, UpgradeCommand, UpgradeOptionArgs, UpgradePlanArgs, UpgradeRunArgs};
 pub use values::Since;
 use values::{host_and_source, key_value, since};
@@ -94,7 +96,7 @@ pub enum Command {
     /// Work in progress and done.
     #[command(subcommand)]
     Job(JobCommand),
-    /// A repository on its own, with no controller.
+    /// A repository read without its controller; only `prune` asks the controller.
     #[command(subcommand)]
     Repo(RepoCommand),
     /// The record of who did what.
@@ -163,6 +165,7 @@ pub enum HostCommand {
     ///
     /// Also ends the wait for a host that a token was made for and that never
     /// joined. A new token for the name brings the host back.
+    #[command(visible_alias = "rm")]
     Retire { host: String },
 }
 
@@ -315,6 +318,10 @@ pub enum PolicyCommand {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
         count: u32,
     },
+    /// Have a policy run again.
+    Enable { name: String },
+    /// Have a policy rest: nothing is backed up or forgotten by it.
+    Disable { name: String },
     /// Delete a policy; its snapshots stay.
     Rm { name: String },
 }
@@ -326,6 +333,8 @@ pub enum BackupCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "holdfast backup run POLICY [--host NAME] [OPTIONS]\n       \
+holdfast backup run --host NAME --volume GLOB... [--directory PATH...] [OPTIONS]")]
 pub struct BackupRunArgs {
     /// Policy to run.
     #[arg(required_unless_present_any = ["volume", "directory"], conflicts_with_all = ["volume", "directory", "consistency"])]
@@ -348,9 +357,9 @@ pub struct BackupRunArgs {
     /// Call a snapshot complete that leaves out what is mounted inside a source.
     #[arg(long)]
     pub leave_out_mounts: bool,
-    /// Longest time a container may be kept at rest.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub max_downtime: u32,
+    /// Longest time a container may be kept at rest: 90s, 5m [default: what its host allows].
+    #[arg(long, value_name = "SPAN", value_parser = values::some_seconds)]
+    pub max_downtime: Option<u32>,
     /// Start it and return.
     #[arg(long)]
     pub no_wait: bool,
@@ -405,8 +414,12 @@ pub enum SnapshotCommand {
     },
     /// Write one file's content to standard output.
     Cat { snapshot: String, path: String },
-    /// Forget it; it can be brought back for a while.
-    Forget { snapshot: String },
+    /// Forget snapshots; each can be brought back for a while.
+    Forget {
+        /// An id, or [host/]source[@latest|@yesterday|@#number|@date].
+        #[arg(required = true, value_name = "SNAPSHOT")]
+        snapshots: Vec<String>,
+    },
     /// Bring a forgotten one back.
     Undelete { snapshot: String },
     /// Keep it whatever the policies say.
@@ -499,6 +512,8 @@ pub enum JobCommand {
     Show { id: String },
     /// Follow a job until it ends.
     Watch { id: String },
+    /// What a job has said so far, with the times.
+    Logs { id: String },
     /// Cancel a job; nothing stays stopped.
     Cancel { id: String },
 }
@@ -512,11 +527,15 @@ pub struct RepositoryArgs {
     /// URL of the S3 service.
     #[arg(long, value_name = "URL", env = "HOLDFAST_S3_ENDPOINT")]
     pub s3_endpoint: Option<String>,
+    /// Region of the bucket [default: us-east-1].
     #[arg(long, value_name = "NAME", env = "HOLDFAST_S3_REGION")]
     pub s3_region: Option<String>,
     /// File with the access key and the secret key.
     #[arg(long, value_name = "FILE", env = "HOLDFAST_S3_CREDENTIALS_FILE")]
     pub s3_credentials_file: Option<PathBuf>,
+    /// Profile in that file [default: default].
+    #[arg(long, value_name = "NAME", env = "HOLDFAST_S3_PROFILE")]
+    pub s3_profile: Option<String>,
     /// CA certificate of the S3 service (PEM).
     #[arg(long, value_name = "FILE", env = "HOLDFAST_S3_CA_FILE")]
     pub s3_ca_file: Option<PathBuf>,
@@ -524,6 +543,11 @@ pub struct RepositoryArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum RepoCommand {
+    /// See whether a store can hold a repository: writes, reads, lists and removes small objects.
+    Check {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+    },
     /// List snapshots.
     Ls {
         #[command(flatten)]
@@ -549,7 +573,7 @@ pub enum RepoCommand {
     },
     /// Restore a snapshot into a directory of this machine.
     Restore(RepoRestoreArgs),
-    /// Have the controller delete what no snapshot needs.
+    /// Have the controller delete what no snapshot needs; this is the one that needs the controller.
     Prune {
         /// Only say what would go.
         #[arg(long)]

@@ -70,8 +70,8 @@ impl Client {
     }
 
     async fn connect_controller(context: &Context) -> Result<Self> {
-        let ca = read_file(&context.ca_file)?;
-        let token = SecretString::from(read_file(&context.token_file)?.trim().to_owned());
+        let ca = read_file("the CA certificate", &context.ca_file)?;
+        let token = SecretString::from(read_file("the token", &context.token_file)?.trim().to_owned());
         let mut authorization: MetadataValue<Ascii> =
             format!("Bearer {}", token.expose_secret()).parse().map_err(|_| {
                 CliError::usage(format!("{} does not hold a token", context.token_file.display()))
@@ -128,7 +128,8 @@ impl Client {
         if self.at_socket {
             return Err(CliError::usage(
                 "this command needs a controller; an agent's socket does not serve it",
-            ));
+            )
+            .hint("the same without --socket and HOLDFAST_SOCKET, with a context: holdfast context ls"));
         }
         Ok(self.service(None))
     }
@@ -208,8 +209,9 @@ pub fn check_host(at_socket: bool, host: Option<&str>) -> Result<()> {
     }
 }
 
-fn read_file(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| CliError::io(&path.display().to_string(), &error))
+fn read_file(what: &str, path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| CliError::io(&format!("{what} in {} cannot be read", path.display()), &error))
 }
 
 /// The innermost cause says what happened; the layers above only that

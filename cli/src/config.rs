@@ -101,8 +101,10 @@ impl Config {
                 "holdfast context add NAME --controller HOST:PORT --ca-file FILE --token-file FILE, \
                  or --socket PATH at a host's own agent",
             )),
-            (_, None, _) => Err(CliError::usage("--ca-file is missing: the controller's CA certificate")),
-            (_, _, None) => Err(CliError::usage("--token-file is missing: the file that holds your token")),
+            (_, None, _) => Err(CliError::usage("--ca-file is missing: the controller's CA certificate")
+                .hint("it is ca.crt in the controller's state directory: copy it from there")),
+            (_, _, None) => Err(CliError::usage("--token-file is missing: the file that holds your token")
+                .hint("on the controller's machine: holdfast-controller token create YOU --role ROLE --file FILE")),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::args::Cli;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => return refused(&error),
     };
     // Two TLS stacks may not be linked by accident: the one there is, is named.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -35,4 +35,17 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// Help and version are asked for; the rest is a line that means nothing here.
+fn refused(error: &clap::Error) -> ExitCode {
+    // Where there is no output there is nobody to tell.
+    let _ = error.print();
+    if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
+        let line: Vec<String> = std::env::args().skip(1).collect();
+        if let Some(other) = args::instead(line.iter().map(String::as_str)) {
+            output::note(format!("hint:  {other}"));
+        }
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

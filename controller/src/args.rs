@@ -15,6 +15,10 @@ use crate::policy::LabelMatch;
 /// Keeps the catalogue, runs the schedules, and is what agents dial.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-controller", version)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 4 something is missing or damaged (rebuild, \
+reconcile, verify, audit verify)."
+)]
 pub struct Cli {
     /// How log lines look; HOLDFAST_LOG says which are written (`info`).
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -73,12 +77,13 @@ pub struct InitArgs {
     /// Where snapshots will live: s3://BUCKET/PREFIX or an absolute path.
     #[arg(long, value_name = "PLACE")]
     pub repository: Location,
-    /// How snapshots are sealed. `none`: whoever reads the store reads the
-    /// data. Nothing else is built yet, so it has to be said.
+    /// How snapshots are encrypted. `none`: not at all, whoever can read the
+    /// store reads the data. Nothing else is built yet, so it has to be said.
     #[arg(long, value_enum)]
     pub crypto: Crypto,
     /// How hosts and operators will reach this controller, `host` or
-    /// `host:port`. May be repeated.
+    /// `host:port`; a name that can be moved is best, because hosts keep it. May
+    /// be repeated [default: this machine's name and address].
     #[arg(long = "address", value_name = "ADDRESS")]
     pub addresses: Vec<String>,
     /// Where `run` will listen.
@@ -134,8 +139,8 @@ pub enum TokenCommand {
     /// Make an operator's token, replacing the one of that name.
     Create(TokenCreateArgs),
     /// List operators: role, hosts, until when, and when last used.
-    #[command(visible_alias = "ls")]
-    List(StateArgs),
+    #[command(alias = "list")]
+    Ls(StateArgs),
     /// Refuse an operator's token from now on.
     Revoke(TokenRevokeArgs),
 }
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn init_wants_to_be_told_that_nothing_is_sealed() {
+    fn init_wants_to_be_told_that_nothing_is_encrypted() {
         let line = ["holdfast-controller", "init", "--repository", "/srv/r"];
         assert!(Cli::try_parse_from(line).is_err());
         assert!(Cli::try_parse_from(line.into_iter().chain(["--crypto", "none"])).is_ok());

@@ -10,8 +10,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_archive::repository::{CryptoMode, InitOptions, Repository};
-use holdfast_archive::store::{Store, StoreError};
+use holdfast_archive::keys::ObjectKey;
+use holdfast_archive::repository::{self as archive, CryptoMode, InitOptions, Repository};
+use holdfast_archive::store::{RetryPolicy, Store, StoreError};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::api::caller::{HostScope, Role};
@@ -70,6 +71,14 @@ pub async fn rebuild(state_dir: &Path, config: &Config) -> Result<(Rebuilt, Take
     let catalog = make_state(state_dir, config).await?;
     let owner = controller_id(&catalog).await?;
     let store = Store::open(&config.repository)?;
+    // Somebody waits at a terminal: a place that is misspelt or down is told
+    // within seconds. The reading of hours outlasts a bad minute.
+    let first = store.clone().with_retry(RetryPolicy::interactive());
+    match first.get(&ObjectKey::Repository).await {
+        // What is missing there is told by whoever reads it.
+        Err(error) if !error.is_not_found() => return Err(error.into()),
+        _ => {}
+    }
     let repository = crate::repository::Repository::new(catalog.clone(), store, Settings::default());
     let rebuilt = repository.reconcile(Some(&owner), false).await.map_err(Box::new)?;
     // Before this controller runs: it would write its own, empty ones there.
@@ -116,10 +125,13 @@ async fn make_repository(catalog: &Catalog, config: &Config, now_ms: i64) -> Res
     let crypto = match config.crypto {
         Crypto::None => CryptoMode::None,
     };
-    let store = Store::create(&config.repository)?;
+    // Somebody waits at a terminal.
+    let store = Store::create(&config.repository)?.with_retry(RetryPolicy::interactive());
     let options = InitOptions { owner: owner.clone(), created_unix_ms: now_ms, crypto };
     match Repository::init(store.clone(), options).await {
         Ok(_) => Ok(()),
+        // Asked once more it would only take as long again.
+        Err(error @ archive::InitError::Store(_)) => Err(error.into()),
         Err(error) => match Repository::open(store).await {
             Ok(repository) if repository.info().owner == owner => Ok(()),
             Ok(_) | Err(_) => Err(error.into()),

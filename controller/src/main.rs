@@ -1,6 +1,8 @@
 //! `holdfast-controller`: see `args` for what it can be told to do.
 
 use std::io::Write as _;
+use std::net::UdpSocket;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,6 +11,7 @@ use holdfast_archive::store::{S3Options, Store, StoreConfig};
 use holdfast_archive::text::{printable, printable_lines};
 use holdfast_controller::api::audit::{self, Verified};
 use holdfast_controller::api::caller::HostScope;
+use holdfast_controller::api::hosts::Addresses;
 use holdfast_controller::api::status_map::causes;
 use holdfast_controller::app::{App, catalog_url, raise_open_files};
 use holdfast_controller::args::{
@@ -58,7 +61,7 @@ async fn command(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify(args).await,
         Command::Run(args) => run(args).await,
         Command::Token(TokenCommand::Create(args)) => create_token(args).await,
-        Command::Token(TokenCommand::List(args)) => list_tokens(args).await,
+        Command::Token(TokenCommand::Ls(args)) => list_tokens(args).await,
         Command::Token(TokenCommand::Revoke(args)) => revoke_token(args).await,
         Command::Audit(AuditCommand::Verify(args)) => verify_audit(args).await,
     }
@@ -75,28 +78,61 @@ fn guard_memory() {
     }
 }
 
-fn new_config(args: InitArgs) -> Config {
+/// Settings as they are written down: the service runs elsewhere than this
+/// command, so paths are made whole, and addresses that hosts can dial are
+/// needed where none was given.
+fn new_config(args: InitArgs) -> anyhow::Result<Config> {
+    let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+    let mut addresses = args.addresses;
+    if addresses.is_empty() && args.listen.ip().is_unspecified() {
+        addresses = own_addresses();
+        if addresses.is_empty() {
+            anyhow::bail!(
+                "this machine's name and address cannot be told: give --address, as hosts will dial it"
+            );
+        }
+        say(&format!(
+            "no --address was given: hosts will dial {}; if they cannot, make it anew with --address NAME",
+            addresses.join(", ")
+        ))?;
+    }
     let s3 = S3Options {
         endpoint: args.s3_endpoint,
         region: args.s3_region,
-        credentials_file: args.s3_credentials_file,
+        credentials_file: absolute(args.s3_credentials_file)?,
         profile: args.s3_profile,
-        ca_file: args.s3_ca_file,
+        ca_file: absolute(args.s3_ca_file)?,
     };
-    Config {
+    Ok(Config {
         listen: args.listen,
-        addresses: args.addresses,
+        addresses,
         crypto: args.crypto,
         forget_grace_seconds: default_forget_grace_seconds(),
         repository: StoreConfig { location: args.repository, s3 },
         quotas: Quotas::default(),
-    }
+    })
+}
+
+/// What others call this machine, most lasting first: its name, and the
+/// address from which it would speak to the rest of the world. Nothing is
+/// sent.
+fn own_addresses() -> Vec<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let outward = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        // An address for documentation: no machine has it.
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    let address =
+        outward.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    let name = Some(name).filter(|name| !matches!(name.as_str(), "" | "localhost" | "(none)"));
+    name.into_iter().chain(address.map(|ip| ip.to_string())).collect()
 }
 
 async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
     guard_memory();
     let dir = args.state.state_dir.clone();
-    let config = new_config(args);
+    let config = new_config(args)?;
     let (rebuilt, TakenOver { hosts, revoked, policies, notes }) = init::rebuild(&dir, &config).await?;
     say(&format!(
         "controller made in {dir} from {place}\nfirst token in {token}, role admin\n\
@@ -209,16 +245,22 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
 async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
     guard_memory();
     let dir = args.state.state_dir.clone();
-    let config = new_config(args);
+    let config = new_config(args)?;
     init::init(&dir, &config).await?;
     say(&format!(
         "controller made in {dir}\n\
-         repository {place}: NOT sealed, whoever reads it reads the data; sealing is not built yet\n\
+         repository {place}: NOT encrypted, whoever can read it reads the data; encryption is not built yet\n\
          first token in {token}, role admin\n\
-         next: holdfast-controller run --state-dir {dir}",
+         next: holdfast-controller run --state-dir {dir}\n\
+         then: holdfast context add NAME --controller {address} --ca-file {dir}/ca.crt --token-file {token}",
         dir = dir.display(),
         place = config.repository.location,
         token = dir.join(ADMIN_TOKEN_FILE).display(),
+        address = Addresses::new(config.addresses.clone(), config.listen)
+            .for_tokens()
+            .first()
+            .cloned()
+            .unwrap_or_default(),
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -206,6 +206,8 @@ fn an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
     let mut fleet = Fleet::start_allowing(&["exec"], &[]);
     fleet.add_stranger("web-1");
     let running = fleet.host("web-1").agent().pid();
+    let said = fleet.host("web-1").agent_says("status").ends_with(1).stdout;
+    assert!(said.contains("controller  none"), "{said}");
     fleet.host("web-1").cli(&["volume", "ls"]).ends_with(0);
 
     // It started with what a host allows by default and has to follow.
@@ -235,10 +237,15 @@ fn an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
     });
     fleet.ok(&["backup", "run", "--host", "web-1", "--volume", "data", "--allow-empty"]);
 
-    let state = fleet.host("web-1").state_dir();
-    std::fs::remove_file(state.join("identity.json")).unwrap();
+    let said = fleet.host("web-1").agent_says("status").ends_with(0).stdout;
+    assert!(
+        said.contains("knows it as web-1, certificate until") && said.contains("agent       runs"),
+        "{said}"
+    );
+    fleet.host("web-1").agent_says("leave").ends_with(0);
     fleet.wait_json("the host to leave", 10, &["host", "show", "web-1"], gone);
     fleet.host("web-1").cli(&["volume", "ls"]).ends_with(0);
+    fleet.host("web-1").agent_says("leave").ends_with(1).complains("has not joined");
     let agent = fleet.host("web-1").agent();
     assert!(agent.is_running() && agent.pid() == running, "nothing was restarted");
 }

@@ -135,6 +135,14 @@ impl Host {
         self.agent.as_mut().expect("the agent was started")
     }
 
+    /// `holdfast-agent VERB` beside the agent that runs.
+    pub fn agent_says(&self, verb: &str) -> Said {
+        let mut command = Command::new(binaries::path("holdfast-agent"));
+        command.arg(verb).arg("--state-dir").arg(self.state_dir());
+        command.arg("--docker-host").arg(self.engine.host());
+        say(command)
+    }
+
     /// `holdfast --socket ...`
     pub fn cli(&self, args: &[&str]) -> Said {
         let mut command = Command::new(binaries::path("holdfast"));

@@ -48,7 +48,7 @@ pub struct InitOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     #[error(
-        "{location} holds a repository already: open that, or choose another bucket, prefix or directory"
+        "{location} holds a repository already: `holdfast-controller rebuild` makes a controller for it; for a new one choose another bucket, prefix or directory"
     )]
     Exists { location: String },
     #[error("{location} is not empty, `{example}` lies in it: choose a prefix or directory of its own")]

@@ -143,7 +143,8 @@ pub struct ContainerRunArgs {
     /// Only make it.
     #[arg(long)]
     pub no_start: bool,
-    /// For the habit: a container never holds this command up.
+    /// Taken for the sake of `docker run -d` and without effect: a container always runs in the
+    /// background.
     #[arg(long, short)]
     pub detach: bool,
     /// Reference or id.

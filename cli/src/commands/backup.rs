@@ -47,7 +47,7 @@ fn request(args: BackupRunArgs) -> StartBackupRequest {
         consistency: consistency as i32,
         allow_empty: args.allow_empty,
         plan_only: args.plan,
-        max_downtime_seconds: args.max_downtime,
+        max_downtime_seconds: args.max_downtime.unwrap_or_default(),
         nested_mounts: nested_mounts as i32,
     }
 }

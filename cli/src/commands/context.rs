@@ -52,7 +52,10 @@ pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
             let (Some(address), Some(ca_file), Some(token_file)) =
                 (&env.global.controller, &env.global.ca_file, &env.global.token_file)
             else {
-                return Err(CliError::usage("a context needs --controller, --ca-file and --token-file"));
+                return Err(CliError::usage("a context needs --controller, --ca-file and --token-file").hint(format!(
+                    "holdfast context add {name} --controller HOST:7443 --ca-file ca.crt --token-file TOKEN; \
+                     both files are made by holdfast-controller init, in its state directory"
+                )));
             };
             let absolute = |path: &std::path::Path| {
                 std::path::absolute(path).map_err(|error| CliError::io(&path.display().to_string(), &error))

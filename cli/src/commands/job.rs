@@ -1,6 +1,7 @@
 //! `holdfast job`, and following a job for the commands that start one.
 
 mod follow;
+mod logs;
 mod upgrade;
 
 use holdfast_proto::v1::{
@@ -441,6 +442,7 @@ pub(super) async fn run(env: &Env, command: JobCommand) -> Result<Exit> {
             Ok(Exit::Done)
         }
         JobCommand::Watch { id } => follow(env, &client, vec![id]).await,
+        JobCommand::Logs { id } => logs::run(env, &client, id).await,
         JobCommand::Cancel { id } => {
             let answer = jobs.cancel_job(within(JobServiceCancelJobRequest { id })).await?.into_inner();
             output::emit(env.format, &JobView::from(answer.job.unwrap_or_default()));

@@ -26,7 +26,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use tonic::{Request, Status};
 
-use crate::args::{Cli, Command, GlobalArgs, HostArg, OutputFormat};
+use crate::args::{Cli, Command, GlobalArgs, HostArg, OutputFormat, RepoCommand};
 use crate::client::{self, Client};
 use crate::config::Config;
 use crate::error::{CliError, Exit, Result};
@@ -79,15 +79,29 @@ pub fn run(cli: Cli) -> Result<Exit> {
             Ok(Exit::Done)
         }
         Command::Context(command) => context::run(&env, command),
-        command => runtime()?.block_on(async {
-            tokio::select! {
-                result = dispatch(&env, command) => result,
-                () = interrupted() => {
-                    Err(CliError::new(Exit::Interrupted, "interrupted", "interrupted; a job that was started goes on")
-                        .hint("holdfast job ls --active"))
+        command => {
+            let left = left_behind(&command);
+            runtime()?.block_on(async {
+                tokio::select! {
+                    result = dispatch(&env, command) => result,
+                    () = interrupted() => left,
                 }
-            }
-        }),
+            })
+        }
+    }
+}
+
+/// How a command ends that is told to stop, and what goes on without it.
+fn left_behind(command: &Command) -> Result<Exit> {
+    let interrupted = |message: &str| CliError::new(Exit::Interrupted, "interrupted", message);
+    match command {
+        // This is how it ends: both processes go with it.
+        Command::Dev(_) => Ok(Exit::Done),
+        Command::Demo(_) => Err(interrupted("interrupted; what the demo made is removed")),
+        Command::Repo(command) if !matches!(command, RepoCommand::Prune { .. }) => {
+            Err(interrupted("interrupted; the repository is as it was"))
+        }
+        _ => Err(interrupted("interrupted; a job that was started goes on").hint("holdfast job ls --active")),
     }
 }
 

@@ -1,14 +1,19 @@
 //! `holdfast policy`
 
+use holdfast_proto::v1::policy_service_client::PolicyServiceClient;
 use holdfast_proto::v1::{
-    DeletePolicyRequest, ExplainPolicyRequest, ExplainPolicyResponse, ListPoliciesRequest, Policy,
+    ApplyPoliciesRequest, DeletePolicyRequest, ExplainPolicyRequest, ExplainPolicyResponse,
+    ListPoliciesRequest, Policy, PolicyFile,
 };
 use serde::Serialize;
 
 use super::{Env, collect, within};
 use crate::args::PolicyCommand;
+use crate::client::Service;
 use crate::error::{CliError, Exit, Result};
 use crate::output::{self, Details, Lines, Render, Rows, When};
+
+type Policies = PolicyServiceClient<Service>;
 
 #[derive(Serialize)]
 struct PolicyView {
@@ -171,6 +176,53 @@ impl Render for ExplainView {
     }
 }
 
+async fn find(policies: &mut Policies, name: &str) -> Result<Policy> {
+    let list = collect(policies.list_policies(within(ListPoliciesRequest {}))).await?;
+    let near = output::nearest(name, list.iter().map(|policy| policy.name.as_str()));
+    list.into_iter().find(|policy| policy.name == name).ok_or_else(|| {
+        CliError::new(Exit::NotFound, "unknown-policy", format!("policy `{name}` is not known{near}"))
+            .hint("holdfast policy ls")
+    })
+}
+
+/// Applies the policy as it is but for its `enabled`.
+async fn switch(policies: &mut Policies, name: String, enabled: bool) -> Result<()> {
+    let word = if enabled { "enabled" } else { "disabled" };
+    let policy = find(policies, &name).await?;
+    if policy.enabled == enabled {
+        output::note(format!("{name} is {word} already"));
+        return Ok(());
+    }
+    let file = PolicyFile { path: format!("{name}.toml"), toml: with_enabled(&policy.toml, enabled) };
+    let request = ApplyPoliciesRequest { files: vec![file], ..ApplyPoliciesRequest::default() };
+    let answer = policies.apply_policies(within(request)).await?.into_inner();
+    if let Some(problem) = answer.problems.first() {
+        return Err(CliError::usage(format!("{name} cannot be {word}: {}", problem.message)).hint(format!(
+            "holdfast policy show {name} > {name}.toml, mend it, holdfast apply -f {name}.toml"
+        )));
+    }
+    output::note(format!(
+        "{name} is {word}; its file should say `enabled = {enabled}`, or the next apply undoes this"
+    ));
+    Ok(())
+}
+
+/// The text of a policy with that one key set; the rest, comments too, stays.
+fn with_enabled(toml: &str, enabled: bool) -> String {
+    let line = format!("enabled = {enabled}");
+    let mut lines: Vec<&str> = toml.lines().collect();
+    // Keys of the policy itself come before the first table.
+    let tables = lines.iter().position(|line| line.trim_start().starts_with('[')).unwrap_or(lines.len());
+    let is_key = |line: &&str| {
+        line.trim_start().strip_prefix("enabled").is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    match lines[..tables].iter().position(is_key) {
+        Some(at) => lines[at] = &line,
+        None => lines.insert(0, &line),
+    }
+    lines.join("\n") + "\n"
+}
+
 pub(super) async fn run(env: &Env, command: PolicyCommand) -> Result<Exit> {
     let mut policies = env.client().await?.policies()?;
     match command {
@@ -179,12 +231,7 @@ pub(super) async fn run(env: &Env, command: PolicyCommand) -> Result<Exit> {
             output::emit(env.format, &PolicyList(list.into_iter().map(PolicyView::from).collect()));
         }
         PolicyCommand::Show { name } => {
-            let list = collect(policies.list_policies(within(ListPoliciesRequest {}))).await?;
-            let near = output::nearest(&name, list.iter().map(|policy| policy.name.as_str()));
-            let policy = list.into_iter().find(|policy| policy.name == name).ok_or_else(|| {
-                CliError::new(Exit::NotFound, "unknown-policy", format!("policy `{name}` is not known{near}"))
-                    .hint("holdfast policy ls")
-            })?;
+            let policy = find(&mut policies, &name).await?;
             output::emit(env.format, &SourceText { name: policy.name, toml: policy.toml });
         }
         PolicyCommand::Explain { name, count } => {
@@ -194,10 +241,31 @@ pub(super) async fn run(env: &Env, command: PolicyCommand) -> Result<Exit> {
             output::emit(env.format, &view);
             return Ok(if view.warnings.is_empty() { Exit::Done } else { Exit::Attention });
         }
+        PolicyCommand::Enable { name } => switch(&mut policies, name, true).await?,
+        PolicyCommand::Disable { name } => switch(&mut policies, name, false).await?,
         PolicyCommand::Rm { name } => {
             policies.delete_policy(within(DeletePolicyRequest { name: name.clone() })).await?;
             output::note(format!("{name} deleted; its snapshots stay until they are forgotten by hand"));
         }
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_enabled;
+
+    #[test]
+    fn one_key_is_set_and_the_rest_stays() {
+        for (toml, expected) in [
+            (
+                "name = \"a\"\n[schedule]\nenabled = 1\n",
+                "enabled = false\nname = \"a\"\n[schedule]\nenabled = 1\n",
+            ),
+            ("name = \"a\"\nenabled=true # for now\n# end\n", "name = \"a\"\nenabled = false\n# end\n"),
+            ("enabled_by = 1\n", "enabled = false\nenabled_by = 1\n"),
+        ] {
+            assert_eq!(with_enabled(toml, false), expected);
+        }
+    }
 }

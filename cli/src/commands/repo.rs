@@ -1,5 +1,6 @@
 //! `holdfast repo`: a bucket or directory on its own, and the controller's prune.
 
+mod check;
 mod open;
 mod restore;
 mod verify;
@@ -134,6 +135,7 @@ impl From<Entry> for EntryView {
 
 pub(super) async fn run(env: &Env, command: RepoCommand) -> Result<Exit> {
     match command {
+        RepoCommand::Check { repository } => check::run(env, &repository).await,
         RepoCommand::Ls { repository } => list(env, &repository).await,
         RepoCommand::Browse { repository, snapshot, path, recursive } => {
             browse(env, &repository, &snapshot, path.as_deref().unwrap_or(""), recursive).await

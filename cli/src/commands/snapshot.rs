@@ -250,12 +250,36 @@ pub(super) async fn run(env: &Env, command: SnapshotCommand) -> Result<Exit> {
                 content.write(&part.data).map_err(|error| CliError::io("standard output", &error))?;
             }
         }
-        SnapshotCommand::Forget { snapshot } => {
-            let forgotten =
-                catalog.forget_snapshot(within(ForgetSnapshotRequest { snapshot })).await?.into_inner();
-            let until = When(forgotten.purge_after_unix_ms).local();
-            one(forgotten);
-            output::note(format!("`holdfast snapshot undelete` brings it back until {until}"));
+        SnapshotCommand::Forget { snapshots } => {
+            // Looked up first, all of them: `@latest` must not move while they go.
+            let mut ids = Vec::new();
+            for snapshot in snapshots {
+                let found = catalog.get_snapshot(within(GetSnapshotRequest { snapshot })).await?.into_inner();
+                if !ids.contains(&found.id) {
+                    ids.push(found.id);
+                }
+            }
+            let mut forgotten = Vec::new();
+            for snapshot in ids {
+                let gone =
+                    catalog.forget_snapshot(within(ForgetSnapshotRequest { snapshot })).await?.into_inner();
+                let name = format!("{}@#{} of {}", gone.source, gone.number, gone.host);
+                let until = When(gone.purge_after_unix_ms).local();
+                output::note(format!(
+                    "{name} is forgotten; until {until} this brings it back: holdfast snapshot undelete {}",
+                    gone.id
+                ));
+                forgotten.push(gone);
+            }
+            match <[Snapshot; 1]>::try_from(forgotten) {
+                Ok([single]) => one(single),
+                Err(several) => {
+                    output::emit(
+                        env.format,
+                        &SnapshotList(several.into_iter().map(SnapshotView::from).collect()),
+                    );
+                }
+            }
         }
         SnapshotCommand::Undelete { snapshot } => {
             one(catalog.undelete_snapshot(within(UndeleteSnapshotRequest { snapshot })).await?.into_inner());

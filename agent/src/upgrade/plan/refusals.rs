@@ -46,7 +46,7 @@ pub(super) fn of_container(container: &Container, old: &ImageFacts) -> Vec<Refus
         refuse(
             "own-controller",
             format!(
-                "`{name}` is a Holdfast controller, which directs upgrades and cannot be stopped by its own: on its host, pull its image and make its container anew (`docker compose pull && docker compose up -d`)"
+                "`{name}` is a Holdfast controller, which directs upgrades and cannot be stopped by its own: on its host, fetch or build its new image and make its container anew (`docker compose up -d`, with --build where the image is built there)"
             ),
         );
     }

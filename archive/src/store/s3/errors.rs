@@ -23,7 +23,10 @@ impl S3 {
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
-        let what = format!("could not {verb} {name} in {}", self.location());
+        let what = match name {
+            "" => format!("could not {verb} {}", self.location()),
+            name => format!("could not {verb} {name} in {}", self.location()),
+        };
         let answer = error.raw_response().map(|raw| (raw.status().as_u16(), skew_seconds(raw)));
         match (&error, answer) {
             (SdkError::ServiceError(_) | SdkError::ResponseError(_), Some((status, skew))) => {

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use holdfast_archive::ids::{HostId, SnapshotId, SourceId};
 use holdfast_archive::repository::{BrokenSnapshotError, OpenError, Repository, Snapshot};
 use holdfast_archive::snapshot::Names;
-use holdfast_archive::store::{Location, S3Options, Store, StoreConfig};
+use holdfast_archive::store::{Location, RetryPolicy, S3Options, Store, StoreConfig};
 
 use crate::args::RepositoryArgs;
 use crate::error::{CliError, Exit, Result, sentence};
 use crate::output::{self, When};
 
-pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
+pub(super) fn open_store(place: &RepositoryArgs) -> Result<Store> {
     let location: Location = place
         .repository
         .parse()
@@ -20,12 +20,30 @@ pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
         endpoint: place.s3_endpoint.clone(),
         region: place.s3_region.clone(),
         credentials_file: place.s3_credentials_file.clone(),
+        profile: place.s3_profile.clone(),
         ca_file: place.s3_ca_file.clone(),
-        ..S3Options::default()
     };
-    let store = Store::open(&StoreConfig { location, s3 })?;
-    Repository::open(store).await.map_err(|error| match error {
-        OpenError::NotARepository { .. } => CliError::new(Exit::NotFound, "no-repository", error.to_string()),
+    if matches!(location, Location::S3 { .. }) && s3.credentials_file.is_none() {
+        return Err(CliError::usage(format!(
+            "{location} needs an access key: --s3-credentials-file is missing"
+        ))
+        .hint("a file of two lines, access key and secret key, or one with profiles in the form of AWS"));
+    }
+    Ok(Store::open(&StoreConfig { location, s3 })?)
+}
+
+pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
+    let store = open_store(place)?;
+    // A place that is misspelt or down is told within seconds. Work of hours
+    // outlasts a bad minute.
+    let first = Repository::open(store.clone().with_retry(RetryPolicy::interactive())).await;
+    let opened = match first {
+        Ok(_) => Repository::open(store).await,
+        Err(error) => Err(error),
+    };
+    opened.map_err(|error| match error {
+        OpenError::NotARepository { .. } => CliError::new(Exit::NotFound, "no-repository", error.to_string())
+            .hint("correct --repository, or make one: holdfast-controller init --repository PLACE"),
         OpenError::Info { .. } => CliError::new(Exit::Damage, "repository-info", sentence(&error)),
         OpenError::Store(error) => CliError::from(error),
     })
