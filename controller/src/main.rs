@@ -360,7 +360,7 @@ async fn revoke_token(args: TokenRevokeArgs) -> anyhow::Result<ExitCode> {
     catalog.audit(&entry).await?;
     if !catalog.revoke_operator(args.name.as_str(), now).await? {
         anyhow::bail!(
-            "there is no active token of `{}`; `holdfast-controller token list` shows them",
+            "there is no active token of `{}`; `holdfast-controller token ls` shows them",
             args.name
         );
     }
