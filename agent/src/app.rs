@@ -35,6 +35,7 @@ use crate::holder::Holders;
 use crate::instance;
 use crate::journal::{self, Journal};
 use crate::link::{self, Identity, Link};
+use crate::own::Own;
 use crate::resume::{Payer, describe};
 use crate::services::status::causes;
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
@@ -92,6 +93,8 @@ pub struct AgentState {
     /// Whose count of uptime [`run`] keeps.
     pub clocks: Clocks,
     pub controller: Controller,
+    /// Knows what of Holdfast itself is on this host.
+    pub own: Own,
     pub health: HealthReporter,
     /// Cancelled when the agent is to stop.
     pub stop: CancellationToken,
@@ -127,6 +130,7 @@ impl AgentState {
         let holders = Holders::new(engine.clone(), journal.clone(), instance);
         let specs = Specs::new(&directory, engine.clone());
         let controller = Controller::default();
+        let own = Own::new(engine.clone(), own_container(), directory.clone(), controller.clone());
         let (data_plane, channel) = watch::channel(None);
         let snapshots = Snapshots::new(Parts {
             engine: engine.clone(),
@@ -139,6 +143,7 @@ impl AgentState {
             workers: config.workers,
             max_downtime: config.max_downtime,
             controller: controller.clone(),
+            own: own.clone(),
         });
         let upgrades =
             Upgrades::open(&directory, upgrade_parts(&config, &engine, &payer, &snapshots, &specs))?;
@@ -155,6 +160,7 @@ impl AgentState {
             instance,
             clocks: Clocks::new(&directory),
             controller,
+            own,
             health: HealthReporter::new(),
             stop: CancellationToken::new(),
         })
@@ -446,7 +452,8 @@ fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
 
 /// All services of an agent, the same for every way to reach it.
 pub fn router(state: &AgentState) -> Router {
-    let volumes = VolumeApi::new(state.config.clone(), state.engine.clone(), state.holders.clone());
+    let volumes =
+        VolumeApi::new(state.config.clone(), state.engine.clone(), state.holders.clone(), state.own.clone());
     let sound = "the descriptors were checked when they were generated";
     let reflection = reflection_builder().build_v1().expect(sound);
     // Tools in use ask for this one first, or alone.

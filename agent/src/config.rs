@@ -197,11 +197,51 @@ fn half_the_cores() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     fn resolve(text: &str) -> Result<Config, String> {
         let args = StateArgs { state_dir: "/state".into(), config: None, docker_host: None };
         Config::resolve(&args, "/state/config.toml".into(), text).map_err(|error| error.to_string())
+    }
+
+    /// Key and default of the table in `deploy/OPERATIONS.md`, the default where
+    /// it is given as TOML.
+    fn documented() -> BTreeMap<String, Option<String>> {
+        let document = include_str!("../../deploy/OPERATIONS.md");
+        let (_, section) = document.split_once("\n### Agent\n").unwrap();
+        let code =
+            |cell: &str| cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`')).map(str::to_owned);
+        let rows = section.split("\n#").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+        let row = |line: &str| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            (code(cells[0]).unwrap(), code(cells[1]))
+        };
+        rows.map(row).collect()
+    }
+
+    #[test]
+    fn every_key_is_documented_and_its_default_changes_nothing() {
+        let error = toml::from_str::<File>("no_such_key = 1").unwrap_err();
+        let (_, list) = error.message().split_once("expected one of ").unwrap();
+        let known: BTreeSet<&str> = list.split('`').skip(1).step_by(2).collect();
+        let documented = documented();
+        assert_eq!(documented.keys().map(String::as_str).collect::<BTreeSet<_>>(), known);
+
+        let args = StateArgs { state_dir: "/var/lib/holdfast-agent".into(), config: None, docker_host: None };
+        let read = |text: &str| Config::resolve(&args, "config.toml".into(), text).unwrap();
+        let mut count = 0;
+        for (key, default) in documented.iter().filter_map(|(key, default)| Some((key, default.as_ref()?))) {
+            assert_eq!(read(&format!("{key} = {default}")), read(""), "the default of `{key}` is another");
+            count += 1;
+        }
+        assert_eq!(count, known.len() - 1, "only that of `workers` depends on the machine");
+        let example = include_str!("../../deploy/examples/agent.toml");
+        assert_eq!(read(example), read(""), "the example shows other defaults");
+        for key in known {
+            assert!(example.contains(&format!("{key} = ")), "the example does not show `{key}`");
+        }
     }
 
     #[test]

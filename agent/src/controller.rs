@@ -3,6 +3,7 @@
 //! A connection that was refused looks to the agent like one that was
 //! accepted, until the greeting comes; the link waits for it here.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -16,6 +17,19 @@ pub struct Greeting {
     pub host_name: String,
     /// How far this host's clock is ahead of the controller's, in milliseconds.
     pub skew_ms: i64,
+    /// Directories of the controller; none where it runs on another kernel.
+    pub own: Vec<OwnDirectory>,
+}
+
+/// A directory in which the controller keeps its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnDirectory {
+    /// What it is, as the end of a sentence.
+    pub what: String,
+    /// As the controller sees it, which may be in a container.
+    pub path: PathBuf,
+    pub device: u64,
+    pub inode: u64,
 }
 
 /// The last greeting, shared by the services and the link.
@@ -68,6 +82,7 @@ mod tests {
             host_id: "h".to_owned(),
             host_name: "web-1".to_owned(),
             skew_ms: 0,
+            own: Vec::new(),
         };
         controller.greeted(greeting.clone());
         let mut greetings = controller.greetings();

@@ -78,6 +78,11 @@ pub enum HolderError {
         .path.display()
     )]
     Invisible { volume: VolumeName, path: PathBuf },
+    #[error(
+        "volume `{volume}` has driver `{driver}`, and its data at {} cannot be compared with what a container sees there: this agent runs in a container without the host's processes; make it anew with `--pid host`, in compose.yaml `pid: host`",
+        .path.display()
+    )]
+    NotCompared { volume: VolumeName, driver: String, path: PathBuf },
     #[error("no holder program is known for the processor architecture `{0}`")]
     Architecture(&'static str),
 }
@@ -96,10 +101,10 @@ impl Holders {
     /// source), or its mount is not visible here.
     pub async fn hold(&self, volume: &Volume, name: &VolumeName) -> Result<HolderGuard, HolderError> {
         let (sender, receiver) = oneshot::channel();
-        let (holders, local, name) = (self.clone(), volume.driver == "local", name.clone());
+        let (holders, driver, name) = (self.clone(), volume.driver.clone(), name.clone());
         tokio::spawn(async move {
             // An unwanted guard removes its container when it is dropped here.
-            drop(sender.send(holders.hold_now(&name, local).await));
+            drop(sender.send(holders.hold_now(&name, &driver).await));
         });
         receiver.await.expect("the task answers unless it panics")
     }
@@ -129,7 +134,7 @@ impl Holders {
         Ok(removed)
     }
 
-    async fn hold_now(self, volume: &VolumeName, local: bool) -> Result<HolderGuard, HolderError> {
+    async fn hold_now(self, volume: &VolumeName, driver: &str) -> Result<HolderGuard, HolderError> {
         self.provide_image(volume).await?;
         // Only the letters of a fresh random id: the name is nobody else's.
         let name = format!("holdfast-holder-{}", JobId::generate().to_string().to_lowercase());
@@ -138,7 +143,7 @@ impl Holders {
             held: Some(Held { holders: self.clone(), name: name.clone(), debt }),
             path: PathBuf::new(),
         };
-        match self.start(&name, volume, local).await {
+        match self.start(&name, volume, driver).await {
             Ok(path) => {
                 guard.path = path;
                 Ok(guard)
@@ -152,7 +157,7 @@ impl Holders {
         }
     }
 
-    async fn start(&self, name: &str, volume: &VolumeName, local: bool) -> Result<PathBuf, HolderError> {
+    async fn start(&self, name: &str, volume: &VolumeName, driver: &str) -> Result<PathBuf, HolderError> {
         let failed = |source| HolderError::Engine { volume: volume.clone(), source };
         let (image, instance) = (format!("{REPOSITORY}:{TAG}"), self.instance.to_string());
         let spec = HolderSpec { name, image: &image, instance: &instance, volume, target: TARGET };
@@ -162,10 +167,14 @@ impl Holders {
         let container = self.engine.inspect_container(&id).await.map_err(failed)?;
         let mount = container.mounts.iter().find(|mount| mount.target == TARGET);
         let path = PathBuf::from(mount.map(|mount| mount.host_path.clone()).unwrap_or_default());
-        if is_visible(&path, container.pid, local) {
-            return Ok(path);
+        let (volume, driver) = (volume.clone(), driver.to_owned());
+        match compare(&path, container.pid) {
+            View::Same => Ok(path),
+            // The local driver mounts there, so a mount is the volume's.
+            View::NotCompared if driver == "local" && mountinfo::is_mount_point(&path) => Ok(path),
+            View::NotCompared if driver != "local" => Err(HolderError::NotCompared { volume, driver, path }),
+            View::Different | View::NotCompared => Err(HolderError::Invisible { volume, path }),
         }
-        Err(HolderError::Invisible { volume: volume.clone(), path })
     }
 
     async fn provide_image(&self, volume: &VolumeName) -> Result<(), HolderError> {
@@ -228,15 +237,23 @@ impl Drop for HolderGuard {
     }
 }
 
-/// Whether what the Engine mounted is what this process sees at `path`: the
-/// same directory the holder sees, or, where the holder's view cannot be looked
-/// at, a mount point.
-fn is_visible(path: &Path, holder_pid: i64, local: bool) -> bool {
-    let Ok(here) = rustix::fs::stat(path) else { return false };
+/// What this process sees at the path where the Engine mounted a volume.
+enum View {
+    /// The directory that the holder sees.
+    Same,
+    /// Another one, or none.
+    Different,
+    /// The holder's view cannot be looked at: its process is not seen here.
+    NotCompared,
+}
+
+fn compare(path: &Path, holder_pid: i64) -> View {
+    let Ok(here) = rustix::fs::stat(path) else { return View::Different };
     let inside = PathBuf::from(format!("/proc/{holder_pid}/root{TARGET}"));
     match rustix::fs::stat(&inside) {
-        Ok(there) => (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino),
-        Err(_) => local && mountinfo::is_mount_point(path),
+        Ok(there) if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino) => View::Same,
+        Ok(_) => View::Different,
+        Err(_) => View::NotCompared,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod cancel;
 pub mod clocks;
 pub mod clone;
 pub mod config;
+pub mod contained;
 pub mod container_run;
 pub mod controller;
 pub mod engine;
@@ -19,6 +20,7 @@ pub mod journal;
 pub mod link;
 pub mod logging;
 pub mod mountinfo;
+pub mod own;
 pub mod prune;
 pub mod quiesce;
 #[cfg(test)]

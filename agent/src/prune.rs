@@ -92,6 +92,9 @@ fn reason_to_keep(volume: &Volume, used: &HashSet<String>, request: &PruneReques
     if used.contains(&volume.name) {
         return Some("a container uses it".to_owned());
     }
+    if let Some(role) = volume.role() {
+        return Some(format!("it is Holdfast's own, the state of a {}", role.word()));
+    }
     if !request.include_named && !volume.is_anonymous() {
         return Some("it has a name, and only anonymous volumes were asked for".to_owned());
     }
@@ -179,6 +182,13 @@ mod tests {
         assert_eq!(names(&plan_prune(volumes.clone(), &used, &request)), ["data"]);
         request.labels = vec![LabelFilter::parse("tier=silver")];
         assert!(plan_prune(volumes, &used, &request).volumes.is_empty());
+        // A controller that is down at the moment still has its state.
+        let own = vec![volume("state", &[("org.holdfast.role", "controller")])];
+        let request = PruneRequest { include_named: true, ..PruneRequest::default() };
+        assert!(plan_prune(own.clone(), &HashSet::new(), &request).volumes.is_empty());
+        let request = PruneRequest { names: vec!["state".to_owned()], ..request };
+        let kept = plan_prune(own, &HashSet::new(), &request).kept;
+        assert!(kept[0].reason.contains("Holdfast's own"), "{}", kept[0].reason);
     }
 
     #[test]

@@ -48,7 +48,7 @@ use crate::api::upgrades::UpgradeApi;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, own_directories};
 use crate::identity::ca::{Authority, AuthorityError};
 use crate::init::write_atomically;
 use crate::jobs::Jobs;
@@ -127,7 +127,7 @@ impl App {
         let grace = Duration::from_secs(config.forget_grace_seconds);
         let settings = crate::repository::Settings { grace, quotas: config.quotas, ..Default::default() };
         let repository = Repository::new(catalog.clone(), store, settings);
-        let fleet = Fleet::new();
+        let fleet = Fleet::with_own(own_directories(state_dir, &config.repository));
         let jobs =
             Jobs::new(catalog.clone(), fleet.clone(), repository, crate::jobs::settings::Settings::default());
         Ok(Self {

@@ -99,6 +99,41 @@ pub fn split_address(address: &str) -> (&str, Option<u16>) {
 mod tests {
     use super::*;
 
+    /// Keys of the table at `path`, as the parser lists them when it meets
+    /// another one.
+    fn known(path: &str) -> Vec<String> {
+        let table = if path.is_empty() { String::new() } else { format!("[{path}]\n") };
+        let error = toml::from_str::<Config>(&format!("{table}no_such_key = 1\n")).expect_err("refused");
+        let message = error.message().to_owned();
+        let (_, list) = message.split_once("expected ").unwrap_or_else(|| panic!("{message}"));
+        let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
+        list.split('`').skip(1).step_by(2).map(|key| format!("{prefix}{key}")).collect()
+    }
+
+    #[test]
+    fn every_key_is_documented_and_its_default_changes_nothing() {
+        let documented = crate::documented::keys("Controller");
+        let tables = ["", "repository", "repository.s3", "quotas"];
+        let known: std::collections::BTreeSet<String> = tables.into_iter().flat_map(known).collect();
+        assert_eq!(documented.keys().cloned().collect::<std::collections::BTreeSet<_>>(), known);
+
+        let file = "crypto = 'none'\n[repository]\nlocation = '/srv/r'\n";
+        let parse =
+            |text: &str| toml::from_str::<Config>(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        for (key, default) in documented.iter().filter_map(|(key, default)| Some((key, default.as_ref()?))) {
+            let text = crate::documented::with_key(file, key, default);
+            assert_eq!(parse(&text), parse(file), "`{default}` is not the default of `{key}`");
+        }
+        let example = include_str!("../../deploy/examples/controller.toml");
+        let read = parse(example);
+        assert_eq!((read.listen, read.quotas), (default_listen(), Quotas::default()));
+        assert_eq!(read.forget_grace_seconds, default_forget_grace_seconds());
+        for key in &known {
+            let name = key.rsplit('.').next().expect("a name");
+            assert!(example.contains(name), "the example does not show `{key}`");
+        }
+    }
+
     #[test]
     fn addresses_are_split() {
         assert_eq!(split_address("c.example:7443"), ("c.example", Some(7443)));

@@ -7,6 +7,8 @@ pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod coverage;
+#[cfg(test)]
+mod documented;
 pub mod failpoint;
 pub mod fleet;
 pub mod identity;
@@ -23,5 +25,6 @@ pub mod quota;
 pub mod repository;
 pub mod retention;
 pub mod schedule;
+pub mod setup;
 pub(crate) mod share;
 pub mod succession;

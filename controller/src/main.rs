@@ -1,13 +1,12 @@
 //! `holdfast-controller`: see `args` for what it can be told to do.
 
 use std::io::Write as _;
-use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use holdfast_archive::store::{S3Options, Store, StoreConfig};
+use holdfast_archive::store::Store;
 use holdfast_archive::text::{printable, printable_lines};
 use holdfast_controller::api::audit::{self, Verified};
 use holdfast_controller::api::caller::HostScope;
@@ -21,12 +20,12 @@ use holdfast_controller::args::{
 use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome};
 use holdfast_controller::clock::now_ms;
-use holdfast_controller::config::{Config, default_forget_grace_seconds};
+use holdfast_controller::config::Config;
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, Grant};
-use holdfast_controller::logging;
 use holdfast_controller::quota::Quotas;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as Checked};
 use holdfast_controller::succession::{self, TakenOver};
+use holdfast_controller::{logging, setup};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,61 +77,10 @@ fn guard_memory() {
     }
 }
 
-/// Settings as they are written down: the service runs elsewhere than this
-/// command, so paths are made whole, and addresses that hosts can dial are
-/// needed where none was given.
-fn new_config(args: InitArgs) -> anyhow::Result<Config> {
-    let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
-    let mut addresses = args.addresses;
-    if addresses.is_empty() && args.listen.ip().is_unspecified() {
-        addresses = own_addresses();
-        if addresses.is_empty() {
-            anyhow::bail!(
-                "this machine's name and address cannot be told: give --address, as hosts will dial it"
-            );
-        }
-        say(&format!(
-            "no --address was given: hosts will dial {}; if they cannot, make it anew with --address NAME",
-            addresses.join(", ")
-        ))?;
-    }
-    let s3 = S3Options {
-        endpoint: args.s3_endpoint,
-        region: args.s3_region,
-        credentials_file: absolute(args.s3_credentials_file)?,
-        profile: args.s3_profile,
-        ca_file: absolute(args.s3_ca_file)?,
-    };
-    Ok(Config {
-        listen: args.listen,
-        addresses,
-        crypto: args.crypto,
-        forget_grace_seconds: default_forget_grace_seconds(),
-        repository: StoreConfig { location: args.repository, s3 },
-        quotas: Quotas::default(),
-    })
-}
-
-/// What others call this machine, most lasting first: its name, and the
-/// address from which it would speak to the rest of the world. Nothing is
-/// sent.
-fn own_addresses() -> Vec<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let outward = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
-        // An address for documentation: no machine has it.
-        socket.connect("192.0.2.1:9")?;
-        socket.local_addr()
-    });
-    let address =
-        outward.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
-    let name = Some(name).filter(|name| !matches!(name.as_str(), "" | "localhost" | "(none)"));
-    name.into_iter().chain(address.map(|ip| ip.to_string())).collect()
-}
-
 async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
     guard_memory();
     let dir = args.state.state_dir.clone();
-    let config = new_config(args)?;
+    let config = setup::config_of(args)?;
     let (rebuilt, TakenOver { hosts, revoked, policies, notes }) = init::rebuild(&dir, &config).await?;
     say(&format!(
         "controller made in {dir} from {place}\nfirst token in {token}, role admin\n\
@@ -141,6 +89,7 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
         place = config.repository.location,
         token = dir.join(ADMIN_TOKEN_FILE).display(),
     ))?;
+    say_needs(&dir, &config)?;
     if !hosts.is_empty() {
         say(&format!(
             "known again: {}; each has to join anew: holdfast host token HOST, then holdfast-agent join",
@@ -245,7 +194,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
 async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
     guard_memory();
     let dir = args.state.state_dir.clone();
-    let config = new_config(args)?;
+    let config = setup::config_of(args)?;
     init::init(&dir, &config).await?;
     say(&format!(
         "controller made in {dir}\n\
@@ -262,7 +211,12 @@ async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
             .cloned()
             .unwrap_or_default(),
     ))?;
+    say_needs(&dir, &config)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn say_needs(state_dir: &Path, config: &Config) -> std::io::Result<()> {
+    setup::unit_needs(state_dir, config).iter().try_for_each(|need| say(need))
 }
 
 async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {

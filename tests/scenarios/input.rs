@@ -95,6 +95,8 @@ fn a_store_that_cannot_be_used_is_named_at_once() {
                 &server.endpoint(),
                 "--crypto",
                 "none",
+                "--address",
+                "127.0.0.1",
             ])
             .arg("--s3-credentials-file")
             .arg(&credentials)

@@ -120,7 +120,10 @@ impl Host {
 
     /// Starts the agent, with a fail point if one is named.
     pub fn start_agent(&mut self, failpoint: Option<&str>) {
-        let mut command = Command::new(binaries::path("holdfast-agent"));
+        self.start_agent_with(Command::new(binaries::path("holdfast-agent")), failpoint);
+    }
+
+    fn start_agent_with(&mut self, mut command: Command, failpoint: Option<&str>) {
         command.arg("run").arg("--state-dir").arg(self.state_dir());
         command.arg("--docker-host").arg(self.engine.host()).arg("--socket").arg(self.socket());
         command.env("HOLDFAST_LOG", "info");
@@ -276,8 +279,16 @@ impl Fleet {
     /// Starts the controller on the port it always has, with a fail point if
     /// one is named, and waits until it answers.
     pub fn start_controller(&mut self, failpoint: Option<&str>) {
+        self.start_controller_with(Command::new(binaries::path("holdfast-controller")), failpoint);
+    }
+
+    /// Starts it by way of another command, which becomes it.
+    pub fn start_controller_under(&mut self, wrapper: &[String]) {
+        self.start_controller_with(under(wrapper, "holdfast-controller"), None);
+    }
+
+    fn start_controller_with(&mut self, mut command: Command, failpoint: Option<&str>) {
         let _ = std::fs::remove_file(self.state_dir().join("listen"));
-        let mut command = Command::new(binaries::path("holdfast-controller"));
         command.arg("run").arg("--state-dir").arg(self.state_dir());
         command.args(["--listen", &format!("127.0.0.1:{}", self.port.number())]);
         command.env("HOLDFAST_LOG", "info");
@@ -300,9 +311,15 @@ impl Fleet {
 
     /// A new Engine, enrolled under `name`, its agent connected.
     pub fn add_host(&mut self, name: &str) {
+        self.add_host_under(name, &[]);
+    }
+
+    /// As [`Self::add_host`], its agent started by way of another command,
+    /// which becomes it.
+    pub fn add_host_under(&mut self, name: &str, wrapper: &[String]) {
         let mut host = self.new_host(name);
         host.join(&self.token(name), &self.rights);
-        host.start_agent(None);
+        host.start_agent_with(under(wrapper, "holdfast-agent"), None);
         self.hosts.push(host);
         self.wait_connected(name);
     }
@@ -491,6 +508,15 @@ impl Fleet {
 fn ids(snapshots: &Value) -> BTreeSet<String> {
     let each = snapshots.as_array().expect("a list").iter();
     each.map(|snapshot| snapshot["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+/// A binary, by way of a command that becomes it.
+fn under(wrapper: &[String], binary: &str) -> Command {
+    let binary = binaries::path(binary);
+    let Some((program, more)) = wrapper.split_first() else { return Command::new(binary) };
+    let mut command = Command::new(program);
+    command.args(more).arg(binary);
+    command
 }
 
 fn say(mut command: Command) -> Said {

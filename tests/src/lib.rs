@@ -10,6 +10,7 @@
 pub mod app_images;
 pub mod bad_disk;
 pub mod binaries;
+pub mod contained;
 pub mod deaths;
 pub mod disk;
 pub mod docker;

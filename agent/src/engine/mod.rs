@@ -16,6 +16,7 @@ mod images;
 mod paths;
 mod probe;
 mod raw;
+mod role;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transport;
@@ -36,6 +37,9 @@ pub(crate) use self::holders::HOLDER_LABEL;
 pub use self::holders::HolderSpec;
 pub use self::paths::PathKind;
 pub use self::raw::{CreatedContainer, ExecOutcome, PathChange, PathChangeKind};
+#[cfg(test)]
+pub(crate) use self::role::ROLE_LABEL;
+pub use self::role::Role;
 use self::transport::{NEWEST_MINOR, OLDEST_MINOR, PinnedVersion, Transport};
 pub use self::volumes::{Created, InvalidVolumeName, NewVolume, Volume, VolumeName};
 

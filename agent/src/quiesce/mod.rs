@@ -33,7 +33,8 @@ use crate::watchdog::Watchdog;
 use self::groups::groups;
 
 pub use self::plan::{
-    Place, Plan, Rest, WouldBeRemoved, depends_on, live_users, lives_in, mounts_place, plan_rest, rest_order,
+    Place, Plan, Rest, WouldBeRemoved, depends_on, is_own, live_users, lives_in, mounts_place, plan_rest,
+    rest_order,
 };
 
 /// How long a resumed container's health is waited for.

@@ -52,7 +52,8 @@ pub struct WouldBeRemoved {
 }
 
 /// Plans for the containers of one Engine. `own` is the agent's own container,
-/// which never rests.
+/// which never rests; nor do other containers of Holdfast, as a controller that
+/// is paused cannot take what is uploaded meanwhile.
 ///
 /// # Errors
 /// When a container would not survive being stopped.
@@ -73,10 +74,15 @@ pub fn plan_rest(
     Ok(Plan { containers: order.into_iter().map(|i| live[i].clone()).collect() })
 }
 
-/// Those that run and are not the agent itself.
+/// Those that run and are not Holdfast's own.
 pub(super) fn can_rest<'a>(containers: &'a [Container], own: Option<&str>) -> Vec<&'a Container> {
     let running = containers.iter().filter(|container| container.state == ContainerState::Running);
-    running.filter(|container| Some(container.id.as_str()) != own).collect()
+    running.filter(|container| !is_own(container, own)).collect()
+}
+
+/// Whether a container is the agent itself or another one of Holdfast's.
+pub fn is_own(container: &Container, own: Option<&str>) -> bool {
+    Some(container.id.as_str()) == own || container.role().is_some()
 }
 
 /// Which of these containers must rest while the places are read, by index.
@@ -103,7 +109,7 @@ pub fn live_users<'a>(
     containers
         .iter()
         .filter(|container| matches!(container.state, ContainerState::Running | ContainerState::Restarting))
-        .filter(|container| Some(container.id.as_str()) != own)
+        .filter(|container| !is_own(container, own))
         .filter(|container| places.iter().any(|place| uses(container, place)))
         .collect()
 }
@@ -293,6 +299,20 @@ mod tests {
         let own = container("agent", data(), &[]);
         let plan = plan_rest(std::slice::from_ref(&own), &place(), Rest::Stop, Some(&own.id)).unwrap();
         assert!(plan.containers.is_empty());
+    }
+
+    #[test]
+    fn v21_no_container_of_holdfast_rests_nor_counts_as_a_user() {
+        let mut controller = container("controller", data(), &[]);
+        controller.labels.insert("org.holdfast.role".into(), "controller".into());
+        let mut agent = container("agent", data(), &[]);
+        agent.image = "registry:5000/holdfast-agent:1".into();
+        let containers = [controller, agent, container("user", data(), &[])];
+        for rest in [Rest::Pause, Rest::Stop] {
+            assert_eq!(names(&containers, &place(), rest), ["user"]);
+        }
+        let users = live_users(&containers, &place(), None);
+        assert_eq!(users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), ["user"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::status::causes;
 use crate::app::AgentState;
-use crate::controller::Greeting;
+use crate::controller::{Greeting, OwnDirectory};
 
 /// How long the Engine may take to describe itself. A controller waits little
 /// longer for its greeting to be answered: an Engine that hangs must not keep
@@ -48,16 +48,31 @@ impl AgentApi {
 #[tonic::async_trait]
 impl AgentService for AgentApi {
     async fn hello(&self, request: Request<v1::HelloRequest>) -> Result<Response<v1::HelloResponse>, Status> {
-        let v1::HelloRequest { controller_version, host_id, host_name, now_unix_ms: theirs } =
+        let v1::HelloRequest { controller_version, host_id, host_name, now_unix_ms: theirs, boot_id, own } =
             request.into_inner();
         let skew_ms = now_unix_ms().saturating_sub(theirs);
-        self.state.controller.greeted(Greeting { controller_version, host_id, host_name, skew_ms });
+        let own = own_directories(&boot_id, own);
+        self.state.controller.greeted(Greeting { controller_version, host_id, host_name, skew_ms, own });
         Ok(Response::new(v1::HelloResponse { agent: Some(self.describe().await) }))
     }
 
     async fn get_agent(&self, _request: Request<v1::GetAgentRequest>) -> Result<Response<v1::Agent>, Status> {
         Ok(Response::new(self.describe().await))
     }
+}
+
+/// Directories of a controller on this machine. Device and inode numbers of
+/// another one mean nothing here.
+fn own_directories(boot_id: &str, told: Vec<v1::OwnDirectory>) -> Vec<OwnDirectory> {
+    let here = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if boot_id.is_empty() || boot_id != here.trim() {
+        return Vec::new();
+    }
+    let own = told.into_iter().map(|directory| {
+        let v1::OwnDirectory { what, path, device, inode } = directory;
+        OwnDirectory { what, path: path.into(), device, inode }
+    });
+    own.collect()
 }
 
 fn now_unix_ms() -> i64 {

@@ -11,7 +11,12 @@ use crate::spec::{Spec, container_name, text};
 use crate::usage::Usage;
 use crate::volume_path::{ReachPlan, plan_reach};
 
-pub(super) fn volume(volume: Volume, users: Vec<v1::VolumeUser>, usage: Option<Usage>) -> v1::Volume {
+pub(super) fn volume(
+    volume: Volume,
+    users: Vec<v1::VolumeUser>,
+    usage: Option<Usage>,
+    own: Option<String>,
+) -> v1::Volume {
     let (reach, reach_reason) = match plan_reach(&volume) {
         ReachPlan::Direct => (v1::VolumeReach::Direct, String::new()),
         ReachPlan::Holder(reason) => (v1::VolumeReach::Holder, reason),
@@ -33,6 +38,7 @@ pub(super) fn volume(volume: Volume, users: Vec<v1::VolumeUser>, usage: Option<U
         reach_reason,
         size_bytes: usage.map(|usage| usage.size_bytes),
         entries: usage.map(|usage| usage.entries),
+        own: own.unwrap_or_default(),
     }
 }
 
@@ -55,6 +61,7 @@ pub(super) fn volume_users<'a>(
 
 pub(super) fn container_mounts(container: Container) -> v1::ContainerMounts {
     v1::ContainerMounts {
+        own: container.role().is_some(),
         container_id: container.id,
         container_name: container.name,
         state: container.state.as_str().to_owned(),
@@ -175,7 +182,7 @@ pub(super) fn engine(info: EngineInfo) -> v1::Engine {
 pub(super) fn pruned(pruned: Pruned) -> v1::PruneVolumesResponse {
     let Pruned { volumes, kept } = pruned;
     v1::PruneVolumesResponse {
-        volumes: volumes.into_iter().map(|removed| volume(removed, Vec::new(), None)).collect(),
+        volumes: volumes.into_iter().map(|removed| volume(removed, Vec::new(), None, None)).collect(),
         kept: kept.into_iter().map(|Kept { name, reason }| v1::KeptVolume { name, reason }).collect(),
     }
 }

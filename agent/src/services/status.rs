@@ -159,7 +159,9 @@ fn holder_word(error: &HolderError) -> Word {
     match error {
         HolderError::Engine { source, .. } | HolderError::Remove { source, .. } => engine_word(source),
         HolderError::Journal(_) => Word::JournalFailed,
-        HolderError::Invisible { .. } | HolderError::Architecture(_) => Word::VolumeNotReachable,
+        HolderError::Invisible { .. } | HolderError::NotCompared { .. } | HolderError::Architecture(_) => {
+            Word::VolumeNotReachable
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::allow::Right;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineErrorKind, NewVolume, Volume, VolumeName};
 use crate::holder::Holders;
+use crate::own::{Own, OwnPlaces};
 use crate::prune::{self, LabelFilter, PruneRequest};
 use crate::usage::{self, Usage, UsageError};
 use crate::volume_path::{self, ReachPlan, plan_reach};
@@ -31,23 +32,24 @@ pub(crate) struct VolumeApi {
     config: Arc<Config>,
     engine: Engine,
     holders: Holders,
+    own: Own,
 }
 
 impl VolumeApi {
-    pub(crate) fn new(config: Arc<Config>, engine: Engine, holders: Holders) -> Self {
-        Self { config, engine, holders }
+    pub(crate) fn new(config: Arc<Config>, engine: Engine, holders: Holders, own: Own) -> Self {
+        Self { config, engine, holders, own }
     }
 
-    async fn users(&self) -> Result<Users, EngineError> {
+    /// Who uses which volume, and what is Holdfast's own.
+    async fn users(&self) -> Result<(Users, OwnPlaces), EngineError> {
         let mut users = Users::new();
-        for container in
-            self.engine.list_containers().await?.iter().filter(|container| !container.is_holder())
-        {
+        let containers = self.engine.list_containers().await?;
+        for container in containers.iter().filter(|container| !container.is_holder()) {
             for (volume, user) in convert::volume_users(container) {
                 users.entry(volume.to_owned()).or_default().push(user);
             }
         }
-        Ok(users)
+        Ok((users, self.own.places(&containers)))
     }
 
     async fn usage(&self, name: &VolumeName) -> Result<Usage, UsageError> {
@@ -111,18 +113,20 @@ impl VolumeService for VolumeApi {
             driver,
             unused,
         };
-        let (volumes, mut users) = (self.engine.list_volumes().await?, self.users().await?);
+        let volumes = self.engine.list_volumes().await?;
+        let (mut users, own) = self.users().await?;
         let listed: Vec<_> = volumes
             .into_iter()
             .map(|volume| (users.remove(&volume.name).unwrap_or_default(), volume))
             .filter(|(users, volume)| filter.matches(volume, !users.is_empty()))
+            .map(|(users, volume)| (users, own.volume(&volume), volume))
             .collect();
         let api = self.clone();
-        let answers = futures_util::stream::iter(listed).then(move |(users, volume)| {
+        let answers = futures_util::stream::iter(listed).then(move |(users, own, volume)| {
             let api = api.clone();
             async move {
                 let usage = if with_usage { api.listed_usage(&volume).await } else { None };
-                Ok(convert::volume(volume, users, usage))
+                Ok(convert::volume(volume, users, usage, own))
             }
         });
         Ok(Response::new(Box::pin(answers)))
@@ -138,9 +142,10 @@ impl VolumeService for VolumeApi {
             Ok(volume) => volume,
             Err(error) => return Err(self.unknown(&name, error).await),
         };
-        let users = self.users().await?.remove(name.as_str()).unwrap_or_default();
+        let (mut users, own) = self.users().await?;
+        let (users, own) = (users.remove(name.as_str()).unwrap_or_default(), own.volume(&volume));
         let usage = if with_usage { Some(self.usage(&name).await?) } else { None };
-        Ok(Response::new(convert::volume(volume, users, usage)))
+        Ok(Response::new(convert::volume(volume, users, usage, own)))
     }
 
     async fn create_volume(
@@ -158,7 +163,7 @@ impl VolumeService for VolumeApi {
         volume_settings::check(&self.config.allow, &wanted)?;
         let created = self.engine.create_volume(&wanted).await.map_err(creating)?;
         Ok(Response::new(v1::CreateVolumeResponse {
-            volume: Some(convert::volume(created.volume, Vec::new(), None)),
+            volume: Some(convert::volume(created.volume, Vec::new(), None, None)),
             created: created.created,
         }))
     }

@@ -302,9 +302,8 @@ impl Backup<'_> {
         if self.job.cancel.is_cancelled() {
             return Err(self.cancelled());
         }
-        let source = Source::open(&context.engine, &context.holders, &context.allow, &request.name)
-            .await
-            .map_err(|error| Failure::of(error.code(), &error))?;
+        let source =
+            Source::open(context, &request.name).await.map_err(|error| Failure::of(error.code(), &error))?;
         let open = v1::OpenUploadRequest {
             job_id: self.job.id.to_string(),
             generation: self.job.generation(),

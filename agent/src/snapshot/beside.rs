@@ -73,6 +73,11 @@ impl Wanted {
         self.parent_path.join(os_name(&self.name))
     }
 
+    /// Where the directory is that is to hold it.
+    pub(super) fn parent_path(&self) -> &Path {
+        &self.parent_path
+    }
+
     /// Where it is while it is being filled.
     pub(super) fn staging_path(&self, job: JobId) -> PathBuf {
         self.parent_path.join(format!("{RESTORE_DIRECTORY}{job}"))

@@ -33,6 +33,7 @@ use crate::allow::Allow;
 use crate::controller::Controller;
 use crate::engine::Engine;
 use crate::holder::Holders;
+use crate::own::Own;
 use crate::quiesce::Quiescer;
 use crate::resume::Payer;
 use crate::session::DataPlane;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub max_downtime: Duration,
     /// Knows the name this host has in its fleet.
     pub controller: Controller,
+    /// Knows what is never backed up.
+    pub own: Own,
 }
 
 /// Runs jobs. Cheap to clone.
@@ -88,6 +91,7 @@ struct Context {
     workers: usize,
     max_downtime: Duration,
     controller: Controller,
+    own: Own,
     slots: Semaphore,
 }
 
@@ -142,6 +146,7 @@ impl Snapshots {
             workers,
             max_downtime,
             controller,
+            own,
         } = parts;
         let share = Share::of(memory_bytes);
         let quiescer = Quiescer::new(engine.clone(), payer.clone(), own_container());
@@ -157,6 +162,7 @@ impl Snapshots {
             workers,
             max_downtime,
             controller,
+            own,
             slots: Semaphore::new(share.jobs),
         };
         Self { context: Arc::new(context), registry: Arc::default() }

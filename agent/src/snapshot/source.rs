@@ -7,14 +7,16 @@ use std::path::PathBuf;
 
 use holdfast_archive::snapshot::SourceFacts;
 
-use crate::allow::Allow;
 use crate::allowed_directory::{AllowedDirectory, DirectoryError};
+use crate::contained::{self, ContainedError};
 use crate::engine::{Engine, EngineError, EngineErrorKind, InvalidVolumeName, Volume, VolumeName};
-use crate::holder::Holders;
+use crate::own::{OwnPlaces, Refused};
 use crate::quiesce::Place;
 use crate::resume::RESTORE_LABEL;
 use crate::secrets;
 use crate::volume_path::{self, ReachError, ReachedVolume};
+
+use super::Context;
 
 /// What a caller names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,12 @@ pub enum SourceError {
     Reach(#[from] ReachError),
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Contained(#[from] ContainedError),
+    #[error(transparent)]
+    Own(#[from] Refused),
+    #[error("what on this host is Holdfast's own is not known")]
+    OwnUnknown(#[source] EngineError),
 }
 
 impl SourceError {
@@ -55,6 +63,10 @@ impl SourceError {
         match self {
             Self::Name(_) => "invalid-name",
             Self::Directory(error) => directory_code(error),
+            Self::Contained(ContainedError::Engine(error)) => engine_code(error),
+            Self::Contained(_) => "not-mounted",
+            Self::Own(_) => "holdfast-own",
+            Self::OwnUnknown(error) => engine_code(error),
             Self::Reach(ReachError::Replaced { .. }) => "source-replaced",
             Self::Reach(ReachError::Engine(error)) => engine_code(error),
             Self::Reach(ReachError::Refused { .. } | ReachError::Holder(_)) => "volume-not-reachable",
@@ -87,20 +99,52 @@ pub(crate) fn engine_code(error: &EngineError) -> &'static str {
 }
 
 impl Source {
-    /// Finds the data and keeps it reachable.
-    pub(super) async fn open(
-        engine: &Engine,
-        holders: &Holders,
-        allow: &Allow,
-        name: &SourceName,
-    ) -> Result<Self, SourceError> {
+    /// Finds the data and keeps it reachable. What is Holdfast's own is not
+    /// opened, whoever asks for it.
+    pub(super) async fn open(context: &Context, name: &SourceName) -> Result<Self, SourceError> {
+        let own = context.own.look().await.map_err(SourceError::OwnUnknown)?;
+        let source = Self::find(context, name).await?;
+        match source.is_not_own(name, &own) {
+            Ok(()) => Ok(source),
+            Err(error) => {
+                source.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn is_not_own(&self, name: &SourceName, own: &OwnPlaces) -> Result<(), SourceError> {
+        if let Self::Volume(volume) = self
+            && let Some(what) = own.volume(volume.volume())
+        {
+            return Err(Refused::Is { name: name.to_string(), what }.into());
+        }
+        Ok(own.check(&name.to_string(), self.root()?)?)
+    }
+
+    async fn find(context: &Context, name: &SourceName) -> Result<Self, SourceError> {
+        let Context { engine, holders, allow, .. } = context;
         match name {
             SourceName::Volume(name) => {
                 let name: VolumeName = name.parse()?;
                 let reached = volume_path::resolve(engine, holders, &name).await?;
                 Ok(Self::Volume(Box::new(reached)))
             }
-            SourceName::Directory(path) => Ok(Self::Directory(AllowedDirectory::open(allow, path)?)),
+            SourceName::Directory(path) => {
+                let container = context.own.container();
+                match AllowedDirectory::open(allow, path) {
+                    Ok(directory) => {
+                        contained::check(engine, container, directory.path()).await?;
+                        Ok(Self::Directory(directory))
+                    }
+                    Err(error @ DirectoryError::Open { .. }) => {
+                        // It may be there on the host, and only not mounted.
+                        contained::check(engine, container, path).await?;
+                        Err(error.into())
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use holdfast_archive::snapshot::SourceFacts;
 use holdfast_proto::ids::JobId;
 
 use crate::allowed_directory::AllowedDirectory;
+use crate::contained::{self, ContainedError};
 use crate::engine::{NewVolume, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{Debt, DebtId};
@@ -90,7 +91,7 @@ impl Target {
                     Err(error) => Err(Failure::of(engine_code(&error), &error)),
                 }
             }
-            RestoreTarget::Directory(path) => Wanted::resolve(&context.allow, path).map(drop),
+            RestoreTarget::Directory(path) => wanted(context, path).await.map(drop),
         }
     }
 
@@ -164,7 +165,7 @@ impl Target {
     }
 
     async fn make_directory(context: &Context, job: JobId, path: &Path) -> Result<Self, Failure> {
-        let wanted = Wanted::resolve(&context.allow, path)?;
+        let wanted = wanted(context, path).await?;
         let path = wanted.staging_path(job);
         let mut target =
             Self { owed: Owed::write(context, Debt::RemoveDirectory { job, path }).await?, place: None };
@@ -342,6 +343,25 @@ fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume 
         driver: if asked.driver.is_empty() { "local".to_owned() } else { asked.driver.clone() },
         options: asked.options.clone(),
         labels,
+    }
+}
+
+/// The directory that may be made, on the host itself: what is restored into
+/// the agent's own image goes with its container.
+async fn wanted(context: &Context, path: &Path) -> Result<Wanted, Failure> {
+    let not_mounted = |error: ContainedError| Failure::of("not-mounted", &error);
+    let (engine, own) = (&context.engine, context.own.container());
+    match Wanted::resolve(&context.allow, path) {
+        Ok(wanted) => {
+            contained::check(engine, own, wanted.parent_path()).await.map_err(not_mounted)?;
+            Ok(wanted)
+        }
+        // It may be there on the host, and only not mounted.
+        Err(failure) if failure.code == "not-found" => {
+            contained::check(engine, own, path.parent().unwrap_or(path)).await.map_err(not_mounted)?;
+            Err(failure)
+        }
+        Err(failure) => Err(failure),
     }
 }
 

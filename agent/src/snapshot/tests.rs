@@ -51,6 +51,7 @@ impl Bench {
             workers: 1,
             max_downtime: Duration::from_secs(120),
             controller: Controller::default(),
+            own: Own::new(scene.engine.clone(), None, state.path().to_owned(), Controller::default()),
         });
         Some(Self { scene, repository, snapshots, payer, _state: state, channel })
     }

@@ -65,6 +65,8 @@ struct MatchView {
     connected: bool,
     sources: Vec<String>,
     jitter_seconds: u32,
+    /// Holdfast's own volumes that the selection means: never backed up.
+    own: Vec<String>,
 }
 
 impl From<Policy> for PolicyView {
@@ -100,6 +102,7 @@ impl From<ExplainPolicyResponse> for ExplainView {
             connected: host.connected,
             sources: host.sources,
             jitter_seconds: host.jitter_seconds,
+            own: host.own,
         };
         Self {
             policy: answer.policy.unwrap_or_default().into(),
@@ -162,7 +165,11 @@ impl Render for ExplainView {
                 } else {
                     format!(" +{}", output::duration(u64::from(host.jitter_seconds) * 1000))
                 };
-                format!("{}{away}{jitter}: {sources}", host.host)
+                let own = match host.own.as_slice() {
+                    [] => String::new(),
+                    own => format!("; Holdfast's own, never backed up: {}", own.join(", ")),
+                };
+                format!("{}{away}{jitter}: {sources}{own}", host.host)
             })
             .collect();
         let mut lines = Details::new()

@@ -20,6 +20,8 @@ struct SourceView {
     snapshots: u64,
     last_backup: When,
     bound_by: Vec<String>,
+    /// Holdfast's own and never backed up: what of it; else empty.
+    own: String,
 }
 
 #[derive(Serialize)]
@@ -47,12 +49,16 @@ impl From<Source> for SourceView {
             snapshots: source.snapshots,
             last_backup: When(source.last_backup_unix_ms),
             bound_by: source.bound_by,
+            own: source.own,
         }
     }
 }
 
 impl SourceView {
     fn state(&self) -> &'static str {
+        if !self.own.is_empty() && self.gone == When(0) {
+            return "Holdfast's own";
+        }
         match (self.retired != When(0), self.gone != When(0)) {
             (true, _) => "retired",
             (false, true) => "gone",

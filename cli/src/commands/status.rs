@@ -45,9 +45,18 @@ struct RepositoryView {
 }
 
 #[derive(Serialize)]
+struct OwnView {
+    host: String,
+    source: String,
+    what: String,
+}
+
+#[derive(Serialize)]
 struct StatusView {
     hosts: Vec<HostView>,
     problems: Vec<ProblemView>,
+    /// Holdfast's own volumes, which are never backed up.
+    own: Vec<OwnView>,
     repository: RepositoryView,
     #[serde(skip)]
     list_problems: bool,
@@ -82,6 +91,11 @@ impl StatusView {
                     message: problem.message,
                     hint: problem.hint,
                 })
+                .collect(),
+            own: answer
+                .own
+                .into_iter()
+                .map(|own| OwnView { host: own.host, source: own.source, what: own.what })
                 .collect(),
             repository: RepositoryView {
                 id: repository.id,
@@ -160,6 +174,12 @@ impl Render for StatusView {
         }
         if !repository.collection_off.is_empty() {
             lines.push(format!("nothing is deleted from the repository: {}", repository.collection_off));
+        }
+        for own in &self.own {
+            lines.push(format!(
+                "{}/{} is Holdfast's own ({}), never backed up",
+                own.host, own.source, own.what
+            ));
         }
         if self.list_problems {
             for problem in &self.problems {

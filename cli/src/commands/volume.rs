@@ -28,6 +28,8 @@ struct VolumeView {
     reach_reason: String,
     size_bytes: Option<Bytes>,
     entries: Option<u64>,
+    /// Holdfast's own and never backed up: what of it; else empty.
+    own: String,
 }
 
 #[derive(Serialize)]
@@ -89,6 +91,7 @@ impl From<Volume> for VolumeView {
             reach_reason: volume.reach_reason,
             size_bytes: volume.size_bytes.map(Bytes),
             entries: volume.entries,
+            own: volume.own,
         }
     }
 }
@@ -100,6 +103,13 @@ impl From<KeptVolume> for KeptView {
 }
 
 impl VolumeView {
+    fn note(&self) -> String {
+        match self.own.as_str() {
+            "" => String::new(),
+            own => format!("Holdfast's own, never backed up: {own}"),
+        }
+    }
+
     /// The 64 digits of an anonymous name say nothing to a person.
     fn short_name(&self) -> String {
         if self.anonymous { short(&self.name) } else { self.name.clone() }
@@ -110,6 +120,10 @@ fn volume_rows(volumes: &[VolumeView], with_usage: bool) -> Lines {
     let mut headings = vec!["VOLUME", "DRIVER", "CREATED", "USED BY", "LABELS"];
     if with_usage {
         headings.insert(2, "SIZE");
+    }
+    let with_own = volumes.iter().any(|volume| !volume.own.is_empty());
+    if with_own {
+        headings.push("NOTE");
     }
     let mut rows = Rows::new(&headings, "no volumes");
     if with_usage {
@@ -126,6 +140,9 @@ fn volume_rows(volumes: &[VolumeView], with_usage: bool) -> Lines {
         ];
         if with_usage {
             cells.insert(2, volume.size_bytes.map_or("-".to_owned(), |size| size.to_string()));
+        }
+        if with_own {
+            cells.push(volume.note());
         }
         rows.push(cells);
     }
@@ -166,6 +183,7 @@ impl Render for VolumeView {
             .add("size", self.size_bytes.map_or(String::new(), |size| size.to_string()))
             .add("entries", self.entries.map_or(String::new(), |entries| entries.to_string()))
             .list("used by", users)
+            .add("note", self.note())
             .finish()
     }
 }

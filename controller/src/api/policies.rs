@@ -169,6 +169,7 @@ impl PolicyApi {
         let hosts = matches.iter().map(|found| HostMatch {
             host: found.host.name.clone(),
             sources: found.sources.clone(),
+            own: found.own.iter().map(|source| source.name.clone()).collect(),
             connected: self.jobs.fleet().is_connected(found.host.id),
             jitter_seconds: policy.timing.as_ref().map_or(0, |timing| {
                 u32::try_from(jitter(&policy.name, found.host.id, timing.jitter).as_secs())

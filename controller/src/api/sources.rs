@@ -85,6 +85,7 @@ fn encode(source: SourceRecord, name_of: impl Fn(&HostId) -> String, kept: &Kept
         last_backup_unix_ms: kept.newest_ms(source.id).unwrap_or(0),
         bound_by: Vec::new(),
         name: source.name,
+        own: source.own,
     }
 }
 

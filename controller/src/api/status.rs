@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::v1::status_service_server::StatusService;
-use holdfast_proto::v1::{GetStatusRequest, GetStatusResponse, HostStatus, RepositoryStatus, StatusProblem};
+use holdfast_proto::v1::{
+    GetStatusRequest, GetStatusResponse, HostStatus, OwnSource, RepositoryStatus, StatusProblem,
+};
 use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
@@ -12,6 +14,7 @@ use super::scope::shown_hosts;
 use super::status_map::{catalog_failed, causes};
 use crate::catalog::CatalogError;
 use crate::catalog::snapshots::SnapshotFilter;
+use crate::catalog::sources::SourceRecord;
 use crate::catalog::usage::Alarm;
 use crate::clock::now_ms;
 use crate::coverage::{Coverage, Facts, HostCoverage, Trouble, UPGRADE_NEWS_MS, coverage};
@@ -65,6 +68,7 @@ impl StatusApi {
         let mut problems: Vec<StatusProblem> = troubles.into_iter().map(problem).collect();
         problems.extend(repository_problem(&repository, remedy));
         problems.extend(self.alarms(&facts).await?);
+        let own = own_sources(&facts);
         let hosts = hosts
             .into_iter()
             .map(|line| {
@@ -79,6 +83,7 @@ impl StatusApi {
             repository: Some(repository),
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
             loops: self.loops.all(),
+            own,
         })
     }
 
@@ -127,6 +132,22 @@ impl StatusApi {
         };
         Ok((status, remedy))
     }
+}
+
+/// What is there and never backed up: left out of the counts, it is named.
+fn own_sources(facts: &Facts) -> Vec<OwnSource> {
+    let hosts = facts.hosts.iter().filter(|host| host.retired_ms.is_none());
+    let own = hosts.flat_map(|host| {
+        let here = move |source: &&SourceRecord| {
+            source.host == host.id && source.gone_ms.is_none() && !source.own.is_empty()
+        };
+        facts.sources.iter().filter(here).map(|source| OwnSource {
+            host: host.name.clone(),
+            source: source.name.clone(),
+            what: source.own.clone(),
+        })
+    });
+    own.collect()
 }
 
 fn host_status(line: HostCoverage, engine_version: String, last_seen_unix_ms: i64) -> HostStatus {

@@ -148,6 +148,7 @@ mod tests {
             labels: BTreeMap::new(),
             anonymous: false,
             used: true,
+            own: String::new(),
         }
     }
 

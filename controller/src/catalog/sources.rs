@@ -30,6 +30,9 @@ pub struct SourceRecord {
     pub gone_ms: Option<i64>,
     /// Given up on purpose: it is not missed.
     pub retired_ms: Option<i64>,
+    /// What of Holdfast itself it is, and therefore never backed up; empty for
+    /// everybody else's.
+    pub own: String,
 }
 
 impl SourceRecord {
@@ -50,6 +53,8 @@ pub struct SeenVolume {
     pub labels: BTreeMap<String, String>,
     pub anonymous: bool,
     pub used: bool,
+    /// What of Holdfast itself it is; empty for everybody else's.
+    pub own: String,
 }
 
 impl Catalog {
@@ -220,11 +225,11 @@ async fn upsert_volume(
     let labels = serde_json::to_string(&volume.labels).expect("a map of strings is always JSON");
     sqlx::query(
         "insert into sources (id, host_id, kind, name, driver, labels, anonymous, used,
-                              first_seen_ms, last_seen_ms)
-         values ($1, $2, 'volume', $3, $4, $5, $6, $7, $8, $8)
+                              first_seen_ms, last_seen_ms, own)
+         values ($1, $2, 'volume', $3, $4, $5, $6, $7, $8, $8, $9)
          on conflict (host_id, kind, name) do update
          set driver = excluded.driver, labels = excluded.labels, anonymous = excluded.anonymous,
-             used = excluded.used, last_seen_ms = excluded.last_seen_ms, gone_ms = null,
+             used = excluded.used, own = excluded.own, last_seen_ms = excluded.last_seen_ms, gone_ms = null,
              retired_ms = null",
     )
     .bind(SourceId::generate().to_string())
@@ -235,6 +240,7 @@ async fn upsert_volume(
     .bind(volume.anonymous)
     .bind(volume.used)
     .bind(now_ms)
+    .bind(&volume.own)
     .execute(tx)
     .await?;
     Ok(())
@@ -263,6 +269,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<SourceRecord, CatalogError> {
         last_seen_ms: row.try_get("last_seen_ms")?,
         gone_ms: row.try_get("gone_ms")?,
         retired_ms: row.try_get("retired_ms")?,
+        own: row.try_get("own")?,
     })
 }
 
@@ -289,6 +296,7 @@ mod tests {
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
             anonymous: false,
             used: true,
+            own: String::new(),
         }
     }
 

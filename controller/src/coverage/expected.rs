@@ -57,6 +57,12 @@ impl Expectation<'_> {
     }
 
     fn missed(&self, source: &SourceRecord) -> Option<String> {
+        if !source.own.is_empty() {
+            let promised = self.selector.promised().any(|name| name == source.name);
+            return promised.then(|| {
+                format!("is Holdfast's own ({}) and never backed up: take its name out", source.own)
+            });
+        }
         let selected = self.selector.matches(facts(source));
         let in_last = self.last.contains(&source.id);
         let count = self.kept.count(source.id);

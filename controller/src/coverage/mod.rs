@@ -151,6 +151,10 @@ fn one_source(
     source: &SourceRecord,
     line: &mut HostCoverage,
 ) -> Vec<Trouble> {
+    // Nobody could want it protected, whatever it was before.
+    if !source.own.is_empty() {
+        return Vec::new();
+    }
     let policies = sources::covering(facts, host, source);
     // A retired directory counts again as soon as a policy names it.
     let asked_for = source.kind == SourceKind::Directory && !policies.is_empty();

@@ -49,6 +49,7 @@ fn volume(host: &HostRecord, name: &str) -> SourceRecord {
         last_seen_ms: NOW,
         gone_ms: None,
         retired_ms: None,
+        own: String::new(),
     }
 }
 

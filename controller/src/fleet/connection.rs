@@ -89,7 +89,7 @@ where
 
     let agent = ask(&client, HELLO_TIMEOUT).await?;
     let replacing = contest(&fleet, &catalog, host, &name, &agent, peer).await?;
-    let agent = hello(&client, host, &name).await?.unwrap_or(agent);
+    let agent = hello(&client, &fleet, host, &name).await?.unwrap_or(agent);
     seen(&catalog, host, &agent).await?;
     let Some(number) =
         fleet.register(host, channel, agent.instance_id.clone(), close.clone(), replacing.as_ref())
@@ -190,6 +190,7 @@ async fn contest(
 
 async fn hello(
     client: &AgentServiceClient<Channel>,
+    fleet: &Fleet,
     host: HostId,
     name: &str,
 ) -> Result<Option<Agent>, Rejected> {
@@ -198,11 +199,19 @@ async fn hello(
         host_id: host.to_string(),
         host_name: name.to_owned(),
         now_unix_ms: now_ms(),
+        boot_id: boot_id(),
+        own: fleet.own(),
     });
     request.set_timeout(HELLO_TIMEOUT);
     let answer = timeout(HELLO_TIMEOUT, client.clone().hello(request)).await;
     let answer = answer.map_err(|_| Rejected::Silent)?;
     Ok(answer.map_err(|status| Rejected::Refused(Box::new(status)))?.into_inner().agent)
+}
+
+/// Of the kernel this runs on; empty where it is not known.
+fn boot_id() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// Asks for news until the connection ends. An agent that is slow to answer

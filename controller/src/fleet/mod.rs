@@ -4,6 +4,8 @@
 pub mod connection;
 pub mod forward;
 pub mod listing;
+mod own;
 pub mod registry;
 
+pub use own::own_directories;
 pub use registry::Fleet;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_archive::ids::HostId;
+use holdfast_proto::v1::OwnDirectory;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -33,6 +34,7 @@ pub struct Fleet {
 struct Inner {
     state: Mutex<State>,
     changes: watch::Sender<u64>,
+    own: Vec<OwnDirectory>,
 }
 
 #[derive(Debug, Default)]
@@ -51,8 +53,18 @@ impl Default for Fleet {
 
 impl Fleet {
     pub fn new() -> Self {
+        Self::with_own(Vec::new())
+    }
+
+    /// `own`: directories of this controller, of which agents are told.
+    pub fn with_own(own: Vec<OwnDirectory>) -> Self {
         let (changes, _) = watch::channel(0);
-        Self { inner: Arc::new(Inner { state: Mutex::default(), changes }) }
+        Self { inner: Arc::new(Inner { state: Mutex::default(), changes, own }) }
+    }
+
+    /// Directories that agents on this machine are never to back up.
+    pub(super) fn own(&self) -> Vec<OwnDirectory> {
+        self.inner.own.clone()
     }
 
     /// How to call the host's agent, while it is connected. Calls need a

@@ -284,7 +284,8 @@ mod tests {
 
     #[test]
     fn parameters_survive_their_row() {
-        let policy = crate::policy::parse(include_str!("../policy/example.toml")).expect("right");
+        let policy =
+            crate::policy::parse(include_str!("../../../deploy/examples/policy.toml")).expect("right");
         for parameters in [
             Parameters::Backup(BackupParameters::of_policy(&policy)),
             Parameters::Restore(RestoreParameters {

@@ -143,7 +143,8 @@ async fn list_mounts(channel: Channel) -> Result<Vec<ContainerMounts>, Status> {
     Ok(containers)
 }
 
-/// What the running containers of a host bind.
+/// What the running containers of a host bind, but Holdfast's own, for whose
+/// sake nothing is to be protected.
 struct Binds {
     /// By path.
     kept: Vec<SeenBind>,
@@ -154,7 +155,9 @@ struct Binds {
 fn binds(containers: Vec<ContainerMounts>) -> Binds {
     let mut binds: BTreeMap<String, SeenBind> = BTreeMap::new();
     let mut left_out = BTreeSet::new();
-    for container in containers.into_iter().filter(|container| LIVE.contains(&container.state.as_str())) {
+    for container in
+        containers.into_iter().filter(|container| !container.own && LIVE.contains(&container.state.as_str()))
+    {
         for mount in container.mounts.into_iter().filter(|mount| mount.kind() == MountKind::Bind) {
             if mount.source.len() > MAX_PATH_LEN || !mount.source.starts_with('/') {
                 continue;
@@ -201,6 +204,8 @@ fn seen(volume: Volume) -> Option<SeenVolume> {
     }
     let mut driver = volume.driver;
     clip(&mut driver);
+    let mut own = volume.own;
+    clip(&mut own);
     let fits = |(key, value): &(String, String)| key.len() + value.len() <= TEXT;
     Some(SeenVolume {
         used: !volume.users.is_empty(),
@@ -208,13 +213,14 @@ fn seen(volume: Volume) -> Option<SeenVolume> {
         driver,
         labels: volume.labels.into_iter().filter(fits).take(LABELS).collect(),
         anonymous: volume.anonymous,
+        own,
     })
 }
 
 /// Bytes a volume takes while its list is taken in, about.
 fn size(volume: &SeenVolume) -> usize {
     let labels = volume.labels.iter().map(|(key, value)| key.len() + value.len() + LABEL_BYTES);
-    volume.name.len() + volume.driver.len() + LABEL_BYTES + labels.sum::<usize>()
+    volume.name.len() + volume.driver.len() + volume.own.len() + LABEL_BYTES + labels.sum::<usize>()
 }
 
 /// Takes in the volumes of one host and what its containers bind; gives the
@@ -278,6 +284,20 @@ mod tests {
         for name in [String::new(), "x".repeat(256), "a\u{1b}[31mb".to_owned(), "a\nb".to_owned()] {
             assert!(seen(listed(&name)).is_none(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn v21_what_holdfasts_own_containers_bind_is_left_out() {
+        let container = |name: &str, own| {
+            let mount = holdfast_proto::v1::Mount {
+                kind: MountKind::Bind.into(),
+                source: format!("/srv/{name}"),
+                ..Default::default()
+            };
+            ContainerMounts { state: "running".to_owned(), mounts: vec![mount], own, ..Default::default() }
+        };
+        let found = binds(vec![container("web", false), container("agent", true)]);
+        assert_eq!(found.iter().map(|bind| bind.path.as_str()).collect::<Vec<_>>(), ["/srv/web"]);
     }
 
     #[test]

@@ -124,7 +124,13 @@ async fn sources(
 
 /// A source as selectors see it.
 pub fn facts(source: &SourceRecord) -> VolumeFacts<'_> {
-    VolumeFacts { name: &source.name, labels: &source.labels, anonymous: source.anonymous, used: source.used }
+    VolumeFacts {
+        name: &source.name,
+        labels: &source.labels,
+        anonymous: source.anonymous,
+        used: source.used,
+        own: !source.own.is_empty(),
+    }
 }
 
 async fn refresh(driving: &Driving, host: HostId) -> Result<(), Failure> {

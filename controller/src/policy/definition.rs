@@ -137,6 +137,8 @@ pub struct VolumeFacts<'a> {
     pub anonymous: bool,
     /// Some container, running or not, refers to it.
     pub used: bool,
+    /// It is Holdfast's own: nothing matches it, not even its name.
+    pub own: bool,
 }
 
 /// Volumes by name and label. With neither given it matches none: a policy
@@ -162,7 +164,7 @@ impl VolumeSelector {
     /// An anonymous volume that no container refers to is what was left
     /// behind; it is matched by its full name only.
     pub fn matches(&self, volume: VolumeFacts<'_>) -> bool {
-        if self.is_empty() || self.exclude.matches(volume.name) {
+        if volume.own || self.is_empty() || self.exclude.matches(volume.name) {
             return false;
         }
         if volume.anonymous && !volume.used {
@@ -224,7 +226,7 @@ mod tests {
             labels: Vec::new(),
         };
         let none = BTreeMap::new();
-        let volume = |name, anonymous, used| VolumeFacts { name, labels: &none, anonymous, used };
+        let volume = |name, anonymous, used| VolumeFacts { name, labels: &none, anonymous, used, own: false };
         assert!(selector.matches(volume("db_data", false, false)));
         assert!(!selector.matches(volume("cache_web", false, true)));
         assert!(selector.matches(volume("0a1b", true, true)));

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn p21_policies_come_back_from_the_bucket_disabled() {
-        let policy = super::super::parse(include_str!("example.toml")).expect("right");
+        let policy =
+            super::super::parse(include_str!("../../../deploy/examples/policy.toml")).expect("right");
         let record = PolicyRecord { policy, applied_ms: 1, since_ms: 1 };
         let (policies, unreadable) = read_policies(&policies_json(&[record])).expect("reads");
         assert!(unreadable.is_empty());

@@ -3,6 +3,7 @@
 use holdfast_proto::v1::SourceKind;
 
 use super::Policy;
+use super::definition::VolumeFacts;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::sources::SourceRecord;
 use crate::operations::backup::facts;
@@ -13,6 +14,8 @@ pub struct HostMatches<'a> {
     pub host: &'a HostRecord,
     /// Names: volumes that are there now, then directories.
     pub sources: Vec<String>,
+    /// Volumes that the selection means, and that are Holdfast's own.
+    pub own: Vec<&'a SourceRecord>,
 }
 
 impl Policy {
@@ -35,7 +38,7 @@ impl Policy {
     }
 
     /// What the policy matches on every host it selects.
-    pub fn matches<'a>(&self, hosts: &'a [HostRecord], sources: &[SourceRecord]) -> Vec<HostMatches<'a>> {
+    pub fn matches<'a>(&self, hosts: &'a [HostRecord], sources: &'a [SourceRecord]) -> Vec<HostMatches<'a>> {
         hosts
             .iter()
             .filter(|host| self.selects(host))
@@ -45,9 +48,17 @@ impl Policy {
                     .filter(|source| source.host == host.id && source.kind == SourceKind::Volume)
                     .filter(|source| self.covers(source))
                     .map(|source| source.name.clone());
-                HostMatches { host, sources: volumes.chain(self.directories.iter().cloned()).collect() }
+                let sources_there = volumes.chain(self.directories.iter().cloned()).collect();
+                HostMatches { host, sources: sources_there, own: self.own(host, sources) }
             })
             .collect()
+    }
+
+    /// Volumes of a host that would be in it if they were not Holdfast's own.
+    fn own<'a>(&self, host: &HostRecord, sources: &'a [SourceRecord]) -> Vec<&'a SourceRecord> {
+        let means = |source: &SourceRecord| self.volumes.matches(VolumeFacts { own: false, ..facts(source) });
+        let here = sources.iter().filter(|source| source.host == host.id && !source.own.is_empty());
+        here.filter(|source| source.gone_ms.is_none() && means(source)).collect()
     }
 
     /// What an operator should know about a match that is empty or thin.
@@ -65,7 +76,13 @@ impl Policy {
         for found in matches {
             let there = |name: &str| found.sources.iter().any(|source| source == name);
             for name in self.volumes.promised().filter(|name| !there(name)) {
-                warnings.push(format!("{}: volume `{name}` is not there", found.host.name));
+                warnings.push(match found.own.iter().find(|own| own.name == name) {
+                    Some(own) => format!(
+                        "{}: volume `{name}` is Holdfast's own ({}) and never backed up",
+                        found.host.name, own.own
+                    ),
+                    None => format!("{}: volume `{name}` is not there", found.host.name),
+                });
             }
             if found.sources.is_empty() {
                 warnings.push(format!("{}: nothing matches there", found.host.name));

@@ -3,7 +3,7 @@
 //! All that is wrong is listed at once with line and column, because a
 //! reader who mends one mistake to be shown the next loses patience. Unknown
 //! keys are errors: a misspelt `consistency` that is ignored gives backups
-//! nobody wanted. `example.toml` beside this file shows every key.
+//! nobody wanted. `deploy/examples/policy.toml` shows every key.
 
 use std::time::Duration;
 
@@ -36,6 +36,10 @@ const KEYS: [&str; 12] = [
     "schedule",
     "retention",
 ];
+const HOST_KEYS: [&str; 2] = ["names", "labels"];
+const VOLUME_KEYS: [&str; 3] = ["include", "exclude", "labels"];
+const SCHEDULE_KEYS: [&str; 5] = ["cron", "zone", "dst", "jitter", "catch_up"];
+const RETENTION_KEYS: [&str; 1] = ["keep_last"];
 
 /// Reads one policy; the error lists everything that is wrong with it, in
 /// the order of the file.
@@ -166,7 +170,7 @@ fn read_hosts(reader: &mut Reader<'_>, root: &DeTable<'_>) -> HostSelector {
         }
         return hosts;
     };
-    reader.known_keys(table, &["names", "labels"]);
+    reader.known_keys(table, &HOST_KEYS);
     if let Some(value) = table.get("names") {
         hosts.names = read_patterns(reader, "names", value);
     }
@@ -183,7 +187,7 @@ fn read_volumes(reader: &mut Reader<'_>, root: &DeTable<'_>) -> VolumeSelector {
         volumes.include = read_patterns(reader, "volumes", value);
         return volumes;
     };
-    reader.known_keys(table, &["include", "exclude", "labels"]);
+    reader.known_keys(table, &VOLUME_KEYS);
     if let Some(value) = table.get("include") {
         volumes.include = read_patterns(reader, "include", value);
     }
@@ -218,7 +222,7 @@ fn read_directories(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Vec<String> 
 
 fn read_timing(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Option<Timing> {
     let table = reader.table(root, "schedule")?;
-    reader.known_keys(table, &["cron", "zone", "dst", "jitter", "catch_up"]);
+    reader.known_keys(table, &SCHEDULE_KEYS);
     if !table.contains_key("cron") {
         let at = root.get("schedule").map_or(0, |value| value.span().start);
         reader.problem(at, "`cron` is missing in `schedule`; without a schedule leave out the whole table");
@@ -264,13 +268,49 @@ fn read_zone(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Option<chrono_tz::
 
 fn read_retention(reader: &mut Reader<'_>, root: &DeTable<'_>) -> Option<u32> {
     let table = reader.table(root, "retention")?;
-    reader.known_keys(table, &["keep_last"]);
+    reader.known_keys(table, &RETENTION_KEYS);
     reader.number(table, "keep_last", 1, "the last good snapshot of a source is never forgotten")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::documented;
+
+    #[test]
+    fn every_key_is_documented_and_its_default_changes_nothing() {
+        let documented = documented::keys("Policy");
+        let below = |table: &str, keys: &[&str]| -> Vec<String> {
+            keys.iter().map(|key| format!("{table}.{key}")).collect()
+        };
+        let mut known: BTreeSet<String> = KEYS.iter().map(|&key| key.to_owned()).collect();
+        known.extend(below("hosts", &HOST_KEYS));
+        known.extend(below("volumes", &VOLUME_KEYS));
+        known.extend(below("schedule", &SCHEDULE_KEYS));
+        known.extend(below("retention", &RETENTION_KEYS));
+        assert_eq!(documented.keys().cloned().collect::<BTreeSet<_>>(), known);
+
+        let file = "name = 'a'\nvolumes = { include = ['*'] }\n[schedule]\ncron = '0 2 * * *'\n";
+        let shown = |text: &str| {
+            let policy = Policy { toml: String::new(), ..parse(text).expect(text) };
+            format!("{policy:?}")
+        };
+        let defaults = documented.iter().filter_map(|(key, default)| Some((key, default.as_ref()?)));
+        let mut count = 0;
+        for (key, default) in defaults {
+            let text = documented::with_key(file, key, default);
+            assert_eq!(shown(&text), shown(file), "`{default}` is not the default of `{key}`");
+            count += 1;
+        }
+        assert!(count >= 9, "only {count} defaults are given as such");
+        for key in &known {
+            let name = key.rsplit('.').next().expect("a name");
+            let example = include_str!("../../../deploy/examples/policy.toml");
+            assert!(example.contains(name), "the example does not show `{key}`");
+        }
+    }
 
     fn problems(text: &str) -> Vec<String> {
         parse(text)
@@ -282,7 +322,7 @@ mod tests {
 
     #[test]
     fn the_example_shows_every_key_and_reads_as_it_says() {
-        let text = include_str!("example.toml");
+        let text = include_str!("../../../deploy/examples/policy.toml");
         let policy = parse(text).expect("the example is right");
         for key in KEYS.iter().chain(&["cron", "zone", "dst", "jitter", "catch_up", "keep_last"]) {
             assert!(text.contains(key), "{key} is not in the example");

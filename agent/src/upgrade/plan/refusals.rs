@@ -5,12 +5,12 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::allow::{Allow, Right};
-use crate::engine::{Container, ContainerState, Mount, MountKind};
+use crate::engine::{Container, ContainerState, Mount, MountKind, Role};
 use crate::upgrade::guards::counted;
 use crate::upgrade::handover::Own;
 use crate::upgrade::record::{NEW_INFIX, OLD_INFIX};
 
-use super::image::{ImageFacts, Reference};
+use super::image::ImageFacts;
 
 /// Why an upgrade cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,22 +31,17 @@ impl Refusal {
 /// Labels that Docker Swarm puts on the containers of its tasks.
 const SWARM: &str = "com.docker.swarm.";
 
-/// Label of Holdfast's own images.
-const ROLE_LABEL: &str = "org.holdfast.role";
-
 /// What the container itself is.
 pub(super) fn of_container(container: &Container, old: &ImageFacts) -> Vec<Refusal> {
     let name = container.name.as_str();
     let mut refusals = Vec::new();
     let mut refuse = |code, text: String| refusals.push(Refusal::new(code, name, text));
-    let last = Reference::of(&container.image);
-    if old.labels.get(ROLE_LABEL).is_some_and(|role| role == "controller")
-        || last.last_part() == "holdfast-controller"
-    {
+    let role = container.role().or_else(|| Role::of_labels(&old.labels));
+    if role == Some(Role::Controller) {
         refuse(
             "own-controller",
             format!(
-                "`{name}` is a Holdfast controller, which directs upgrades and cannot be stopped by its own: on its host, fetch or build its new image and make its container anew (`docker compose up -d`, with --build where the image is built there)"
+                "`{name}` is a Holdfast controller, which directs upgrades and cannot be stopped by its own: on its host, fetch or build its new image and make its container anew (`docker-compose up -d controller`, with --build where the image is built there)"
             ),
         );
     }
@@ -276,6 +271,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::ROLE_LABEL;
     use crate::upgrade::plan::testing::container;
 
     fn codes(container: &Container) -> Vec<&'static str> {

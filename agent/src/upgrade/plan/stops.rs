@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::engine::{Container, ContainerState, MountKind};
-use crate::quiesce::{Place, depends_on, live_users, lives_in, rest_order};
+use crate::quiesce::{Place, depends_on, is_own, live_users, lives_in, rest_order};
 use crate::upgrade::record::OLD_INFIX;
 
 use super::refusals::{Refusal, is_swarm};
@@ -53,7 +53,7 @@ pub(super) fn plan(
     own: Option<&str>,
 ) -> Stops {
     let others: Vec<&Container> =
-        containers.iter().filter(|one| one.id != old.id && Some(one.id.as_str()) != own).collect();
+        containers.iter().filter(|one| one.id != old.id && !is_own(one, own)).collect();
     let bound_at_rest =
         |anew| if own == Some(old.id.as_str()) { Vec::new() } else { bound_at_rest(&others, anew) };
     if old.state != ContainerState::Running {

@@ -43,6 +43,7 @@ async fn o01_applying_shows_the_next_five_fires_and_what_it_matches() {
         labels: BTreeMap::new(),
         anonymous: false,
         used: true,
+        own: String::new(),
     };
     bench.catalog.record_volumes(bench.host, &[volume], 1).await.expect("recorded");
     let api = PolicyApi::new(bench.jobs());

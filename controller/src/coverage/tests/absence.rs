@@ -315,3 +315,38 @@ fn h07_what_was_noted_under_a_clock_that_was_ahead_excuses_nothing() {
     away.hosts[0].last_seen_ms = Some(NOW + year);
     assert_eq!(kinds(&away), ["silent-host"], "it was seen then for the last time");
 }
+
+#[test]
+fn v21_holdfasts_own_volumes_are_neither_counted_nor_missed_nor_matched() {
+    let web = host("web-1");
+    let mut state = volume(&web, "db_state");
+    state.own = "the state of the controller in container `c`".to_owned();
+    let mut sources = vec![volume(&web, "db_a"), state];
+    let mut facts_of = |gone_ms| {
+        sources[1].gone_ms = gone_ms;
+        let mut facts = facts(vec![web.clone()], sources.clone(), vec![policy(NIGHTLY)]);
+        // It was backed up by an older version.
+        facts.snapshots = sources.iter().map(|source| snapshot(source, HOUR, false)).collect();
+        facts
+    };
+    for gone_ms in [None, Some(NOW - HOUR)] {
+        let facts = facts_of(gone_ms);
+        assert_eq!(places(&facts), [], "gone: {gone_ms:?}");
+        let line = &coverage(&facts).hosts[0];
+        assert_eq!((line.sources, line.protected, line.missing), (1, 1, 0), "gone: {gone_ms:?}");
+    }
+    let facts = facts_of(None);
+    let nightly = &facts.policies[0].policy;
+    let matches = nightly.matches(&facts.hosts, &facts.sources);
+    assert_eq!(matches[0].sources, ["db_a"]);
+    assert_eq!(matches[0].own.iter().map(|own| own.name.as_str()).collect::<Vec<_>>(), ["db_state"]);
+    assert!(nightly.match_warnings(&matches, &facts.hosts).is_empty(), "a glob promises nothing");
+
+    // Nobody's policy covers it either, and that is no alarm.
+    let uncovered = Facts { policies: vec![policy(&NIGHTLY.replace("db_*", "db_a"))], ..facts_of(None) };
+    assert_eq!(places(&uncovered), []);
+    let named = policy(&NIGHTLY.replace("db_*", "db_state")).policy;
+    let matches = named.matches(&facts.hosts, &facts.sources);
+    let warnings = named.match_warnings(&matches, &facts.hosts);
+    assert!(warnings[0].contains("Holdfast's own") && warnings[0].contains("container `c`"), "{warnings:?}");
+}

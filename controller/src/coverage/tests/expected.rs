@@ -63,3 +63,15 @@ fn h06_a_backup_misses_what_its_selection_has_silently_lost() {
     sources[0].gone_ms = Some(NOW);
     assert_eq!(missed(&all, &sources, 1, &[]), ["0a1b"]);
 }
+
+#[test]
+fn v21_holdfasts_own_is_missed_only_where_it_is_named() {
+    let web = host("web-1");
+    let mut sources = [volume(&web, "db_a"), volume(&web, "state")];
+    sources[1].own = "the repository".to_owned();
+    let all = selector(&["*"], &[]);
+    assert!(missed(&all, &sources, 1, &[0, 1]).is_empty(), "the last run of an older version had it");
+    sources[1].gone_ms = Some(NOW);
+    assert!(missed(&all, &sources, 1, &[0, 1]).is_empty());
+    assert_eq!(missed(&selector(&["state"], &[]), &sources, 0, &[]), ["state"]);
+}
