@@ -206,7 +206,7 @@ fn v22_an_agent_in_a_container_reads_no_directory_of_its_own_image() {
     );
     machine.run(&allow);
     machine.recreate_agent(&format!(
-        "    volumes:\n      - {0}:{0}:rslave\n      - {1}:/mnt/data\n    labels:\n      again: \"1\"\n",
+        "    volumes:\n      - {0}:{0}\n      - {1}:/mnt/data\n    labels:\n      again: \"1\"\n",
         mounted.display(),
         elsewhere.display()
     ));
