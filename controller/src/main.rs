@@ -22,7 +22,6 @@ use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome}
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, Grant};
-use holdfast_controller::quota::Quotas;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as Checked};
 use holdfast_controller::succession::{self, TakenOver};
 use holdfast_controller::{logging, setup};

@@ -260,6 +260,7 @@ mod tests {
             labels: BTreeMap::new(),
             anonymous: false,
             used: true,
+            own: String::new(),
         };
         catalog.record_volumes(kept, &[volume("old"), volume("data")], 2).await.expect("recorded");
         catalog.record_volumes(kept, &[volume("data")], 3).await.expect("recorded");

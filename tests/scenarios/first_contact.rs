@@ -44,19 +44,20 @@ fn a_store_that_refuses_is_told_within_seconds() {
 }
 
 #[test]
-fn a_controller_without_an_address_names_one_that_can_be_dialled() {
+fn a_controller_without_an_address_is_told_what_to_add() {
     let dir = tempfile::tempdir().unwrap();
-    let (code, stdout, stderr) =
-        said(&mut init(&dir.path().join("state"), dir.path().join("repository").to_str().unwrap()));
+    let repository = dir.path().join("repository").display().to_string();
+    let (code, _, stderr) = said(&mut init(&dir.path().join("state"), &repository));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("--address NAME:7443"), "{stderr}");
+    assert!(!dir.path().join("repository").exists(), "nothing was made");
+    let (code, _, stderr) =
+        said(init(&dir.path().join("state"), &repository).args(["--address", "c.example"]));
     assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.contains("no --address was given: hosts will dial "), "{stdout}");
-    let config = std::fs::read_to_string(dir.path().join("state/config.toml")).unwrap();
-    let addresses = config.lines().find(|line| line.starts_with("addresses = ")).expect("addresses");
-    assert!(!addresses.contains("0.0.0.0") && addresses.len() > "addresses = [\"\"]".len(), "{addresses}");
 
     // A second one there is told what to do instead.
     let (code, _, stderr) =
-        said(&mut init(&dir.path().join("other"), dir.path().join("repository").to_str().unwrap()));
+        said(init(&dir.path().join("other"), &repository).args(["--address", "c.example"]));
     assert_eq!(code, 1);
     assert!(stderr.contains("holdfast-controller rebuild"), "{stderr}");
 }
@@ -68,6 +69,7 @@ fn files_named_from_here_are_found_from_anywhere() {
     let port = Port::reserve();
     let endpoint = format!("http://127.0.0.1:{}", port.number());
     let mut command = init(&dir.path().join("state"), "s3://bucket/x");
+    command.args(["--address", "c.example"]);
     command.current_dir(dir.path()).args(["--s3-credentials-file", "keys", "--s3-endpoint", &endpoint]);
     let (_, _, stderr) = said(&mut command);
     // The store is not there; the file was read.
@@ -84,7 +86,7 @@ fn words_of_other_tools_are_answered_with_what_there_is() {
     for (line, answer) in [
         (["snapshot", "rm"], "holdfast snapshot forget"),
         (["host", "add"], "holdfast host token NAME"),
-        (["audit", "ls"], "holdfast-controller audit verify"),
+        (["repo", "init"], "holdfast-controller init"),
         (["policy", "create"], "holdfast apply -f FILE"),
     ] {
         let (code, _, stderr) = said(Command::new(binaries::path("holdfast")).args(line));

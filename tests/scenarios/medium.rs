@@ -10,7 +10,7 @@ use e2e::disk::Disk;
 use e2e::docker::IMAGE;
 use e2e::fleet::{Fleet, Place, Said};
 use e2e::process::run;
-use e2e::{require_disk, require_engine, require_fuse, tree, wait};
+use e2e::{require_disk, require_engine, require_fuse, tree};
 use holdfast_archive::pack::{TableRead, read_table};
 use holdfast_archive::seam::{FrameKind, PackEntry};
 
@@ -277,56 +277,4 @@ fn h08_a_fleet_at_work_has_no_losses() {
         working.join().unwrap();
         verified.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-}
-
-/// Takes every block that is left, root's own included.
-fn fill(directory: &Path) -> PathBuf {
-    let filler = directory.join("filler");
-    let mut command = Command::new("dd");
-    command.args(["if=/dev/zero", "bs=4096", "status=none", "oflag=append", "conv=notrunc"]);
-    let output = command.arg(format!("of={}", filler.display())).output().unwrap();
-    assert!(!output.status.success(), "it is full");
-    filler
-}
-
-#[test]
-fn s20_a_full_disk_is_pruned_and_takes_backups_again() {
-    require_engine!();
-    require_disk!();
-    let mut fleet = Fleet::controller_only(Place::Directory);
-    let file = fleet.state_dir().join("config.toml");
-    let config = std::fs::read_to_string(&file).unwrap();
-    let ripe: Vec<&str> = config.lines().filter(|line| !line.starts_with("forget_grace_seconds")).collect();
-    std::fs::write(&file, format!("forget_grace_seconds = 0\n{}\n", ripe.join("\n"))).unwrap();
-    let place = fleet.repository_dir();
-    let _disk = Disk::below(&place);
-    fleet.start_controller(None);
-    fleet.add_host("host-a");
-    write(&fleet, "vol", "head -c 60000000 /dev/urandom > /data/big");
-    fleet.backup("host-a", "vol", "none");
-    write(&fleet, "vol", "head -c 3000000 /dev/urandom > /data/big");
-    fleet.backup("host-a", "vol", "none");
-    // Index files are written when a controller starts, and now and then.
-    fleet.controller().kill();
-    fleet.start_controller(None);
-    fleet.wait_connected("host-a");
-    wait::until("an index file", 120, || {
-        let files = std::fs::read_dir(place.join("index")).map_or(0, Iterator::count);
-        (files > 0).then_some(()).ok_or(files)
-    });
-    let filler = fill(&place);
-    let head = std::fs::write(place.join("state").join("probe"), "x".repeat(4096));
-    assert!(head.is_err(), "there is no room for another file");
-    let _ = std::fs::remove_file(place.join("state").join("probe"));
-
-    let before: u64 = fleet.packs().values().sum();
-    fleet.ok(&["snapshot", "forget", "host-a/vol@#1"]);
-    fleet.ok(&["repo", "prune"]);
-    let after: u64 = fleet.packs().values().sum();
-    assert!(after + 50_000_000 < before, "{before} to {after}");
-    let job = fleet.backup("host-a", "vol", "none");
-    assert_eq!(job["state"], "succeeded", "{job}");
-    std::fs::remove_file(filler).unwrap();
-    restores(&fleet, "host-a/vol@latest", "vol", "r1");
-    fleet.assert_whole();
 }

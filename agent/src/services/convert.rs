@@ -208,6 +208,7 @@ mod tests {
             },
             Vec::new(),
             None,
+            None,
         );
         assert!(!format!("{listed:?}").contains("hunter2"), "{listed:?}");
         assert_eq!(

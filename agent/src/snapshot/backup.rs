@@ -457,7 +457,7 @@ impl Backup<'_> {
             Ok(Commit::Committed(committed)) => {
                 let stats = wire_stats(&stats);
                 let own = Done { snapshot: String::new(), stats, partial, shrunk, problems };
-                Ok(Ok(own.as_committed(committed)))
+                Ok(Ok(own.told_committed(committed)))
             }
             Ok(Commit::Missing(frames)) => {
                 tracing::warn!(job.id = %self.job.id, source.id = %target.id, frames = frames.len(),
@@ -576,7 +576,7 @@ impl Done {
     /// As the repository has it. Where an earlier attempt of this job committed
     /// and died, that attempt's snapshot is the answer, and this one's reading
     /// is nowhere.
-    fn as_committed(self, committed: v1::CommittedSnapshot) -> Self {
+    fn told_committed(self, committed: v1::CommittedSnapshot) -> Self {
         let v1::CommittedSnapshot { snapshot_id: snapshot, partial, stats, problems, .. } = committed;
         match stats {
             Some(stats) => {

@@ -2,7 +2,7 @@
 //! instead: said where clap knows only that there is no such command.
 
 /// Noun, word, and what to use. An empty noun is the top level.
-const INSTEAD: [(&str, &str, &str); 40] = [
+const INSTEAD: [(&str, &str, &str); 39] = [
     ("", "list", "holdfast snapshot ls, or host ls, volume ls, job ls"),
     ("", "ls", "holdfast snapshot ls, or host ls, volume ls, job ls"),
     ("", "snapshots", "holdfast snapshot ls"),
@@ -25,7 +25,6 @@ const INSTEAD: [(&str, &str, &str); 40] = [
         "token",
         "on the controller's machine: holdfast-controller token create | ls | revoke; for a host: holdfast host token NAME",
     ),
-    ("", "audit", "on the controller's machine: holdfast-controller audit verify"),
     ("", "agent", "on the host: holdfast-agent status | join | leave; from here: holdfast host show NAME"),
     (
         "",

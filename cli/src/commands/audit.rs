@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Env, collect, counted, within};
 use crate::args::AuditCommand;
 use crate::error::{Exit, Result};
-use crate::output::{self, Render, Rows, When};
+use crate::output::{self, Lines, Render, Rows, When};
 
 #[derive(Serialize)]
 struct RowView {
@@ -51,7 +51,7 @@ impl From<VerifyAuditResponse> for VerifiedView {
 }
 
 impl Render for RowList {
-    fn human(&self) -> String {
+    fn lines(&self) -> Lines {
         let headings = ["ROW", "TIME", "CALLER", "METHOD", "OUTCOME", "ABOUT"];
         let mut rows = Rows::new(&headings, "no rows").right(&[0]);
         for row in &self.0 {
@@ -70,8 +70,8 @@ impl Render for RowList {
 }
 
 impl Render for VerifiedView {
-    fn human(&self) -> String {
-        let mut lines = Vec::new();
+    fn lines(&self) -> Lines {
+        let mut lines = Lines::new();
         if self.intact {
             let bucket = match self.bucket_row {
                 0 => String::new(),
@@ -88,7 +88,7 @@ impl Render for VerifiedView {
         if !self.bucket_problem.is_empty() {
             lines.push(format!("not held against the bucket: {}", self.bucket_problem));
         }
-        lines.join("\n")
+        lines
     }
 }
 

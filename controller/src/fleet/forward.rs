@@ -109,7 +109,7 @@ fn not_connected(host: &HostRecord) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::caller::Role;
+    use crate::api::caller::{HostScope, Role};
 
     #[test]
     fn r12_no_token_and_no_forged_actor_goes_on() {
@@ -127,7 +127,10 @@ mod tests {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers.append("authorization", HeaderValue::from_static("Bearer hfo_second"));
-        clean(&mut headers, &Caller::Operator { name: "anna".to_owned(), role: Role::Viewer });
+        clean(
+            &mut headers,
+            &Caller::Operator { name: "anna".to_owned(), role: Role::Viewer, hosts: HostScope::default() },
+        );
         assert!(!format!("{headers:?}").contains("hfo_"));
         assert_eq!(
             (&headers[ACTOR_METADATA], &headers[ROLE_METADATA]),

@@ -297,7 +297,7 @@ mod tests {
             ContainerMounts { state: "running".to_owned(), mounts: vec![mount], own, ..Default::default() }
         };
         let found = binds(vec![container("web", false), container("agent", true)]);
-        assert_eq!(found.iter().map(|bind| bind.path.as_str()).collect::<Vec<_>>(), ["/srv/web"]);
+        assert_eq!(found.kept.iter().map(|bind| bind.path.as_str()).collect::<Vec<_>>(), ["/srv/web"]);
     }
 
     #[test]

@@ -12,6 +12,9 @@ fn altered(tree: &Tree, alter: impl FnOnce(&mut SnapshotBody)) -> Vec<u8> {
     encode_body(&body)
 }
 
+/// What it is about, and how it is told.
+type Lie = (&'static str, fn(&mut SnapshotBody));
+
 impl World {
     /// A volume of the host instead of its directory.
     async fn with_volume(mut self, name: &str) -> Self {
@@ -21,6 +24,7 @@ impl World {
             labels: Default::default(),
             anonymous: false,
             used: true,
+            own: String::new(),
         };
         let catalog = self.repository.catalog();
         catalog.record_volumes(self.host, &[volume], 1).await.expect("recorded");
@@ -40,7 +44,7 @@ async fn v05_a_snapshot_that_names_another_host_source_or_kind_is_refused() {
         body.source.kind = "volume".into();
         body.source.name = "app_data".into();
     };
-    let lies: [(&str, fn(&mut SnapshotBody)); 4] = [
+    let lies: [Lie; 4] = [
         ("host", |body| body.host_name = "db-1".into()),
         ("source", |body| body.source.name = "db_data".into()),
         ("kind of source", |body| body.source.kind = "directory".into()),

@@ -161,7 +161,7 @@ async fn h01_below_a_page_that_is_lost_everything_stays_until_it_is_sent_again()
         assert!(world.stored(below).await && world.stored(above).await, "{how:?}");
         let plan = gc::plan(&repository).await.expect("a plan");
         assert!(plan.packs_deleted == 0 && plan.notes[0].contains("--accept-loss"), "{plan:?}");
-        let shown = repository.status().await.expect("status").suspended;
+        let shown = repository.status().await.expect("status").collection_off;
         assert!(shown.contains("nothing is deleted"), "{shown}");
 
         // The host still has it: the page comes again, and the old snapshot is whole.
