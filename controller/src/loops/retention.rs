@@ -48,7 +48,14 @@ pub fn plan_sources(policy: &str, keep_last: u32, snapshots: &[SnapshotRecord]) 
 }
 
 fn candidate(record: &SnapshotRecord) -> Candidate {
-    Candidate { id: record.id, partial: record.partial, held: record.held, policy: record.policy.clone() }
+    Candidate {
+        id: record.id,
+        partial: record.partial,
+        held: record.held,
+        policy: record.policy.clone(),
+        extent: record.extent,
+        shrink_accepted: record.shrink_accepted,
+    }
 }
 
 /// All committed snapshots.

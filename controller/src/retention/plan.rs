@@ -10,11 +10,18 @@
 //!   nights cannot push the good ones out. Partial ones newer than the newest
 //!   complete are the only record of that time: of these the last few stay.
 //! - Held ones stay, and so does the newest complete one whoever made it.
+//! - A snapshot with less than a tenth of what an older one has counts as a
+//!   partial one does, until somebody accepts it: a source that lost its
+//!   content, and is backed up night after night, pushes nothing out. What it
+//!   is measured against stays as well.
 //!
 //! Order is by number, which the controller gives and which only grows; the
 //! wall clock has no say.
 
+use std::collections::BTreeSet;
+
 use holdfast_archive::ids::SnapshotId;
+use holdfast_archive::snapshot::Extent;
 
 /// A committed snapshot of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +31,10 @@ pub struct Candidate {
     pub held: bool,
     /// Name of the policy that made it; empty: by hand, or not known.
     pub policy: String,
+    /// How large the source was; not known of a snapshot from before it was noted.
+    pub extent: Option<Extent>,
+    /// Somebody said that what is left is all there is to be.
+    pub shrink_accepted: bool,
 }
 
 /// What is to become of a snapshot, and why.
@@ -39,20 +50,27 @@ pub enum Verdict {
     KeepOfAnother,
     KeepLastGood,
     KeepAmongLast,
-    /// Partial, and no complete one is newer.
+    /// The source has shrunk below a tenth since, and nobody has accepted that.
+    KeepBeforeShrinking,
+    /// Says that the source was meant to shrink, and an older one stays.
+    KeepAcceptance,
+    /// Partial or shrunk, and no complete one is newer.
     KeepOnlyRecord,
     ForgetBeyondLast,
     ForgetPartial,
+    ForgetShrunk,
 }
 
 impl Verdict {
     pub fn forgets(self) -> bool {
         match self {
-            Self::ForgetBeyondLast | Self::ForgetPartial => true,
+            Self::ForgetBeyondLast | Self::ForgetPartial | Self::ForgetShrunk => true,
             Self::KeepHeld
             | Self::KeepOfAnother
             | Self::KeepLastGood
             | Self::KeepAmongLast
+            | Self::KeepBeforeShrinking
+            | Self::KeepAcceptance
             | Self::KeepOnlyRecord => false,
         }
     }
@@ -64,9 +82,14 @@ impl Verdict {
             Self::KeepOfAnother => "not made by this policy",
             Self::KeepLastGood => "the newest complete one",
             Self::KeepAmongLast => "among the last complete ones",
-            Self::KeepOnlyRecord => "partial, but no complete one is newer",
+            Self::KeepBeforeShrinking => {
+                "the source has shrunk below a tenth since, which nobody has accepted"
+            }
+            Self::KeepAcceptance => "says that the source was meant to shrink, and an older one stays",
+            Self::KeepOnlyRecord => "partial or shrunk, but no complete one is newer",
             Self::ForgetBeyondLast => "older than the last complete ones to keep",
             Self::ForgetPartial => "partial, and newer ones are kept",
+            Self::ForgetShrunk => "less than a tenth of an older one, and newer ones are kept",
         }
     }
 }
@@ -75,12 +98,15 @@ impl Verdict {
 pub fn plan(policy: &str, keep_last: u32, snapshots: &[Candidate]) -> Vec<Decision> {
     let mut snapshots: Vec<&Candidate> = snapshots.iter().collect();
     snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.id.number));
-    let last_good = snapshots.iter().find(|snapshot| !snapshot.partial).map(|snapshot| snapshot.id.number);
-    let (mut complete, mut partial) = (0, 0);
+    let shrinkage = Shrinkage::of(&snapshots);
+    let good = |snapshot: &&&Candidate| !snapshot.partial && !shrinkage.shrunk.contains(&snapshot.id.number);
+    let last_good = snapshots.iter().find(good).map(|snapshot| snapshot.id.number);
+    let (mut complete, mut poor) = (0, 0);
     let mut decide = |snapshot: &Candidate| {
         let own = snapshot.policy == policy && !policy.is_empty();
+        let is_good = good(&&snapshot);
         let among_last = {
-            let count = if snapshot.partial { &mut partial } else { &mut complete };
+            let count = if is_good { &mut complete } else { &mut poor };
             *count += u32::from(own);
             *count <= keep_last.max(1)
         };
@@ -90,16 +116,75 @@ pub fn plan(policy: &str, keep_last: u32, snapshots: &[Candidate]) -> Vec<Decisi
             Verdict::KeepOfAnother
         } else if last_good == Some(snapshot.id.number) {
             Verdict::KeepLastGood
+        } else if shrinkage.measures.contains(&snapshot.id.number) {
+            Verdict::KeepBeforeShrinking
+        } else if is_good {
+            if among_last { Verdict::KeepAmongLast } else { Verdict::ForgetBeyondLast }
+        } else if among_last && last_good.is_none_or(|good| snapshot.id.number > good) {
+            Verdict::KeepOnlyRecord
         } else if snapshot.partial {
-            let newest = last_good.is_none_or(|good| snapshot.id.number > good);
-            if newest && among_last { Verdict::KeepOnlyRecord } else { Verdict::ForgetPartial }
-        } else if among_last {
-            Verdict::KeepAmongLast
+            Verdict::ForgetPartial
         } else {
-            Verdict::ForgetBeyondLast
+            Verdict::ForgetShrunk
         }
     };
-    snapshots.into_iter().map(|snapshot| Decision { id: snapshot.id, verdict: decide(snapshot) }).collect()
+    let mut decisions: Vec<Decision> =
+        snapshots.iter().map(|snapshot| Decision { id: snapshot.id, verdict: decide(snapshot) }).collect();
+    // Without it, what came after would be measured against the older one again.
+    let mut older_stays = false;
+    for (snapshot, decision) in snapshots.iter().zip(&mut decisions).rev() {
+        if older_stays && snapshot.shrink_accepted && decision.verdict.forgets() {
+            decision.verdict = Verdict::KeepAcceptance;
+        }
+        older_stays |= !decision.verdict.forgets();
+    }
+    decisions
+}
+
+/// Which snapshots, by number, show a source that has lost most of its content.
+#[derive(Default)]
+struct Shrinkage {
+    /// Complete ones with less than a tenth of an older one since the last that
+    /// was accepted.
+    shrunk: BTreeSet<u64>,
+    /// While the newest complete one is such: those with the most entries and
+    /// the most bytes. They stay, so that what is measured against them is
+    /// judged the same once others are forgotten.
+    measures: Vec<u64>,
+}
+
+impl Shrinkage {
+    /// Of all snapshots of a source, newest first. Partial ones are left aside.
+    fn of(snapshots: &[&Candidate]) -> Self {
+        let mut found = Self::default();
+        let mut most_entries: Option<(u64, Extent)> = None;
+        let mut most_bytes: Option<(u64, Extent)> = None;
+        let mut newest_shrank = false;
+        for snapshot in snapshots.iter().rev().filter(|snapshot| !snapshot.partial) {
+            let Some(now) = snapshot.extent else { continue };
+            let number = snapshot.id.number;
+            if snapshot.shrink_accepted {
+                (most_entries, most_bytes) = (None, None);
+            }
+            let measures = [most_entries, most_bytes];
+            newest_shrank = measures.into_iter().flatten().any(|(_, then)| now.shrank_from(then));
+            if newest_shrank {
+                found.shrunk.insert(number);
+                continue;
+            }
+            if most_entries.is_none_or(|(_, then)| now.entries >= then.entries) {
+                most_entries = Some((number, now));
+            }
+            if most_bytes.is_none_or(|(_, then)| now.size_bytes >= then.size_bytes) {
+                most_bytes = Some((number, now));
+            }
+        }
+        if newest_shrank {
+            found.measures =
+                [most_entries, most_bytes].into_iter().flatten().map(|(number, _)| number).collect();
+        }
+        found
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +195,8 @@ mod tests {
     use super::*;
 
     /// One letter a snapshot, oldest first: `c` complete, `p` partial, `h`
-    /// complete and held, `o` complete of another policy.
+    /// complete and held, `o` complete of another policy, `s` complete with a
+    /// hundredth of the content, `m` with a sixth, `a` as `s` and accepted.
     fn snapshots(letters: &str) -> Vec<Candidate> {
         let (host, source) = (HostId::generate(), SourceId::generate());
         (1..)
@@ -120,6 +206,12 @@ mod tests {
                 partial: letter == 'p',
                 held: letter == 'h',
                 policy: if letter == 'o' { String::new() } else { "nightly".to_owned() },
+                extent: Some(match letter {
+                    's' | 'a' => Extent { entries: 10, size_bytes: 40_000 },
+                    'm' => Extent { entries: 160, size_bytes: 640_000 },
+                    _ => Extent { entries: 1000, size_bytes: 4_000_000 },
+                }),
+                shrink_accepted: letter == 'a',
             })
             .collect()
     }
@@ -151,6 +243,27 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_shrank_pushes_nothing_out_until_that_is_accepted() {
+        assert_eq!(kept("cssssss", 2), "c----ss");
+        assert_eq!(kept("cccss", 2), "-ccss");
+        // Also where it shrank in two steps, and the first was no alarm.
+        assert_eq!(kept("cmmmss", 2), "c-mmss");
+        assert_eq!(kept("cssa", 2), "c--a");
+        assert_eq!(kept("cssass", 2), "----ss");
+        // What was accepted stays accepted while an older one is held.
+        assert_eq!(kept("hass", 1), "ha-s");
+        // It is back.
+        assert_eq!(kept("csscc", 2), "---cc");
+        assert_eq!(kept("cspsp", 1), "c---p");
+        // Of snapshots from before it was noted nothing is known.
+        let mut unknown = snapshots("css");
+        unknown.iter_mut().for_each(|snapshot| snapshot.extent = None);
+        let forgotten =
+            plan("nightly", 1, &unknown).into_iter().filter(|decision| decision.verdict.forgets());
+        assert_eq!(forgotten.count(), 2);
+    }
+
+    #[test]
     fn held_ones_and_those_of_others_stay_and_do_not_count() {
         assert_eq!(kept("hcccc", 2), "h--cc");
         assert_eq!(kept("occcc", 2), "o--cc");
@@ -162,7 +275,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_newest_good_one_and_held_ones_always_stay(
-            letters in "[cpho]{0,24}",
+            letters in "[cphosma]{0,24}",
             keep_last in 0_u32..6,
         ) {
             let all = snapshots(&letters);
@@ -171,11 +284,14 @@ mod tests {
             let forgotten = |snapshot: &Candidate| {
                 decisions.iter().any(|d| d.id == snapshot.id && d.verdict.forgets())
             };
-            if let Some(newest) = all.iter().rev().find(|snapshot| !snapshot.partial) {
+            let newest_first: Vec<&Candidate> = all.iter().rev().collect();
+            let shrunk = Shrinkage::of(&newest_first).shrunk;
+            let good = |s: &&Candidate| !s.partial && !shrunk.contains(&s.id.number);
+            if let Some(newest) = all.iter().rev().find(good) {
                 prop_assert!(!forgotten(newest));
             }
             prop_assert!(all.iter().all(|s| !(forgotten(s) && (s.held || s.policy.is_empty()))));
-            let complete = |s: &&Candidate| !s.partial && !s.policy.is_empty();
+            let complete = |s: &&Candidate| good(s) && !s.policy.is_empty();
             let stays = all.iter().filter(complete).filter(|s| !forgotten(s)).count();
             let had = all.iter().filter(complete).count();
             prop_assert!(stays >= had.min(keep_last.max(1) as usize));
