@@ -166,7 +166,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = Config::read(&args.state.state_dir)?;
     let store = Store::open(&config.repository)?;
     let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
-    let Checked { report, marked, unmarked } = repository.verify(args.quick).await?;
+    let Checked { report, marked, unmarked, stored_again } = repository.verify(args.quick).await?;
     for problem in &report.problems {
         say(&printable(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail)))?;
         for snapshot in &problem.snapshots {
@@ -183,6 +183,9 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     ))?;
     if marked > 0 {
         say(&format!("{marked} damaged frames are sent again by the next backups that need them"))?;
+    }
+    if stored_again > 0 {
+        say(&format!("{stored_again} snapshots were stored again from the catalogue"))?;
     }
     for pack in &unmarked {
         say(&printable(&format!("damage could not be noted, verify again: {pack}")))?;

@@ -88,7 +88,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(kind: ProblemKind, object: impl ToString, detail: impl Into<String>) -> Self {
+    /// One that costs no frame, as far as is known.
+    pub fn new(kind: ProblemKind, object: impl ToString, detail: impl Into<String>) -> Self {
         Self {
             kind,
             object: object.to_string(),

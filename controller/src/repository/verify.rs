@@ -1,15 +1,16 @@
 //! Verifying the bucket with the catalogue at hand: what is damaged is not only
 //! reported, the next backups send it again where its host still has it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use holdfast_archive::ids::PackId;
-use holdfast_archive::keys::ObjectKey;
+use holdfast_archive::ids::{PackId, SnapshotId};
+use holdfast_archive::keys::{ObjectKey, Prefix};
 use holdfast_archive::repository::Repository as Bucket;
-use holdfast_archive::verify::{Level, Problem, Report, Share, verify_with};
+use holdfast_archive::snapshot::encode_object;
+use holdfast_archive::verify::{Level, Problem, ProblemKind, Report, Share, verify_with};
 
-use super::protocol::PackState;
+use super::protocol::{PackState, SnapshotState};
 use super::{Repository, RepositoryError};
 
 /// What a verification found and did.
@@ -22,6 +23,9 @@ pub struct Verified {
     /// Packs whose damage could not be noted, a sentence each: their frames
     /// are not sent again yet.
     pub unmarked: Vec<String>,
+    /// Snapshots whose object was missing or damaged and was stored again from
+    /// the catalogue, which has the same bytes.
+    pub stored_again: u64,
 }
 
 impl Repository {
@@ -42,9 +46,11 @@ impl Repository {
         let rows = self.catalog().all_packs().await?;
         let live = rows.into_iter().filter(|row| row.state == PackState::Live);
         let expected: Vec<(PackId, u64)> = live.map(|row| (row.id, row.length)).collect();
+        let snapshots = self.catalog().all_snapshot_ids().await?;
         let report = verify_with(&bucket, level, &expected, Arc::default()).await?;
         let packs: BTreeSet<PackId> = report.problems.iter().filter_map(pack_of).collect();
-        let mut verified = Verified { report, marked: 0, unmarked: Vec::new() };
+        let mut verified = Verified { report, marked: 0, unmarked: Vec::new(), stored_again: 0 };
+        self.settle_snapshots(&snapshots, &mut verified).await?;
         let mut collected = BTreeSet::new();
         for pack in packs {
             match self.settle_pack(&pack).await {
@@ -60,6 +66,75 @@ impl Repository {
         };
         verified.report.problems.retain(|problem| !no_loss(problem));
         Ok(verified)
+    }
+
+    /// Holds the catalogue's snapshots against the bucket: the object of one
+    /// that is missing or damaged there is stored again, so that a controller
+    /// that is rebuilt from the bucket knows it.
+    async fn settle_snapshots(
+        &self,
+        known: &[(SnapshotId, u64)],
+        verified: &mut Verified,
+    ) -> Result<(), RepositoryError> {
+        let problems = verified.report.problems.iter().enumerate();
+        let mut bad: BTreeMap<SnapshotId, Option<usize>> = problems
+            .filter(|(_, problem)| problem.kind == ProblemKind::SnapshotObject)
+            .filter_map(|(at, problem)| match ObjectKey::parse(&problem.object) {
+                Some(ObjectKey::Snapshot(id)) => Some((id, Some(at))),
+                _ => None,
+            })
+            .collect();
+        let listed = self.list_all(Prefix::Snapshots).await?;
+        let listed: BTreeSet<SnapshotId> = listed
+            .into_iter()
+            .filter_map(|(key, _)| if let ObjectKey::Snapshot(id) = key { Some(id) } else { None })
+            .collect();
+        let absent = known.iter().map(|(id, _)| *id).filter(|id| !listed.contains(id));
+        bad.extend(absent.map(|id| (id, None)));
+        for (id, problem) in bad {
+            let key = ObjectKey::Snapshot(id);
+            // A listing may lag, and what is being removed is no loss.
+            if problem.is_none() && self.store().head(&key).await?.is_some() {
+                continue;
+            }
+            let Some(outcome) = self.store_object_again(id).await? else { continue };
+            let remedy = match outcome {
+                Ok(()) => {
+                    verified.stored_again += 1;
+                    "it was stored again from the catalogue".to_owned()
+                }
+                Err(error) => format!("it could not be stored again from the catalogue: {error}"),
+            };
+            match problem.and_then(|at| verified.report.problems.get_mut(at)) {
+                Some(problem) => problem.detail.push_str(&format!("; {remedy}")),
+                None => {
+                    let detail = format!("not in the bucket; {remedy}");
+                    let problem = Problem::new(ProblemKind::SnapshotObject, key, detail);
+                    verified.report.problems.push(problem);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the object of a snapshot anew that somebody was promised; `None`
+    /// if nobody was, or not any more. The head was raised when it was
+    /// committed.
+    async fn store_object_again(
+        &self,
+        id: SnapshotId,
+    ) -> Result<Option<Result<(), RepositoryError>>, RepositoryError> {
+        let Some(record) = self.catalog().snapshot(&id).await? else { return Ok(None) };
+        if !matches!(record.state, SnapshotState::Committed | SnapshotState::Forgotten) {
+            return Ok(None);
+        }
+        let Some(stored) = self.catalog().stored_snapshot(record.commit_number).await? else {
+            return Ok(None);
+        };
+        let object = encode_object(&stored.header, &stored.body);
+        self.refuse_foreign().await?;
+        let put = self.store().put(&ObjectKey::Snapshot(id), object.into()).await;
+        Ok(Some(put.map(drop).map_err(RepositoryError::from)))
     }
 
     /// Notes what a pack with a problem has lost. One that was collected

@@ -235,7 +235,10 @@ impl Repository {
         }
     }
 
-    async fn list_all(&self, prefix: Prefix) -> Result<Vec<(ObjectKey, u64)>, RepositoryError> {
+    pub(in crate::repository) async fn list_all(
+        &self,
+        prefix: Prefix,
+    ) -> Result<Vec<(ObjectKey, u64)>, RepositoryError> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
         loop {

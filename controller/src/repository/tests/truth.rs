@@ -567,3 +567,48 @@ async fn s20_on_a_full_store_hints_make_room_for_the_head_and_nothing_is_deleted
     assert!(world.read_all(&kept).await.iter().all(|(_, whole)| *whole));
     assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
 }
+
+#[tokio::test]
+async fn h19_a_snapshot_object_that_is_lost_is_told_and_stored_again() {
+    let world = World::new().await;
+    let lost = world.backup(&tree("lost")).await;
+    let rotten = world.backup(&tree("rotten")).await;
+    let forgotten = world.backup(&tree("forgotten")).await;
+    let purged = world.backup(&tree("purged")).await;
+    world.repository.forget(&forgotten).await.expect("forgotten");
+    let path = |id: SnapshotId| world.mounted().join(ObjectKey::Snapshot(id).to_string());
+    let whole: Vec<Vec<u8>> =
+        [lost, rotten, forgotten].iter().map(|id| std::fs::read(path(*id)).expect("read")).collect();
+    sqlx::query("update snapshots set state = 'purging' where number = $1 and source_id = $2")
+        .bind(i64::try_from(purged.number).expect("small"))
+        .bind(purged.source.to_string())
+        .execute(world.repository.catalog().pool())
+        .await
+        .expect("being removed");
+    for id in [lost, forgotten, purged] {
+        std::fs::remove_file(path(id)).expect("removed");
+    }
+    let mut bytes = whole[1].clone();
+    bytes[whole[1].len() / 2] ^= 1;
+    std::fs::write(path(rotten), bytes).expect("written");
+
+    let verified = world.repository.verify(true).await.expect("verified");
+    assert_eq!(verified.stored_again, 3, "{:#?}", verified.report);
+    let mut told: Vec<&str> = verified
+        .report
+        .problems
+        .iter()
+        .filter(|problem| problem.kind == ProblemKind::SnapshotObject)
+        .inspect(|problem| assert!(problem.detail.contains("stored again"), "{problem:?}"))
+        .map(|problem| problem.object.as_str())
+        .collect();
+    told.sort_unstable();
+    let mut wanted = [lost, rotten, forgotten].map(|id| ObjectKey::Snapshot(id).to_string());
+    wanted.sort_unstable();
+    assert_eq!(told, wanted);
+    for (id, whole) in [lost, rotten, forgotten].into_iter().zip(whole) {
+        assert_eq!(std::fs::read(path(id)).expect("there again"), whole);
+    }
+    assert!(!path(purged).exists(), "nobody was promised it any more");
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+}
