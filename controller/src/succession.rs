@@ -237,6 +237,7 @@ mod tests {
             snapshots: Vec::new(),
             latest_backups: Vec::new(),
             ended_upgrades: Vec::new(),
+            damaged: std::collections::HashMap::new(),
         };
         coverage(&facts).troubles.into_iter().map(|trouble| (trouble.host, trouble.kind)).collect()
     }

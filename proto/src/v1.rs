@@ -10193,7 +10193,7 @@ pub struct StatusProblem {
     /// Stable word: "no-hosts", "awaited-host", "silent-host", "revoked-host",
     /// "engine-unreachable", "unprotected", "unprotected-bind", "overdue",
     /// "vanished-source", "missing-volume", "shrunk-source", "failed-job",
-    /// "policy-matches-nothing", "repository".
+    /// "policy-matches-nothing", "damaged", "repository".
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]

@@ -246,7 +246,12 @@ fn what_a_verification_found_damaged_is_sent_again() {
     // It runs beside the controller.
     let said = fleet.controller_says(&["verify"]).ends_with(4);
     assert!(said.stdout.contains("1 damaged frames are sent again"), "{}", said.stdout);
+    let problems = |fleet: &Fleet| fleet.cli(&["status", "--problems"]);
+    let told = problems(&fleet).ends_with(3).stdout;
+    assert!(told.contains("1 stored piece of its data is damaged") && told.contains("backup run"), "{told}");
     heals(&fleet);
+    let told = problems(&fleet).stdout;
+    assert!(!told.contains("damaged"), "{told}");
 }
 
 #[test]

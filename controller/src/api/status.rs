@@ -49,6 +49,7 @@ impl StatusApi {
             snapshots: catalog.snapshots(&SnapshotFilter::default()).await?,
             latest_backups: catalog.latest_backups(now_ms).await?,
             ended_upgrades: catalog.ended_upgrades(now_ms - UPGRADE_NEWS_MS).await?,
+            damaged: catalog.damaged_by_host().await?,
         })
     }
 

@@ -216,6 +216,18 @@ impl Catalog {
         Ok(marked)
     }
 
+    /// How many frames of each host were found unreadable and have not been
+    /// sent again.
+    pub async fn damaged_by_host(&self) -> Result<HashMap<HostId, u64>, CatalogError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "select h.host_id, count(*) from frames f join frame_hosts h on h.number = f.host
+             where f.damaged = 1 group by h.host_id",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        rows.into_iter().map(|(host, count)| Ok((id(host, "host id")?, unsigned(count)))).collect()
+    }
+
     /// Frames of the host that were found unreadable, among these numbers: at
     /// most `limit` of them, from the number `from` on.
     pub async fn damaged_frames(

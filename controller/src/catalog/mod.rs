@@ -38,7 +38,7 @@ use sqlx::sqlite::{
 };
 
 /// By number, in order, embedded: a binary needs no files beside it.
-const MIGRATIONS: [(i64, &str, &str); 11] = [
+const MIGRATIONS: [(i64, &str, &str); 12] = [
     (1, "fleet", include_str!("../../migrations/0001_fleet.sql")),
     (2, "jobs", include_str!("../../migrations/0002_jobs.sql")),
     (3, "repository", include_str!("../../migrations/0003_repository.sql")),
@@ -50,6 +50,7 @@ const MIGRATIONS: [(i64, &str, &str); 11] = [
     (16, "audit", include_str!("../../migrations/0016_audit.sql")),
     (17, "clock", include_str!("../../migrations/0017_clock.sql")),
     (40, "own", include_str!("../../migrations/0040_own.sql")),
+    (41, "damage", include_str!("../../migrations/0041_damage.sql")),
 ];
 
 fn migrator() -> Migrator {

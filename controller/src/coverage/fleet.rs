@@ -95,6 +95,30 @@ pub(super) fn trouble(facts: &Facts, host: &HostRecord, connected: bool) -> Opti
     Some(Trouble { kind, host: host.name.clone(), source: String::new(), message, hint })
 }
 
+/// What the repository has lost of what a host sent. It stays until that is
+/// sent again, or no snapshot needs it any more.
+pub(super) fn damage(facts: &Facts, host: &HostRecord) -> Option<Trouble> {
+    let pieces = facts.damaged.get(&host.id).copied().filter(|pieces| *pieces > 0)?;
+    let (are, they, them) = match pieces {
+        1 => ("1 stored piece of its data is".to_owned(), "it is", "it"),
+        _ => (format!("{pieces} stored pieces of its data are"), "they are", "them"),
+    };
+    Some(Trouble {
+        kind: "damaged",
+        host: host.name.clone(),
+        source: String::new(),
+        message: format!(
+            "{are} damaged or missing in the repository: snapshots that need {them} are not whole; where \
+             {they} still on the host, the next backup sends {them} again"
+        ),
+        hint: format!(
+            "holdfast backup run --host {}; holdfast-controller verify names the snapshots; what is whole of one: \
+             holdfast restore with --salvage",
+            host.name
+        ),
+    })
+}
+
 /// Why a host that is not connected should be.
 fn absence(facts: &Facts, host: &HostRecord) -> Option<String> {
     let Some(seen) = host.last_seen_ms else {

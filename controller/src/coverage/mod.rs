@@ -15,6 +15,8 @@ mod policies;
 mod sources;
 mod words;
 
+use std::collections::HashMap;
+
 use holdfast_archive::ids::HostId;
 use holdfast_proto::v1::SourceKind;
 
@@ -56,6 +58,8 @@ pub struct Facts {
     pub latest_backups: Vec<JobRecord>,
     /// Upgrades and rollbacks of the last [`UPGRADE_NEWS_MS`], newest first.
     pub ended_upgrades: Vec<JobRecord>,
+    /// How many stored frames of a host were found damaged or missing.
+    pub damaged: HashMap<HostId, u64>,
 }
 
 /// One line about a host.
@@ -122,6 +126,7 @@ fn one_host(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, troubles: &mut Ve
         last_backup_ms: kept.newest_of_host(host.id).unwrap_or(0),
     };
     troubles.extend(fleet::trouble(facts, host, connected));
+    troubles.extend(fleet::damage(facts, host));
     let mut found = Vec::new();
     for source in facts.sources.iter().filter(|source| source.host == host.id) {
         found.extend(one_source(facts, kept, host, source, &mut line));

@@ -2,7 +2,7 @@ mod absence;
 mod expected;
 mod properties;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use holdfast_archive::ids::{FrameId, SnapshotId, SourceId};
 use holdfast_archive::snapshot::Extent;
@@ -91,6 +91,7 @@ fn facts(hosts: Vec<HostRecord>, sources: Vec<SourceRecord>, policies: Vec<Polic
         snapshots: Vec::new(),
         latest_backups: Vec::new(),
         ended_upgrades: Vec::new(),
+        damaged: HashMap::new(),
     }
 }
 
