@@ -53,7 +53,8 @@ fn judge(container: &str, mounts: &[Mount], path: &Path) -> Result<(), Contained
         return Err(ContainedError::NotMounted { container, path });
     };
     let below = path.strip_prefix(&target).unwrap_or(Path::new(""));
-    let host_path = Path::new(&mount.host_path).join(below);
+    // Joined with nothing it would end in a slash.
+    let host_path = Path::new(&mount.host_path).join(below).components().collect::<PathBuf>();
     match mount.kind {
         // On some hosts `/var/run` is a link: the Engine gives the path as it was told.
         MountKind::Bind if host_path == path || Path::new(&mount.host_path) == Path::new(&mount.target) => {

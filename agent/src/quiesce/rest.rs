@@ -39,8 +39,12 @@ impl Shared {
         if cancel.is_cancelled() {
             return Err(QuiesceError::Cancelled);
         }
-        let looked = self.engine.inspect_container(&planned.id).await;
-        let container = looked.map_err(|error| refused(planned, request.rest, &error))?;
+        let container = match self.engine.inspect_container(&planned.id).await {
+            Ok(container) => container,
+            // It has ended since and was removed, as with `--rm`: it writes nothing.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(refused(planned, request.rest, &error)),
+        };
         if !may_run(container.state) {
             return Ok(());
         }
@@ -97,7 +101,12 @@ impl Shared {
             // The Engine may still be at it.
             Err(_) => {}
         }
-        answer.map_err(|error| refused(container, rest, &error))?;
+        match answer {
+            Ok(()) => {}
+            // Removed between the look and the act.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(refused(container, rest, &error)),
+        }
         failpoint(match rest {
             Rest::Pause => "agent.quiesce.after-pause",
             Rest::Stop => "agent.quiesce.after-stop",

@@ -288,3 +288,18 @@ async fn h02_a_container_no_signal_ends_is_started_when_it_ends_at_last() {
     paying.abort();
     bench.scene.docker(&["rm", "-f", &name]);
 }
+
+#[tokio::test]
+async fn d03_a_container_that_is_gone_before_the_act_holds_up_nothing() {
+    let Some(bench) = Bench::open().await else { return };
+    for rest in BOTH {
+        let name = bench.sleeper(rest.word(), &["--rm"]).await;
+        let planned = bench.look(&name).await;
+        let quiesced = bench.nothing_yet(rest).await;
+        bench.scene.docker(&["rm", "-f", &name]);
+        quiesced.shared.bring_to_rest(&planned, &bench.request(rest), &Cancel::new()).await.unwrap();
+        assert_eq!(quiesced.disturbances().await.unwrap(), Vec::<String>::new());
+        assert!(quiesced.resume().await.is_empty(), "nothing was brought to rest");
+        assert!(bench.payer.journal().is_empty());
+    }
+}
