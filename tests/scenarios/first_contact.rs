@@ -75,6 +75,7 @@ fn files_named_from_here_are_found_from_anywhere() {
     // The store is not there; the file was read.
     assert!(stderr.contains(&endpoint) && stderr.contains("is up"), "{stderr}");
     let mut command = init(&dir.path().join("other"), "s3://bucket/x");
+    command.args(["--address", "c.example"]);
     command.current_dir(dir.path()).args(["--s3-credentials-file", "none", "--s3-endpoint", &endpoint]);
     let (_, _, stderr) = said(&mut command);
     let whole = dir.path().join("none");
