@@ -50,7 +50,10 @@ impl Repository {
         let report = verify_with(&bucket, level, &expected, Arc::default()).await?;
         let packs: BTreeSet<PackId> = report.problems.iter().filter_map(pack_of).collect();
         let mut verified = Verified { report, marked: 0, unmarked: Vec::new(), stored_again: 0 };
-        self.settle_snapshots(&snapshots, &mut verified).await?;
+        if let Err(error) = self.settle_snapshots(&snapshots, &mut verified).await {
+            let detail = format!("could not be held against the catalogue: {error}");
+            verified.report.problems.push(Problem::new(ProblemKind::NotRead, Prefix::Snapshots, detail));
+        }
         let mut collected = BTreeSet::new();
         for pack in packs {
             match self.settle_pack(&pack).await {
