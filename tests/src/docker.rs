@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::leftovers::{self, Alive, unmount_below};
 use crate::process::{Process, run, try_run};
-use crate::{locks, wait};
+use crate::{engine_api, locks, wait};
 
 /// Image every Engine starts with: a static busybox and nothing else.
 pub const IMAGE: &str = "holdfast-test/base:1";
@@ -105,19 +105,18 @@ impl Engine {
         // so no two tests start one at the same time.
         let _turn = locks::lock("dockerd-starts");
         let mut daemon = Process::start("dockerd", &command, &log);
-        let mut version = self.command(["version", "--format", "{{.Server.Version}}"]);
-        wait::until("the private Docker Engine", 60, || {
-            if !daemon.is_running() && !self.has_containerd() {
-                let _ = std::fs::remove_file(&pid);
-                daemon = Process::start("dockerd", &command, &log);
-            }
-            let output = version.output().expect("docker runs");
-            output
-                .status
-                .success()
-                .then_some(())
-                .ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
-        });
+        wait::until_is(
+            "the private Docker Engine",
+            60,
+            || {
+                if !daemon.is_running() && !self.has_containerd() {
+                    let _ = std::fs::remove_file(&pid);
+                    daemon = Process::start("dockerd", &command, &log);
+                }
+                self.try_api("GET", "/version", None)
+            },
+            |(code, _)| *code == 200,
+        );
         self.daemon = Some(daemon);
     }
 
@@ -181,16 +180,10 @@ impl Engine {
 
     /// As [`Self::api`], for the probe of a wait.
     pub fn try_api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), String> {
-        let mut command = Command::new("curl");
-        command.args(["-sS", "-X", method, "--unix-socket"]).arg(self.dir.path().join("docker.sock"));
-        command.args(["-w", "\n%{http_code}", "-H", "Content-Type: application/json"]);
-        if let Some(body) = body {
-            command.arg("--data-binary").arg(body.to_string());
-        }
-        let answer = try_run(command.arg(format!("http://engine/v1.41{path}")))?;
-        let (text, code) = answer.rsplit_once('\n').unwrap_or(("", &answer));
-        let code = code.parse().map_err(|_| format!("{method} {path}: no status code in `{answer}`"))?;
-        Ok((code, serde_json::from_str(text).unwrap_or_default()))
+        let socket = self.dir.path().join("docker.sock");
+        let (code, answer) = engine_api::request(&socket, method, &format!("/v1.41{path}"), body)
+            .map_err(|error| format!("{method} {path}: {error:#}"))?;
+        Ok((code, serde_json::from_slice(&answer).unwrap_or_default()))
     }
 
     /// What the Engine's API says of a container; panics where there is none.
@@ -247,8 +240,11 @@ impl Engine {
     }
 
     /// Where a local volume's data lies on this machine.
+    #[track_caller]
     pub fn volume_path(&self, volume: &str) -> PathBuf {
-        self.docker(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]).into()
+        let (code, answer) = self.api("GET", &format!("/volumes/{volume}"), None);
+        assert_eq!(code, 200, "{volume}: {answer}");
+        answer["Mountpoint"].as_str().expect("a path").into()
     }
 
     /// Whether there is one; an Engine that does not answer is no "no".
@@ -272,7 +268,8 @@ impl Engine {
 
     /// As [`Self::state`], for the probe of a wait.
     pub fn try_state(&self, container: &str) -> Result<String, String> {
-        self.try_docker(["inspect", "--format", "{{.State.Status}}", container])
+        let container = self.try_inspect(container)?;
+        Ok(container["State"]["Status"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Waits until a container is in that state.
@@ -356,9 +353,9 @@ fn overlay_works(dir: &Path) -> bool {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Ok(output) = self.command(["ps", "-aq"]).output() {
-            let ids = String::from_utf8_lossy(&output.stdout).into_owned();
-            let ids: Vec<&str> = ids.split_whitespace().collect();
+        if let Ok((200, listed)) = self.try_api("GET", "/containers/json?all=true", None) {
+            let ids: Vec<&str> =
+                listed.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str()).collect();
             if !ids.is_empty() {
                 let _ = self.command(["rm", "-f"]).args(ids).output();
             }

@@ -15,6 +15,7 @@ pub mod deaths;
 pub mod disk;
 pub mod docker;
 pub mod door;
+pub mod engine_api;
 pub mod failpoints;
 pub mod figure;
 pub mod fleet;
