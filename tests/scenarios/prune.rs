@@ -60,11 +60,7 @@ impl Scene {
     /// A forgotten snapshot is ripe at once.
     fn new() -> Self {
         let mut fleet = Fleet::controller_only(Place::Directory);
-        let file = fleet.state_dir().join("config.toml");
-        let config = std::fs::read_to_string(&file).unwrap();
-        let ripe: Vec<&str> =
-            config.lines().filter(|line| !line.starts_with("forget_grace_seconds")).collect();
-        std::fs::write(&file, format!("forget_grace_seconds = 0\n{}\n", ripe.join("\n"))).unwrap();
+        fleet.forget_at_once();
         fleet.start_controller(None);
         fleet.add_host("host-a");
         Self { fleet, round: 0, kept: Vec::new() }

@@ -10,7 +10,7 @@ mod settings;
 use e2e::app_images::{self, App};
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
-use e2e::upgrades::{self, Copy, RIGHTS, run_app};
+use e2e::upgrades::{self, Copy, RIGHTS, migrated, run_app};
 use e2e::{figure, require_engine, wait};
 use serde_json::Value;
 
@@ -23,17 +23,7 @@ fn fleet_with(versions: &[App]) -> Fleet {
 
 /// Rows of the small server, sorted by their names.
 fn rows(engine: &Engine, volume: &str) -> Vec<String> {
-    let mut files: Vec<_> = std::fs::read_dir(engine.volume_path(volume).join("rows"))
-        .expect("rows")
-        .map(|row| row.expect("a row").path())
-        .collect();
-    files.sort();
-    files.iter().map(|file| std::fs::read_to_string(file).expect("a row")).collect()
-}
-
-/// What a version that migrates makes of rows.
-fn migrated(rows: &[String], version: &str) -> Vec<String> {
-    rows.iter().map(|row| format!("{version} {row}")).collect()
+    upgrades::rows(&engine.volume_path(volume))
 }
 
 #[track_caller]

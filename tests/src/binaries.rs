@@ -1,13 +1,18 @@
-//! Where the built binaries are: beside the test binary's folder.
+//! Where the built binaries are: beside the test binary's folder, or where
+//! [`FOLDER`] says.
 
 use std::path::PathBuf;
 
-/// Path of `name` in the profile folder this test was built into.
+/// Names the folder of other binaries to test, as those of a release build.
+pub const FOLDER: &str = "HOLDFAST_TEST_BINARIES";
+
+/// Path of `name` in the profile folder this test was built into, or in
+/// [`FOLDER`].
 ///
 /// Cargo gives a test of one package no hint of another's binaries, so
 /// `tests/run` builds them first; a missing one says so.
 pub fn path(name: &str) -> PathBuf {
-    let binary = profile().join(name);
+    let binary = std::env::var_os(FOLDER).map_or_else(profile, PathBuf::from).join(name);
     assert!(
         binary.exists(),
         "{} is not there; build it first: cargo build --workspace --bins",

@@ -165,7 +165,7 @@ impl Fleet {
     /// One whose hosts allow these rights besides.
     pub fn start_allowing(rights: &[&str], names: &[&str]) -> Self {
         let mut fleet = Self::controller_only(Place::Directory);
-        fleet.rights = rights.iter().map(|&right| right.to_owned()).collect();
+        fleet.allow(rights);
         fleet.start_with(names);
         fleet
     }
@@ -206,11 +206,43 @@ impl Fleet {
 
     /// [`Self::rebuild`], however it ends: a repository may be damaged.
     pub fn rebuild_saying(&mut self) -> Said {
-        self.controller().kill();
-        std::fs::rename(self.state_dir(), self.dir.path().join("lost")).expect("moved away");
-        let said = say(self.state_command("rebuild"));
+        self.lose_controller();
+        let said = self.try_rebuild();
         self.start_controller(None);
         said
+    }
+
+    /// Kills the controller and moves its state away.
+    pub fn lose_controller(&mut self) {
+        self.controller().kill();
+        let lost = self.dir.path().join("lost");
+        let _ = std::fs::remove_dir_all(&lost);
+        std::fs::rename(self.state_dir(), lost).expect("moved away");
+    }
+
+    /// `holdfast-controller rebuild`, however it ends. Nothing is started.
+    pub fn try_rebuild(&self) -> Said {
+        say(self.state_command("rebuild"))
+    }
+
+    /// The same as a process, for it to be killed.
+    pub fn start_rebuild(&self) -> Process {
+        Process::start("rebuild", &self.state_command("rebuild"), &self.dir.path().join("rebuild.log"))
+    }
+
+    /// What hosts that join from now on allow besides.
+    pub fn allow(&mut self, rights: &[&str]) {
+        self.rights = rights.iter().map(|&right| right.to_owned()).collect();
+    }
+
+    /// Has a controller that is started from now on purge what is forgotten
+    /// without a period of grace.
+    pub fn forget_at_once(&self) {
+        let file = self.state_dir().join("config.toml");
+        let config = std::fs::read_to_string(&file).expect("the controller's configuration");
+        let others: Vec<&str> =
+            config.lines().filter(|line| !line.starts_with("forget_grace_seconds")).collect();
+        std::fs::write(&file, format!("forget_grace_seconds = 0\n{}\n", others.join("\n"))).expect("written");
     }
 
     fn make_state(&self, verb: &str) -> String {

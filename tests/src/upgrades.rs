@@ -181,6 +181,19 @@ pub fn the_one_that_runs(engine: &Engine, name: &str) -> Relative {
     running[0].clone()
 }
 
+/// Rows of the small server in its data, sorted by their names.
+pub fn rows(data: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(data.join("rows")).expect("rows");
+    let mut files: Vec<PathBuf> = entries.map(|row| row.expect("a row").path()).collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read_to_string(file).expect("a row")).collect()
+}
+
+/// What a version that migrates makes of rows.
+pub fn migrated(rows: &[String], version: &str) -> Vec<String> {
+    rows.iter().map(|row| format!("{version} {row}")).collect()
+}
+
 /// Nothing is left of an upgrade that went back, or was committed for good.
 #[track_caller]
 pub fn assert_no_traces(engine: &Engine, name: &str, volume: &str) {

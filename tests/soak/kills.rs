@@ -1,0 +1,118 @@
+//! Kills at random moments of everything Holdfast does.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::book::{Book, What};
+use crate::scene::Scene;
+
+/// What goes on when somebody is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Act {
+    Backup,
+    Restore,
+    /// Forgotten snapshots are purged and their packs collected.
+    Prune,
+    /// A lost controller is made anew from the bucket.
+    Rebuild,
+    Upgrade,
+    /// A committed upgrade is rolled back.
+    Undo,
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Victim {
+    Agent,
+    Controller,
+    Engine,
+    /// The command that does it all by itself.
+    Command,
+}
+
+/// In turns, the cheap ones more often.
+const TURNS: [Act; 12] = [
+    Act::Backup,
+    Act::Upgrade,
+    Act::Restore,
+    Act::Backup,
+    Act::Prune,
+    Act::Undo,
+    Act::Restore,
+    Act::Upgrade,
+    Act::Backup,
+    Act::Prune,
+    Act::Restore,
+    Act::Rebuild,
+];
+
+impl Act {
+    fn victims(self) -> &'static [Victim] {
+        match self {
+            Self::Prune => &[Victim::Controller],
+            Self::Rebuild => &[Victim::Command],
+            // An Engine takes twenty seconds to come back.
+            _ => &[Victim::Agent, Victim::Agent, Victim::Controller, Victim::Controller, Victim::Engine],
+        }
+    }
+
+    /// For how long the act takes at the least: the kill comes in this time.
+    fn span(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Backup | Self::Restore => 700,
+            Self::Prune => 250,
+            Self::Rebuild => 250,
+            Self::Upgrade => 6000,
+            Self::Undo => 5000,
+        })
+    }
+}
+
+/// Until there are so many kills, or no time is left. A round in which
+/// something does not hold is written down, and the next begins with a new
+/// fleet.
+///
+/// # Errors
+/// The book cannot be written.
+pub(crate) fn run(book: &mut Book, kills: u64, end: Instant) -> Result<()> {
+    let mut scene: Option<Scene> = None;
+    let mut number = book.kills().0;
+    while book.kills().1 < kills && Instant::now() < end {
+        let act = TURNS[(number % TURNS.len() as u64) as usize];
+        let victims = act.victims();
+        let victim = victims[rand::random_range(0..victims.len())];
+        let after = Duration::from_millis(rand::random_range(0..act.span().as_millis() as u64));
+        let begun = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            scene.get_or_insert_with(Scene::new).round(number, act, victim, after)
+        }));
+        let mut line = |killed, ended: String, violation| {
+            let after_ms = after.as_millis() as u64;
+            book.add(What::Kill { act, victim, after_ms, killed, ended }, violation)
+        };
+        match outcome {
+            Ok(ended) => {
+                println!(
+                    "{number}: {victim:?} killed {after:?} into {act:?}: {} ({:.1} s)",
+                    ended.job,
+                    begun.elapsed().as_secs_f64()
+                );
+                line(ended.killed, ended.job, None)?;
+            }
+            Err(panic) => {
+                let said = panic.downcast_ref::<String>().cloned();
+                let said = said.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                let said = said.unwrap_or_else(|| "a panic without words".to_owned());
+                line(true, String::new(), Some(format!("{victim:?} killed {after:?} into {act:?}: {said}")))?;
+                scene = None;
+            }
+        }
+        number += 1;
+    }
+    Ok(())
+}
