@@ -165,7 +165,6 @@ impl Scene {
         self.fleet.start_controller(None);
         let token = self.fleet.token(HOST);
         self.fleet.rejoin(HOST, &token);
-        self.undoable = None;
         Ended { killed, job: "rebuilt".to_owned() }
     }
 
