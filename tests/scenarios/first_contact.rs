@@ -95,3 +95,15 @@ fn words_of_other_tools_are_answered_with_what_there_is() {
         assert!(stderr.contains("unrecognized subcommand") && stderr.contains(answer), "{line:?}: {stderr}");
     }
 }
+
+#[test]
+fn v15_init_tells_the_hash_of_the_file_that_reads_a_repository_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = dir.path().join("repository");
+    let mut command = init(&dir.path().join("state"), repository.to_str().unwrap());
+    let (code, stdout, stderr) = said(command.args(["--address", "c.example"]));
+    assert_eq!(code, 0, "{stderr}");
+    let sum = Command::new("sha256sum").arg(repository.join("RECOVERY/recover.py")).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert!(stdout.contains(sum.split(' ').next().unwrap()) && stdout.contains("recover.py"), "{stdout}");
+}
