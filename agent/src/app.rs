@@ -4,10 +4,14 @@
 //! no new job meets a container that is still owed its start. An Engine that
 //! does not answer stops nothing here: the agent stays reachable and says so.
 
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use holdfast_archive::secret_file;
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::ids::InstanceId;
 use holdfast_proto::v1::agent_service_server::AgentServiceServer;
@@ -107,8 +111,7 @@ impl AgentState {
     /// When the state directory cannot be used or another agent uses it.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let directory = config.state_dir.clone();
-        std::fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
+        make_state_dir(&directory)?;
         let journal = tokio::task::spawn_blocking({
             let directory = directory.clone();
             move || Journal::open(&directory, JOURNAL_PATIENCE)
@@ -165,6 +168,22 @@ impl AgentState {
             stop: CancellationToken::new(),
         })
     }
+}
+
+/// Makes the state directory, or closes one that is there to everybody but its
+/// owner: keys and settings of containers lie in it.
+fn make_state_dir(directory: &Path) -> anyhow::Result<()> {
+    let make = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let mode = std::fs::metadata(directory)?.permissions().mode();
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        std::fs::set_permissions(directory, Permissions::from_mode(0o700))
+    };
+    make().with_context(|| {
+        format!("cannot make the state directory {} for its owner alone", directory.display())
+    })
 }
 
 fn upgrade_parts(
@@ -264,11 +283,10 @@ pub async fn join(args: JoinArgs) -> anyhow::Result<String> {
     let token = if token_file.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin())?
     } else {
-        std::fs::read_to_string(&token_file)
-            .with_context(|| format!("cannot read the join token in {}", token_file.display()))?
+        secret_file::read(&token_file)
+            .with_context(|| format!("cannot use the join token in {}", token_file.display()))?
     };
-    std::fs::create_dir_all(&config.state_dir)
-        .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
+    make_state_dir(&config.state_dir)?;
     let engine = Engine::open(&config.docker_socket).info().await.ok().map(|info| info.id);
     let instance = instance::open(&config.state_dir, engine.as_deref())
         .with_context(|| format!("cannot use the state directory {}", config.state_dir.display()))?;

@@ -110,6 +110,7 @@ mod record;
 pub mod repository;
 pub mod salvage;
 pub mod seam;
+pub mod secret_file;
 pub mod snapshot;
 pub mod state;
 pub mod store;

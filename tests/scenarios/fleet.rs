@@ -36,7 +36,7 @@ fn a_join_token_is_good_once_for_one_hour_and_one_name() {
     let used = std::fs::read_to_string(fleet.dir().join("web-1/join.token")).unwrap();
     let join = |fleet: &Fleet, token: &str| {
         let file = fleet.dir().join("again.token");
-        std::fs::write(&file, token).unwrap();
+        e2e::secret::write(&file, token);
         let output = std::process::Command::new(e2e::binaries::path("holdfast-agent"))
             .arg("join")
             .arg(&file)
@@ -263,4 +263,32 @@ fn x05_a_revoked_host_is_cut_off_and_can_join_again_as_itself() {
     fleet.rejoin("web-1", &token);
     fleet.wait_connected("web-1");
     assert_eq!(fleet.json(&["host", "show", "web-1"])["id"], id, "the host has lost its history");
+}
+
+#[test]
+fn v15_a_state_directory_is_its_owners_alone_and_so_is_a_token() {
+    use std::os::unix::fs::PermissionsExt as _;
+    require_engine!();
+    let fleet = Fleet::start(&[]);
+    let (state, file) = (fleet.dir().join("state"), fleet.dir().join("open.token"));
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).unwrap();
+    e2e::secret::write(&file, fleet.token("web-1"));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let join = || {
+        let mut command = std::process::Command::new(e2e::binaries::path("holdfast-agent"));
+        let output = command.arg("join").arg(&file).arg("--state-dir").arg(&state).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (joined, said) = join();
+    assert!(!joined && said.contains(&format!("chmod 600 {}", file.display())), "{said}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (joined, said) = join();
+    assert!(joined, "the token was not used up: {said}");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&state), mode(&state.join("identity.json"))), (0o700, 0o600));
+    // The operator's token is one, too.
+    let token = fleet.state_dir().join("admin.token");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o640)).unwrap();
+    fleet.cli(&["host", "ls"]).complains(&format!("chmod 600 {}", token.display()));
 }

@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use holdfast_archive::secret_file::{self, SecretFileError};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ const FILE: &str = "identity.json";
 pub enum IdentityError {
     #[error("{} could not be {action}", path.display())]
     File { path: PathBuf, action: &'static str, source: io::Error },
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     #[error("{} is not what `holdfast-agent join` writes", path.display())]
     Parse { path: PathBuf, source: serde_json::Error },
     #[error("the {0} in this host's identity cannot be read")]
@@ -56,12 +59,12 @@ impl Identity {
     /// When the file is there and cannot be read.
     pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = state_dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(IdentityError::File { path, action: "read", source }),
+        let text = match secret_file::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| IdentityError::Parse { path, source })
+        serde_json::from_str(&text).map(Some).map_err(|source| IdentityError::Parse { path, source })
     }
 
     /// What tells without reading it that the file is another one than before;
@@ -209,6 +212,9 @@ mod tests {
         assert!(Identity::remove(&state).unwrap() && !Identity::remove(&state).unwrap());
         assert!(Identity::load(&state).unwrap().is_none() && Identity::stamp(&state).is_none());
         fs::write(state.join(FILE), "{").unwrap();
+        fs::set_permissions(state.join(FILE), fs::Permissions::from_mode(0o600)).unwrap();
         assert!(matches!(Identity::load(&state), Err(IdentityError::Parse { .. })));
+        fs::set_permissions(state.join(FILE), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(Identity::load(&state), Err(IdentityError::Secret(_))));
     }
 }
