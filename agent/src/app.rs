@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
+use tonic::transport::Server;
 use tonic::transport::server::Router;
-use tonic::transport::{Channel, Server};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -43,7 +43,7 @@ use crate::own::Own;
 use crate::resume::{Payer, describe};
 use crate::services::status::causes;
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
-use crate::session::DataPlane;
+use crate::session::{DataPlane, Line};
 use crate::snapshot::{Parts, Snapshots, own_container};
 use crate::socket::Socket;
 use crate::spec::Specs;
@@ -89,7 +89,7 @@ pub struct AgentState {
     /// Takes back what an earlier agent left half done; [`run`] starts it.
     pub upgrades: Upgrades,
     /// The connection of the data plane, while there is one; the link sets it.
-    pub data_plane: Arc<watch::Sender<Option<Channel>>>,
+    pub data_plane: Arc<watch::Sender<Option<Line>>>,
     pub holders: Holders,
     /// Settings of containers; [`run`] starts to keep them.
     pub specs: Specs,
@@ -242,12 +242,12 @@ fn start_link(state: &AgentState, args: RunArgs) -> anyhow::Result<JoinHandle<()
             "this host has not joined a controller; the socket is served, and `holdfast-agent join` is waited for"
         );
     }
-    let (mut channel, plane) = (link.channel(), state.data_plane.clone());
-    plane.send_replace(channel.borrow_and_update().clone());
+    let (mut line, plane) = (link.line(), state.data_plane.clone());
+    plane.send_replace(line.borrow_and_update().clone());
     tokio::spawn(async move {
         // Ends with the link, which holds the sender.
-        while channel.changed().await.is_ok() {
-            plane.send_replace(channel.borrow_and_update().clone());
+        while line.changed().await.is_ok() {
+            plane.send_replace(line.borrow_and_update().clone());
         }
     });
     let served = state.clone();
@@ -300,11 +300,20 @@ pub async fn join(args: JoinArgs) -> anyhow::Result<String> {
         false => "next: start the agent: systemctl enable --now holdfast-agent, or holdfast-agent run",
     };
     Ok(format!(
-        "joined {} as {}\nallowed here: {}\n{next}",
+        "joined {} as {}\nallowed here: {}\npacks go {}\n{next}",
         identity.addresses.join(", "),
         identity.host_name,
-        allow.words().join(", ")
+        allow.words().join(", "),
+        packs_go(&identity)
     ))
+}
+
+/// Where the packs of this host may go.
+fn packs_go(identity: &Identity) -> String {
+    match &identity.store {
+        None => "through the controller only".to_owned(),
+        Some(store) => format!("through the controller, or to this store and no other: {store}"),
+    }
 }
 
 /// What `status` tells.
@@ -348,8 +357,9 @@ pub async fn status(args: &StateArgs) -> anyhow::Result<HostState> {
         Ok(info) => info.version.clone(),
         Err(error) => format!("does not answer: {}", causes(error)),
     };
+    let packs = identity.as_ref().map_or("-".to_owned(), packs_go);
     let text = format!(
-        "controller  {controller}\nagent       {agent}\nengine      {docker}\nallows      {}\nstate       {}",
+        "controller  {controller}\nagent       {agent}\nengine      {docker}\nallows      {}\npacks go    {packs}\nstate       {}",
         config.allow.words().join(", "),
         config.state_dir.display()
     );

@@ -4,6 +4,7 @@
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
 use e2e::require_engine;
+use e2e::s3::S3Server;
 
 #[test]
 fn two_hosts_join_and_are_listed() {
@@ -263,6 +264,28 @@ fn x05_a_revoked_host_is_cut_off_and_can_join_again_as_itself() {
     fleet.rejoin("web-1", &token);
     fleet.wait_connected("web-1");
     assert_eq!(fleet.json(&["host", "show", "web-1"])["id"], id, "the host has lost its history");
+}
+
+#[test]
+fn v10_the_store_is_shown_and_kept_when_a_host_joins_and_only_then() {
+    require_engine!();
+    let server = S3Server::start();
+    let mut fleet = Fleet::start_on(server.place(), &[]);
+    fleet.add_stranger("web-1");
+    let token = fleet.token("web-1");
+    let said = fleet.join_beside("web-1", &token);
+    let place = format!("{}/{}/fleet", server.endpoint(), e2e::s3::BUCKET);
+    assert!(said.contains(&format!("this store and no other: {place} (NOT encrypted")), "{said}");
+    let file = fleet.host("web-1").state_dir().join("identity.json");
+    let identity: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(identity["store"]["url"], place.as_str());
+    fleet.wait_connected("web-1");
+    let shown = fleet.host("web-1").agent_says("status").stdout;
+    assert!(shown.contains(&place), "{shown}");
+    fleet.engine("web-1").run_writer("web", "data");
+    let job = fleet.backup("web-1", "data", "none");
+    assert_eq!(job["state"], "succeeded", "{job}");
+    fleet.assert_whole();
 }
 
 #[test]

@@ -13,6 +13,8 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::store_pin::StorePin;
+
 const FILE: &str = "identity.json";
 
 /// Why there is no usable identity.
@@ -40,6 +42,11 @@ pub struct Identity {
     pub ca_pem: String,
     pub certificate_pem: String,
     pub key_pem: String,
+    /// Where this host sends packs by itself; without it, all go through the
+    /// controller. It stands here since the host joined, and nothing the
+    /// controller says later changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StorePin>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -48,6 +55,7 @@ impl std::fmt::Debug for Identity {
             .field("host_id", &self.host_id)
             .field("host_name", &self.host_name)
             .field("addresses", &self.addresses)
+            .field("store", &self.store.as_ref().map(StorePin::url))
             .finish_non_exhaustive()
     }
 }
@@ -193,6 +201,7 @@ mod tests {
             ca_pem: String::new(),
             certificate_pem: String::new(),
             key_pem: "secret".to_owned(),
+            store: None,
         };
         identity.save(&state).unwrap();
         identity.certificate_pem = "new".to_owned();
@@ -206,6 +215,10 @@ mod tests {
         assert!(renewed.replace(&identity, &state).unwrap());
         assert!(!joined.replace(&identity, &state).unwrap(), "somebody else was faster");
         assert_eq!(Identity::load(&state).unwrap(), Some(renewed));
+        let pinned = StorePin::new("https://store.example/bucket", "").unwrap();
+        let pinned = Identity { store: Some(pinned), ..joined.clone() };
+        pinned.save(&state).unwrap();
+        assert_eq!(Identity::load(&state).unwrap(), Some(pinned));
         let stamp = Identity::stamp(&state);
         joined.save(&state).unwrap();
         assert_ne!(Identity::stamp(&state), stamp);
@@ -216,5 +229,12 @@ mod tests {
         assert!(matches!(Identity::load(&state), Err(IdentityError::Parse { .. })));
         fs::set_permissions(state.join(FILE), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(Identity::load(&state), Err(IdentityError::Secret(_))));
+    }
+
+    #[test]
+    fn v10_an_identity_of_before_has_no_place_for_packs() {
+        let text = r#"{ "host_id": "h", "host_name": "n", "addresses": [], "ca_pem": "", "certificate_pem": "",
+            "key_pem": "" }"#;
+        assert_eq!(serde_json::from_str::<Identity>(text).unwrap().store, None);
     }
 }
