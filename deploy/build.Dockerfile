@@ -1,8 +1,11 @@
 # Compiles the three binaries, once for both services:
 #   docker build -t holdfast-build -f deploy/build.Dockerfile .
 # It takes a while and needs the network. The result is thrown away but for
-# /out, from which deploy/Dockerfile makes the image that runs.
-FROM rust:1-bookworm
+# /out, from which deploy/Dockerfile makes the image that runs. What compiles can
+# put anything into what is compiled: name it by its digest as is said there,
+#   docker build -t holdfast-build --build-arg BASE=rust@sha256:... -f deploy/build.Dockerfile .
+ARG BASE=rust:1-bookworm
+FROM ${BASE}
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --bins -p holdfast-cli -p holdfast-agent -p holdfast-controller \

@@ -4,10 +4,14 @@
 //! no new job meets a container that is still owed its start. An Engine that
 //! does not answer stops nothing here: the agent stays reachable and says so.
 
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use holdfast_archive::secret_file;
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::ids::InstanceId;
 use holdfast_proto::v1::agent_service_server::AgentServiceServer;
@@ -19,8 +23,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
+use tonic::transport::Server;
 use tonic::transport::server::Router;
-use tonic::transport::{Channel, Server};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -39,7 +43,7 @@ use crate::own::Own;
 use crate::resume::{Payer, describe};
 use crate::services::status::causes;
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
-use crate::session::DataPlane;
+use crate::session::{DataPlane, Line};
 use crate::snapshot::{Parts, Snapshots, own_container};
 use crate::socket::Socket;
 use crate::spec::Specs;
@@ -85,7 +89,7 @@ pub struct AgentState {
     /// Takes back what an earlier agent left half done; [`run`] starts it.
     pub upgrades: Upgrades,
     /// The connection of the data plane, while there is one; the link sets it.
-    pub data_plane: Arc<watch::Sender<Option<Channel>>>,
+    pub data_plane: Arc<watch::Sender<Option<Line>>>,
     pub holders: Holders,
     /// Settings of containers; [`run`] starts to keep them.
     pub specs: Specs,
@@ -107,8 +111,7 @@ impl AgentState {
     /// When the state directory cannot be used or another agent uses it.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let directory = config.state_dir.clone();
-        std::fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
+        make_state_dir(&directory)?;
         let journal = tokio::task::spawn_blocking({
             let directory = directory.clone();
             move || Journal::open(&directory, JOURNAL_PATIENCE)
@@ -167,6 +170,22 @@ impl AgentState {
     }
 }
 
+/// Makes the state directory, or closes one that is there to everybody but its
+/// owner: keys and settings of containers lie in it.
+fn make_state_dir(directory: &Path) -> anyhow::Result<()> {
+    let make = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let mode = std::fs::metadata(directory)?.permissions().mode();
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        std::fs::set_permissions(directory, Permissions::from_mode(0o700))
+    };
+    make().with_context(|| {
+        format!("cannot make the state directory {} for its owner alone", directory.display())
+    })
+}
+
 fn upgrade_parts(
     config: &Config,
     engine: &Engine,
@@ -223,12 +242,12 @@ fn start_link(state: &AgentState, args: RunArgs) -> anyhow::Result<JoinHandle<()
             "this host has not joined a controller; the socket is served, and `holdfast-agent join` is waited for"
         );
     }
-    let (mut channel, plane) = (link.channel(), state.data_plane.clone());
-    plane.send_replace(channel.borrow_and_update().clone());
+    let (mut line, plane) = (link.line(), state.data_plane.clone());
+    plane.send_replace(line.borrow_and_update().clone());
     tokio::spawn(async move {
         // Ends with the link, which holds the sender.
-        while channel.changed().await.is_ok() {
-            plane.send_replace(channel.borrow_and_update().clone());
+        while line.changed().await.is_ok() {
+            plane.send_replace(line.borrow_and_update().clone());
         }
     });
     let served = state.clone();
@@ -264,11 +283,10 @@ pub async fn join(args: JoinArgs) -> anyhow::Result<String> {
     let token = if token_file.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin())?
     } else {
-        std::fs::read_to_string(&token_file)
-            .with_context(|| format!("cannot read the join token in {}", token_file.display()))?
+        secret_file::read(&token_file)
+            .with_context(|| format!("cannot use the join token in {}", token_file.display()))?
     };
-    std::fs::create_dir_all(&config.state_dir)
-        .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
+    make_state_dir(&config.state_dir)?;
     let engine = Engine::open(&config.docker_socket).info().await.ok().map(|info| info.id);
     let instance = instance::open(&config.state_dir, engine.as_deref())
         .with_context(|| format!("cannot use the state directory {}", config.state_dir.display()))?;
@@ -282,11 +300,20 @@ pub async fn join(args: JoinArgs) -> anyhow::Result<String> {
         false => "next: start the agent: systemctl enable --now holdfast-agent, or holdfast-agent run",
     };
     Ok(format!(
-        "joined {} as {}\nallowed here: {}\n{next}",
+        "joined {} as {}\nallowed here: {}\npacks go {}\n{next}",
         identity.addresses.join(", "),
         identity.host_name,
-        allow.words().join(", ")
+        allow.words().join(", "),
+        packs_go(&identity)
     ))
+}
+
+/// Where the packs of this host may go.
+fn packs_go(identity: &Identity) -> String {
+    match &identity.store {
+        None => "through the controller only".to_owned(),
+        Some(store) => format!("through the controller, or to this store and no other: {store}"),
+    }
 }
 
 /// What `status` tells.
@@ -330,8 +357,9 @@ pub async fn status(args: &StateArgs) -> anyhow::Result<HostState> {
         Ok(info) => info.version.clone(),
         Err(error) => format!("does not answer: {}", causes(error)),
     };
+    let packs = identity.as_ref().map_or("-".to_owned(), packs_go);
     let text = format!(
-        "controller  {controller}\nagent       {agent}\nengine      {docker}\nallows      {}\nstate       {}",
+        "controller  {controller}\nagent       {agent}\nengine      {docker}\nallows      {}\npacks go    {packs}\nstate       {}",
         config.allow.words().join(", "),
         config.state_dir.display()
     );

@@ -35,6 +35,7 @@ pub mod session;
 pub mod snapshot;
 pub mod socket;
 pub mod spec;
+pub mod store_pin;
 pub mod upgrade;
 pub mod usage;
 pub mod volume_path;

@@ -1,4 +1,5 @@
-//! What of Holdfast itself lies on this host, and is never backed up.
+//! What of Holdfast itself lies on this host: it is never backed up, and no call
+//! restores into it, removes it or puts something else in its place.
 //!
 //! A repository that is backed up into itself grows with every run, a
 //! controller that is paused cannot take the upload it was paused for, and the
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use crate::controller::{Controller, OwnDirectory};
-use crate::engine::{ContainerSummary, Engine, EngineError, MountKind, Role, Volume};
+use crate::engine::{Container, ContainerSummary, Engine, EngineError, MountKind, Role, Volume, VolumeName};
 
 /// Where an agent's image keeps its state, for agents other than this one.
 const AGENT_STATE: &str = "/var/lib/holdfast-agent";
@@ -67,6 +68,34 @@ pub enum Refused {
     Above { name: String, path: PathBuf, what: String },
 }
 
+/// Why a change is not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OwnRefused {
+    #[error(
+        "volume `{name}` is Holdfast's own, {what}: Holdfast neither makes, fills nor removes it; choose another volume, or on its host, with what uses it gone: docker volume rm {name}"
+    )]
+    Volume { name: String, what: String },
+    #[error(
+        "container `{name}` is Holdfast's own, the {what}: Holdfast neither stops nor removes it; on its host: docker stop {name}, docker rm {name}"
+    )]
+    Container { name: String, what: &'static str },
+    #[error(
+        "nothing is restored to {}: it lies in {}, which is Holdfast's own, {what}; choose a directory elsewhere",
+        .target.display(),
+        .path.display()
+    )]
+    Directory { target: PathBuf, path: PathBuf, what: String },
+}
+
+/// Why it is not known, or not allowed, to change something.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Refused(#[from] OwnRefused),
+    #[error("what on this host is Holdfast's own is not known")]
+    Unknown(#[from] EngineError),
+}
+
 impl Own {
     /// `container` is the id of the container the agent runs in, if any.
     pub fn new(
@@ -81,6 +110,37 @@ impl Own {
     /// The id of the container the agent runs in, if any.
     pub fn container(&self) -> Option<&str> {
         self.container.as_deref()
+    }
+
+    /// Refuses to make, fill or remove a volume that is Holdfast's own. One that
+    /// is not there is nobody's.
+    ///
+    /// # Errors
+    /// What is refused, or that the Engine cannot be asked.
+    pub async fn refuse_volume(&self, name: &VolumeName) -> Result<(), ChangeError> {
+        let volume = match self.engine.inspect_volume(name).await {
+            Ok(volume) => volume,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        match self.look().await?.volume(&volume) {
+            None => Ok(()),
+            Some(what) => Err(OwnRefused::Volume { name: volume.name, what }.into()),
+        }
+    }
+
+    /// Refuses to stop or remove a container that is Holdfast's own.
+    ///
+    /// # Errors
+    /// What is refused.
+    pub fn refuse_container(&self, container: &Container) -> Result<(), OwnRefused> {
+        let this = self.container.as_deref() == Some(container.id.as_str());
+        let what = match (this, container.role()) {
+            (true, _) => "agent of this host",
+            (false, Some(role)) => role.word(),
+            (false, None) => return Ok(()),
+        };
+        Err(OwnRefused::Container { name: container.name.clone(), what })
     }
 
     /// Looks at the host as it is now.
@@ -182,6 +242,26 @@ impl OwnPlaces {
             }
         }
         Ok(())
+    }
+}
+
+impl OwnPlaces {
+    /// Refuses a restore to `target`, which is to lie in the directory `parent`
+    /// is a handle of, where that is one of these places or lies in one.
+    ///
+    /// # Errors
+    /// What is refused, with the place.
+    pub fn check_target(&self, target: &Path, parent: impl AsFd) -> Result<(), OwnRefused> {
+        let above = chain(parent);
+        let inside = |place: &&Place| place.id().is_some_and(|id| above.contains(&id));
+        match self.places.iter().find(inside) {
+            None => Ok(()),
+            Some(Place { what, path, .. }) => Err(OwnRefused::Directory {
+                target: target.to_owned(),
+                path: path.clone(),
+                what: what.clone(),
+            }),
+        }
     }
 }
 

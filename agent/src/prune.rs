@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::engine::{Engine, EngineError, EngineErrorKind, MountKind, Volume, VolumeName};
+use crate::own::OwnPlaces;
 
 /// Which volumes a prune is about.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +68,12 @@ impl LabelFilter {
 
 /// Decides what would go: unused, of the kind and with the labels asked for.
 /// Says of every volume that was named and stays why.
-pub fn plan_prune(volumes: Vec<Volume>, used: &HashSet<String>, request: &PruneRequest) -> Pruned {
+pub fn plan_prune(
+    volumes: Vec<Volume>,
+    used: &HashSet<String>,
+    own: &OwnPlaces,
+    request: &PruneRequest,
+) -> Pruned {
     let mut plan = Pruned::default();
     for name in &request.names {
         if !volumes.iter().any(|volume| volume.name == *name) {
@@ -79,7 +85,7 @@ pub fn plan_prune(volumes: Vec<Volume>, used: &HashSet<String>, request: &PruneR
         if !named && !request.names.is_empty() {
             continue;
         }
-        match reason_to_keep(&volume, used, request) {
+        match reason_to_keep(&volume, used, own, request) {
             None => plan.volumes.push(volume),
             Some(reason) if named => plan.kept.push(Kept { name: volume.name, reason }),
             Some(_) => {}
@@ -88,12 +94,17 @@ pub fn plan_prune(volumes: Vec<Volume>, used: &HashSet<String>, request: &PruneR
     plan
 }
 
-fn reason_to_keep(volume: &Volume, used: &HashSet<String>, request: &PruneRequest) -> Option<String> {
+fn reason_to_keep(
+    volume: &Volume,
+    used: &HashSet<String>,
+    own: &OwnPlaces,
+    request: &PruneRequest,
+) -> Option<String> {
     if used.contains(&volume.name) {
         return Some("a container uses it".to_owned());
     }
-    if let Some(role) = volume.role() {
-        return Some(format!("it is Holdfast's own, the state of a {}", role.word()));
+    if let Some(what) = own.volume(volume) {
+        return Some(format!("it is Holdfast's own, {what}"));
     }
     if !request.include_named && !volume.is_anonymous() {
         return Some("it has a name, and only anonymous volumes were asked for".to_owned());
@@ -108,9 +119,9 @@ fn reason_to_keep(volume: &Volume, used: &HashSet<String>, request: &PruneReques
 ///
 /// # Errors
 /// When the Engine cannot be asked.
-pub async fn look(engine: &Engine, request: &PruneRequest) -> Result<Pruned, PruneError> {
+pub async fn look(engine: &Engine, own: &OwnPlaces, request: &PruneRequest) -> Result<Pruned, PruneError> {
     let volumes = engine.list_volumes().await?;
-    Ok(plan_prune(volumes, &used_volumes(engine).await?, request))
+    Ok(plan_prune(volumes, &used_volumes(engine).await?, own, request))
 }
 
 /// Removes exactly the volumes named that still may go.
@@ -118,11 +129,15 @@ pub async fn look(engine: &Engine, request: &PruneRequest) -> Result<Pruned, Pru
 /// # Errors
 /// `NothingNamed` without names. A volume that cannot be removed is no error:
 /// it is kept and reported. An Engine that cannot be reached is one.
-pub async fn apply_prune(engine: &Engine, request: &PruneRequest) -> Result<Pruned, PruneError> {
+pub async fn apply_prune(
+    engine: &Engine,
+    own: &OwnPlaces,
+    request: &PruneRequest,
+) -> Result<Pruned, PruneError> {
     if request.names.is_empty() {
         return Err(PruneError::NothingNamed);
     }
-    let Pruned { volumes, mut kept } = look(engine, request).await?;
+    let Pruned { volumes, mut kept } = look(engine, own, request).await?;
     let mut removed = Vec::new();
     for volume in volumes {
         let Ok(name) = volume.name.parse::<VolumeName>() else { continue };
@@ -175,19 +190,25 @@ mod tests {
         let volumes = vec![volume(&random, &[]), volume("data", &[("tier", "gold")]), volume("busy", &[])];
         let used = HashSet::from(["busy".to_owned()]);
         let mut request = PruneRequest::default();
-        assert_eq!(names(&plan_prune(volumes.clone(), &used, &request)), [random.as_str()]);
+        assert_eq!(
+            names(&plan_prune(volumes.clone(), &used, &OwnPlaces::default(), &request)),
+            [random.as_str()]
+        );
         request.include_named = true;
-        assert_eq!(names(&plan_prune(volumes.clone(), &used, &request)), [random.as_str(), "data"]);
+        assert_eq!(
+            names(&plan_prune(volumes.clone(), &used, &OwnPlaces::default(), &request)),
+            [random.as_str(), "data"]
+        );
         request.labels = vec![LabelFilter::parse("tier=gold")];
-        assert_eq!(names(&plan_prune(volumes.clone(), &used, &request)), ["data"]);
+        assert_eq!(names(&plan_prune(volumes.clone(), &used, &OwnPlaces::default(), &request)), ["data"]);
         request.labels = vec![LabelFilter::parse("tier=silver")];
-        assert!(plan_prune(volumes, &used, &request).volumes.is_empty());
+        assert!(plan_prune(volumes, &used, &OwnPlaces::default(), &request).volumes.is_empty());
         // A controller that is down at the moment still has its state.
         let own = vec![volume("state", &[("org.holdfast.role", "controller")])];
         let request = PruneRequest { include_named: true, ..PruneRequest::default() };
-        assert!(plan_prune(own.clone(), &HashSet::new(), &request).volumes.is_empty());
+        assert!(plan_prune(own.clone(), &HashSet::new(), &OwnPlaces::default(), &request).volumes.is_empty());
         let request = PruneRequest { names: vec!["state".to_owned()], ..request };
-        let kept = plan_prune(own, &HashSet::new(), &request).kept;
+        let kept = plan_prune(own, &HashSet::new(), &OwnPlaces::default(), &request).kept;
         assert!(kept[0].reason.contains("Holdfast's own"), "{}", kept[0].reason);
     }
 
@@ -198,7 +219,7 @@ mod tests {
             names: vec!["gone".to_owned(), "data".to_owned(), "busy".to_owned()],
             ..PruneRequest::default()
         };
-        let plan = plan_prune(volumes, &HashSet::from(["busy".to_owned()]), &request);
+        let plan = plan_prune(volumes, &HashSet::from(["busy".to_owned()]), &OwnPlaces::default(), &request);
         assert!(plan.volumes.is_empty());
         let kept: Vec<_> = plan.kept.iter().map(|kept| kept.name.as_str()).collect();
         assert_eq!(kept, ["gone", "data", "busy"]);
@@ -223,15 +244,18 @@ mod tests {
             include_named: true,
             names: Vec::new(),
         };
-        assert!(matches!(apply_prune(engine, &request).await.unwrap_err(), PruneError::NothingNamed));
-        let shown = look(engine, &request).await.unwrap();
+        assert!(matches!(
+            apply_prune(engine, &OwnPlaces::default(), &request).await.unwrap_err(),
+            PruneError::NothingNamed
+        ));
+        let shown = look(engine, &OwnPlaces::default(), &request).await.unwrap();
         assert_eq!(names(&shown), [scene.name("a"), scene.name("b"), scene.name("c")]);
 
         // One is taken into use after it was shown, one is not named.
         let at = format!("{}:/data", scene.name("b"));
         scene.run_sleeper("user", &["-v", &at]).await;
         request.names = vec![scene.name("a"), scene.name("b")];
-        let pruned = apply_prune(engine, &request).await.unwrap();
+        let pruned = apply_prune(engine, &OwnPlaces::default(), &request).await.unwrap();
         assert_eq!(names(&pruned), [scene.name("a")]);
         assert_eq!(pruned.kept, [Kept { name: scene.name("b"), reason: "a container uses it".to_owned() }]);
         assert!(engine.inspect_volume(&scene.volume_name("c")).await.is_ok());

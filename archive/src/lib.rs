@@ -65,7 +65,9 @@
 //!
 //! So every bit of every object is covered: packs by their name, frames by
 //! their id, pages by being frames, small objects by their envelope,
-//! `repo.json` by its own checksum, `RECOVERY/` by hashes in `repo.json`.
+//! `repo.json` by its own checksum, `RECOVERY/` by hashes that are built into the
+//! program ([`repository::is_released`]): those in `repo.json` say what was
+//! written first, and whoever can write to the bucket can write them, too.
 //! [`verify`] looks at all of them.
 //!
 //! # What a reader must do
@@ -108,6 +110,7 @@ mod record;
 pub mod repository;
 pub mod salvage;
 pub mod seam;
+pub mod secret_file;
 pub mod snapshot;
 pub mod state;
 pub mod store;

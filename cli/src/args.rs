@@ -539,6 +539,9 @@ pub struct RepositoryArgs {
     /// CA certificate of the S3 service (PEM).
     #[arg(long, value_name = "FILE", env = "HOLDFAST_S3_CA_FILE")]
     pub s3_ca_file: Option<PathBuf>,
+    /// Let the URL be http:// on another machine: nothing on the way is encrypted then.
+    #[arg(long, env = "HOLDFAST_S3_ALLOW_HTTP")]
+    pub s3_allow_http: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use holdfast_archive::secret_file::{self, SecretFileError};
 use holdfast_proto::v1::audit_service_client::AuditServiceClient;
 use holdfast_proto::v1::catalog_service_client::CatalogServiceClient;
 use holdfast_proto::v1::container_service_client::ContainerServiceClient;
@@ -71,7 +72,7 @@ impl Client {
 
     async fn connect_controller(context: &Context) -> Result<Self> {
         let ca = read_file("the CA certificate", &context.ca_file)?;
-        let token = SecretString::from(read_file("the token", &context.token_file)?.trim().to_owned());
+        let token = SecretString::from(read_token(&context.token_file)?.trim().to_owned());
         let mut authorization: MetadataValue<Ascii> =
             format!("Bearer {}", token.expose_secret()).parse().map_err(|_| {
                 CliError::usage(format!("{} does not hold a token", context.token_file.display()))
@@ -207,6 +208,15 @@ pub fn check_host(at_socket: bool, host: Option<&str>) -> Result<()> {
             Err(CliError::usage("--host is missing: which host do you mean?").hint("holdfast host ls"))
         }
     }
+}
+
+fn read_token(path: &Path) -> Result<String> {
+    secret_file::read(path).map_err(|error| match &error {
+        SecretFileError::Read { path, source } => {
+            CliError::io(&format!("the token in {} cannot be read", path.display()), source)
+        }
+        SecretFileError::Open { .. } => CliError::new(Exit::NotAllowed, "open-secret", error.to_string()),
+    })
 }
 
 fn read_file(what: &str, path: &Path) -> Result<String> {

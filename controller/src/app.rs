@@ -195,6 +195,7 @@ impl App {
                     authority.clone(),
                     denials,
                     self.config.quotas,
+                    self.repository().store().place(),
                 ))
                 .max_decoding_message_size(limits::ANONYMOUS_MESSAGE),
             )

@@ -103,6 +103,10 @@ pub struct InitArgs {
     /// PEM certificates to trust for the S3 service instead of the machine's.
     #[arg(long, value_name = "FILE")]
     pub s3_ca_file: Option<PathBuf>,
+    /// Let the endpoint be http:// on another machine: nothing on the way is
+    /// encrypted then.
+    #[arg(long)]
+    pub s3_allow_http: bool,
 }
 
 #[derive(Debug, Clone, Args)]

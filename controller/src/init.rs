@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::repository::{self as archive, CryptoMode, InitOptions, Repository};
+use holdfast_archive::secret_file;
 use holdfast_archive::store::{RetryPolicy, Store, StoreError};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -187,14 +188,10 @@ pub async fn create_operator(
 /// Writes a secret to a file only its owner can read.
 pub fn write_secret(path: &Path, secret: &SecretString, replace: bool) -> Result<(), InitError> {
     let write = || {
-        let mut options = fs::OpenOptions::new();
-        options.write(true).mode(0o600);
-        let mut file = match replace {
-            true => options.create(true).truncate(true).open(path)?,
-            false => options.create_new(true).open(path)?,
-        };
-        writeln!(file, "{}", secret.expose_secret())?;
-        file.sync_all()
+        if !replace {
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        }
+        secret_file::write(path, secret.expose_secret())
     };
     write().map_err(|source| InitError::File { path: path.to_owned(), action: "written", source })
 }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use holdfast_archive::keys::RecoveryFile;
+use holdfast_archive::repository::{hash, text};
 use holdfast_archive::store::Store;
 use holdfast_archive::text::{printable, printable_lines};
 use holdfast_controller::api::audit::{self, Verified};
@@ -166,7 +168,8 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = Config::read(&args.state.state_dir)?;
     let store = Store::open(&config.repository)?;
     let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
-    let Checked { report, marked, unmarked, stored_again } = repository.verify(args.quick).await?;
+    let Checked { report, marked, unmarked, stored_again, recovery_written } =
+        repository.verify(args.quick).await?;
     for problem in &report.problems {
         say(&printable(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail)))?;
         for snapshot in &problem.snapshots {
@@ -187,6 +190,9 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     if stored_again > 0 {
         say(&format!("{stored_again} snapshots were stored again from the catalogue"))?;
     }
+    if recovery_written > 0 {
+        say(&format!("{recovery_written} files under RECOVERY/ were written again"))?;
+    }
     for pack in &unmarked {
         say(&printable(&format!("damage could not be noted, verify again: {pack}")))?;
     }
@@ -201,11 +207,14 @@ async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
     say(&format!(
         "controller made in {dir}\n\
          repository {place}: NOT encrypted, whoever can read it reads the data; encryption is not built yet\n\
+         RECOVERY/recover.py in it reads it without Holdfast. Its SHA-256, to be kept outside the store and \
+         compared before the file is run:\n  {recovery}\n\
          first token in {token}, role admin\n\
          next: holdfast-controller run --state-dir {dir}\n\
          then: holdfast context add NAME --controller {address} --ca-file {dir}/ca.crt --token-file {token}",
         dir = dir.display(),
         place = config.repository.location,
+        recovery = hash(text(RecoveryFile::Script)),
         token = dir.join(ADMIN_TOKEN_FILE).display(),
         address = Addresses::new(config.addresses.clone(), config.listen)
             .for_tokens()

@@ -44,6 +44,7 @@ pub fn config_of(args: InitArgs) -> Result<Config, SetupError> {
         credentials_file: absolute(args.s3_credentials_file)?,
         profile: args.s3_profile,
         ca_file: absolute(args.s3_ca_file)?,
+        allow_http: args.s3_allow_http,
     };
     Ok(Config {
         listen: args.listen,

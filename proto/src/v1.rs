@@ -4847,6 +4847,21 @@ pub struct JoinResponse {
     pub ca_pem: ::prost::alloc::string::String,
     #[prost(int64, tag = "5")]
     pub not_after_unix_ms: i64,
+    /// Absent for a repository in a directory. The host keeps this one for good:
+    /// no later word of the controller makes it send packs anywhere else.
+    #[prost(message, optional, tag = "6")]
+    pub store: ::core::option::Option<StorePlace>,
+}
+/// Where a host may send packs by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StorePlace {
+    /// <https://host\[:port\]/bucket\[/prefix\];> http:// only where the operator has
+    /// the controller reach the store so.
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    /// PEM certificates trusted there; empty: those that the host's system trusts.
+    #[prost(string, tag = "2")]
+    pub ca_pem: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {

@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use e2e::garage::Garage;
+use e2e::secret;
 use holdfast_archive::fs::{
     CaptureBase, CaptureOptions, CaptureProgress, CaptureRequest, RestoreOptions, RestoreProgress,
     RestoreRequest, capture, restore,
@@ -45,9 +46,7 @@ impl Direct {
     pub(crate) fn new(garage: &Garage, endpoint: &str, source: &Path) -> Result<Self> {
         let dir = TempDir::with_prefix("hfb-direct")?;
         let credentials_file = dir.path().join("credentials");
-        fs::write(&credentials_file, format!("{}\n{}\n", garage.access_key, garage.secret_key))?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        fs::set_permissions(&credentials_file, mode)?;
+        secret::write(&credentials_file, format!("{}\n{}\n", garage.access_key, garage.secret_key));
         let store = StoreConfig {
             location: Location::S3 { bucket: garage.bucket.clone(), prefix: Self::PREFIX.to_owned() },
             s3: S3Options {

@@ -154,7 +154,7 @@ fn h06_what_is_named_announced_bound_or_was_larger_is_missed() {
     // Hosts that were announced: one never joined, one joined and never came.
     fleet.token("host-y");
     let token = fleet.dir().join("host-z.token");
-    std::fs::write(&token, fleet.token("host-z")).unwrap();
+    e2e::secret::write(&token, fleet.token("host-z"));
     let mut join = Command::new(binaries::path("holdfast-agent"));
     join.arg("join").arg(&token).arg("--state-dir").arg(fleet.dir().join("host-z"));
     process::run(&mut join);

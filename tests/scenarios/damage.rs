@@ -7,6 +7,7 @@ use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
 use e2e::{figure, require_engine, tree};
 use holdfast_archive::pack::{TableRead, read_table};
+use holdfast_archive::repository::{RepositoryInfo, hash};
 use holdfast_archive::seam::FrameKind;
 
 fn files_below(root: &Path, found: &mut Vec<PathBuf>) {
@@ -273,4 +274,36 @@ fn s07_packs_that_went_missing_are_sent_again() {
     heals(&fleet);
     fleet.assert_whole();
     fleet.controller_says(&["verify"]).ends_with(0);
+}
+
+#[test]
+fn v15_a_recovery_file_that_somebody_changed_is_found_and_written_again() {
+    require_engine!();
+    let fleet = Fleet::start(&["host-a"]);
+    let script = fleet.repository_dir().join("RECOVERY/recover.py");
+    let ours = std::fs::read(&script).unwrap();
+    // Whoever writes to the store writes the hashes there, too.
+    let info = fleet.repository_dir().join("repo.json");
+    let theirs = b"import os\n";
+    std::fs::write(&script, theirs).unwrap();
+    let mut changed = RepositoryInfo::decode(&std::fs::read(&info).unwrap()).unwrap();
+    changed.recovery.insert("RECOVERY/recover.py".to_owned(), hash(theirs));
+    std::fs::write(&info, changed.encode()).unwrap();
+
+    let said = fleet.repo("verify", &[]).ends_with(4);
+    let shown = said.stdout + &said.stderr;
+    assert!(shown.contains("RECOVERY/recover.py") && shown.contains("do not run"), "{shown}");
+    assert_eq!(std::fs::read(&script).unwrap(), theirs, "without a controller nothing is written");
+    let said = fleet.controller_says(&["verify", "--quick"]).ends_with(4);
+    assert!(
+        said.stdout.contains("RECOVERY/recover.py") && said.stdout.contains("written again"),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(std::fs::read(&script).unwrap(), ours);
+    std::fs::remove_file(&script).unwrap();
+    fleet.controller_says(&["verify", "--quick"]).ends_with(4);
+    assert_eq!(std::fs::read(&script).unwrap(), ours);
+    fleet.controller_says(&["verify"]).ends_with(0);
+    fleet.assert_whole();
 }

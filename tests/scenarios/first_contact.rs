@@ -23,7 +23,7 @@ fn init(state: &Path, repository: &str) -> Command {
 fn a_store_that_refuses_is_told_within_seconds() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
-    std::fs::write(&keys, "a\nb\n").unwrap();
+    e2e::secret::write(&keys, "a\nb\n");
     // Reserved, and nobody listens.
     let port = Port::reserve();
     let endpoint = format!("http://127.0.0.1:{}", port.number());
@@ -65,7 +65,7 @@ fn a_controller_without_an_address_is_told_what_to_add() {
 #[test]
 fn files_named_from_here_are_found_from_anywhere() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("keys"), "a\nb\n").unwrap();
+    e2e::secret::write(&dir.path().join("keys"), "a\nb\n");
     let port = Port::reserve();
     let endpoint = format!("http://127.0.0.1:{}", port.number());
     let mut command = init(&dir.path().join("state"), "s3://bucket/x");
@@ -93,5 +93,52 @@ fn words_of_other_tools_are_answered_with_what_there_is() {
         let (code, _, stderr) = said(Command::new(binaries::path("holdfast")).args(line));
         assert_eq!(code, 2, "{line:?}");
         assert!(stderr.contains("unrecognized subcommand") && stderr.contains(answer), "{line:?}: {stderr}");
+    }
+}
+
+#[test]
+fn v15_init_tells_the_hash_of_the_file_that_reads_a_repository_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = dir.path().join("repository");
+    let mut command = init(&dir.path().join("state"), repository.to_str().unwrap());
+    let (code, stdout, stderr) = said(command.args(["--address", "c.example"]));
+    assert_eq!(code, 0, "{stderr}");
+    let sum = Command::new("sha256sum").arg(repository.join("RECOVERY/recover.py")).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert!(stdout.contains(sum.split(' ').next().unwrap()) && stdout.contains("recover.py"), "{stdout}");
+}
+
+#[test]
+fn v15_a_store_over_plain_http_has_to_be_allowed_and_keys_be_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    e2e::secret::write(&keys, "a\nb\n");
+    // A documentation address: nobody answers there, and nobody is asked.
+    let s3 = |endpoint: &str, more: &[&str]| {
+        let mut controller = init(&dir.path().join("state"), "s3://bucket/x");
+        let mut cli = Command::new(binaries::path("holdfast"));
+        controller.args(["--address", "c.example"]);
+        cli.args(["repo", "ls", "--repository", "s3://bucket/x"]);
+        [controller, cli].map(|mut command| {
+            command.args(["--s3-endpoint", endpoint, "--s3-credentials-file"]).arg(&keys).args(more);
+            said(&mut command)
+        })
+    };
+    for (code, _, stderr) in s3("http://192.0.2.1:9000", &[]) {
+        assert!(code != 0 && stderr.contains("not encrypted"), "{stderr}");
+        assert!(stderr.contains("--s3-allow-http"), "{stderr}");
+    }
+    let port = Port::reserve();
+    let endpoint = format!("http://127.0.0.1:{}", port.number());
+    for (_, _, stderr) in s3(&endpoint, &["--s3-allow-http"]) {
+        assert!(stderr.contains("is up"), "it was asked: {stderr}");
+    }
+    for mode in [0o644, 0o640] {
+        std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(mode)).unwrap();
+        for (code, _, stderr) in s3(&endpoint, &[]) {
+            let remedy = format!("chmod 600 {}", keys.display());
+            assert!(code != 0 && stderr.contains(&remedy), "{mode:o}: {stderr}");
+        }
     }
 }

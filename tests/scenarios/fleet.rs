@@ -4,6 +4,7 @@
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
 use e2e::require_engine;
+use e2e::s3::S3Server;
 
 #[test]
 fn two_hosts_join_and_are_listed() {
@@ -36,7 +37,7 @@ fn a_join_token_is_good_once_for_one_hour_and_one_name() {
     let used = std::fs::read_to_string(fleet.dir().join("web-1/join.token")).unwrap();
     let join = |fleet: &Fleet, token: &str| {
         let file = fleet.dir().join("again.token");
-        std::fs::write(&file, token).unwrap();
+        e2e::secret::write(&file, token);
         let output = std::process::Command::new(e2e::binaries::path("holdfast-agent"))
             .arg("join")
             .arg(&file)
@@ -263,4 +264,54 @@ fn x05_a_revoked_host_is_cut_off_and_can_join_again_as_itself() {
     fleet.rejoin("web-1", &token);
     fleet.wait_connected("web-1");
     assert_eq!(fleet.json(&["host", "show", "web-1"])["id"], id, "the host has lost its history");
+}
+
+#[test]
+fn v10_the_store_is_shown_and_kept_when_a_host_joins_and_only_then() {
+    require_engine!();
+    let server = S3Server::start();
+    let mut fleet = Fleet::start_on(server.place(), &[]);
+    fleet.add_stranger("web-1");
+    let token = fleet.token("web-1");
+    let said = fleet.join_beside("web-1", &token);
+    let place = format!("{}/{}/fleet", server.endpoint(), e2e::s3::BUCKET);
+    assert!(said.contains(&format!("this store and no other: {place} (NOT encrypted")), "{said}");
+    let file = fleet.host("web-1").state_dir().join("identity.json");
+    let identity: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(identity["store"]["url"], place.as_str());
+    fleet.wait_connected("web-1");
+    let shown = fleet.host("web-1").agent_says("status").stdout;
+    assert!(shown.contains(&place), "{shown}");
+    fleet.engine("web-1").run_writer("web", "data");
+    let job = fleet.backup("web-1", "data", "none");
+    assert_eq!(job["state"], "succeeded", "{job}");
+    fleet.assert_whole();
+}
+
+#[test]
+fn v15_a_state_directory_is_its_owners_alone_and_so_is_a_token() {
+    use std::os::unix::fs::PermissionsExt as _;
+    require_engine!();
+    let fleet = Fleet::start(&[]);
+    let (state, file) = (fleet.dir().join("state"), fleet.dir().join("open.token"));
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).unwrap();
+    e2e::secret::write(&file, fleet.token("web-1"));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let join = || {
+        let mut command = std::process::Command::new(e2e::binaries::path("holdfast-agent"));
+        let output = command.arg("join").arg(&file).arg("--state-dir").arg(&state).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (joined, said) = join();
+    assert!(!joined && said.contains(&format!("chmod 600 {}", file.display())), "{said}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (joined, said) = join();
+    assert!(joined, "the token was not used up: {said}");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&state), mode(&state.join("identity.json"))), (0o700, 0o600));
+    // The operator's token is one, too.
+    let token = fleet.state_dir().join("admin.token");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o640)).unwrap();
+    fleet.cli(&["host", "ls"]).complains(&format!("chmod 600 {}", token.display()));
 }

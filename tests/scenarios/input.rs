@@ -66,7 +66,7 @@ fn unknown_things_are_answered_with_near_ones() {
     fleet.cli(&["snapshot", "show", "uploads"]).ends_with(5);
     fleet.cli(&["frobnicate"]).ends_with(2);
     let wrong = fleet.dir().join("wrong.token");
-    std::fs::write(&wrong, "hfo_wrong\n").unwrap();
+    e2e::secret::write(&wrong, "hfo_wrong\n");
     fleet.cli(&["--token-file", &wrong.display().to_string(), "host", "ls"]).ends_with(2);
     let mut command = std::process::Command::new(e2e::binaries::path("holdfast"));
     command.arg("--controller").arg("127.0.0.1:1").arg("--ca-file").arg(fleet.state_dir().join("ca.crt"));
@@ -82,8 +82,7 @@ fn a_store_that_cannot_be_used_is_named_at_once() {
     let init = |bucket: &str, secret: &str| {
         let dir = tempfile::tempdir().unwrap();
         let credentials = dir.path().join("credentials");
-        std::fs::write(&credentials, format!("{}\n{secret}\n", e2e::s3::ACCESS_KEY)).unwrap();
-        e2e::process::run(std::process::Command::new("chmod").arg("600").arg(&credentials));
+        e2e::secret::write(&credentials, format!("{}\n{secret}\n", e2e::s3::ACCESS_KEY));
         let output = std::process::Command::new(e2e::binaries::path("holdfast-controller"))
             .arg("init")
             .arg("--state-dir")

@@ -36,6 +36,7 @@ mod secrets;
 mod self_upgrade;
 mod store;
 mod summary;
+mod supply;
 mod terminal;
 mod units;
 mod upgrade;

@@ -1,5 +1,6 @@
 //! What of Holdfast lies on a host beside what it protects.
 
+use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
 use e2e::require_engine;
 
@@ -48,4 +49,48 @@ fn v21_a_directory_with_the_repository_or_the_state_in_it_is_refused_by_name() {
     assert!(status.stdout.contains("host-a/its_state is Holdfast's own"), "{}", status.stdout);
     let sources = fleet.ok(&["source", "ls"]);
     assert!(sources.contains("Holdfast's own"), "{sources}");
+}
+
+#[test]
+fn v21_holdfasts_own_volumes_and_containers_are_neither_filled_nor_removed_nor_replaced() {
+    require_engine!();
+    let fleet = Fleet::start_allowing(&["container"], &["host-a"]);
+    let engine = fleet.engine("host-a");
+    engine.docker(["volume", "create", "--label", "org.holdfast.role=controller", "labelled"]);
+    let role = ["--label", "org.holdfast.role=controller", "-v", "mounted:/var/lib/holdfast-controller"];
+    engine.docker([&["run", "-d", "--name", "ctl"], &role[..], &[IMAGE, "sleep", "86400"]].concat());
+    engine.run_writer("web", "data");
+    fleet.backup("host-a", "data", "none");
+
+    for volume in ["labelled", "mounted"] {
+        let marker = engine.volume_path(volume).join("state");
+        std::fs::write(&marker, "the only copy").unwrap();
+        for line in [
+            vec!["volume", "rm", "--host", "host-a", volume],
+            vec!["volume", "create", "--host", "host-a", volume],
+            vec!["restore", "volume", "data@latest", "--host", "host-a", "--as", volume],
+        ] {
+            let said = fleet.cli(&line);
+            let shown = said.stdout.clone() + &said.stderr;
+            let told = shown.contains("Holdfast's own") && shown.contains("choose another volume");
+            assert!(said.code != 0 && told, "{line:?}: {shown}");
+        }
+        assert_eq!(std::fs::read_to_string(&marker).unwrap(), "the only copy");
+    }
+    fleet.cli(&["volume", "prune", "--host", "host-a", "--named", "--yes"]);
+    engine.docker(["volume", "inspect", "labelled"]);
+    for line in [
+        vec!["container", "rm", "--host", "host-a", "--force", "ctl"],
+        vec!["container", "stop", "--host", "host-a", "ctl"],
+    ] {
+        fleet.cli(&line).complains("Holdfast's own").complains("docker rm ctl");
+    }
+    let plan = ["upgrade", "plan", "ctl", "--image", IMAGE, "--host", "host-a"];
+    let said = fleet.cli(&plan);
+    let shown = said.stdout.clone() + &said.stderr;
+    assert!(said.code != 0 && shown.contains("is a Holdfast controller"), "{shown}");
+    assert_eq!(engine.docker(["inspect", "-f", "{{.State.Running}}", "ctl"]), "true");
+    // What is nobody's but the user's goes on.
+    fleet.ok(&["restore", "volume", "data@latest", "--host", "host-a", "--as", "again"]);
+    fleet.ok(&["volume", "rm", "--host", "host-a", "again"]);
 }

@@ -100,7 +100,7 @@ fn every_operation_works_on_s3s() {
 
 fn config_of(server: &ObjectStore, dir: &std::path::Path, region: &str) -> StoreConfig {
     let credentials_file = dir.join("credentials");
-    std::fs::write(&credentials_file, format!("{}\n{}\n", server.access_key, server.secret_key)).unwrap();
+    e2e::secret::write(&credentials_file, format!("{}\n{}\n", server.access_key, server.secret_key));
     StoreConfig {
         location: Location::S3 { bucket: server.bucket.clone(), prefix: "p".to_owned() },
         s3: S3Options {
@@ -316,7 +316,7 @@ fn s16_wrong_or_revoked_credentials_fail_at_once_and_name_their_file() {
     let mut config = server.config("p");
     for (id, secret) in [("nobody", "x"), (e2e::s3::ACCESS_KEY, "wrong")] {
         let file = dir.path().join("wrong");
-        std::fs::write(&file, format!("{id}\n{secret}\n")).unwrap();
+        e2e::secret::write(&file, format!("{id}\n{secret}\n"));
         config.s3.credentials_file = Some(file.clone());
         let store = Store::open(&config).unwrap();
         let key = pack(1);

@@ -107,7 +107,7 @@ impl Host {
     fn join(&self, token: &str, rights: &[String]) -> String {
         std::fs::create_dir_all(self.allowed_dir()).expect("allowed directory");
         let file = self.dir.join("join.token");
-        std::fs::write(&file, token).expect("token written");
+        crate::secret::write(&file, token);
         let mut allow = format!("backup,restore,{}", self.allowed_dir().display());
         for right in rights {
             allow.push(',');
@@ -258,9 +258,7 @@ impl Fleet {
             Place::Directory => command.arg("--repository").arg(self.repository_dir()),
             Place::S3 { endpoint, bucket, region, access_key, secret_key } => {
                 let credentials = self.credentials_file();
-                std::fs::write(&credentials, format!("{access_key}\n{secret_key}\n"))
-                    .expect("credentials written");
-                run(Command::new("chmod").arg("600").arg(&credentials));
+                crate::secret::write(&credentials, format!("{access_key}\n{secret_key}\n"));
                 command.args(["--repository", &format!("s3://{bucket}/fleet"), "--s3-endpoint", endpoint]);
                 command.args(["--s3-region", region]).arg("--s3-credentials-file").arg(&credentials)
             }

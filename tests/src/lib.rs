@@ -32,6 +32,7 @@ pub mod postgres_image;
 pub mod process;
 pub mod record;
 pub mod s3;
+pub mod secret;
 pub mod tree;
 pub mod upgrades;
 pub mod wait;

@@ -157,9 +157,7 @@ impl S3Server {
         std::fs::create_dir_all(root.join(BUCKET)).expect("a bucket");
         let credentials = format!("{ACCESS_KEY}\n{SECRET_KEY}\n");
         let credentials_file = dir.path().join("credentials");
-        std::fs::write(&credentials_file, credentials).expect("written");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&credentials_file, mode).expect("mode set");
+        crate::secret::write(&credentials_file, credentials);
 
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("a store"));
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));

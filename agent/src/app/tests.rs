@@ -357,7 +357,7 @@ async fn what_is_allowed_is_written_before_the_token_is_spent() {
         host_name: "web-1".to_owned(),
     };
     let token_file = directory.path().join("token");
-    std::fs::write(&token_file, token.encode()).unwrap();
+    secret_file::write(&token_file, &token.encode()).unwrap();
     let state = StateArgs {
         state_dir: directory.path().join("state"),
         config: None,

@@ -37,7 +37,6 @@ pub(crate) use self::holders::HOLDER_LABEL;
 pub use self::holders::HolderSpec;
 pub use self::paths::PathKind;
 pub use self::raw::{CreatedContainer, ExecOutcome, PathChange, PathChangeKind};
-#[cfg(test)]
 pub(crate) use self::role::ROLE_LABEL;
 pub use self::role::Role;
 use self::transport::{NEWEST_MINOR, OLDEST_MINOR, PinnedVersion, Transport};

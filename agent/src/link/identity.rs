@@ -7,10 +7,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use holdfast_archive::secret_file::{self, SecretFileError};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::store_pin::StorePin;
 
 const FILE: &str = "identity.json";
 
@@ -19,6 +22,8 @@ const FILE: &str = "identity.json";
 pub enum IdentityError {
     #[error("{} could not be {action}", path.display())]
     File { path: PathBuf, action: &'static str, source: io::Error },
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     #[error("{} is not what `holdfast-agent join` writes", path.display())]
     Parse { path: PathBuf, source: serde_json::Error },
     #[error("the {0} in this host's identity cannot be read")]
@@ -37,6 +42,11 @@ pub struct Identity {
     pub ca_pem: String,
     pub certificate_pem: String,
     pub key_pem: String,
+    /// Where this host sends packs by itself; without it, all go through the
+    /// controller. It stands here since the host joined, and nothing the
+    /// controller says later changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StorePin>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -45,6 +55,7 @@ impl std::fmt::Debug for Identity {
             .field("host_id", &self.host_id)
             .field("host_name", &self.host_name)
             .field("addresses", &self.addresses)
+            .field("store", &self.store.as_ref().map(StorePin::url))
             .finish_non_exhaustive()
     }
 }
@@ -56,12 +67,12 @@ impl Identity {
     /// When the file is there and cannot be read.
     pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = state_dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(IdentityError::File { path, action: "read", source }),
+        let text = match secret_file::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| IdentityError::Parse { path, source })
+        serde_json::from_str(&text).map(Some).map_err(|source| IdentityError::Parse { path, source })
     }
 
     /// What tells without reading it that the file is another one than before;
@@ -190,6 +201,7 @@ mod tests {
             ca_pem: String::new(),
             certificate_pem: String::new(),
             key_pem: "secret".to_owned(),
+            store: None,
         };
         identity.save(&state).unwrap();
         identity.certificate_pem = "new".to_owned();
@@ -203,12 +215,26 @@ mod tests {
         assert!(renewed.replace(&identity, &state).unwrap());
         assert!(!joined.replace(&identity, &state).unwrap(), "somebody else was faster");
         assert_eq!(Identity::load(&state).unwrap(), Some(renewed));
+        let pinned = StorePin::new("https://store.example/bucket", "").unwrap();
+        let pinned = Identity { store: Some(pinned), ..joined.clone() };
+        pinned.save(&state).unwrap();
+        assert_eq!(Identity::load(&state).unwrap(), Some(pinned));
         let stamp = Identity::stamp(&state);
         joined.save(&state).unwrap();
         assert_ne!(Identity::stamp(&state), stamp);
         assert!(Identity::remove(&state).unwrap() && !Identity::remove(&state).unwrap());
         assert!(Identity::load(&state).unwrap().is_none() && Identity::stamp(&state).is_none());
         fs::write(state.join(FILE), "{").unwrap();
+        fs::set_permissions(state.join(FILE), fs::Permissions::from_mode(0o600)).unwrap();
         assert!(matches!(Identity::load(&state), Err(IdentityError::Parse { .. })));
+        fs::set_permissions(state.join(FILE), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(Identity::load(&state), Err(IdentityError::Secret(_))));
+    }
+
+    #[test]
+    fn v10_an_identity_of_before_has_no_place_for_packs() {
+        let text = r#"{ "host_id": "h", "host_name": "n", "addresses": [], "ca_pem": "", "certificate_pem": "",
+            "key_pem": "" }"#;
+        assert_eq!(serde_json::from_str::<Identity>(text).unwrap().store, None);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_proto::ids::InstanceId;
 use holdfast_proto::join_token::{InvalidJoinToken, JoinToken};
 use holdfast_proto::v1::enrolment_service_client::EnrolmentServiceClient;
-use holdfast_proto::v1::{JoinRequest, JoinResponse};
+use holdfast_proto::v1::{JoinRequest, JoinResponse, StorePlace};
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
@@ -21,6 +21,7 @@ use tonic::transport::Endpoint;
 use super::dial::{DialError, dial};
 use super::identity::{Identity, IdentityError};
 use super::tls;
+use crate::store_pin::StorePin;
 
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -92,7 +93,7 @@ pub async fn join(token_text: &str, state_dir: &Path, instance: InstanceId) -> R
 }
 
 fn identity(token: &JoinToken, key: &KeyPair, answer: JoinResponse) -> Result<Identity, JoinError> {
-    let JoinResponse { host_id, host_name, certificate_pem, ca_pem, not_after_unix_ms: _ } = answer;
+    let JoinResponse { host_id, host_name, certificate_pem, ca_pem, not_after_unix_ms: _, store } = answer;
     let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes())
         .map_err(|_| JoinError::Answer("its CA cannot be read"))?;
     if tls::key_sha256(&ca) != Some(token.ca_key_sha256) {
@@ -105,10 +106,19 @@ fn identity(token: &JoinToken, key: &KeyPair, answer: JoinResponse) -> Result<Id
         ca_pem,
         certificate_pem,
         key_pem: key.serialize_pem(),
+        store: store.and_then(|store| pin(&store)),
     };
     // Certificate and key must fit each other, or no connection ever works.
     tls::config(&identity, b"h2").map_err(|_| JoinError::Answer("its certificate is not for this key"))?;
     Ok(identity)
+}
+
+/// The place of packs, unless it is none: then all go through the controller,
+/// which is no reason for a host not to join.
+fn pin(store: &StorePlace) -> Option<StorePin> {
+    StorePin::new(&store.url, &store.ca_pem)
+        .inspect_err(|error| tracing::warn!(%error, "packs of this host go through the controller only"))
+        .ok()
 }
 
 #[cfg(test)]

@@ -24,11 +24,11 @@ use std::time::Duration;
 use holdfast_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::transport::server::Router;
 
 use crate::controller::Controller;
 use crate::services::status::causes;
+use crate::session::Line;
 
 pub use self::dial::DialError;
 pub use self::identity::{Identity, IdentityError};
@@ -55,7 +55,7 @@ pub struct Link {
     state_dir: PathBuf,
     held: watch::Sender<Held>,
     /// A new one with each certificate; none while the host has not joined.
-    channel: watch::Sender<Option<Channel>>,
+    line: watch::Sender<Option<Line>>,
 }
 
 impl Link {
@@ -65,11 +65,11 @@ impl Link {
     /// When an identity is there and cannot be used.
     pub fn open(state_dir: &Path) -> Result<Self, IdentityError> {
         let identity = Identity::load(state_dir)?;
-        let channel = identity.as_ref().map(dial::channel).transpose()?;
+        let line = identity.as_ref().map(line).transpose()?;
         Ok(Self {
             state_dir: state_dir.to_owned(),
             held: watch::Sender::new(Held { identity: identity.map(Arc::new), joined: 0 }),
-            channel: watch::Sender::new(channel),
+            line: watch::Sender::new(line),
         })
     }
 
@@ -78,10 +78,10 @@ impl Link {
         self.held.borrow().identity.is_some()
     }
 
-    /// The ordinary connection, for calls to the controller. Calls need a
-    /// deadline of their own.
-    pub fn channel(&self) -> watch::Receiver<Option<Channel>> {
-        self.channel.subscribe()
+    /// The ordinary connection, for calls to the controller, and what is kept
+    /// beside it. Calls need a deadline of their own.
+    pub fn line(&self) -> watch::Receiver<Option<Line>> {
+        self.line.subscribe()
     }
 
     /// Serves `router` to the controller, over one connection after another,
@@ -124,7 +124,7 @@ impl Link {
 
     async fn renew_when_due(&self, identity: &Identity, joined: u64) {
         renew::wait_until_due(identity).await;
-        let channel = self.channel.borrow().clone();
+        let channel = self.line.borrow().as_ref().map(|line| line.channel.clone());
         let Some(channel) = channel else { return };
         match renew::renew(EnrolmentServiceClient::new(channel), identity, &self.state_dir).await {
             Ok(renewed) => {
@@ -187,15 +187,19 @@ impl Link {
     /// the old channel go on; the controller asked who made them at their
     /// start.
     fn take(&self, identity: Option<Identity>, joined: u64) {
-        let channel = match identity.as_ref().map(dial::channel).transpose() {
-            Ok(channel) => channel,
+        let line = match identity.as_ref().map(line).transpose() {
+            Ok(line) => line,
             Err(error) => {
                 tracing::error!(error = %causes(&error), "the new certificate cannot be used");
                 return;
             }
         };
-        // The channel first: whoever is woken by the identity has it.
-        self.channel.send_replace(channel);
+        // The connection first: whoever is woken by the identity has it.
+        self.line.send_replace(line);
         self.held.send_replace(Held { identity: identity.map(Arc::new), joined });
     }
+}
+
+fn line(identity: &Identity) -> Result<Line, IdentityError> {
+    Ok(Line { channel: dial::channel(identity)?, store: identity.store.clone().map(Arc::new) })
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use super::*;
 use crate::controller::Greeting;
 use crate::engine::{ContainerState, Mount};
+use crate::upgrade::plan::testing;
 
 const AGENT: &str = "3f3f";
 
@@ -171,4 +172,38 @@ fn v21_the_path_of_a_controller_in_a_container_is_found_on_the_host() {
     assert_eq!(bench.check(&containers, "srv/data"), Ok(()));
     let inside = bench.own.places(&containers).volume(&volume("v", &srv, &[]));
     assert_eq!(inside.as_deref(), Some("the repository"), "a volume in which it lies");
+}
+
+#[test]
+fn v21_nothing_is_restored_into_a_directory_of_holdfasts_own() {
+    let bench = bench();
+    bench.greeted(&bench.base.join("srv/repository"), "/srv/repository");
+    let check = |parent: &str| {
+        let parent = bench.base.join(parent);
+        let handle = fs::File::open(&parent).unwrap();
+        bench.own.places(&[]).check_target(&parent.join("new"), &handle)
+    };
+    for parent in ["srv/repository", "srv/repository/packs", "state/agent"] {
+        let text = check(parent).unwrap_err().to_string();
+        assert!(text.contains("Holdfast's own") && text.contains("choose a directory elsewhere"), "{text}");
+    }
+    // Beside it, or around it, is nobody's business.
+    for parent in ["srv", "srv/data", "state"] {
+        assert_eq!(check(parent), Ok(()), "{parent}");
+    }
+}
+
+#[test]
+fn v21_no_container_of_holdfast_is_stopped_or_removed_by_it() {
+    let bench = bench();
+    let refused =
+        |container: &Container| bench.own.refuse_container(container).map_err(|error| error.to_string());
+    let plain = testing::container("db");
+    assert_eq!(refused(&plain), Ok(()));
+    let controller = Container { image: "holdfast-controller:1".to_owned(), ..plain.clone() };
+    let text = refused(&controller).unwrap_err();
+    assert!(text.contains("the controller") && text.contains("docker rm db"), "{text}");
+    // The agent's own needs no label.
+    let text = refused(&Container { id: AGENT.to_owned(), ..plain }).unwrap_err();
+    assert!(text.contains("agent of this host"), "{text}");
 }

@@ -25,6 +25,7 @@ use crate::app::AgentState;
 use crate::config::Config;
 use crate::container_run;
 use crate::engine::{Container, Engine, EngineError};
+use crate::own::Own;
 use crate::prune::LabelFilter;
 use crate::spec::{Defaults, Specs};
 use crate::upgrade::Upgrades;
@@ -41,6 +42,7 @@ pub(crate) struct ContainerApi {
     engine: Engine,
     specs: Specs,
     upgrades: Upgrades,
+    own: Own,
 }
 
 impl ContainerApi {
@@ -50,10 +52,11 @@ impl ContainerApi {
             engine: state.engine.clone(),
             specs: state.specs.clone(),
             upgrades: state.upgrades.clone(),
+            own: state.own.clone(),
         }
     }
 
-    /// A container that is not the agent's own.
+    /// A container that the agent did not make for itself.
     async fn find(&self, id: &str) -> Result<Container, Status> {
         match self.engine.inspect_container(id).await {
             Ok(container) if container.is_holder() => {
@@ -193,6 +196,7 @@ impl ContainerService for ContainerApi {
             return Err(Word::InvalidRequest.status(message));
         }
         let container = self.find(&container).await?;
+        self.own.refuse_container(&container)?;
         let before = self.inspect(&container.id).await?;
         match timeout_seconds {
             None => self.engine.stop_container(&container, None).await?,
@@ -220,6 +224,7 @@ impl ContainerService for ContainerApi {
         self.config.allow.check(Right::Container)?;
         let v1::RemoveContainerRequest { container, force, volumes } = request.into_inner();
         let container = self.find(&container).await?;
+        self.own.refuse_container(&container)?;
         self.engine.remove_container_with(&container.name, force, volumes).await?;
         tracing::info!(container.name = %container.name, volumes, "container removed");
         Ok(Response::new(v1::RemoveContainerResponse {}))

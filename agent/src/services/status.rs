@@ -13,6 +13,7 @@ use crate::allow::NotAllowed;
 use crate::container_run::InvalidRun;
 use crate::engine::{EngineError, EngineErrorKind, InvalidVolumeName};
 use crate::holder::HolderError;
+use crate::own::{ChangeError, OwnRefused};
 use crate::prune::PruneError;
 use crate::recreate::RecreateError;
 use crate::spec::SpecError;
@@ -208,6 +209,21 @@ impl From<NotAllowed> for Status {
 impl From<VolumeNotAllowed> for Status {
     fn from(error: VolumeNotAllowed) -> Self {
         Word::NotAllowed.status(error.to_string())
+    }
+}
+
+impl From<OwnRefused> for Status {
+    fn from(refused: OwnRefused) -> Self {
+        Word::Conflict.status(refused.to_string())
+    }
+}
+
+impl From<ChangeError> for Status {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Refused(refused) => refused.into(),
+            ChangeError::Unknown(error) => error.into(),
+        }
     }
 }
 

@@ -161,6 +161,8 @@ impl VolumeService for VolumeApi {
             labels: labels.into_iter().collect(),
         };
         volume_settings::check(&self.config.allow, &wanted)?;
+        // The Engine calls one that is there made, and takes no other settings.
+        self.own.refuse_volume(&wanted.name).await?;
         let created = self.engine.create_volume(&wanted).await.map_err(creating)?;
         Ok(Response::new(v1::CreateVolumeResponse {
             volume: Some(convert::volume(created.volume, Vec::new(), None, None)),
@@ -174,6 +176,7 @@ impl VolumeService for VolumeApi {
     ) -> Result<Response<v1::RemoveVolumeResponse>, Status> {
         self.config.allow.check(Right::Restore)?;
         let name: VolumeName = request.into_inner().name.parse()?;
+        self.own.refuse_volume(&name).await?;
         if let Err(error) = self.engine.remove_volume(&name).await {
             return Err(self.not_removed(&name, error).await);
         }
@@ -192,9 +195,10 @@ impl VolumeService for VolumeApi {
         }
         let labels = labels.iter().map(|label| LabelFilter::parse(label)).collect();
         let wanted = PruneRequest { labels, include_named, names };
+        let own = self.own.look().await?;
         let pruned = match dry_run {
-            true => prune::look(&self.engine, &wanted).await?,
-            false => prune::apply_prune(&self.engine, &wanted).await?,
+            true => prune::look(&self.engine, &own, &wanted).await?,
+            false => prune::apply_prune(&self.engine, &own, &wanted).await?,
         };
         Ok(Response::new(convert::pruned(pruned)))
     }

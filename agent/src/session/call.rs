@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::cancel::{Cancel, CancelReason};
+use crate::store_pin::StorePin;
 
 /// Code of an upload the store did not take; another allocation may do.
 pub(super) const UPLOAD_FAILED: &str = "upload-failed";
@@ -37,9 +38,17 @@ pub(super) struct Refusal {
     again: bool,
 }
 
+/// A connection to the controller, and what this host keeps beside it.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub channel: Channel,
+    /// Where this host sends packs by itself.
+    pub store: Option<Arc<StorePin>>,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
-    channel: watch::Receiver<Option<Channel>>,
+    channel: watch::Receiver<Option<Line>>,
     patience: Duration,
     cancel: Cancel,
     retries: Arc<AtomicU64>,
@@ -47,7 +56,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(
-        channel: watch::Receiver<Option<Channel>>,
+        channel: watch::Receiver<Option<Line>>,
         patience: Duration,
         cancel: Cancel,
         retries: Arc<AtomicU64>,
@@ -116,7 +125,12 @@ impl Caller {
     async fn channel(&self) -> Result<Option<Channel>, Elapsed> {
         let mut channel = self.channel.clone();
         let connected = tokio::time::timeout(self.patience, channel.wait_for(Option::is_some)).await?;
-        Ok(connected.ok().and_then(|channel| channel.clone()))
+        Ok(connected.ok().and_then(|line| line.as_ref().map(|line| line.channel.clone())))
+    }
+
+    /// The place of packs that goes with the connection there is.
+    pub(super) fn store(&self) -> Option<Arc<StorePin>> {
+        self.channel.borrow().as_ref().and_then(|line| line.store.clone())
     }
 
     pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, SeamError> {

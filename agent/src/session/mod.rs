@@ -17,7 +17,7 @@ mod presigned;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -28,13 +28,15 @@ use holdfast_archive::seam::{
 use holdfast_proto::v1::{self, alloc_pack_response::Way, commit_snapshot_response::Outcome};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tonic::transport::Channel;
 
 use crate::cancel::Cancel;
 use crate::failpoint::failpoint;
+use crate::store_pin::NotPinned;
 
+pub use self::call::Line;
 use self::call::{Caller, Refusal};
 use self::lost::Lost;
+use self::presigned::PutError;
 
 /// Bytes of a pack in one message.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -59,7 +61,7 @@ const PACK_ATTEMPTS: u32 = 4;
 /// The way to the controller, as long as there is one.
 #[derive(Debug, Clone)]
 pub struct DataPlane {
-    channel: watch::Receiver<Option<Channel>>,
+    channel: watch::Receiver<Option<Line>>,
     patience: Duration,
 }
 
@@ -104,12 +106,14 @@ pub struct Session {
     runtime: Handle,
     retries: Arc<AtomicU64>,
     lost: Arc<Lost>,
+    /// It was told that packs do not go where the controller says.
+    refusal_told: Arc<AtomicBool>,
 }
 
 impl DataPlane {
     /// `channel` holds a connection to the controller while there is one.
     /// `patience`: how long one call is tried before it fails.
-    pub fn new(channel: watch::Receiver<Option<Channel>>, patience: Duration) -> Self {
+    pub fn new(channel: watch::Receiver<Option<Line>>, patience: Duration) -> Self {
         Self { channel, patience }
     }
 
@@ -172,7 +176,14 @@ impl DataPlane {
 
 impl Session {
     fn new(caller: Caller, lease: String, retries: Arc<AtomicU64>) -> Self {
-        Self { caller, lease: lease.into(), runtime: Handle::current(), retries, lost: Arc::default() }
+        Self {
+            caller,
+            lease: lease.into(),
+            runtime: Handle::current(),
+            retries,
+            lost: Arc::default(),
+            refusal_told: Arc::default(),
+        }
     }
 
     /// The damaged frames of the base: those that came when the upload was
@@ -337,21 +348,43 @@ impl Session {
     }
 
     /// Straight to the store, or through the controller where this host cannot
-    /// reach it.
+    /// reach it, or is told to send the pack anywhere but to the store it keeps.
     async fn put_presigned(
         &self,
         pack_id: &str,
         presigned: &v1::PresignedPut,
         pack: &SealedPack,
     ) -> Result<(), SeamError> {
-        let put = presigned::put(presigned, pack.bytes.clone());
-        match self.caller.unless_cancelled(put).await? {
+        let id: PackId = pack_id.parse().map_err(|_| nonsense("a pack id that is none"))?;
+        let put = match self.caller.store() {
+            None => Err(NotPinned::None.into()),
+            Some(pin) => {
+                let put = presigned::put(&pin, presigned, &id, pack.bytes.clone());
+                self.caller.unless_cancelled(put).await?
+            }
+        };
+        match put {
             Ok(()) => Ok(()),
-            Err(presigned::PutError::Unreachable(cause)) => {
+            Err(PutError::Unreachable(cause)) => {
                 tracing::debug!(%cause, "store cannot be reached from this host; pack goes through the controller");
                 self.relay(pack_id, pack).await
             }
+            Err(PutError::NotPinned(refusal)) => {
+                self.tell_refusal(&refusal);
+                self.relay(pack_id, pack).await
+            }
             Err(error) => Err(SeamError::new(call::UPLOAD_FAILED, error.to_string())),
+        }
+    }
+
+    /// Once in a session: it is the same for each pack.
+    fn tell_refusal(&self, refusal: &NotPinned) {
+        if !self.refusal_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %refusal,
+                "packs go through the controller; where the store was moved on purpose, join again: \
+                 holdfast host token NAME there, holdfast-agent join TOKEN-FILE here"
+            );
         }
     }
 
@@ -539,3 +572,6 @@ impl From<Refusal> for SeamError {
         SeamError::new(refusal.code, refusal.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

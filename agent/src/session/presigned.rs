@@ -1,15 +1,20 @@
 //! A pack sent straight to the store, with an address the controller signed.
 //!
 //! The controller signs length and checksum too, so the address is good for
-//! these bytes alone and the store itself refuses others.
+//! these bytes alone and the store itself refuses others. That it leads to the
+//! store and nowhere else is not taken from the controller: see
+//! [`crate::store_pin`]. Redirects are not followed, and of an answer nothing
+//! but its status and the store's own word for it is told on: a refusal quotes
+//! the signed request.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_archive::ids::PackId;
 use holdfast_proto::v1::PresignedPut;
-use http::{Request, Uri, header};
+use http::{Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -17,6 +22,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::store_pin::{Address, Admitted, NotPinned, StorePin};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -36,33 +43,34 @@ pub(super) enum PutError {
     /// No connection, or none that can be trusted.
     #[error("the store cannot be reached from this host: {0}")]
     Unreachable(String),
-    #[error("the address the controller gave for a pack is not usable: {0}")]
-    Address(String),
+    #[error(transparent)]
+    NotPinned(#[from] NotPinned),
+    #[error("the controller's request for a pack cannot be sent: {0}")]
+    Request(String),
     #[error("the connection to the store broke: {0}")]
     Broken(String),
-    #[error("the store did not take the pack: {status} {body}")]
-    Refused { status: u16, body: String },
+    #[error("the store did not take the pack: {status}{word}")]
+    Refused { status: u16, word: String },
 }
 
-/// Sends the bytes; Ok means the store answered success.
-pub(super) async fn put(presigned: &PresignedPut, bytes: Bytes) -> Result<(), PutError> {
+/// Sends the bytes, if the request is for this pack in the pinned place; Ok
+/// means the store answered success.
+pub(super) async fn put(
+    pin: &StorePin,
+    presigned: &PresignedPut,
+    pack: &PackId,
+    bytes: Bytes,
+) -> Result<(), PutError> {
+    let admitted = pin.admit(presigned, pack, bytes.len() as u64)?;
     let limit = Duration::from_secs(60 + bytes.len() as u64 / SLOWEST);
-    tokio::time::timeout(limit, put_untimed(presigned, bytes))
+    tokio::time::timeout(limit, put_untimed(pin, admitted, bytes))
         .await
         .unwrap_or_else(|_| Err(PutError::Broken(format!("not done after {} s", limit.as_secs()))))
 }
 
-async fn put_untimed(presigned: &PresignedPut, bytes: Bytes) -> Result<(), PutError> {
-    let uri: Uri = presigned.url.parse().map_err(|_| PutError::Address("not a URL".into()))?;
-    let host = uri.host().ok_or_else(|| PutError::Address("no host in it".into()))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let secure = match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(PutError::Address("neither http nor https".into())),
-    };
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let request = request(presigned, &uri, bytes)?;
+async fn put_untimed(pin: &StorePin, admitted: Admitted, bytes: Bytes) -> Result<(), PutError> {
+    let Address { secure, host, port } = admitted.address.clone();
+    let request = request(admitted, bytes)?;
     let connected = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect((host.as_str(), port))).await;
     let stream = connected
         .map_err(|_| PutError::Unreachable(format!("no answer from {host}:{port}")))?
@@ -70,29 +78,24 @@ async fn put_untimed(presigned: &PresignedPut, bytes: Bytes) -> Result<(), PutEr
     if !secure {
         return send(stream, request).await;
     }
-    let name = ServerName::try_from(host.clone()).map_err(|_| PutError::Address("no valid host".into()))?;
-    let handshake = tokio::time::timeout(CONNECT_LIMIT, connector()?.connect(name, stream)).await;
+    let name = ServerName::try_from(host.clone())
+        .map_err(|_| PutError::Unreachable(format!("`{host}` is no name a certificate can have")))?;
+    let handshake = tokio::time::timeout(CONNECT_LIMIT, connector(pin.ca_pem())?.connect(name, stream)).await;
     let stream = handshake
         .map_err(|_| PutError::Unreachable(format!("no TLS answer from {host}:{port}")))?
         .map_err(|error| PutError::Unreachable(format!("{host}:{port}: {error}")))?;
     send(stream, request).await
 }
 
-fn request(presigned: &PresignedPut, uri: &Uri, bytes: Bytes) -> Result<Request<Full<Bytes>>, PutError> {
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let mut request = Request::put(path);
-    let given = |name: &str| presigned.headers.keys().any(|key| key.eq_ignore_ascii_case(name));
-    if !given("host") {
-        request = request.header(header::HOST, authority);
-    }
-    if !given("content-length") {
-        request = request.header(header::CONTENT_LENGTH, bytes.len());
-    }
-    for (name, value) in &presigned.headers {
+fn request(admitted: Admitted, bytes: Bytes) -> Result<Request<Full<Bytes>>, PutError> {
+    let Admitted { address: _, authority, path_and_query, headers } = admitted;
+    let mut request = Request::put(path_and_query)
+        .header(header::HOST, authority)
+        .header(header::CONTENT_LENGTH, bytes.len());
+    for (name, value) in headers {
         request = request.header(name, value);
     }
-    request.body(Full::new(bytes)).map_err(|error| PutError::Address(error.to_string()))
+    request.body(Full::new(bytes)).map_err(|error| PutError::Request(error.to_string()))
 }
 
 async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(), PutError>
@@ -111,18 +114,25 @@ where
         return Ok(());
     }
     let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
-    Err(PutError::Refused { status: status.as_u16(), body: text.chars().take(300).collect() })
+    let word = error_word(&text).map(|word| format!(" {word}")).unwrap_or_default();
+    Err(PutError::Refused { status: status.as_u16(), word })
 }
 
-/// Trusts what this system trusts.
-fn connector() -> Result<TlsConnector, PutError> {
+/// The store's word for what is wrong, such as `AccessDenied`.
+fn error_word(body: &str) -> Option<&str> {
+    let (_, rest) = body.split_once("<Code>")?;
+    let (word, _) = rest.split_once("</Code>")?;
+    (word.len() <= 64 && word.chars().all(|c| c.is_ascii_alphanumeric())).then_some(word)
+}
+
+/// Trusts the pinned CA, or what this system trusts where none is pinned.
+fn connector(ca_pem: &str) -> Result<TlsConnector, PutError> {
     let mut roots = rustls::RootCertStore::empty();
-    let file = ROOT_FILES.iter().find(|path| Path::new(path).exists());
-    let file =
-        file.ok_or_else(|| PutError::Unreachable("this system has no list of trusted certificates".into()))?;
-    let certificates = CertificateDer::pem_file_iter(file)
-        .map_err(|error| PutError::Unreachable(format!("{file} cannot be read: {error}")))?;
-    roots.add_parsable_certificates(certificates.flatten());
+    if ca_pem.is_empty() {
+        roots.add_parsable_certificates(system_roots()?);
+    } else {
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(ca_pem.as_bytes()).flatten());
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -130,4 +140,13 @@ fn connector() -> Result<TlsConnector, PutError> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn system_roots() -> Result<Vec<CertificateDer<'static>>, PutError> {
+    let file = ROOT_FILES.iter().find(|path| Path::new(path).exists());
+    let file =
+        file.ok_or_else(|| PutError::Unreachable("this system has no list of trusted certificates".into()))?;
+    let certificates = CertificateDer::pem_file_iter(file)
+        .map_err(|error| PutError::Unreachable(format!("{file} cannot be read: {error}")))?;
+    Ok(certificates.flatten().collect())
 }

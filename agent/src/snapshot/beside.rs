@@ -7,7 +7,7 @@
 //! what was filled is known by its inode.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +76,11 @@ impl Wanted {
     /// Where the directory is that is to hold it.
     pub(super) fn parent_path(&self) -> &Path {
         &self.parent_path
+    }
+
+    /// A handle of that directory.
+    pub(super) fn parent(&self) -> BorrowedFd<'_> {
+        self.parent.as_fd()
     }
 
     /// Where it is while it is being filled.

@@ -279,7 +279,7 @@ fn container_of(mountinfo: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -11,9 +11,10 @@ use holdfast_proto::ids::JobId;
 
 use crate::allowed_directory::AllowedDirectory;
 use crate::contained::{self, ContainedError};
-use crate::engine::{NewVolume, VolumeName};
+use crate::engine::{NewVolume, ROLE_LABEL, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{Debt, DebtId};
+use crate::own::ChangeError;
 use crate::resume::{Act, Outcome, Payer, RESTORE_LABEL, blocking};
 use crate::secrets;
 use crate::volume_path::{self, ReachedVolume};
@@ -29,6 +30,12 @@ const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 
 /// What the agent's own labels begin with.
 const OWN_LABELS: &str = "holdfast.";
+
+/// Whether no snapshot may set a label: with it a volume would be taken for the
+/// agent's work, or for Holdfast's own, which is never backed up.
+fn is_own_label(key: &str) -> bool {
+    key.starts_with(OWN_LABELS) || key == ROLE_LABEL
+}
 
 /// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +92,8 @@ impl Target {
         match target {
             RestoreTarget::Volume(volume) => {
                 check_settings(context, &settings(volume, &SourceFacts::default(), JobId::generate()))?;
+                // First: that is not to be removed to make room.
+                context.own.refuse_volume(&volume.name).await.map_err(|error| own_failure(&error))?;
                 match context.engine.inspect_volume(&volume.name).await {
                     Ok(_) => Err(exists(&volume.name)),
                     Err(error) if error.is_not_found() => Ok(()),
@@ -322,6 +331,13 @@ fn exists(name: &VolumeName) -> Failure {
     )
 }
 
+fn own_failure(error: &ChangeError) -> Failure {
+    match error {
+        ChangeError::Refused(_) => Failure::of("holdfast-own", error),
+        ChangeError::Unknown(engine) => Failure::of(engine_code(engine), error),
+    }
+}
+
 fn unreadable(error: &std::io::Error) -> Failure {
     Failure::new("unreadable", format!("the target of the restore cannot be opened: {error}"))
 }
@@ -333,9 +349,7 @@ fn check_settings(context: &Context, wanted: &NewVolume) -> Result<Option<Allowe
 /// Settings of the new volume. Labels of the agent's own are never a snapshot's.
 fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume {
     let mut labels = facts.labels.clone();
-    labels.retain(|key, value| {
-        key != ANONYMOUS_LABEL && !key.starts_with(OWN_LABELS) && !secrets::was_removed(value)
-    });
+    labels.retain(|key, value| key != ANONYMOUS_LABEL && !is_own_label(key) && !secrets::was_removed(value));
     labels.extend(asked.labels.clone());
     labels.insert(RESTORE_LABEL.to_owned(), job.to_string());
     NewVolume {
@@ -354,6 +368,8 @@ async fn wanted(context: &Context, path: &Path) -> Result<Wanted, Failure> {
     match Wanted::resolve(&context.allow, path) {
         Ok(wanted) => {
             contained::check(engine, own, wanted.parent_path()).await.map_err(not_mounted)?;
+            let places = context.own.look().await.map_err(|error| own_failure(&error.into()))?;
+            places.check_target(path, wanted.parent()).map_err(|refused| own_failure(&refused.into()))?;
             Ok(wanted)
         }
         // It may be there on the host, and only not mounted.
@@ -370,7 +386,7 @@ async fn wanted(context: &Context, path: &Path) -> Result<Wanted, Failure> {
 pub(super) fn withheld(target: &RestoreTarget, facts: &SourceFacts) -> Vec<String> {
     let RestoreTarget::Volume(asked) = target else { return Vec::new() };
     let removed = facts.labels.iter().filter(|(key, value)| {
-        secrets::was_removed(value) && !key.starts_with(OWN_LABELS) && !asked.labels.contains_key(*key)
+        secrets::was_removed(value) && !is_own_label(key) && !asked.labels.contains_key(*key)
     });
     removed
         .map(|(key, _)| {
@@ -424,6 +440,8 @@ mod tests {
         let mut facts = facts(&[("type", "none"), ("o", "bind"), ("device", "/usr/local/sbin")]);
         facts.labels.insert("holdfast.restore".to_owned(), "another".to_owned());
         facts.labels.insert("holdfast.anything".to_owned(), String::new());
+        // It would take the new volume out of every backup.
+        facts.labels.insert(ROLE_LABEL.to_owned(), "controller".to_owned());
         for driver in ["local", "vieux/sshfs"] {
             facts.driver = driver.to_owned();
             let new = settings(&asked(), &facts, job);

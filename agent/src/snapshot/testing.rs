@@ -13,10 +13,10 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::repository_service_server::{RepositoryService, RepositoryServiceServer};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::session::DataPlane;
+use crate::session::{DataPlane, Line};
 
 /// Holds what agents sent, and does as it is told to misbehave.
 #[derive(Debug, Clone, Default)]
@@ -51,14 +51,14 @@ pub(crate) struct State {
 
 impl Repository {
     /// A data plane that leads to this repository.
-    pub(crate) async fn plane(&self) -> (DataPlane, watch::Sender<Option<Channel>>) {
+    pub(crate) async fn plane(&self) -> (DataPlane, watch::Sender<Option<Line>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let service = RepositoryServiceServer::new(self.clone());
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        let (sender, receiver) = watch::channel(Some(channel));
+        let (sender, receiver) = watch::channel(Some(Line { channel, store: None }));
         (DataPlane::new(receiver, Duration::from_secs(60)), sender)
     }
 
@@ -200,8 +200,8 @@ impl RepositoryService for Repository {
         let way = match &state.presigned {
             None => v1::alloc_pack_response::Way::Relay(v1::Relay {}),
             Some(base) => v1::alloc_pack_response::Way::Presigned(v1::PresignedPut {
-                url: format!("{base}/{pack_id}?signature=x"),
-                headers: HashMap::from([("x-signed".to_owned(), "yes".to_owned())]),
+                url: format!("{base}/packs/{}/{pack_id}?X-Amz-Signature=hush", &pack_id[..2]),
+                headers: HashMap::from([("x-amz-checksum-sha256".to_owned(), "signed".to_owned())]),
                 expires_unix_ms: 0,
             }),
         };
@@ -354,4 +354,44 @@ impl Repository {
     pub(crate) fn open_leases(&self) -> usize {
         self.lock().leases.len()
     }
+}
+
+/// A store that takes PUTs with the signed header into its bucket, whose URL it
+/// gives; its first answer is "slow down".
+pub(crate) async fn store(repository: Repository) -> String {
+    use http_body_util::{BodyExt, Empty};
+    use hyper::service::service_fn;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (repository, seen) = (repository.clone(), seen.clone());
+            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (repository, seen) = (repository.clone(), seen.clone());
+                async move {
+                    let signed = request.headers().get("x-amz-checksum-sha256");
+                    let signed = signed.is_some_and(|value| value == "signed");
+                    let pack = request.uri().path().rsplit('/').next().unwrap().to_owned();
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    let status = match (signed, seen.fetch_add(1, Ordering::SeqCst)) {
+                        (false, _) => 403,
+                        (true, 0) => 503,
+                        (true, _) => {
+                            repository.store_pack(&pack, body.to_vec());
+                            200
+                        }
+                    };
+                    http::Response::builder().status(status).body(Empty::<bytes::Bytes>::new())
+                }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
+            );
+        }
+    });
+    format!("http://{address}/bucket")
 }

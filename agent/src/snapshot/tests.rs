@@ -13,15 +13,16 @@ use holdfast_proto::ids::InstanceId;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tonic::Status;
-use tonic::transport::Channel;
 
-use super::testing::Repository;
+use super::testing::{Repository, store};
 use super::*;
 use crate::engine::testing::Scene;
 use crate::engine::{ContainerState, VolumeName};
 use crate::journal::Journal;
 use crate::quiesce::Rest;
+use crate::session::Line;
 use crate::spec::Specs;
+use crate::store_pin::StorePin;
 
 struct Bench {
     scene: Scene,
@@ -29,7 +30,7 @@ struct Bench {
     snapshots: Snapshots,
     payer: Payer,
     _state: TempDir,
-    channel: watch::Sender<Option<Channel>>,
+    channel: watch::Sender<Option<Line>>,
 }
 
 impl Bench {
@@ -75,6 +76,16 @@ impl Bench {
             }
         });
         called.await.unwrap_or_else(|_| panic!("{name} was not called"));
+    }
+
+    /// Lets the host send packs to this place by itself.
+    fn pin(&self, place: &str) {
+        let pin = Arc::new(StorePin::new(place, "").unwrap());
+        self.channel.send_modify(|line| {
+            if let Some(line) = line {
+                line.store = Some(pin);
+            }
+        });
     }
 
     async fn run(&self, request: BackupRequest) -> Outcome {
@@ -400,12 +411,15 @@ async fn a_pack_goes_straight_to_the_store_or_through_the_controller() {
     let (name, path) = bench.volume("data").await;
     let source = SourceId::generate();
     let store = store(bench.repository.clone()).await;
-    bench.repository.lock().presigned = Some(store);
+    bench.repository.lock().presigned = Some(store.clone());
+    bench.pin(&store);
     assert!(bench.run(request(source, &name, None)).await.ended.ok);
     assert!(bench.repository.packs() > 0);
     assert_eq!(bench.repository.calls("upload_pack"), 0);
     // Nothing listens on the discard port.
-    bench.repository.lock().presigned = Some("http://127.0.0.1:9".to_owned());
+    let nobody = "http://127.0.0.1:9/bucket";
+    bench.repository.lock().presigned = Some(nobody.to_owned());
+    bench.pin(nobody);
     fs::write(path.join("more"), vec![3; 1 << 20]).unwrap();
     assert!(bench.run(request(source, &name, None)).await.ended.ok);
     assert!(bench.repository.calls("upload_pack") > 0);
@@ -616,42 +630,4 @@ async fn some_paths_are_restored_alone() {
     let path = bench.scene.engine.inspect_volume(&name).await.unwrap().mountpoint;
     assert_eq!(fs::read_to_string(path.join("sub/small")).unwrap(), "small");
     assert!(!path.join("large").exists());
-}
-
-/// A store that takes PUTs with the signed header; its first answer is "slow down".
-async fn store(repository: Repository) -> String {
-    use http_body_util::{BodyExt, Empty};
-    use hyper::service::service_fn;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let seen = Arc::new(AtomicUsize::new(0));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (repository, seen) = (repository.clone(), seen.clone());
-            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let (repository, seen) = (repository.clone(), seen.clone());
-                async move {
-                    let signed = request.headers().get("x-signed").is_some_and(|value| value == "yes");
-                    let pack = request.uri().path().trim_start_matches('/').to_owned();
-                    let body = request.into_body().collect().await.unwrap().to_bytes();
-                    let status = match (signed, seen.fetch_add(1, Ordering::SeqCst)) {
-                        (false, _) => 403,
-                        (true, 0) => 503,
-                        (true, _) => {
-                            repository.store_pack(&pack, body.to_vec());
-                            200
-                        }
-                    };
-                    http::Response::builder().status(status).body(Empty::<bytes::Bytes>::new())
-                }
-            });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new()
-                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
-            );
-        }
-    });
-    format!("http://{address}")
 }

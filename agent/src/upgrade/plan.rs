@@ -258,7 +258,8 @@ impl Findings {
         found.runtime = layer.runtime_words();
         found.losses.extend(in_memory(world).await);
 
-        found.refusals = refusals::of_container(&world.old, &world.from);
+        let is_this = own.is_some_and(|own| own.id == world.old.id);
+        found.refusals = refusals::of_container(&world.old, &world.from, is_this);
         let names = world.others.iter().map(|other| other.name.as_str());
         found.refusals.extend(refusals::of_names(&world.old.name, names));
         let asked = world.spec.platform.as_deref();

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::RepositoryId;
-use crate::keys::{ObjectKey, RecoveryFile};
+use crate::keys::ObjectKey;
+
+use super::recovery::{RECOVERY_FILES, text};
 
 /// The format this program writes, and the only one it reads.
 pub const FORMAT: u32 = 1;
@@ -65,7 +67,8 @@ pub struct RepositoryInfo {
     pub created_unix_ms: i64,
     pub crypto: CryptoMode,
     pub chunker: ChunkerParameters,
-    /// SHA-256 of each file under `RECOVERY/`, by its object's name.
+    /// SHA-256 of each file under `RECOVERY/` as it was first written, by its
+    /// object's name. No proof of what lies there: see [`super::is_released`].
     pub recovery: BTreeMap<String, String>,
     /// Only while it is text.
     checksum: String,
@@ -89,7 +92,6 @@ pub enum InfoError {
 impl RepositoryInfo {
     /// A new repository's.
     pub fn new(id: RepositoryId, owner: String, created_unix_ms: i64, crypto: CryptoMode) -> Self {
-        let recovery = [RecoveryFile::Readme, RecoveryFile::Format, RecoveryFile::Script];
         Self {
             format: FORMAT,
             features: Vec::new(),
@@ -98,7 +100,9 @@ impl RepositoryInfo {
             created_unix_ms,
             crypto,
             chunker: ChunkerParameters::default(),
-            recovery: recovery.map(|file| (ObjectKey::Recovery(file).to_string(), hash(text(file)))).into(),
+            recovery: RECOVERY_FILES
+                .map(|file| (ObjectKey::Recovery(file).to_string(), hash(text(file))))
+                .into(),
             checksum: String::new(),
         }
     }
@@ -145,15 +149,6 @@ impl RepositoryInfo {
         let mut info: Self = serde_json::from_value(value).map_err(|error| damaged(error.to_string()))?;
         info.checksum.clear();
         Ok(info)
-    }
-}
-
-/// What lies under `RECOVERY/`.
-pub fn text(file: RecoveryFile) -> &'static str {
-    match file {
-        RecoveryFile::Readme => include_str!("../../recovery/README"),
-        RecoveryFile::Format => include_str!("../../recovery/format.proto"),
-        RecoveryFile::Script => include_str!("../../recovery/recover.py"),
     }
 }
 

@@ -10,6 +10,7 @@
 mod direct;
 mod index;
 mod info;
+mod recovery;
 
 use std::sync::Arc;
 
@@ -20,10 +21,11 @@ pub(crate) use direct::Changes;
 pub use direct::{CommitError, DirectSession};
 use index::ListedPack;
 pub use index::{BrokenPack, BrokenPackError, Index, PackFacts};
-pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo, hash, text};
+pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo, hash};
+pub use recovery::{RECOVERY_FILES, is_released, text};
 
 use crate::ids::{PackId, RepositoryId, SnapshotId};
-use crate::keys::{ObjectKey, Prefix, RecoveryFile};
+use crate::keys::{ObjectKey, Prefix};
 use crate::pack::{self, FOOTER_LEN, TableRead};
 use crate::salvage::walk_frames;
 use crate::seam::{PackEntry, PackSource};
@@ -146,8 +148,8 @@ impl Repository {
         }
         let InitOptions { owner, created_unix_ms, crypto } = options;
         let info = RepositoryInfo::new(RepositoryId::generate(), owner, created_unix_ms, crypto);
-        for file in [RecoveryFile::Readme, RecoveryFile::Format, RecoveryFile::Script] {
-            store.put(&ObjectKey::Recovery(file), info::text(file).as_bytes().into()).await?;
+        for file in RECOVERY_FILES {
+            store.put(&ObjectKey::Recovery(file), text(file).as_bytes().into()).await?;
         }
         store.put(&ObjectKey::Repository, info.encode().into()).await?;
         store.bind(info.id);

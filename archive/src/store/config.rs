@@ -106,6 +106,10 @@ pub struct S3Options {
     /// PEM certificates trusted instead of the machine's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Lets `endpoint` be `http://` on another machine than this: whoever is on
+    /// the way then reads and changes what is stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_http: bool,
 }
 
 /// A repository's place and the way to it.

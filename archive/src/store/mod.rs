@@ -88,6 +88,15 @@ pub struct Presigned {
     pub headers: Vec<(String, String)>,
 }
 
+/// Where objects go that somebody else sends, and whom to trust there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorePlace {
+    /// `scheme://host[:port]/bucket[/prefix]`; an object's name follows a slash.
+    pub url: String,
+    /// Certificates trusted instead of the machine's; empty: the machine's.
+    pub ca_pem: String,
+}
+
 #[derive(Debug)]
 struct RawBody {
     /// What the store announced.
@@ -207,6 +216,15 @@ impl Store {
             Backend::Directory(directory) => directory.location(),
             #[cfg(feature = "s3")]
             Backend::S3(s3) => s3.location(),
+        }
+    }
+
+    /// Where a host may send packs by itself; none where it cannot.
+    pub fn place(&self) -> Option<StorePlace> {
+        match &self.inner.backend {
+            Backend::Directory(_) => None,
+            #[cfg(feature = "s3")]
+            Backend::S3(s3) => Some(s3.place()),
         }
     }
 

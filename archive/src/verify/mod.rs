@@ -28,11 +28,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use report::{AffectedFile, Problem, ProblemKind, Report};
 
 use crate::ids::{FrameId, PackId};
-use crate::keys::{ObjectKey, Prefix, RecoveryFile, StateFile};
-use crate::repository::{Index, Repository, RepositoryInfo, Snapshots, hash, list};
+use crate::keys::{ObjectKey, Prefix, StateFile};
+use crate::repository::{Index, RECOVERY_FILES, Repository, RepositoryInfo, Snapshots, is_released, list};
 use crate::seam::{FrameLocation, PackEntry};
 use crate::state::{Head, decode_head, decode_hosts, decode_index, decode_policies};
 use crate::store::{Listed, StoreError};
+
+/// Of a file under `RECOVERY/` that no release known to this program wrote.
+const FOREIGN_RECOVERY: &str = "it is not a file that this release of Holdfast or one before it wrote: somebody \
+     changed it, or a newer release wrote it; do not run or follow it; `holdfast-controller verify` of the release \
+     you trust writes its own in its place";
 
 /// A part of all packs, by their hash: part `part` of `of`, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,12 +219,11 @@ async fn check_info(repository: &Repository, findings: &mut Findings) {
             findings.add(Problem::new(ProblemKind::RepositoryInfo, &key, detail));
         }
     }
-    for file in [RecoveryFile::Readme, RecoveryFile::Format, RecoveryFile::Script] {
+    for file in RECOVERY_FILES {
         let key = ObjectKey::Recovery(file);
-        let expected = repository.info().recovery.get(&key.to_string());
         let detail = match store.get(&key).await {
-            Ok(bytes) if Some(&hash(&bytes)) == expected => continue,
-            Ok(_) => "it does not have the SHA-256 that repo.json gives for it".to_owned(),
+            Ok(bytes) if is_released(file, &bytes) => continue,
+            Ok(_) => FOREIGN_RECOVERY.to_owned(),
             Err(error) => chain(&error),
         };
         findings.add(Problem::new(ProblemKind::RecoveryFile, key, detail));

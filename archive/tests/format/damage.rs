@@ -8,11 +8,11 @@ use holdfast_archive::ids::{AllocationId, PackId, SnapshotId};
 use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::keys::StateFile;
 use holdfast_archive::pack::PackBuilder;
-use holdfast_archive::repository::Repository;
+use holdfast_archive::repository::{Repository, hash};
 use holdfast_archive::seam::FrameKind;
 use holdfast_archive::state::{encode_hosts, encode_index, encode_policies};
 use holdfast_archive::store::StoreErrorKind;
-use holdfast_archive::verify::{Level, ProblemKind, Report};
+use holdfast_archive::verify::{Level, ProblemKind, Report, verify};
 
 use crate::support::{Fixture, Tree, expected, flip, overwrite, sample_tree};
 
@@ -241,4 +241,22 @@ fn h01_a_damaged_table_costs_no_frame() {
     assert_eq!(report.problems.len(), packs, "{report:#?}");
     assert!(report.problems.iter().all(|problem| problem.kind == ProblemKind::PackTable), "{report:#?}");
     assert!(report.damaged_snapshots().is_empty());
+}
+
+#[test]
+fn v15_a_recovery_file_is_not_sound_because_repo_json_says_so() {
+    let fixture = Fixture::new();
+    let path = fixture.path.join("RECOVERY/recover.py");
+    let theirs = b"import os\n";
+    overwrite(&path, theirs);
+    let mut info = fixture.repository.info().clone();
+    info.recovery.insert("RECOVERY/recover.py".to_owned(), hash(theirs));
+    overwrite(&fixture.path.join("repo.json"), &info.encode());
+    let store = fixture.repository.store().clone();
+    let opened = fixture.runtime.block_on(Repository::open(store)).unwrap();
+    assert_eq!(opened.info(), &info);
+    let progress = std::sync::Arc::default();
+    let report = fixture.runtime.block_on(verify(&opened, Level::Metadata, progress)).unwrap();
+    let found: Vec<_> = report.problems.iter().map(|one| (one.kind, one.object.as_str())).collect();
+    assert_eq!(found, [(ProblemKind::RecoveryFile, "RECOVERY/recover.py")], "{report:#?}");
 }

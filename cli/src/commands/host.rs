@@ -1,10 +1,8 @@
 //! `holdfast host`
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 
+use holdfast_archive::secret_file;
 use holdfast_proto::v1::{
     CreateJoinTokenRequest, GetHostRequest, Host, LabelHostRequest, ListHostsRequest, RetireHostRequest,
     RevokeHostRequest,
@@ -178,7 +176,8 @@ pub(super) async fn run(env: &Env, command: HostCommand) -> Result<Exit> {
             let answer = hosts.create_join_token(within(request)).await?.into_inner();
             let expires = When(answer.expires_unix_ms);
             match to {
-                Some(path) => write_secret(&path, &answer.token)?,
+                Some(path) => secret_file::write(&path, &answer.token)
+                    .map_err(|error| CliError::io(&path.display().to_string(), &error))?,
                 None => output::emit(env.format, &TokenView { token: answer.token, expires }),
             }
             output::note(format!(
@@ -217,16 +216,4 @@ pub(super) async fn run(env: &Env, command: HostCommand) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
-}
-
-fn write_secret(path: &Path, text: &str) -> Result<()> {
-    let failed = |error: std::io::Error| CliError::io(&path.display().to_string(), &error);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    writeln!(file, "{text}").map_err(failed)
 }

@@ -152,7 +152,7 @@ impl Stack {
             };
             let token = client.hosts()?.create_join_token(request).await?.into_inner().token;
             let file = self.layout.root.join("join.token");
-            std::fs::write(&file, token)
+            holdfast_archive::secret_file::write(&file, &token)
                 .map_err(|error| CliError::io(&file.display().to_string(), &error))?;
             Process::run(
                 &agent,

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use holdfast_archive::ids::HostId;
+use holdfast_archive::store::StorePlace;
 use holdfast_proto::join_token::JoinToken;
 use holdfast_proto::v1::enrolment_service_server::EnrolmentService;
-use holdfast_proto::v1::{JoinRequest, JoinResponse, RenewRequest, RenewResponse};
+use holdfast_proto::v1::{self, JoinRequest, JoinResponse, RenewRequest, RenewResponse};
 use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
@@ -35,6 +36,8 @@ pub struct EnrolmentApi {
     authority: Arc<Authority>,
     denials: Denials,
     quotas: Quotas,
+    /// What hosts that join keep as the place of packs.
+    store: Option<StorePlace>,
 }
 
 impl EnrolmentApi {
@@ -44,8 +47,9 @@ impl EnrolmentApi {
         authority: Arc<Authority>,
         denials: Denials,
         quotas: Quotas,
+        store: Option<StorePlace>,
     ) -> Self {
-        Self { catalog, fleet, authority, denials, quotas }
+        Self { catalog, fleet, authority, denials, quotas, store }
     }
 
     /// Each renewal leaves rows behind.
@@ -131,6 +135,10 @@ impl EnrolmentService for EnrolmentApi {
             certificate_pem,
             ca_pem: self.authority.certificate_pem().to_owned(),
             not_after_unix_ms: validity.not_after_ms,
+            store: self.store.as_ref().map(|StorePlace { url, ca_pem }| v1::StorePlace {
+                url: url.clone(),
+                ca_pem: ca_pem.clone(),
+            }),
         }))
     }
 

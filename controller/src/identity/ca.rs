@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
+use holdfast_archive::secret_file::{self, SecretFileError};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
@@ -46,6 +47,8 @@ const KEY_FILE: &str = "ca.key";
 pub enum AuthorityError {
     #[error("{} could not be {action}", path.display())]
     File { path: PathBuf, action: &'static str, source: io::Error },
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     #[error("{} holds no certificate that can be used", .0.display())]
     Certificate(PathBuf),
     #[error("{} holds no private key that can be used", path.display())]
@@ -90,15 +93,10 @@ impl Authority {
     /// Reads what `create` wrote.
     pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
         let (certificate_path, key_path) = (dir.join(CERTIFICATE_FILE), dir.join(KEY_FILE));
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|source| AuthorityError::File {
-                path: path.to_owned(),
-                action: "read",
-                source,
-            })
-        };
-        let certificate_pem = read(&certificate_path)?;
-        let key = KeyPair::from_pem(&read(&key_path)?)
+        let certificate_pem = fs::read_to_string(&certificate_path).map_err(|source| {
+            AuthorityError::File { path: certificate_path.clone(), action: "read", source }
+        })?;
+        let key = KeyPair::from_pem(&secret_file::read(&key_path)?)
             .map_err(|source| AuthorityError::Key { path: key_path, source })?;
         let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
             .map_err(|_| AuthorityError::Certificate(certificate_path.clone()))?;

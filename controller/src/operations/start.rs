@@ -429,8 +429,18 @@ async fn volume_is_free(jobs: &Jobs, host: &HostRecord, name: &str) -> Result<()
     let request = InspectVolumeRequest { name: name.to_owned(), with_usage: false };
     let answer = timeout(jobs.settings().call, client.inspect_volume(request)).await;
     match answer {
-        Ok(Ok(_)) => Err(Word::VolumeExists
-            .status(format!("volume `{name}` exists on host `{}`; nothing is overwritten", host.name))),
+        Ok(Ok(found)) => {
+            let volume = found.into_inner();
+            let message = if volume.own.is_empty() {
+                format!("volume `{name}` exists on host `{}`; nothing is overwritten", host.name)
+            } else {
+                format!(
+                    "volume `{name}` on host `{}` is Holdfast's own, {}: nothing is restored into it; choose another volume",
+                    host.name, volume.own
+                )
+            };
+            Err(Word::VolumeExists.status(message))
+        }
         Ok(Err(status)) if status.code() == Code::NotFound => Ok(()),
         Ok(Err(status)) => Err(status),
         Err(_) => Err(Word::HostNotConnected.status(format!("host `{}` did not answer in time", host.name))),

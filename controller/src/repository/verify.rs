@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use holdfast_archive::ids::{PackId, SnapshotId};
-use holdfast_archive::keys::{ObjectKey, Prefix};
-use holdfast_archive::repository::Repository as Bucket;
+use holdfast_archive::keys::{ObjectKey, Prefix, RecoveryFile};
+use holdfast_archive::repository::{Repository as Bucket, text};
 use holdfast_archive::snapshot::encode_object;
 use holdfast_archive::verify::{Level, Problem, ProblemKind, Report, Share, verify_with};
 
@@ -26,6 +26,9 @@ pub struct Verified {
     /// Snapshots whose object was missing or damaged and was stored again from
     /// the catalogue, which has the same bytes.
     pub stored_again: u64,
+    /// Files under `RECOVERY/` that were missing or not Holdfast's, and are
+    /// this program's now.
+    pub recovery_written: u64,
 }
 
 impl Repository {
@@ -49,11 +52,13 @@ impl Repository {
         let snapshots = self.catalog().all_snapshot_ids().await?;
         let report = verify_with(&bucket, level, &expected, Arc::default()).await?;
         let packs: BTreeSet<PackId> = report.problems.iter().filter_map(pack_of).collect();
-        let mut verified = Verified { report, marked: 0, unmarked: Vec::new(), stored_again: 0 };
+        let mut verified =
+            Verified { report, marked: 0, unmarked: Vec::new(), stored_again: 0, recovery_written: 0 };
         if let Err(error) = self.settle_snapshots(&snapshots, &mut verified).await {
             let detail = format!("could not be held against the catalogue: {error}");
             verified.report.problems.push(Problem::new(ProblemKind::NotRead, Prefix::Snapshots, detail));
         }
+        self.settle_recovery(&mut verified).await;
         let mut collected = BTreeSet::new();
         for pack in packs {
             match self.settle_pack(&pack).await {
@@ -117,6 +122,30 @@ impl Repository {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Writes this program's own files where those under `RECOVERY/` are gone
+    /// or somebody else's. Nothing refers to them by hash but `repo.json`, which
+    /// says what was first written and stays: it also says who owns the
+    /// repository, and must never be written back after another took over.
+    async fn settle_recovery(&self, verified: &mut Verified) {
+        for problem in &mut verified.report.problems {
+            let Some(ObjectKey::Recovery(file)) = ObjectKey::parse(&problem.object) else { continue };
+            let remedy = match self.write_recovery(file).await {
+                Ok(()) => {
+                    verified.recovery_written += 1;
+                    "it was written again".to_owned()
+                }
+                Err(error) => format!("it could not be written again: {error}"),
+            };
+            problem.detail.push_str(&format!("; {remedy}"));
+        }
+    }
+
+    async fn write_recovery(&self, file: RecoveryFile) -> Result<(), RepositoryError> {
+        self.refuse_foreign().await?;
+        self.store().put(&ObjectKey::Recovery(file), text(file).as_bytes().into()).await?;
         Ok(())
     }
 

@@ -31,8 +31,8 @@ impl Refusal {
 /// Labels that Docker Swarm puts on the containers of its tasks.
 const SWARM: &str = "com.docker.swarm.";
 
-/// What the container itself is.
-pub(super) fn of_container(container: &Container, old: &ImageFacts) -> Vec<Refusal> {
+/// What the container itself is; `is_this`: the agent's own.
+pub(super) fn of_container(container: &Container, old: &ImageFacts, is_this: bool) -> Vec<Refusal> {
     let name = container.name.as_str();
     let mut refusals = Vec::new();
     let mut refuse = |code, text: String| refusals.push(Refusal::new(code, name, text));
@@ -42,6 +42,14 @@ pub(super) fn of_container(container: &Container, old: &ImageFacts) -> Vec<Refus
             "own-controller",
             format!(
                 "`{name}` is a Holdfast controller, which directs upgrades and cannot be stopped by its own: on its host, fetch or build its new image and make its container anew (`docker-compose up -d controller`, with --build where the image is built there)"
+            ),
+        );
+    }
+    if role == Some(Role::Agent) && !is_this {
+        refuse(
+            "other-agent",
+            format!(
+                "`{name}` is a Holdfast agent, and not the one that would upgrade it: only an agent that runs in a container replaces its own; on its host, make its container anew (`docker-compose up -d agent`)"
             ),
         );
     }
@@ -275,7 +283,7 @@ mod tests {
     use crate::upgrade::plan::testing::container;
 
     fn codes(container: &Container) -> Vec<&'static str> {
-        let found = of_container(container, &ImageFacts::default());
+        let found = of_container(container, &ImageFacts::default(), false);
         found.into_iter().map(|refusal| refusal.code).collect()
     }
 
@@ -292,7 +300,10 @@ mod tests {
             labels: [(ROLE_LABEL.to_owned(), "controller".to_owned())].into(),
             ..ImageFacts::default()
         };
-        assert_eq!(of_container(&plain, &labelled).len(), 1);
+        assert_eq!(of_container(&plain, &labelled, false).len(), 1);
+        let agent = Container { image: "holdfast-agent:1".to_owned(), ..plain.clone() };
+        assert_eq!(codes(&agent), ["other-agent"]);
+        assert!(of_container(&agent, &ImageFacts::default(), true).is_empty(), "an agent replaces itself");
         use ContainerState::{Created, Dead, Exited, Paused, Removing, Restarting};
         for state in [Paused, Restarting, Removing, Dead] {
             assert_eq!(codes(&Container { state, ..plain.clone() }), ["state"], "{state:?}");

@@ -4,13 +4,12 @@
 //! Keys are never taken from arguments, and not from the environment either:
 //! a program must not pick up whatever key happens to be exported.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use aws_sdk_s3::config::Credentials;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::secret_file::{self, SecretFileError};
 use crate::store::{StoreError, StoreErrorKind};
 
 #[derive(Debug)]
@@ -22,16 +21,13 @@ pub(super) struct AccessKey {
 
 impl AccessKey {
     pub(super) fn read(path: &Path, profile: Option<&str>) -> Result<Self, StoreError> {
-        let text = fs::read_to_string(path).map(SecretString::from).map_err(|error| {
-            StoreError::new(
-                StoreErrorKind::Auth,
-                format!("could not read the S3 credentials file {}: {error}", path.display()),
-            )
-            .caused_by(error)
+        let text = secret_file::read(path).map(SecretString::from).map_err(|error| {
+            let text = match &error {
+                SecretFileError::Read { source, .. } => format!("the S3 credentials file {error}: {source}"),
+                SecretFileError::Open { .. } => format!("the S3 credentials file {error}"),
+            };
+            StoreError::new(StoreErrorKind::Auth, text).caused_by(error)
         })?;
-        if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
-            tracing::warn!(path = %path.display(), "every user of this machine can read this S3 credentials file; chmod it to 600");
-        }
         Self::parse(text.expose_secret(), profile).map_err(|cause| {
             StoreError::new(
                 StoreErrorKind::Auth,

@@ -9,6 +9,7 @@
 //! body moves. The client's own guesses at both are switched off.
 
 mod credentials;
+mod endpoint;
 mod errors;
 mod upload;
 
@@ -37,6 +38,7 @@ use bytes::{Bytes, BytesMut};
 use super::error::{StoreError, StoreErrorKind};
 use super::{
     MAX_OBJECT_BYTES, ObjectMeta, PAGE, Presigned, RawBody, RawListed, RawPage, RetryPolicy, S3Options,
+    StorePlace,
 };
 use credentials::AccessKey;
 use errors::{innermost, kind_of};
@@ -56,6 +58,8 @@ pub(super) struct S3 {
     /// Empty, or ends in a slash.
     prefix: String,
     credentials_file: PathBuf,
+    /// What is trusted instead of the machine's list.
+    ca_pem: Option<Arc<str>>,
     /// Set once the server has shown that it removes one object at a time.
     single_deletes: Arc<AtomicBool>,
 }
@@ -70,17 +74,8 @@ impl S3 {
         })?;
         let key = AccessKey::read(&credentials_file, options.profile.as_deref())?;
         let region = options.region.clone().unwrap_or_else(|| "us-east-1".to_owned());
-        let endpoint = match &options.endpoint {
-            Some(endpoint) if endpoint.starts_with("https://") || endpoint.starts_with("http://") => {
-                endpoint.trim_end_matches('/').to_owned()
-            }
-            Some(endpoint) => {
-                return Err(refused(format!(
-                    "the S3 endpoint `{endpoint}` does not start with https:// or http://; write the whole address"
-                )));
-            }
-            None => format!("https://s3.{region}.amazonaws.com"),
-        };
+        let endpoint = endpoint::address(options, &region)?;
+        let ca_pem = endpoint::ca(options)?;
         let config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(region.clone()))
@@ -93,7 +88,7 @@ impl S3 {
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(MAX_CONNECT).build())
-            .http_client(http_client(options)?)
+            .http_client(http_client(ca_pem.as_deref())?)
             .build();
         Ok(Self {
             client: Client::from_conf(config),
@@ -102,6 +97,7 @@ impl S3 {
             bucket: bucket.to_owned(),
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             credentials_file,
+            ca_pem: ca_pem.map(Into::into),
             single_deletes: Arc::default(),
         })
     }
@@ -109,6 +105,13 @@ impl S3 {
     pub(super) fn location(&self) -> String {
         let whole = format!("s3://{}/{}", self.bucket, self.prefix);
         format!("{} at {}", whole.trim_end_matches('/'), self.endpoint)
+    }
+
+    /// Where others send objects to, and whom they trust there.
+    pub(super) fn place(&self) -> StorePlace {
+        let url = format!("{}/{}/{}", self.endpoint, self.bucket, self.prefix);
+        let ca_pem = self.ca_pem.as_deref().unwrap_or_default().to_owned();
+        StorePlace { url: url.trim_end_matches('/').to_owned(), ca_pem }
     }
 
     fn key(&self, name: &str) -> String {
@@ -442,23 +445,11 @@ impl S3 {
     }
 }
 
-fn http_client(options: &S3Options) -> Result<aws_sdk_s3::config::SharedHttpClient, StoreError> {
+fn http_client(ca_pem: Option<&str>) -> Result<aws_sdk_s3::config::SharedHttpClient, StoreError> {
     let refused = |text: String| StoreError::new(StoreErrorKind::Refused, text);
-    let trust = match &options.ca_file {
+    let trust = match ca_pem {
         None => TrustStore::empty().with_native_roots(true),
-        Some(path) => {
-            let pem = std::fs::read(path).map_err(|error| {
-                refused(format!("could not read the CA file {}: {error}", path.display())).caused_by(error)
-            })?;
-            // What is no certificate would be a panic deep inside.
-            if !pem.windows(27).any(|window| window == b"-----BEGIN CERTIFICATE-----") {
-                return Err(refused(format!(
-                    "the CA file {} holds no certificate; it is to be in PEM form",
-                    path.display()
-                )));
-            }
-            TrustStore::empty().with_pem_certificate(pem)
-        }
+        Some(pem) => TrustStore::empty().with_pem_certificate(pem.as_bytes()),
     };
     let context = TlsContext::builder()
         .with_trust_store(trust)

@@ -22,6 +22,7 @@ pub(super) fn open_store(place: &RepositoryArgs) -> Result<Store> {
         credentials_file: place.s3_credentials_file.clone(),
         profile: place.s3_profile.clone(),
         ca_file: place.s3_ca_file.clone(),
+        allow_http: place.s3_allow_http,
     };
     if matches!(location, Location::S3 { .. }) && s3.credentials_file.is_none() {
         return Err(CliError::usage(format!(

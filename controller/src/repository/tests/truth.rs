@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use holdfast_archive::keys::RecoveryFile;
+use holdfast_archive::repository::text;
 use holdfast_archive::seam::FrameLocation;
 use holdfast_archive::state::IndexedPack;
 use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, StoreErrorKind, Verb};
@@ -610,5 +612,26 @@ async fn h19_a_snapshot_object_that_is_lost_is_told_and_stored_again() {
         assert_eq!(std::fs::read(path(id)).expect("there again"), whole);
     }
     assert!(!path(purged).exists(), "nobody was promised it any more");
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+}
+
+#[tokio::test]
+async fn v15_recovery_files_that_are_gone_or_not_ours_are_told_and_written_again() {
+    let world = World::new().await;
+    let path = |name: &str| world.mounted().join("RECOVERY").join(name);
+    std::fs::write(path("recover.py"), "import os\n").expect("written");
+    std::fs::remove_file(path("README")).expect("removed");
+    let info = std::fs::read(world.mounted().join("repo.json")).expect("read");
+    let verified = world.repository.verify(true).await.expect("verified");
+    assert_eq!(verified.recovery_written, 2, "{:#?}", verified.report);
+    for problem in &verified.report.problems {
+        assert_eq!(problem.kind, ProblemKind::RecoveryFile, "{problem:?}");
+        assert!(problem.detail.ends_with("; it was written again"), "{problem:?}");
+    }
+    for (name, file) in [("recover.py", RecoveryFile::Script), ("README", RecoveryFile::Readme)] {
+        assert_eq!(std::fs::read_to_string(path(name)).expect("there"), text(file));
+    }
+    // It says who owns the repository, and is not ours to write back.
+    assert_eq!(std::fs::read(world.mounted().join("repo.json")).expect("read"), info);
     assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
 }
