@@ -1,5 +1,6 @@
 //! What goes wrong, as a person reads it, and the exit code it ends with.
 
+pub use holdfast_archive::text::causes as sentence;
 use tonic::{Code, Status};
 
 /// How a command ended. The numbers are part of the interface and printed by
@@ -73,20 +74,6 @@ impl CliError {
         };
         Self::new(exit, "io", format!("{what}: {error}"))
     }
-}
-
-/// An error and its causes as one sentence.
-pub fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// The one table from what a server answers to how the command ends.

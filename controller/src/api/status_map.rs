@@ -5,6 +5,7 @@
 //! CLI can choose an exit code and print the next command without reading
 //! sentences. Messages name the thing; they never hold secrets.
 
+pub use holdfast_archive::text::causes;
 use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -214,18 +215,6 @@ pub fn tagged(mut status: Status, word: &'static str, hint: &str) -> Status {
 pub fn catalog_failed(error: &CatalogError) -> Status {
     tracing::error!(error = %causes(error), "the catalogue failed");
     Word::CatalogFailed.status("the controller's catalogue failed")
-}
-
-/// An error and what caused it, in one line.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
