@@ -26,6 +26,7 @@ pub enum Word {
     HostUnknown,
     HostRequired,
     HostNotConnected,
+    HostTimeout,
     InvalidName,
     InvalidLabel,
     InvalidRequest,
@@ -72,6 +73,7 @@ impl Word {
             Self::HostUnknown => "host-unknown",
             Self::HostRequired => "host-required",
             Self::HostNotConnected => "host-not-connected",
+            Self::HostTimeout => "host-timeout",
             Self::InvalidName => "invalid-name",
             Self::InvalidLabel => "invalid-label",
             Self::InvalidRequest => "invalid-request",
@@ -139,6 +141,7 @@ impl Word {
             | Self::CsrInvalid => Code::InvalidArgument,
             Self::JoinTokenInvalid | Self::JoinTokenUsed | Self::JoinTokenExpired => Code::PermissionDenied,
             Self::HostNotConnected | Self::Draining => Code::Unavailable,
+            Self::HostTimeout => Code::DeadlineExceeded,
             Self::MessageTooLarge => Code::OutOfRange,
             Self::TooMany => Code::ResourceExhausted,
             Self::CatalogFailed | Self::Internal => Code::Internal,
@@ -172,6 +175,7 @@ impl Word {
             Self::Damaged => "holdfast repo verify names everything that is affected",
             Self::HostRequired => "name a host with --host",
             Self::HostNotConnected => "on the host: systemctl status holdfast-agent",
+            Self::HostTimeout => "on the host: docker info; docker volume ls; docker plugin ls",
             Self::JoinTokenInvalid | Self::JoinTokenUsed | Self::JoinTokenExpired => {
                 "make another token: holdfast host token NAME"
             }
