@@ -17,7 +17,7 @@ use crate::policy::LabelMatch;
 #[command(name = "holdfast-controller", version)]
 #[command(
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 4 something is missing or damaged (rebuild, \
-reconcile, verify, audit verify)."
+reconcile, verify, audit verify); 6 the store refuses these credentials, or to write; 7 the store is out of reach."
 )]
 pub struct Cli {
     /// How log lines look; HOLDFAST_LOG says which are written (`info`).

@@ -21,6 +21,7 @@ use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
+use holdfast_controller::exit::{DAMAGE, exit_code};
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, Grant};
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as Checked};
 use holdfast_controller::succession::{self, TakenOver};
@@ -29,9 +30,6 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-
-/// Something that should be there, or whole, is not.
-const DAMAGE: u8 = 4;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -47,7 +45,7 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|error| {
         // Standard error may be closed; then nobody reads this anyway.
         writeln!(std::io::stderr(), "error: {}", printable(&causes(error.as_ref()))).ok();
-        ExitCode::FAILURE
+        ExitCode::from(exit_code(error.as_ref()))
     })
 }
 
