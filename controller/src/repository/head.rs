@@ -78,6 +78,16 @@ impl Repository {
         Ok(trust)
     }
 
+    /// Makes the repository known to a catalogue that has not seen it yet: the
+    /// controller starts for the first time, or the store was out of reach
+    /// until now.
+    pub(crate) async fn first_reached(&self) -> Result<(), RepositoryError> {
+        if self.catalog().repository().await?.is_none() {
+            self.check().await?;
+        }
+        Ok(())
+    }
+
     /// [`Self::check`], once in the life of this process and before anything
     /// is built on what the catalogue believes.
     pub(super) async fn compared(&self) -> Result<(), RepositoryError> {
