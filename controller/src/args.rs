@@ -51,7 +51,8 @@ pub enum Command {
     Reconcile(ReconcileArgs),
     /// Read the repository and look for damage; the controller may run. What
     /// is damaged is sent again by the next backups, where its host still has
-    /// it. Exit code 4 if anything was found.
+    /// it. Exit code 4 if a snapshot needs, or until now needed, anything that
+    /// is damaged.
     Verify(VerifyArgs),
     /// Serve until told to stop.
     Run(RunArgs),

@@ -164,7 +164,9 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = Config::read(&args.state.state_dir)?;
     let store = Store::open(&config.repository)?;
     let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
-    let Checked { report, marked, unmarked, stored_again } = repository.verify(args.quick).await?;
+    let checked = repository.verify(args.quick).await?;
+    let sound = checked.is_sound();
+    let Checked { report, unneeded, marked, unmarked, stored_again } = checked;
     for problem in &report.problems {
         say(&printable(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail)))?;
         for snapshot in &problem.snapshots {
@@ -179,6 +181,9 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         report.bytes_read,
         report.problems.len()
     ))?;
+    if !unneeded.is_empty() {
+        say(&format!("{} of them cost nothing: no snapshot needs what is damaged there", unneeded.len()))?;
+    }
     if marked > 0 {
         say(&format!("{marked} damaged frames are sent again by the next backups that need them"))?;
     }
@@ -188,7 +193,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     for pack in &unmarked {
         say(&printable(&format!("damage could not be noted, verify again: {pack}")))?;
     }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
 }
 
 async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {

@@ -20,6 +20,7 @@ mod read;
 mod rebuild;
 pub(crate) mod reference;
 mod reread;
+mod rewrite;
 pub mod service;
 #[cfg(test)]
 mod tests;
