@@ -114,6 +114,11 @@ pub struct ReconcileArgs {
     /// deleted again. Only what the run before has shown is given up.
     #[arg(long)]
     pub accept_loss: bool,
+    /// Write repo.json again first, if the repository has lost it or it is
+    /// damaged: as it was, and only where something lies that the catalogue
+    /// knows.
+    #[arg(long)]
+    pub write_repo_json: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -111,6 +111,14 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
 async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     let dir = &args.state.state_dir;
     let app = App::open(dir, Config::read(dir)?).await?;
+    if args.write_repo_json {
+        let written = app.repository().write_info_again().await?;
+        say(if written {
+            "repo.json was written again"
+        } else {
+            "repo.json is whole: it was left as it is"
+        })?;
+    }
     note_lost_rows(&app).await?;
     let mut rebuilt = app.repository().reconcile(None, args.accept_loss).await?;
     rebuilt.notes.extend(succession::catch_up(app.catalog(), app.repository()).await?);

@@ -201,7 +201,11 @@ fn hint(remedy: Remedy, location: &str) -> String {
     const STOPPED: &str = "on the controller's machine, with the controller stopped: ";
     match remedy {
         Remedy::None => "the controller's log has the cause".to_owned(),
-        Remedy::BringBack => format!("see that the repository is at {location} again: is its disk mounted?"),
+        Remedy::BringBack => format!(
+            "see that the repository is at {location} again: is its disk mounted? If repo.json alone is lost, \
+             {STOPPED}holdfast-controller reconcile --write-repo-json"
+        ),
+        Remedy::WriteInfo => format!("{STOPPED}holdfast-controller reconcile --write-repo-json"),
         Remedy::OneController => {
             "a repository has one controller: stop this one, or take the repository back with \
              holdfast-controller rebuild --state-dir NEW-DIRECTORY"
