@@ -11,8 +11,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 pub enum Right {
     /// Read volumes and allowed paths into snapshots; pause and stop their users for that.
     Backup,
-    /// Write snapshots back; create, remove and prune volumes.
+    /// Write snapshots back; create volumes.
     Restore,
+    /// Remove and prune volumes, with their data. Contained in [`Self::Container`].
+    Remove,
     /// Run commands inside containers.
     Exec,
     /// Create containers of any kind. Whoever may do that is root on the host.
@@ -35,7 +37,7 @@ struct Words {
 /// A word of `allow` that means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{}` cannot be allowed: `backup`, `restore`, `exec`, `container` or an absolute path without `..` is expected",
+    "`{}` cannot be allowed: `backup`, `restore`, `remove`, `exec`, `container` or an absolute path without `..` is expected",
     .0.escape_debug()
 )]
 pub struct UnknownAllow(String);
@@ -53,13 +55,14 @@ impl Right {
         match self {
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Remove => "remove",
             Self::Exec => "exec",
             Self::Container => "container",
         }
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        [Self::Backup, Self::Restore, Self::Exec, Self::Container]
+        [Self::Backup, Self::Restore, Self::Remove, Self::Exec, Self::Container]
             .into_iter()
             .find(|right| right.word() == word)
     }
@@ -143,7 +146,13 @@ impl Allow {
     /// # Errors
     /// Names the missing right.
     pub fn check(&self, right: Right) -> Result<(), NotAllowed> {
-        if self.read().rights.contains(&right) { Ok(()) } else { Err(NotAllowed { what: right.to_string() }) }
+        let words = self.read();
+        // Whoever may make containers of any kind can remove volumes through one.
+        let contained = right == Right::Remove && words.rights.contains(&Right::Container);
+        if contained || words.rights.contains(&right) {
+            return Ok(());
+        }
+        Err(NotAllowed { what: right.to_string() })
     }
 
     /// Refuses a path that is not one of those allowed or below one. Says
@@ -176,6 +185,15 @@ mod tests {
         let error = allow.check(Right::Container).unwrap_err();
         assert_eq!(error.to_string(), "this host does not allow `container`");
         assert_eq!(Allow::parse([]).unwrap().check(Right::Backup).unwrap_err().what, "`backup`");
+    }
+
+    #[test]
+    fn removing_volumes_is_a_right_of_its_own_and_contained_in_the_one_over_containers() {
+        assert!(Allow::default().check(Right::Remove).is_err());
+        for word in ["remove", "container"] {
+            assert!(Allow::parse([word]).unwrap().check(Right::Remove).is_ok(), "{word}");
+        }
+        assert!(Allow::parse(["remove"]).unwrap().check(Right::Container).is_err());
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct JoinArgs {
     /// File with the join token; `-` reads it from standard input.
     #[arg(value_name = "TOKEN-FILE")]
     pub token_file: PathBuf,
-    /// What the controller may do here: backup, restore, exec, container, or
+    /// What the controller may do here: backup, restore, remove, exec, container, or
     /// an absolute path. May be repeated or separated by commas. Written to
     /// the settings; default: what is there, else backup and restore.
     #[arg(long, value_name = "WORD", value_delimiter = ',')]

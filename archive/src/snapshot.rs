@@ -15,6 +15,10 @@ use prost::Message;
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::ids::{FrameId, InvalidId, RepositoryId, SnapshotId};
 
+/// How the problem of a snapshot begins that has less than a tenth of the
+/// entries or bytes of the one before it.
+pub const SHRUNK_WORDS: &str = "less than a tenth is left of snapshot";
+
 /// Longest snapshot object a reader accepts, bytes.
 pub const MAX_OBJECT_LEN: usize = 4 << 20;
 

@@ -33,6 +33,22 @@ pub fn escape_path(path: &[u8]) -> String {
     text
 }
 
+/// An error and its causes as one sentence. A cause that the text so far has
+/// said already is not said again.
+pub fn causes(error: &(dyn std::error::Error + '_)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
+}
+
 /// `text` on one line, with nothing in it that a terminal acts on: a line
 /// break becomes `\n`, another hidden character `\u{1b}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -131,6 +147,23 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("could not write x: {0}; check how it is mounted")]
+        struct Outer(#[source] io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error("the repository failed")]
+        struct Outermost(#[from] Outer);
+
+        let read_only = || io::Error::other("Read-only file system");
+        let said = causes(&Outermost(Outer(read_only())));
+        assert_eq!(
+            said,
+            "the repository failed: could not write x: Read-only file system; check how it is mounted"
+        );
+    }
 
     #[test]
     fn a16_names_are_escaped_for_people() {

@@ -266,12 +266,15 @@ pub enum VolumeCommand {
         #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
         label: Vec<(String, String)>,
     },
-    /// Remove volumes that no container uses.
+    /// Show volumes that no container uses, ask, and remove them with their data.
     Rm {
         #[command(flatten)]
         host: HostArg,
         #[arg(required = true)]
         names: Vec<String>,
+        /// Do not ask.
+        #[arg(long, short = 'y')]
+        yes: bool,
     },
     /// Show which unused volumes would go, ask, and remove just those.
     Prune {

@@ -220,8 +220,16 @@ fn read_token(path: &Path) -> Result<String> {
 }
 
 fn read_file(what: &str, path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|error| CliError::io(&format!("{what} in {} cannot be read", path.display()), &error))
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("{what} in {} cannot be read", path.display());
+        CliError::io(&message, &error).hint(match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "run this as the user whose file it is",
+            _ => {
+                "`holdfast context ls` shows which files are meant; on the controller's machine: ca.crt in its state \
+                 directory, and holdfast-controller token create NAME --role ROLE --file FILE makes a token"
+            }
+        })
+    })
 }
 
 /// The innermost cause says what happened; the layers above only that

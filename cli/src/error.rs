@@ -1,5 +1,6 @@
 //! What goes wrong, as a person reads it, and the exit code it ends with.
 
+pub use holdfast_archive::text::causes as sentence;
 use tonic::{Code, Status};
 
 /// How a command ended. The numbers are part of the interface and printed by
@@ -75,20 +76,6 @@ impl CliError {
     }
 }
 
-/// An error and its causes as one sentence.
-pub fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
 /// The one table from what a server answers to how the command ends.
 fn exit_for(code: Code) -> Exit {
     match code {
@@ -105,6 +92,19 @@ fn exit_for(code: Code) -> Exit {
         | Code::Aborted
         | Code::Unimplemented
         | Code::Internal => Exit::Failed,
+    }
+}
+
+/// How something ends that failed with this stable word, where the word says
+/// more than that it failed.
+pub fn exit_for_word(word: &str) -> Option<Exit> {
+    match word {
+        "agent-unreachable" | "engine-timeout" | "engine-unreachable" | "host-not-connected"
+        | "host-timeout" | "host-unreachable" | "store-clock-skew" | "store-no-bucket"
+        | "store-throttled" | "store-unreachable" | "unreachable" => Some(Exit::Unreachable),
+        // What was to be read: its contents, its snapshot's own object, or an object that ends early.
+        "damaged" | "corrupt" | "store-corrupt" => Some(Exit::Damage),
+        _ => None,
     }
 }
 
@@ -139,10 +139,10 @@ impl From<Status> for CliError {
         } else {
             status.message().to_owned()
         };
+        let word = text(holdfast_proto::ERROR_CODE_METADATA);
         Self {
-            exit: exit_for(status.code()),
-            code: text(holdfast_proto::ERROR_CODE_METADATA)
-                .unwrap_or_else(|| word_for(status.code()).to_owned()),
+            exit: word.as_deref().and_then(exit_for_word).unwrap_or_else(|| exit_for(status.code())),
+            code: word.unwrap_or_else(|| word_for(status.code()).to_owned()),
             message,
             more: Vec::new(),
             hint: text(holdfast_proto::HINT_METADATA),
@@ -179,6 +179,18 @@ mod tests {
             CliError::from(Status::with_metadata(Code::NotFound, "host `web-3` is not known", metadata));
         assert_eq!((error.exit, error.code.as_str()), (Exit::NotFound, "unknown-host"));
         assert_eq!(error.hint.as_deref(), Some("holdfast host ls"));
+    }
+
+    #[test]
+    fn a_store_or_host_out_of_reach_has_its_exit_code_whatever_the_status() {
+        for word in ["store-unreachable", "store-no-bucket", "host-unreachable", "unreachable"] {
+            assert_eq!(exit_for_word(word), Some(Exit::Unreachable), "{word}");
+        }
+        let mut metadata = MetadataMap::new();
+        metadata.insert(holdfast_proto::ERROR_CODE_METADATA, "store-no-bucket".parse().expect("ascii"));
+        let status = Status::with_metadata(Code::FailedPrecondition, "no such bucket", metadata);
+        assert_eq!(CliError::from(status).exit, Exit::Unreachable);
+        assert_eq!(exit_for_word("store-full"), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::policy::LabelMatch;
 #[command(name = "holdfast-controller", version)]
 #[command(
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 4 something is missing or damaged (rebuild, \
-reconcile, verify, audit verify)."
+reconcile, verify, audit verify); 6 the store refuses these credentials, or to write; 7 the store is out of reach."
 )]
 pub struct Cli {
     /// How log lines look; HOLDFAST_LOG says which are written (`info`).
@@ -51,7 +51,8 @@ pub enum Command {
     Reconcile(ReconcileArgs),
     /// Read the repository and look for damage; the controller may run. What
     /// is damaged is sent again by the next backups, where its host still has
-    /// it. Exit code 4 if anything was found.
+    /// it. Exit code 4 if a snapshot needs, or until now needed, anything that
+    /// is damaged.
     Verify(VerifyArgs),
     /// Serve until told to stop.
     Run(RunArgs),
@@ -117,6 +118,11 @@ pub struct ReconcileArgs {
     /// deleted again. Only what the run before has shown is given up.
     #[arg(long)]
     pub accept_loss: bool,
+    /// Write repo.json again first, if the repository has lost it or it is
+    /// damaged: as it was, and only where something lies that the catalogue
+    /// knows.
+    #[arg(long)]
+    pub write_repo_json: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -9,6 +9,7 @@ pub mod config;
 pub mod coverage;
 #[cfg(test)]
 mod documented;
+pub mod exit;
 pub mod failpoint;
 pub mod fleet;
 pub mod identity;

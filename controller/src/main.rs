@@ -23,6 +23,7 @@ use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
+use holdfast_controller::exit::{DAMAGE, exit_code};
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, Grant};
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as Checked};
 use holdfast_controller::succession::{self, TakenOver};
@@ -31,9 +32,6 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-
-/// Something that should be there, or whole, is not.
-const DAMAGE: u8 = 4;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -49,7 +47,7 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|error| {
         // Standard error may be closed; then nobody reads this anyway.
         writeln!(std::io::stderr(), "error: {}", printable(&causes(error.as_ref()))).ok();
-        ExitCode::FAILURE
+        ExitCode::from(exit_code(error.as_ref()))
     })
 }
 
@@ -115,6 +113,14 @@ async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
 async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     let dir = &args.state.state_dir;
     let app = App::open(dir, Config::read(dir)?).await?;
+    if args.write_repo_json {
+        let written = app.repository().write_info_again().await?;
+        say(if written {
+            "repo.json was written again"
+        } else {
+            "repo.json is whole: it was left as it is"
+        })?;
+    }
     note_lost_rows(&app).await?;
     let mut rebuilt = app.repository().reconcile(None, args.accept_loss).await?;
     rebuilt.notes.extend(succession::catch_up(app.catalog(), app.repository()).await?);
@@ -168,8 +174,9 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = Config::read(&args.state.state_dir)?;
     let store = Store::open(&config.repository)?;
     let repository = Repository::new(open_catalog(&args.state).await?, store, Settings::default());
-    let Checked { report, marked, unmarked, stored_again, recovery_written } =
-        repository.verify(args.quick).await?;
+    let checked = repository.verify(args.quick).await?;
+    let sound = checked.is_sound();
+    let Checked { report, unneeded, marked, unmarked, stored_again, recovery_written } = checked;
     for problem in &report.problems {
         say(&printable(&format!("{} {}: {}", problem.kind.name(), problem.object, problem.detail)))?;
         for snapshot in &problem.snapshots {
@@ -184,6 +191,9 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         report.bytes_read,
         report.problems.len()
     ))?;
+    if !unneeded.is_empty() {
+        say(&format!("{} of them cost nothing: no snapshot needs what is damaged there", unneeded.len()))?;
+    }
     if marked > 0 {
         say(&format!("{marked} damaged frames are sent again by the next backups that need them"))?;
     }
@@ -196,7 +206,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     for pack in &unmarked {
         say(&printable(&format!("damage could not be noted, verify again: {pack}")))?;
     }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
 }
 
 async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {

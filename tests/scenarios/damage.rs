@@ -253,6 +253,37 @@ fn what_a_verification_found_damaged_is_sent_again() {
     heals(&fleet);
     let told = problems(&fleet).stdout;
     assert!(!told.contains("damaged"), "{told}");
+    // The damaged copy is there, and no snapshot needs it.
+    let said = fleet.controller_says(&["verify"]).ends_with(0);
+    assert!(
+        said.stdout.contains("cost nothing") && said.stdout.contains("holdfast repo prune"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn a_repo_json_that_is_lost_is_told_with_what_writes_it_again() {
+    require_engine!();
+    let mut fleet = damaged(FrameKind::Page);
+    heals(&fleet);
+    let file = fleet.repository_dir().join("repo.json");
+    let whole = std::fs::read(&file).unwrap();
+    flip(&file, whole.len() / 2);
+    let write_again = "reconcile --write-repo-json";
+    fleet.repo("ls", &[]).ends_with(4).complains(write_again);
+    fleet.controller_says(&["verify"]).ends_with(4).complains(write_again);
+    let told = fleet.cli(&["status", "--problems"]).ends_with(3).stdout;
+    assert!(told.contains(write_again), "{told}");
+    std::fs::remove_file(&file).unwrap();
+    fleet.repo("ls", &[]).ends_with(4).complains(write_again);
+    // A place that is out of reach, as far as anybody can tell.
+    fleet.controller_says(&["verify"]).ends_with(7).complains(write_again);
+    fleet.controller().kill();
+    let said = fleet.controller_says(&["reconcile", "--write-repo-json"]).ends_with(0);
+    assert!(said.stdout.contains("repo.json was written again"), "{}", said.stdout);
+    assert_eq!(std::fs::read(&file).unwrap(), whole);
+    fleet.repo("ls", &[]).ends_with(0);
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn a_store_that_refuses_is_told_within_seconds() {
         code
     };
     let mut command = init(&dir.path().join("state"), "s3://bucket/x");
-    assert_eq!(s3(command.args(["--address", "127.0.0.1"])), 1);
+    assert_eq!(s3(command.args(["--address", "127.0.0.1"])), 7);
     for verb in ["ls", "verify", "check"] {
         let mut command = Command::new(binaries::path("holdfast"));
         assert_eq!(s3(command.args(["repo", verb, "--repository", "s3://bucket/x"])), 7, "{verb}");

@@ -114,7 +114,7 @@ fn volumes_are_managed_alike_through_the_controller_and_at_the_socket() {
     assert_eq!(filtered.as_array().unwrap().len(), 1);
 
     fleet.engine("web-1").run_writer("writer", "db_data");
-    fleet.cli(&["volume", "rm", "db_data", "--host", "web-1"]).ends_with(1).complains("writer");
+    fleet.cli(&["volume", "rm", "db_data", "--host", "web-1", "--yes"]).ends_with(1).complains("writer");
     fleet.cli(&["volume", "inspect", "db_dat", "--host", "web-1"]).ends_with(5).complains("`db_data`");
     fleet.cli(&["volume", "ls", "--host", "web-3"]).ends_with(5).complains("did you mean `web-1`");
     for bad in ["../../etc", "$(id)", "a\nb", &"x".repeat(300)] {
@@ -126,7 +126,7 @@ fn volumes_are_managed_alike_through_the_controller_and_at_the_socket() {
 #[test]
 fn prune_shows_asks_and_removes_just_what_it_showed() {
     require_engine!();
-    let fleet = Fleet::start(&["web-1"]);
+    let fleet = Fleet::start_allowing(&["remove"], &["web-1"]);
     let engine = fleet.engine("web-1");
     engine.docker(["volume", "create", "named"]);
     engine.docker(["volume", "create", "--label", "app=old", "labelled"]);
@@ -141,6 +141,7 @@ fn prune_shows_asks_and_removes_just_what_it_showed() {
     fleet.cli(&["volume", "prune", "--host", "web-1"]).ends_with(2).complains("--yes");
     assert_eq!(fleet.json(&["volume", "ls", "--host", "web-1"]).as_array().unwrap().len(), 5);
 
+    fleet.cli(&["volume", "rm", "labelled", "--host", "web-1"]).ends_with(2).complains("--yes");
     let done = fleet.json(&["volume", "prune", "--host", "web-1", "--yes"]);
     assert_eq!(done["volumes"].as_array().unwrap().len(), 1);
     fleet.ok(&["volume", "prune", "--host", "web-1", "--named", "--label", "app=old", "--yes"]);

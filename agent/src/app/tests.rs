@@ -80,7 +80,7 @@ fn create(name: &str, label: &str) -> v1::CreateVolumeRequest {
 #[tokio::test]
 async fn volumes_are_served_over_the_socket() {
     let Some(scene) = Scene::open().await else { return };
-    let agent = Agent::start("", Path::new(SOCKET)).await;
+    let agent = Agent::start("allow = [\"restore\", \"remove\"]", Path::new(SOCKET)).await;
     let mut volumes = agent.volumes();
     let (name, label) = (scene.name("v"), scene.label());
     let made = volumes.create_volume(create(&name, &label)).await.unwrap().into_inner();
@@ -141,7 +141,7 @@ async fn a_volume_mounted_only_in_use_is_measured_through_a_holder() {
 #[tokio::test]
 async fn pruning_takes_a_dry_run_and_the_names_it_gave() {
     let Some(scene) = Scene::open().await else { return };
-    let agent = Agent::start("", Path::new(SOCKET)).await;
+    let agent = Agent::start("allow = [\"restore\", \"remove\"]", Path::new(SOCKET)).await;
     let mut volumes = agent.volumes();
     volumes.create_volume(create(&scene.name("a"), &scene.label())).await.unwrap();
     let mut request =
@@ -186,7 +186,8 @@ async fn mounts_are_listed_by_container_and_by_volume() {
 
 #[tokio::test]
 async fn x18_hostile_names_reach_no_path_of_the_engine() {
-    let agent = Agent::start("", Path::new("/nonexistent/docker.sock")).await;
+    let agent =
+        Agent::start("allow = [\"restore\", \"remove\"]", Path::new("/nonexistent/docker.sock")).await;
     let mut volumes = agent.volumes();
     for name in ["../../etc", "-v", "$(id)", "a\nb", "", &"a".repeat(300)] {
         let name = name.to_owned();
@@ -208,15 +209,23 @@ async fn x18_hostile_names_reach_no_path_of_the_engine() {
 #[tokio::test]
 async fn x26_what_the_host_does_not_allow_is_refused_whoever_asks() {
     let agent = Agent::start("allow = [\"backup\"]", Path::new("/nonexistent/docker.sock")).await;
+    let restoring = Agent::start("", Path::new("/nonexistent/docker.sock")).await;
     let mut volumes = agent.volumes();
+    let refused = volumes.create_volume(create("v", "x")).await.unwrap_err();
+    // To restore is not to remove.
+    let mut volumes = restoring.volumes();
     for status in [
-        volumes.create_volume(create("v", "x")).await.unwrap_err(),
+        refused,
         volumes.remove_volume(v1::RemoveVolumeRequest { name: "v".to_owned() }).await.unwrap_err(),
         volumes.prune_volumes(v1::PruneVolumesRequest::default()).await.unwrap_err(),
     ] {
         assert_eq!((status.code(), word(&status)), (Code::PermissionDenied, "not-allowed"));
         assert!(status.metadata().get(HINT_METADATA).is_some());
     }
+    // Looking at what a prune would remove is allowed; it fails for another reason.
+    let look = v1::PruneVolumesRequest { dry_run: true, ..Default::default() };
+    let status = volumes.prune_volumes(look).await.unwrap_err();
+    assert_eq!((status.code(), word(&status)), (Code::Unavailable, "engine-unreachable"));
     // Looking is allowed; it fails for another reason.
     let status = volumes.list_volumes(v1::ListVolumesRequest::default()).await.unwrap_err();
     assert_eq!((status.code(), word(&status)), (Code::Unavailable, "engine-unreachable"));

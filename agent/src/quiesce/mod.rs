@@ -40,6 +40,9 @@ pub use self::plan::{
 /// How long a resumed container's health is waited for.
 const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 
+/// Containers that come to rest at the same time.
+const AT_ONCE: usize = 8;
+
 /// How long a job itself tries to resume a container before it leaves that to
 /// the payer, which never gives up.
 const RESUME_LIMIT: Duration = Duration::from_secs(30);
@@ -190,8 +193,8 @@ impl Quiescer {
         let deadline = Instant::now() + request.max_downtime;
         let watchdog = (!plan.containers.is_empty()).then(|| watch(&shared, deadline, cancel));
         let quiesced = Quiesced { shared: shared.clone(), group, places, watchdog, _turn: turn };
-        for container in &plan.containers {
-            if let Err(error) = shared.bring_to_rest(container, request, cancel).await {
+        for wave in plan.waves() {
+            if let Err(error) = shared.all_to_rest(wave, request, cancel).await {
                 let group = quiesced.group.clone();
                 return Err(NotAtRest { error, group, reports: quiesced.resume().await });
             }

@@ -41,6 +41,22 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub containers: Vec<Container>,
+    /// How many of them follow one another that do not depend on each other,
+    /// from the first on.
+    waves: Vec<usize>,
+}
+
+impl Plan {
+    /// The containers in groups of those that may come to rest at the same
+    /// time, one group after the other.
+    pub fn waves(&self) -> impl Iterator<Item = &[Container]> {
+        let mut left = self.containers.as_slice();
+        self.waves.iter().map(move |&count| {
+            let (wave, rest) = left.split_at(count.min(left.len()));
+            left = rest;
+            wave
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,8 +86,10 @@ pub fn plan_rest(
     {
         return Err(WouldBeRemoved { name: live[doomed].name.clone() });
     }
-    let order = order(&live, &chosen, &needs(&live));
-    Ok(Plan { containers: order.into_iter().map(|i| live[i].clone()).collect() })
+    let needs = needs(&live);
+    let order = order(&live, &chosen, &needs);
+    let waves = waves(&order, &reach(&needs));
+    Ok(Plan { containers: order.into_iter().map(|i| live[i].clone()).collect(), waves })
 }
 
 /// Those that run and are not Holdfast's own.
@@ -193,6 +211,22 @@ fn order(
     order
 }
 
+/// Lengths of the longest runs of this order in which nothing depends on
+/// anything else.
+fn waves(order: &[usize], reach: &BTreeMap<usize, BTreeSet<usize>>) -> Vec<usize> {
+    let mut waves = Vec::new();
+    let mut wave: Vec<usize> = Vec::new();
+    for &i in order {
+        if wave.iter().any(|j| reach[j].contains(&i) || reach[&i].contains(j)) {
+            waves.push(wave.len());
+            wave.clear();
+        }
+        wave.push(i);
+    }
+    waves.push(wave.len());
+    waves
+}
+
 /// Transitive: a dependency may lead over containers that need not rest.
 fn reach(needs: &BTreeMap<usize, BTreeSet<usize>>) -> BTreeMap<usize, BTreeSet<usize>> {
     let mut reach = needs.clone();
@@ -227,6 +261,25 @@ mod tests {
     fn names(containers: &[Container], places: &[Place], rest: Rest) -> Vec<String> {
         let plan = plan_rest(containers, places, rest, None).unwrap();
         plan.containers.into_iter().map(|container| container.name).collect()
+    }
+
+    #[test]
+    fn those_that_do_not_depend_on_each_other_rest_together() {
+        let containers = [
+            container("a-db", data(), &[]),
+            container("b-proxy", Vec::new(), &["a-db"]),
+            container("c-web", data(), &["b-proxy"]),
+            container("d-cron", data(), &[]),
+            container("e-other", data(), &[]),
+        ];
+        let plan = plan_rest(&containers, &place(), Rest::Stop, None).unwrap();
+        let waves: Vec<Vec<&str>> =
+            plan.waves().map(|wave| wave.iter().map(|container| &*container.name).collect()).collect();
+        assert_eq!(waves, [vec!["c-web"], vec!["a-db", "d-cron", "e-other"]]);
+        let at = |name: &str| waves.iter().position(|wave| wave.contains(&name)).unwrap();
+        assert!(at("c-web") < at("a-db"), "over a container that stays");
+        let none = plan_rest(&containers, &[], Rest::Stop, None).unwrap();
+        assert_eq!(none.waves().map(<[Container]>::len).sum::<usize>(), 0);
     }
 
     #[test]

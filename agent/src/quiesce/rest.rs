@@ -13,7 +13,11 @@
 //! started again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
 
 use crate::cancel::Cancel;
 use crate::engine::{Container, ContainerState, EngineError, EngineErrorKind};
@@ -22,12 +26,38 @@ use crate::journal::{ContainerDebt, Debt};
 use crate::resume::{Act, Outcome, blocking};
 use crate::upgrade::record::now_unix_ms;
 
-use super::{Held, QuiesceError, Request, Rest, Shared};
+use super::{AT_ONCE, Held, QuiesceError, Request, Rest, Shared};
 
 /// The longest an Engine is told to wait before it kills what it stops.
 const LONGEST_STOP: Duration = Duration::from_secs(300);
 
 impl Shared {
+    /// Brings containers to rest that do not depend on each other, some at the
+    /// same time; each is written down before it is touched. Once one fails no
+    /// other is begun, and those under way are waited for: what is written down
+    /// is in `held` when this returns.
+    pub(super) async fn all_to_rest(
+        self: &Arc<Self>,
+        planned: &[Container],
+        request: &Request,
+        cancel: &Cancel,
+    ) -> Result<(), QuiesceError> {
+        let failed = &AtomicBool::new(false);
+        let mut acts: Vec<BoxFuture<'_, Result<(), QuiesceError>>> = Vec::with_capacity(planned.len());
+        for container in planned {
+            acts.push(Box::pin(async move {
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let outcome = self.bring_to_rest(container, request, cancel).await;
+                failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                outcome
+            }));
+        }
+        let outcomes: Vec<_> = stream::iter(acts).buffer_unordered(AT_ONCE).collect().await;
+        outcomes.into_iter().collect()
+    }
+
     /// Returns once the container is at rest, or does not run for reasons of
     /// its own. After an error it is in `held` if it was touched.
     pub(super) async fn bring_to_rest(

@@ -5,6 +5,7 @@
 //! sentences. A message is the error with its causes: what the Engine said is
 //! in them, and it names the object.
 
+pub use holdfast_archive::text::causes;
 use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -114,18 +115,6 @@ impl Word {
         }
         status
     }
-}
-
-/// An error and what caused it, in one line.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Names near to one that is not there, as the end of a sentence.

@@ -1,7 +1,8 @@
 //! `VolumeService`: volumes of this host's Engine.
 //!
-//! Looking is always allowed; making and removing needs the right to restore,
-//! and [`volume_settings`] decides where a new volume may lead.
+//! Looking is always allowed, also at what a prune would remove. Making needs
+//! the right to restore, and [`volume_settings`] decides where a new volume may
+//! lead. Removing takes data away and needs a right of its own.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -174,7 +175,7 @@ impl VolumeService for VolumeApi {
         &self,
         request: Request<v1::RemoveVolumeRequest>,
     ) -> Result<Response<v1::RemoveVolumeResponse>, Status> {
-        self.config.allow.check(Right::Restore)?;
+        self.config.allow.check(Right::Remove)?;
         let name: VolumeName = request.into_inner().name.parse()?;
         self.own.refuse_volume(&name).await?;
         if let Err(error) = self.engine.remove_volume(&name).await {
@@ -188,8 +189,10 @@ impl VolumeService for VolumeApi {
         &self,
         request: Request<v1::PruneVolumesRequest>,
     ) -> Result<Response<v1::PruneVolumesResponse>, Status> {
-        self.config.allow.check(Right::Restore)?;
         let v1::PruneVolumesRequest { labels, include_named, dry_run, names } = request.into_inner();
+        if !dry_run {
+            self.config.allow.check(Right::Remove)?;
+        }
         for name in &names {
             name.parse::<VolumeName>()?;
         }

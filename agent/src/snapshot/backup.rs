@@ -21,7 +21,7 @@ use futures_util::stream;
 use holdfast_archive::fs::{CaptureBase, CaptureOptions, Captured, NestedMounts, TornPolicy};
 use holdfast_archive::ids::{FrameId, SourceId};
 use holdfast_archive::seam::SeamError;
-use holdfast_archive::snapshot::{Extent, SnapshotBody, Stats, encode_body};
+use holdfast_archive::snapshot::{Extent, SHRUNK_WORDS, SnapshotBody, Stats, encode_body};
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, snapshot_event::Event};
 
@@ -37,9 +37,6 @@ use super::job::Job;
 use super::pass::{self, Failure, Pass};
 use super::source::{Source, SourceName};
 use super::users;
-
-/// How the problem of a snapshot with less than a tenth of its base begins.
-const SHRUNK: &str = "less than a tenth is left of snapshot";
 
 /// How often a source is read before missing frames are called a failure.
 const TRIES: usize = 3;
@@ -399,7 +396,8 @@ impl Backup<'_> {
         }
         Err(Failure::new(
             "source-empty",
-            "the source is empty now and was not in its last snapshot; if that is meant, allow it to be empty",
+            "the source is empty now and was not in its last snapshot: is a filesystem not mounted? If that is meant: \
+             holdfast backup run --allow-empty",
         ))
     }
 
@@ -411,7 +409,7 @@ impl Backup<'_> {
         let then = Extent { entries: base.entries, size_bytes: base.size_bytes };
         now.shrank_from(then).then(|| {
             format!(
-                "{SHRUNK} {}: {} entries and {} bytes then, {} entries and {} bytes now; \
+                "{SHRUNK_WORDS} {}: {} entries and {} bytes then, {} entries and {} bytes now; \
                  if that is meant: holdfast backup run --allow-empty",
                 base.snapshot_id, then.entries, then.size_bytes, now.entries, now.size_bytes
             )
@@ -580,7 +578,7 @@ impl Done {
         let v1::CommittedSnapshot { snapshot_id: snapshot, partial, stats, problems, .. } = committed;
         match stats {
             Some(stats) => {
-                let shrunk = self.shrunk || problems.iter().any(|problem| problem.starts_with(SHRUNK));
+                let shrunk = self.shrunk || problems.iter().any(|problem| problem.starts_with(SHRUNK_WORDS));
                 Self { snapshot, stats, partial, shrunk, problems }
             }
             // Of a controller that does not tell.

@@ -9,6 +9,7 @@ use holdfast_archive::fs::{
 };
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestError;
+use holdfast_archive::text::causes;
 use holdfast_proto::v1;
 
 use crate::cancel::{Cancel, CancelReason};
@@ -35,17 +36,7 @@ impl Failure {
 
     /// With every cause in one sentence.
     pub(super) fn of(code: &'static str, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            cause = error.source();
-        }
-        Self { code, message }
+        Self { code, message: causes(error) }
     }
 
     /// What a cancelled job says instead of the error it caused.

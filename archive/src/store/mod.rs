@@ -42,6 +42,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub use faulty::{Fault, FaultPlan, Rule};
 pub use probe::{PresignedProbe, Probe};
 pub use retry::RetryPolicy;
+pub use root::NO_INFO;
 
 use crate::ids::RepositoryId;
 use crate::keys::{ObjectKey, Prefix};

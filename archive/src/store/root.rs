@@ -23,6 +23,8 @@ use crate::repository::RepositoryInfo;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const INFO: &str = "repo.json";
+/// In the error about a directory that is there and lacks `repo.json`.
+pub const NO_INFO: &str = "there is no repo.json in it";
 /// A repository's own is about 1 KiB.
 const MAX_INFO_BYTES: u64 = 64 << 10;
 
@@ -111,7 +113,7 @@ impl Root {
                 Ok(_) | Err(_) => Ok(()),
             },
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                absent(format!("does not hold repository {expected}: there is no {INFO} in it"))
+                absent(format!("does not hold repository {expected}: {NO_INFO}"))
             }
             Err(error) if is_medium(&error) => Err(StoreError::new(
                 StoreErrorKind::Unreachable,

@@ -21,7 +21,6 @@ mod packs;
 mod report;
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,6 +32,7 @@ use crate::repository::{Index, RECOVERY_FILES, Repository, RepositoryInfo, Snaps
 use crate::seam::{FrameLocation, PackEntry};
 use crate::state::{Head, decode_head, decode_hosts, decode_index, decode_policies};
 use crate::store::{Listed, StoreError};
+use crate::text::causes as chain;
 
 /// Of a file under `RECOVERY/` that no release known to this program wrote.
 const FOREIGN_RECOVERY: &str = "it is not a file that this release of Holdfast or one before it wrote: somebody \
@@ -190,17 +190,6 @@ impl Findings {
             self.report.problems[problem].lost_frames += 1;
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 async fn check_info(repository: &Repository, findings: &mut Findings) {

@@ -65,6 +65,11 @@ pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
                 ca_file: absolute(ca_file)?,
                 token_file: absolute(token_file)?,
             };
+            for file in [&context.ca_file, &context.token_file] {
+                if !file.exists() {
+                    output::note(format!("warning: {} is not there yet", file.display()));
+                }
+            }
             config.contexts.insert(name.clone(), context);
             config.current.get_or_insert(name);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_archive::snapshot::SHRUNK_WORDS;
 use holdfast_proto::v1::{
     BrowseSnapshotRequest, Consistency, Entry, EntryKind, ForgetSnapshotRequest, GetSnapshotRequest,
     HoldSnapshotRequest, ListSnapshotsRequest, ReadFileRequest, Snapshot, SnapshotState, SourceKind,
@@ -130,8 +131,13 @@ impl From<Entry> for EntryView {
 
 impl SnapshotView {
     fn flags(&self) -> String {
-        let flags =
-            [(self.partial, "partial"), (self.held, "held"), (self.state == "forgotten", "forgotten")];
+        let shrunk = self.problems.iter().any(|problem| problem.starts_with(SHRUNK_WORDS));
+        let flags = [
+            (self.partial, "partial"),
+            (shrunk, "SHRUNK"),
+            (self.held, "held"),
+            (self.state == "forgotten", "forgotten"),
+        ];
         flags.iter().filter(|(set, _)| *set).map(|(_, word)| *word).collect::<Vec<_>>().join(", ")
     }
 }

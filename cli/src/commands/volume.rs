@@ -239,8 +239,24 @@ pub(super) async fn run(env: &Env, command: VolumeCommand) -> Result<Exit> {
             }
             output::emit(env.format, &VolumeView::from(answer.volume.unwrap_or_default()));
         }
-        VolumeCommand::Rm { host, names } => {
+        VolumeCommand::Rm { host, names, yes } => {
             let mut volumes = client.volumes(host.host.as_deref())?;
+            if !yes {
+                let mut shown = Vec::new();
+                for name in &names {
+                    let request = InspectVolumeRequest { name: name.clone(), with_usage: false };
+                    shown.push(volumes.inspect_volume(within(request)).await?.into_inner().into());
+                }
+                output::show(&VolumeList(shown));
+                let what = match names.as_slice() {
+                    [_] => "this volume and its data".to_owned(),
+                    _ => format!("these {} volumes and their data", names.len()),
+                };
+                if !output::confirm(&format!("Remove {what}?"))? {
+                    output::note("nothing was removed");
+                    return Ok(Exit::Failed);
+                }
+            }
             for name in names {
                 volumes.remove_volume(within(RemoveVolumeRequest { name: name.clone() })).await?;
                 output::note(format!("{name} removed"));

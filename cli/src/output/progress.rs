@@ -120,6 +120,7 @@ fn subject(job: &Job) -> String {
     match &job.upgrade {
         Some(upgrade) if !upgrade.container.is_empty() => format!("{}/{}", job.host, upgrade.container),
         _ if job.kind() == JobKind::Rollout => "rollout".to_owned(),
+        _ if job.kind() == JobKind::Prune => "prune".to_owned(),
         _ => job.host.clone(),
     }
 }

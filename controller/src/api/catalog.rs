@@ -16,6 +16,7 @@ use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestReader;
 use holdfast_archive::seam::PackSource;
 use holdfast_archive::snapshot::{SnapshotBody, Stats};
+use holdfast_archive::store::{StoreError, StoreErrorKind};
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::catalog_service_server::CatalogService;
 use holdfast_proto::v1::{
@@ -29,10 +30,11 @@ use super::caller::Caller;
 use super::names;
 use super::reading::{ReaderGone, Readings, Sender};
 use super::scope::shown_hosts;
-use super::status_map::{Word, catalog_failed, causes};
+use super::status_map::{Word, catalog_failed, causes, tagged};
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
 use crate::policy::definition::pattern;
+use crate::repository::RepositoryError;
 use crate::repository::protocol::SnapshotState;
 use crate::repository::service::status as refused;
 
@@ -172,7 +174,29 @@ fn wire_entry(entry: Entry) -> v1::Entry {
 }
 
 fn unreadable(error: &(dyn std::error::Error + 'static)) -> Status {
-    Word::Damaged.status(format!("the snapshot could not be read: {}", causes(error)))
+    let text = format!("the snapshot could not be read: {}", causes(error));
+    match out_of_reach(error) {
+        Some(kind) => tagged(Status::unavailable(text), kind.code(), "holdfast status"),
+        None => Word::Damaged.status(text),
+    }
+}
+
+/// The kind of the store's error behind this one, if that says nothing of what
+/// is stored.
+fn out_of_reach(error: &(dyn std::error::Error + 'static)) -> Option<StoreErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let of_repository = match error.downcast_ref::<RepositoryError>() {
+            Some(RepositoryError::Store(error)) => Some(error),
+            _ => None,
+        };
+        if let Some(error) = error.downcast_ref::<StoreError>().or(of_repository) {
+            let kind = error.kind();
+            return (!matches!(kind, StoreErrorKind::Corrupt | StoreErrorKind::NotFound)).then_some(kind);
+        }
+        next = error.source();
+    }
+    None
 }
 
 fn no_such_path(path: &[u8]) -> Status {
@@ -367,5 +391,27 @@ impl CatalogService for CatalogApi {
         let record = repository.resolve(&reference).await.map_err(refused)?;
         let record = repository.undelete(&record.id).await.map_err(refused)?;
         Ok(Response::new(self.encode(record).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_archive::fetch::FetchError;
+    use holdfast_archive::ids::{AllocationId, PackId};
+    use holdfast_archive::seam::SeamError;
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_whose_store_is_out_of_reach_is_not_damaged() {
+        let code = |kind| {
+            let pack = PackId { sha256: [1; 32], allocation: AllocationId::generate() };
+            let source = Arc::new(SeamError::from(StoreError::new(kind, "packs/1")));
+            unreadable(&FetchError::Read { frame: FrameId([2; 32]), pack, source }).code()
+        };
+        assert_eq!(code(StoreErrorKind::Unreachable), Code::Unavailable);
+        assert_eq!(code(StoreErrorKind::NotFound), Code::DataLoss);
+        assert_eq!(code(StoreErrorKind::Corrupt), Code::DataLoss);
     }
 }

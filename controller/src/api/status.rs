@@ -17,9 +17,9 @@ use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::sources::SourceRecord;
 use crate::catalog::usage::Alarm;
 use crate::clock::now_ms;
-use crate::coverage::{Coverage, Facts, HostCoverage, Trouble, UPGRADE_NEWS_MS, coverage};
+use crate::coverage::{Coverage, Facts, HostCoverage, Trouble, UPGRADE_NEWS_MS, ago, coverage};
 use crate::jobs::Jobs;
-use crate::loops::Statuses;
+use crate::loops::{Cause, Failing, Statuses};
 use crate::quota::day_of;
 use crate::repository::{self, Remedy, RepositoryError};
 
@@ -67,7 +67,14 @@ impl StatusApi {
             })
             .collect();
         let mut problems: Vec<StatusProblem> = troubles.into_iter().map(problem).collect();
-        problems.extend(repository_problem(&repository, remedy));
+        let repository_problem = repository_problem(&repository, remedy);
+        let failing = self.loops.failing().into_iter().filter(|failing| match failing.cause {
+            // What is behind these is told once, and better.
+            Cause::Suspended | Cause::Unreachable | Cause::Damaged => repository_problem.is_none(),
+            Cause::Full | Cause::Refused | Cause::Catalog | Cause::Other => true,
+        });
+        problems.extend(failing.map(|failing| loop_problem(&failing, &repository.location)));
+        problems.extend(repository_problem);
         problems.extend(self.alarms(&facts).await?);
         let own = own_sources(&facts);
         let hosts = hosts
@@ -194,7 +201,11 @@ fn hint(remedy: Remedy, location: &str) -> String {
     const STOPPED: &str = "on the controller's machine, with the controller stopped: ";
     match remedy {
         Remedy::None => "the controller's log has the cause".to_owned(),
-        Remedy::BringBack => format!("see that the repository is at {location} again: is its disk mounted?"),
+        Remedy::BringBack => format!(
+            "see that the repository is at {location} again: is its disk mounted? If repo.json alone is lost, \
+             {STOPPED}holdfast-controller reconcile --write-repo-json"
+        ),
+        Remedy::WriteInfo => format!("{STOPPED}holdfast-controller reconcile --write-repo-json"),
         Remedy::OneController => {
             "a repository has one controller: stop this one, or take the repository back with \
              holdfast-controller rebuild --state-dir NEW-DIRECTORY"
@@ -206,6 +217,43 @@ fn hint(remedy: Remedy, location: &str) -> String {
              it again; holdfast-controller reconcile --accept-loss gives up what was listed"
         ),
     }
+}
+
+/// A loop of the controller that has failed for a while.
+fn loop_problem(failing: &Failing, location: &str) -> StatusProblem {
+    let left = match failing.name {
+        "scheduler" => "no policy fires",
+        "dispatcher" => "no job is started",
+        "retention" => "no snapshot is forgotten by a policy's retention",
+        "repository" => "commits that were cut off are not finished",
+        "gc" => "nothing is deleted, and the repository grows",
+        "inventory" => "volumes and containers that are new are not seen",
+        "export" => "a controller that is rebuilt from the repository would know older hosts and policies",
+        "history" => "old jobs and records stay",
+        _ => "its work is not done",
+    };
+    let Failing { name, error, passes, .. } = failing;
+    let times = if *passes == 1 { "once".to_owned() } else { format!("{passes} times in a row") };
+    let lasted = ago(i64::try_from(failing.lasted().as_millis()).unwrap_or(i64::MAX));
+    let message = format!("the controller's loop `{name}` failed {times}, for {lasted} now: {left}: {error}");
+    let hint = match failing.cause {
+        Cause::Full => format!("make room at {location}, or forget snapshots and run: holdfast repo prune"),
+        Cause::Refused => format!(
+            "see that the controller's user may write to {location}, and that it is not mounted read-only; then: \
+             holdfast repo check --repository {location}"
+        ),
+        Cause::Damaged => "on the controller's machine: holdfast-controller verify".to_owned(),
+        Cause::Catalog => {
+            "on the controller's machine: is the disk of its state directory full or read-only? df -h; \
+             journalctl -u holdfast-controller"
+                .to_owned()
+        }
+        Cause::Suspended | Cause::Unreachable | Cause::Other => {
+            "the loop tries again by itself; every failure is in: journalctl -u holdfast-controller"
+                .to_owned()
+        }
+    };
+    StatusProblem { kind: "loop-failing".to_owned(), message, hint, ..StatusProblem::default() }
 }
 
 fn quota_problem(host: String, alarm: &Alarm) -> StatusProblem {
@@ -270,6 +318,23 @@ mod tests {
         assert!(of("another's", "", Remedy::OneController).hint.contains("holdfast-controller rebuild"));
         let sound = RepositoryStatus { reachable: true, ..RepositoryStatus::default() };
         assert_eq!(repository_problem(&sound, Remedy::None), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_keeps_failing_is_a_problem_with_the_cause_and_a_command() {
+        let statuses = Statuses::default();
+        for _ in 0..2 {
+            statuses.failed("gc", Cause::Refused, "could not write: Read-only file system".to_owned());
+            tokio::time::advance(std::time::Duration::from_mins(15)).await;
+        }
+        let problems: Vec<StatusProblem> =
+            statuses.failing().iter().map(|failing| loop_problem(failing, "/srv/r")).collect();
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert_eq!(problem.kind, "loop-failing");
+        for part in ["`gc`", "2 times in a row", "30 min", "nothing is deleted", "Read-only file system"] {
+            assert!(problem.message.contains(part), "{part}: {problem:?}");
+        }
+        assert!(problem.hint.contains("holdfast repo check --repository /srv/r"), "{problem:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! CLI can choose an exit code and print the next command without reading
 //! sentences. Messages name the thing; they never hold secrets.
 
+pub use holdfast_archive::text::causes;
 use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -25,6 +26,7 @@ pub enum Word {
     HostUnknown,
     HostRequired,
     HostNotConnected,
+    HostTimeout,
     InvalidName,
     InvalidLabel,
     InvalidRequest,
@@ -71,6 +73,7 @@ impl Word {
             Self::HostUnknown => "host-unknown",
             Self::HostRequired => "host-required",
             Self::HostNotConnected => "host-not-connected",
+            Self::HostTimeout => "host-timeout",
             Self::InvalidName => "invalid-name",
             Self::InvalidLabel => "invalid-label",
             Self::InvalidRequest => "invalid-request",
@@ -138,6 +141,7 @@ impl Word {
             | Self::CsrInvalid => Code::InvalidArgument,
             Self::JoinTokenInvalid | Self::JoinTokenUsed | Self::JoinTokenExpired => Code::PermissionDenied,
             Self::HostNotConnected | Self::Draining => Code::Unavailable,
+            Self::HostTimeout => Code::DeadlineExceeded,
             Self::MessageTooLarge => Code::OutOfRange,
             Self::TooMany => Code::ResourceExhausted,
             Self::CatalogFailed | Self::Internal => Code::Internal,
@@ -171,6 +175,7 @@ impl Word {
             Self::Damaged => "holdfast repo verify names everything that is affected",
             Self::HostRequired => "name a host with --host",
             Self::HostNotConnected => "on the host: systemctl status holdfast-agent",
+            Self::HostTimeout => "on the host: docker info; docker volume ls; docker plugin ls",
             Self::JoinTokenInvalid | Self::JoinTokenUsed | Self::JoinTokenExpired => {
                 "make another token: holdfast host token NAME"
             }
@@ -214,18 +219,6 @@ pub fn tagged(mut status: Status, word: &'static str, hint: &str) -> Status {
 pub fn catalog_failed(error: &CatalogError) -> Status {
     tracing::error!(error = %causes(error), "the catalogue failed");
     Word::CatalogFailed.status("the controller's catalogue failed")
-}
-
-/// An error and what caused it, in one line.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

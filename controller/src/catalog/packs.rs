@@ -10,7 +10,7 @@ use roaring::RoaringTreemap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
 
-use super::frames::{conditions, find_frames, make_host_number, pack_state};
+use super::frames::{FoundFrame, conditions, find_frames, make_host_number, pack_state};
 use super::repository::{id, next_commit_number, next_frames, next_pack, signed, unsigned};
 use super::{Catalog, CatalogError};
 use crate::repository::protocol::{PackCommit, PackFacts, PackState, Protocol, Verdict};
@@ -95,6 +95,42 @@ impl Catalog {
         let outcome = Protocol::WHOLE.pack_commit(row.as_ref().map(|row| row.state), object_seen);
         let (PackCommit::Accept, Some(row)) = (outcome, row) else { return Ok(outcome) };
         add_frames(&mut tx, row.host, row.number, table).await?;
+        sqlx::query("update packs set state = 'live', suspect = 0 where number = $1")
+            .bind(signed(row.number))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(outcome)
+    }
+
+    /// Makes an intended pack live that holds these frames of pack `old` once
+    /// more, and points their rows at it. A row that points elsewhere by now
+    /// stays as it is.
+    pub async fn move_frames(
+        &self,
+        new: &PackId,
+        old: u64,
+        frames: &[FoundFrame],
+        table: &[PackEntry],
+        object_seen: bool,
+    ) -> Result<PackCommit, CatalogError> {
+        let entries: HashMap<_, _> = table.iter().map(|entry| (entry.id, entry)).collect();
+        let mut tx = self.pool().begin_with("begin immediate").await?;
+        let row = pack(&mut tx, new).await?;
+        let outcome = Protocol::WHOLE.pack_commit(row.as_ref().map(|row| row.state), object_seen);
+        let (PackCommit::Accept, Some(row)) = (outcome, row) else { return Ok(outcome) };
+        for frame in frames {
+            let Some(entry) = entries.get(&frame.location.entry.id) else { continue };
+            sqlx::query(
+                "update frames set pack = $2, pack_offset = $3, damaged = 0 where number = $1 and pack = $4",
+            )
+            .bind(signed(frame.number))
+            .bind(signed(row.number))
+            .bind(signed(entry.offset))
+            .bind(signed(old))
+            .execute(&mut *tx)
+            .await?;
+        }
         sqlx::query("update packs set state = 'live', suspect = 0 where number = $1")
             .bind(signed(row.number))
             .execute(&mut *tx)

@@ -319,3 +319,73 @@ async fn o02_an_unknown_volume_is_refused_with_the_nearest_name() {
     let all = jobs.catalog().jobs(&JobFilter { limit: 10, ..JobFilter::default() }).await.expect("lists");
     assert!(all.is_empty());
 }
+
+/// As a commit leaves it whose answer was lost.
+async fn commit_behind_its_back(bench: &Bench, job: &JobRecord) -> String {
+    let source = bench.catalog.job_sources(job.id).await.expect("asked").remove(0);
+    sqlx::query(
+        "insert into snapshots (commit_number, host_id, source_id, number, state, job_id, created_ms, root,
+             host_name, source_kind, source_name, partial)
+         values (7, $1, $2, 1, 'committed', $3, 1, $4, 'web-1', 'volume', 'db_data', 0)",
+    )
+    .bind(bench.host.to_string())
+    .bind(&source.source_id)
+    .bind(job.id.to_string())
+    .bind(vec![1_u8; 32])
+    .execute(bench.catalog.pool())
+    .await
+    .expect("a row");
+    format!("{}/{}/1", bench.host, source.source_id)
+}
+
+#[tokio::test]
+async fn a_job_whose_snapshot_was_committed_unheard_ends_as_the_catalogue_says() {
+    let bench = Bench::new().await;
+    let agent = bench.agent(&["db_data"]).await;
+    agent.backup_ends(0, super::testing::BackupEnd::Failed);
+    let jobs = bench.jobs();
+    let driver = driver(&jobs).await;
+    start(&jobs).await;
+    until_started(&agent, 1).await;
+    let running = until(&jobs, |job| job.state == State::Running).await;
+    let snapshot = commit_behind_its_back(&bench, &running).await;
+    agent.finish();
+    let job = until(&jobs, |job| job.state.ended()).await;
+    assert_eq!((job.state, job.error.as_str()), (State::Succeeded, ""), "{job:?}");
+    let source = bench.catalog.job_sources(job.id).await.expect("asked").remove(0);
+    let finished = source.finished.expect("it has ended");
+    assert!(finished.ok && finished.snapshot_id == snapshot, "{finished:?}");
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_backup_that_matches_nothing_is_refused_and_says_what_there_is() {
+    let bench = Bench::new().await;
+    let _agent = bench.agent(&["db_data", "cache"]).await;
+    let jobs = bench.jobs();
+    let asked = async |request| {
+        JobApi::new(jobs.clone()).start_backup(Request::new(request)).await.expect_err("refused")
+    };
+    let by_hand = |volumes: &[&str], directories: &[&str]| StartBackupRequest {
+        host: "web-1".into(),
+        volumes: volumes.iter().map(|&volume| volume.to_owned()).collect(),
+        directories: directories.iter().map(|&directory| directory.to_owned()).collect(),
+        ..StartBackupRequest::default()
+    };
+    // One glob of several, and one beside a directory, as well.
+    for request in
+        [by_hand(&["web_*"], &[]), by_hand(&["db_*", "web_*"], &[]), by_hand(&["web_*"], &["/srv"])]
+    {
+        let refused = asked(request).await;
+        let said = refused.message();
+        assert!(said.contains("`web_*`") && said.contains("cache, db_data"), "{said}");
+    }
+    let policy = policy::parse("name = 'p'\nvolumes = ['web_*']\n").expect("right");
+    bench.catalog.put_policies(&[(policy, true)], 0).await.expect("applied");
+    let refused = asked(StartBackupRequest { policy: "p".into(), ..StartBackupRequest::default() }).await;
+    let said = refused.message();
+    assert!(said.contains("policy `p`") && said.contains("db_data"), "{said}");
+    assert!(
+        bench.catalog.jobs(&JobFilter { limit: 10, ..JobFilter::default() }).await.expect("lists").is_empty()
+    );
+}

@@ -5,20 +5,18 @@
 //! costs one period and nothing else, and the next tick is the retry after an
 //! error.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_proto::v1::LoopStatus;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::statuses::{Cause, Statuses};
 use super::{dispatcher, export, gc, history, inventory, retention, scheduler};
 use crate::api::status_map::causes;
 use crate::catalog::CatalogError;
-use crate::clock::now_ms;
 use crate::jobs::Jobs;
 use crate::jobs::runner::Runner;
 use crate::repository::{RepositoryError, TICK};
@@ -29,11 +27,14 @@ pub struct Pass {
     pub summary: String,
     /// Run again at once.
     pub more: bool,
+    /// A part of the work that failed and is tried again by the next pass;
+    /// empty: none.
+    pub undone: String,
 }
 
 impl Pass {
     pub fn done(summary: impl Into<String>) -> Self {
-        Self { summary: summary.into(), more: false }
+        Self { summary: summary.into(), more: false, undone: String::new() }
     }
 }
 
@@ -72,8 +73,6 @@ impl Default for Periods {
     }
 }
 
-type Board = Arc<Mutex<BTreeMap<&'static str, LoopStatus>>>;
-
 /// Owns the loops and the jobs they drive.
 #[derive(Debug)]
 pub struct Driver {
@@ -81,21 +80,6 @@ pub struct Driver {
     stop: CancellationToken,
     runner: Arc<Runner>,
     statuses: Statuses,
-}
-
-/// What the loops last did; clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Statuses(Board);
-
-impl Statuses {
-    pub fn all(&self) -> Vec<LoopStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    fn set(&self, name: &'static str, result: String) {
-        let status = LoopStatus { name: name.to_owned(), last_run_unix_ms: now_ms(), last_result: result };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, status);
-    }
 }
 
 impl Driver {
@@ -197,17 +181,20 @@ async fn one_pass(
     match result {
         Some(Ok(Ok(pass))) => {
             tracing::trace!(name, summary = pass.summary, elapsed = ?begun.elapsed(), "a pass is done");
-            statuses.set(name, pass.summary);
+            match pass.undone.is_empty() {
+                true => statuses.succeeded(name, pass.summary),
+                false => statuses.failed(name, Cause::Other, pass.undone),
+            }
             pass.more
         }
         Some(Ok(Err(error))) => {
             tracing::error!(name, error = causes(&error), "a loop's pass failed");
-            statuses.set(name, format!("failed: {}", causes(&error)));
+            statuses.failed(name, Cause::of(&error), causes(&error));
             false
         }
         Some(Err(error)) => {
             tracing::error!(name, %error, "a loop's pass panicked");
-            statuses.set(name, "failed: a panic; the log has the place".to_owned());
+            statuses.failed(name, Cause::Other, "a panic; the log has the place".to_owned());
             false
         }
         None => false,

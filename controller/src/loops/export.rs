@@ -13,6 +13,7 @@ use crate::policy::exchange::{HostFacts, hosts_json, policies_json};
 const WRITTEN: &str = "exported_state";
 
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+    jobs.repository().first_reached().await?;
     let state = export_state(&jobs).await;
     // Neither has to wait for the other.
     let hints = jobs.repository().write_hints().await?;

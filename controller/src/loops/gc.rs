@@ -9,10 +9,7 @@ use crate::repository::gc;
 /// Counts a tick and finishes commits that a crash cut off. Runs once a
 /// [`crate::repository::TICK`]: the age of leases is counted in these.
 pub async fn tick(jobs: Jobs) -> Result<Pass, LoopError> {
-    if jobs.catalog().repository().await?.is_none() {
-        // The store was out of reach until now, or this is the first start.
-        jobs.repository().check().await?;
-    }
+    jobs.repository().first_reached().await?;
     jobs.repository().tick().await?;
     let finished = jobs.repository().finish_committing().await?;
     Ok(Pass::done(format!("{finished} commits finished")))
@@ -21,5 +18,6 @@ pub async fn tick(jobs: Jobs) -> Result<Pass, LoopError> {
 /// One round of collection.
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let report = gc::round(jobs.repository()).await?;
-    Ok(Pass::done(line(&report)))
+    let undone = gc::undeleted(&report).unwrap_or_default().to_owned();
+    Ok(Pass { undone, ..Pass::done(line(&report)) })
 }

@@ -34,7 +34,7 @@ async fn prune(catalog: &Catalog, now_ms: i64) -> Result<Pass, LoopError> {
     let summary =
         format!("{ended} jobs, {sources} volumes that are gone and {} audit rows removed", audit + anonymous);
     let more = [ended, sources, audit, anonymous].iter().any(|&removed| removed >= u64::from(PRUNE_PAGE));
-    Ok(Pass { summary, more })
+    Ok(Pass { more, ..Pass::done(summary) })
 }
 
 /// Until when rows are old enough by both clocks; long ago while no controller

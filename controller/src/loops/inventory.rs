@@ -26,6 +26,7 @@ use crate::clock::now_ms;
 use crate::fleet::listing::Room;
 use crate::jobs::Jobs;
 use crate::limits::{LABELS, LIST_MESSAGE, TEXT, clip};
+use crate::operations::host::unanswered;
 use crate::quota::day_of;
 
 /// Hosts asked at the same time.
@@ -62,9 +63,8 @@ pub async fn refresh(
     most: Duration,
     now_ms: i64,
 ) -> Result<usize, InventoryError> {
-    let listed = timeout(most, list(channel))
-        .await
-        .unwrap_or_else(|_| Err(Status::deadline_exceeded("the agent did not answer in time")));
+    let listed =
+        timeout(most, list(channel)).await.unwrap_or_else(|_| Err(unanswered("for its volumes", most)));
     let seen = told(catalog, host, "volumes", listed, now_ms).await?;
     for name in catalog.record_volumes(host, &seen, now_ms).await? {
         returned(catalog, host, &name, now_ms).await?;
@@ -118,7 +118,7 @@ async fn look_at_binds(
 ) -> Result<(), InventoryError> {
     let listed = timeout(most, list_mounts(channel))
         .await
-        .unwrap_or_else(|_| Err(Status::deadline_exceeded("the agent did not answer in time")));
+        .unwrap_or_else(|_| Err(unanswered("for the mounts of its containers", most)));
     let containers = told(catalog, host, "mounts", listed, now_ms).await?;
     let Binds { kept, left_out } = binds(containers);
     catalog.record_binds(host, &kept, now_ms).await?;

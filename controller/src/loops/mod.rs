@@ -8,5 +8,7 @@ pub mod history;
 pub mod inventory;
 pub mod retention;
 pub mod scheduler;
+mod statuses;
 
-pub use driver::{Driver, Periods, Statuses};
+pub use driver::{Driver, Periods};
+pub use statuses::{Cause, Failing, Statuses};

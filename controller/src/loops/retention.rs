@@ -75,7 +75,7 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
         for source in plan_sources(&record.policy.name, keep_last, &snapshots) {
             for decision in source.decisions.iter().filter(|decision| decision.verdict.forgets()) {
                 if forgotten == PAGE {
-                    return Ok(Pass { summary: format!("{forgotten} snapshots forgotten"), more: true });
+                    return Ok(Pass { more: true, ..Pass::done(format!("{forgotten} snapshots forgotten")) });
                 }
                 forgotten += usize::from(forget(&jobs, &record.policy.name, &source, decision).await);
             }

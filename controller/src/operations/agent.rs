@@ -371,14 +371,14 @@ impl<'d> AgentJob<'d> {
         let call = self.driving.jobs.settings().call;
         let running = timeout(call, client(channel).list_running(ListRunningRequest {}))
             .await
-            .map_err(|_| unanswered())??;
+            .map_err(|_| unanswered("for its running jobs", call))??;
         let mine = running.into_inner().jobs.into_iter().find(|job| job.job_id == id);
         Ok(mine.map(|job| job.generation))
     }
 
     async fn open(&mut self, channel: Channel, generation: u64) -> Result<Events, Status> {
         let call = self.driving.jobs.settings().call;
-        let late = |_| unanswered();
+        let late = |_| unanswered("to begin the job", call);
         let mut containers = containers(channel.clone()).max_decoding_message_size(EVENT_MESSAGE);
         let mut client = client(channel);
         Ok(match self.work.clone() {
@@ -472,7 +472,7 @@ async fn begins<T>(driving: &Driving, opening: impl Future<Output = Result<T, St
     let cancelled = driving.cancel.is_cancelled();
     let most = if cancelled { settings.call } else { settings.fetch };
     tokio::select! {
-        opened = timeout(most, opening) => opened.map_err(|_| unanswered())?,
+        opened = timeout(most, opening) => opened.map_err(|_| unanswered("to begin the job", most))?,
         () = driving.cancel.cancelled(), if !cancelled => {
             Err(Status::unavailable("the wish to cancel came before an answer"))
         }

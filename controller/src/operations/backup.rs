@@ -5,7 +5,9 @@
 //!    job that finds its list does not look for them again. From here on it
 //!    may write snapshots of exactly these; a later attempt keeps the list.
 //! 3. Have the agent take them, and follow it to the end.
-//! 4. Sum up. Each source ends by itself: one that fails does not take the
+//! 4. Ask the catalogue about each source that did not end well: its snapshot
+//!    may be committed, and only the answer lost.
+//! 5. Sum up. Each source ends by itself: one that fails does not take the
 //!    others' snapshots away, but the job is not green; nor is one that took
 //!    all there was where there should have been more.
 
@@ -19,7 +21,7 @@ use holdfast_proto::v1::{
 
 use super::agent::{AgentJob, Happening, SHUTDOWN, Work};
 use super::host::{connected, error_word, plain};
-use super::{Driving, Failure, missing};
+use super::{Driving, Failure, committed, missing};
 use crate::catalog::jobs::Ending;
 use crate::catalog::sources::SourceRecord;
 use crate::clock::now_ms;
@@ -33,6 +35,9 @@ use crate::loops::inventory;
 use crate::policy::definition::VolumeFacts;
 use crate::quota::day_of;
 
+/// Error code of an agent that left a container at rest.
+const NOT_RESUMED: &str = "not-resumed";
+
 /// Times the host's volumes are asked for before that is the job's failure.
 const LIST_ATTEMPTS: u32 = 3;
 
@@ -40,8 +45,10 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
     let host = driving.job.host.ok_or_else(|| Failure::failed("internal", "a backup job without a host"))?;
     let sources = sources(driving, host, backup).await?;
     if sources.is_empty() {
+        let by_hand = driving.job.policy.is_empty() && driving.job.parent.is_none();
+        let wanted = by_hand.then(|| backup.volumes.join("`, `"));
         driving.tell("nothing on this host matches: nothing to back up").await?;
-        return Ok(nothing_taken(driving.job.result.clone()));
+        return Ok(nothing_taken(driving.job.result.clone(), wanted.as_deref()));
     }
     driving.step(&format!("backing up {}", counted(sources.len(), "source"))).await?;
     let request = CreateSnapshotsRequest {
@@ -65,7 +72,20 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
     // An upgrade judges by its own rules how much of a source there has to be.
     tally.may_shrink = driving.job.parent.is_some();
     let mut agent = AgentJob::new(driving, host, Work::Backup(request));
-    let end = loop {
+    let end = match hear(&mut agent, &mut tally).await {
+        // The host went away, and what it has sent is here.
+        Err(Failure::Failed { code, message }) => {
+            JobEnded { error_code: code, error: message, ..JobEnded::default() }
+        }
+        end => end?,
+    };
+    tally.by_catalogue(driving).await?;
+    Ok(tally.ending(&end))
+}
+
+/// Follows the agent to the end of the job.
+async fn hear(agent: &mut AgentJob<'_>, tally: &mut Tally) -> Result<JobEnded, Failure> {
+    loop {
         let Happening::Snapshot(event) = agent.next().await? else { continue };
         match event.event {
             // Of other sources there is no progress to keep.
@@ -76,11 +96,10 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
             Some(Event::Source(finished)) => tally.source(agent.driving(), finished).await?,
             Some(Event::Quiesced(quiesced)) => tally.quiesced(agent.driving(), quiesced).await?,
             Some(Event::Ended(end)) if end.error_code == SHUTDOWN => agent.again_after_shutdown().await?,
-            Some(Event::Ended(end)) => break end,
+            Some(Event::Ended(end)) => return Ok(end),
             None => {}
         }
-    };
-    Ok(tally.ending(&end))
+    }
 }
 
 /// The sources of the job: as written down, or chosen now.
@@ -166,12 +185,15 @@ struct Tally {
     recorded: usize,
     /// A source with less than a tenth left is nothing to be told of.
     may_shrink: bool,
+    /// Error codes of sources that the catalogue knows better; empty for one
+    /// of which the agent said nothing.
+    settled: Vec<String>,
 }
 
 impl Tally {
     fn new(sources: Vec<JobSource>, result: v1::Job) -> Self {
         let sources = sources.into_iter().map(|source| (source.source_id.clone(), source)).collect();
-        Self { sources, result, recorded: 0, may_shrink: false }
+        Self { sources, result, recorded: 0, may_shrink: false, settled: Vec::new() }
     }
 
     /// Counts an event that is about to change the job's row.
@@ -227,6 +249,34 @@ impl Tally {
         driving.tell(&line).await
     }
 
+    /// Takes in what the catalogue knows of sources that did not end well.
+    async fn by_catalogue(&mut self, driving: &Driving) -> Result<(), Failure> {
+        for source in self.sources.values_mut() {
+            if source.finished.as_ref().is_some_and(|finished| finished.ok) {
+                continue;
+            }
+            let Some(finished) = committed::by_catalogue(driving, source).await? else { continue };
+            let line = format!(
+                "{}: its snapshot was committed, and the host did not hear so: {}",
+                source.name, finished.snapshot_id
+            );
+            let before = source.finished.replace(finished.clone());
+            self.settled.push(before.map(|before| before.error_code).unwrap_or_default());
+            source.stats = finished.stats;
+            source.phase = v1::SourcePhase::Unspecified.into();
+            driving.jobs.catalog().put_job_sources(driving.job.id, std::slice::from_ref(source)).await?;
+            driving.tell(&line).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether what the agent's end of the job says is only of sources that the
+    /// catalogue knows better.
+    fn is_settled(&self, end: &JobEnded) -> bool {
+        end.error_code != NOT_RESUMED
+            && self.settled.iter().any(|code| code.is_empty() || *code == end.error_code)
+    }
+
     fn ending(self, end: &JobEnded) -> Ending {
         let mut failed = Vec::new();
         for source in self.sources.values() {
@@ -246,7 +296,7 @@ impl Tally {
             };
         }
         let (flaw_code, flaws) = self.flaws();
-        if end.ok && failed.is_empty() {
+        if (end.ok || self.is_settled(end)) && failed.is_empty() {
             let state = if flaws.is_empty() { State::Succeeded } else { State::Partial };
             let (error_code, error) = (flaw_code.to_owned(), flaws.join("; "));
             return Ending { error_code, error, ..ended(state, self.result) };
@@ -299,10 +349,18 @@ async fn is_partial(driving: &Driving, finished: &SourceFinished) -> Result<bool
     Ok(driving.jobs.catalog().snapshot(&id).await?.is_some_and(|record| record.partial))
 }
 
-/// The end of a job that found nothing to take.
-fn nothing_taken(result: v1::Job) -> Ending {
+/// The end of a job that found nothing to take. `wanted`: what somebody asked
+/// for by hand; a policy's glob promises nothing.
+fn nothing_taken(result: v1::Job, wanted: Option<&str>) -> Ending {
     if result.missing_sources.is_empty() {
-        return ended(State::Succeeded, result);
+        let Some(wanted) = wanted else { return ended(State::Succeeded, result) };
+        return Ending {
+            error_code: "nothing-matches".to_owned(),
+            error: format!(
+                "nothing was backed up: no volume of this host matches `{wanted}`; holdfast volume ls shows them"
+            ),
+            ..ended(State::Failed, result)
+        };
     }
     Ending {
         error_code: SOURCE_MISSING.to_owned(),
@@ -439,6 +497,22 @@ mod tests {
     }
 
     #[test]
+    fn what_the_catalogue_knows_better_is_no_failure_and_what_is_not_of_sources_stays_one() {
+        let end = |code: &str| JobEnded { error_code: code.into(), ..JobEnded::default() };
+        let tally = |settled: &[&str]| {
+            let mut tally = Tally::new(vec![source("a", good(false))], v1::Job::default());
+            tally.settled = settled.iter().map(|&code| code.to_owned()).collect();
+            tally
+        };
+        assert_eq!(tally(&["unreachable"]).ending(&end("unreachable")).state, State::Succeeded);
+        // Nothing was heard of the source: the host went away.
+        assert_eq!(tally(&[""]).ending(&end("host-unreachable")).state, State::Succeeded);
+        // A container that was left stopped.
+        assert_eq!(tally(&["unreachable"]).ending(&end("not-resumed")).state, State::Failed);
+        assert_eq!(tally(&[]).ending(&end("unreachable")).state, State::Failed);
+    }
+
+    #[test]
     fn h06_a_job_that_misses_a_source_or_most_of_one_is_not_green() {
         let ok = JobEnded { ok: true, ..JobEnded::default() };
         let result = v1::Job { missing_sources: vec!["db".into(), "logs".into()], ..v1::Job::default() };
@@ -446,9 +520,12 @@ mod tests {
         assert_eq!((missed.state, missed.error_code.as_str()), (State::Partial, "source-missing"));
         assert!(missed.error.starts_with("2 sources missing: db, logs; "), "{}", missed.error);
         assert_eq!(missed.result, result, "what was missed is not in the result");
-        let nothing = nothing_taken(result.clone());
+        let nothing = nothing_taken(result.clone(), None);
         assert_eq!((nothing.state, nothing.error_code.as_str()), (State::Failed, "source-missing"));
-        assert_eq!(nothing_taken(v1::Job::default()).state, State::Succeeded);
+        assert_eq!(nothing_taken(v1::Job::default(), None).state, State::Succeeded);
+        let asked = nothing_taken(v1::Job::default(), Some("db_*"));
+        assert_eq!((asked.state, asked.error_code.as_str()), (State::Failed, "nothing-matches"));
+        assert!(asked.error.contains("`db_*`"), "{}", asked.error);
         let bad = SourceFinished { error_code: "x".into(), error: "y".into(), ..Default::default() };
         let both = Tally::new(vec![source("a", Some(bad))], result).ending(&ok);
         assert_eq!((both.state, both.error_code.as_str()), (State::Failed, "x"));

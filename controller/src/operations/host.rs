@@ -13,6 +13,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Driving, Failure};
+use crate::api::status_map::Word;
 use crate::fleet::listing;
 use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
 
@@ -56,7 +57,9 @@ pub(super) async fn awaited(
 /// Asks a host to cancel a job, at work there or still to come.
 pub(super) async fn cancel_on_agent(channel: Channel, job: &str, most: Duration) -> Result<(), Status> {
     let request = CancelJobRequest { job_id: job.to_owned() };
-    timeout(most, client(channel).cancel_job(request)).await.map_err(|_| unanswered())??;
+    timeout(most, client(channel).cancel_job(request))
+        .await
+        .map_err(|_| unanswered("to cancel the job", most))??;
     Ok(())
 }
 
@@ -80,7 +83,7 @@ pub(super) async fn upgrades_on_agent(
         let mut containers = containers(channel).max_decoding_message_size(LIST_MESSAGE);
         listing::whole(containers.list_upgrades(request).await?.get_mut()).await
     };
-    timeout(most, listing).await.map_err(|_| unanswered())?
+    timeout(most, listing).await.map_err(|_| unanswered("for its upgrades", most))?
 }
 
 /// Containers of a host, by labels; all of them without any.
@@ -94,11 +97,17 @@ pub(super) async fn containers_on_agent(
         let mut containers = containers(channel).max_decoding_message_size(LIST_MESSAGE);
         listing::whole(containers.list_containers(request).await?.get_mut()).await
     };
-    timeout(most, listing).await.map_err(|_| unanswered())?
+    timeout(most, listing).await.map_err(|_| unanswered("for its containers", most))?
 }
 
-pub(super) fn unanswered() -> Status {
-    Status::deadline_exceeded("the agent did not answer")
+/// What is said of a host that is connected and does not answer: the agent
+/// itself is there, and waits for its Engine.
+pub(crate) fn unanswered(asked: &str, within: Duration) -> Status {
+    Word::HostTimeout.status(format!(
+        "the host was asked {asked}, and there was no answer within {} s: its agent is connected, so most likely \
+         its Docker Engine hangs, or a volume plugin for which that waits",
+        within.as_secs()
+    ))
 }
 
 pub(super) fn containers(channel: Channel) -> ContainerServiceClient<Channel> {

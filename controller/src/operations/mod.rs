@@ -7,7 +7,8 @@
 pub mod agent;
 pub mod backup;
 mod children;
-mod host;
+mod committed;
+pub(crate) mod host;
 mod missing;
 pub mod prune;
 pub mod restore;

@@ -40,6 +40,7 @@ fn failed(error: RepositoryError) -> Failure {
     match error {
         RepositoryError::Catalog(error) => Failure::Catalog(error),
         RepositoryError::Suspended(_) => Failure::failed("repository-suspended", error.to_string()),
+        RepositoryError::Store(error) => Failure::failed(error.kind().code(), causes(&error)),
         other => Failure::failed("prune-failed", causes(&other)),
     }
 }

@@ -15,6 +15,10 @@ use crate::jobs::wire::{bytes, millis};
 /// The agent's word for a snapshot of which the repository has lost something.
 const DAMAGED: &str = "damaged";
 
+/// What is left where even salvaging fails: the list of the files is lost.
+const UNSALVAGEABLE: &str = "its list of files is lost, so nothing of it can be salvaged: restore another snapshot \
+    (holdfast snapshot ls), or back up the source where it still has the content (holdfast backup run) and try again";
+
 /// The code of a job that has salvaged what there is.
 const NOT_WHOLE: &str = "not-whole";
 
@@ -164,6 +168,9 @@ fn ending(finished: RestoreFinished, restore: &RestoreParameters, host: &str) ->
         let command = salvage_command(restore, host);
         let error = format!("{}; everything else comes back with: {command}", finished.error);
         (State::Failed, DAMAGED.to_owned(), error)
+    } else if finished.error_code == DAMAGED {
+        let error = format!("{}; {UNSALVAGEABLE}", finished.error);
+        (State::Failed, DAMAGED.to_owned(), error)
     } else if finished.error.is_empty() {
         let first = finished.difference_list.first().cloned().unwrap_or_default();
         let error =
@@ -246,6 +253,7 @@ mod tests {
         // Where it was tried, it is not advised.
         let end = ending(damaged(), &RestoreParameters { salvage: true, ..parameters() }, "web-1");
         assert!(!end.error.contains("--salvage"), "{}", end.error);
+        assert!(end.error.contains("holdfast snapshot ls"), "{}", end.error);
     }
 
     #[test]

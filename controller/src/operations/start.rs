@@ -15,12 +15,14 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::backup::facts;
+use super::host::unanswered;
 use super::restore::target_text;
 use crate::api::names::{self, did_you_mean};
 use crate::api::status_map::{Word, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::runs::RunJob;
+use crate::catalog::sources::SourceRecord;
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
 use crate::jobs::parameters::{BackupParameters, Parameters, RestoreParameters, RestoreTarget};
@@ -52,6 +54,9 @@ pub async fn backup(
         if policy.is_empty() {
             known_volumes(jobs, host, &parameters).await?;
         }
+    }
+    if !policy.is_empty() {
+        policy_matches(jobs, &policy, &hosts).await?;
     }
     if request.plan_only {
         let mut planned = Vec::new();
@@ -201,13 +206,58 @@ async fn known_volumes(jobs: &Jobs, host: &HostRecord, parameters: &BackupParame
                 .status_with_hint(format!("volume `{name}` is not on host `{}`{near}", host.name), &hint));
         }
     }
-    if parameters.directories.is_empty() && !there.iter().any(|name| patterns.matches(name)) {
-        let hint = format!("holdfast volume ls --host {}", host.name);
-        let globs = parameters.volumes.join("`, `");
-        return Err(Word::NothingMatches
-            .status_with_hint(format!("no volume on host `{}` matches `{globs}`", host.name), &hint));
+    let named: Vec<&str> = patterns.plain_names().collect();
+    for glob in parameters.volumes.iter().filter(|glob| !named.contains(&glob.as_str())) {
+        let alone = BackupParameters { volumes: vec![glob.clone()], ..parameters.clone() }.selector();
+        let here = |source: &&SourceRecord| source.kind == SourceKind::Volume && source.gone_ms.is_none();
+        if !sources.iter().filter(here).any(|source| alone.matches(facts(source))) {
+            let hint = format!("holdfast volume ls --host {}", host.name);
+            let message =
+                format!("no volume on host `{}` matches `{glob}`; {}", host.name, what_there_is(&there));
+            return Err(Word::NothingMatches.status_with_hint(message, &hint));
+        }
     }
     Ok(())
+}
+
+/// Refuses a policy that matches nothing on any of its hosts. What a plain
+/// name promises is missed by the job, and a host that is away may have more.
+async fn policy_matches(jobs: &Jobs, policy: &str, hosts: &[HostRecord]) -> Result<(), Status> {
+    if !hosts.iter().all(|host| jobs.fleet().is_connected(host.id)) {
+        return Ok(());
+    }
+    let policy = names::policy(jobs.catalog(), policy).await?.policy;
+    let sources = jobs.catalog().sources(None).await.map_err(|error| catalog_failed(&error))?;
+    let found = policy.matches(hosts, &sources).iter().any(|host| !host.sources.is_empty());
+    let ours = |source: &&SourceRecord| hosts.iter().any(|host| host.id == source.host);
+    // What has vanished the job misses, and says so.
+    let vanished = |source: &SourceRecord| {
+        source.gone_ms.is_some() && source.retired_ms.is_none() && policy.wants(source)
+    };
+    if found || policy.volumes.promised().next().is_some() || sources.iter().filter(ours).any(vanished) {
+        return Ok(());
+    }
+    let there: Vec<&str> = sources
+        .iter()
+        .filter(ours)
+        .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
+        .map(|source| source.name.as_str())
+        .collect();
+    let on: Vec<String> = hosts.iter().map(|host| format!("`{}`", host.name)).collect();
+    let message =
+        format!("policy `{}` matches nothing on {}; {}", policy.name, on.join(", "), what_there_is(&there));
+    Err(Word::NothingMatches.status_with_hint(message, &format!("holdfast policy explain {}", policy.name)))
+}
+
+/// Volumes named in a refusal; more are counted.
+const NAMED: usize = 10;
+
+fn what_there_is(names: &[&str]) -> String {
+    match names {
+        [] => "there is no volume".to_owned(),
+        [..] if names.len() <= NAMED => format!("there are: {}", names.join(", ")),
+        [..] => format!("there are: {} and {} more", names[..NAMED].join(", "), names.len() - NAMED),
+    }
 }
 
 /// The job as it would be.
@@ -443,7 +493,11 @@ async fn volume_is_free(jobs: &Jobs, host: &HostRecord, name: &str) -> Result<()
         }
         Ok(Err(status)) if status.code() == Code::NotFound => Ok(()),
         Ok(Err(status)) => Err(status),
-        Err(_) => Err(Word::HostNotConnected.status(format!("host `{}` did not answer in time", host.name))),
+        Err(_) if !jobs.fleet().is_connected(host.id) => Err(not_connected(host)),
+        Err(_) => {
+            let asked = format!("whether there is a volume `{name}` on `{}`", host.name);
+            Err(unanswered(&asked, jobs.settings().call))
+        }
     }
 }
 

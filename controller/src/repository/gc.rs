@@ -27,6 +27,9 @@ const PURGES: usize = 10_000;
 /// Pages of the store's listing looked at in one round.
 const LISTED_PAGES: u32 = 20;
 
+/// In the note about an object that is still there.
+const NOT_DELETED: &str = "could not be deleted and is tried again";
+
 /// One round. Safe to run at any time; two at once take turns.
 ///
 /// # Errors
@@ -49,6 +52,11 @@ pub async fn round(repository: &Repository) -> Result<PruneReport, RepositoryErr
     round.orphans(&mut report).await?;
     round.count(&mut report).await?;
     Ok(report)
+}
+
+/// An object that a round was to delete and could not, in a sentence.
+pub fn undeleted(report: &PruneReport) -> Option<&str> {
+    report.notes.iter().map(String::as_str).find(|note| note.contains(NOT_DELETED))
 }
 
 /// What a round would do now, without doing it.
@@ -299,7 +307,7 @@ impl Round<'_> {
         self.repository.refuse_foreign().await?;
         let failures = self.repository.store().delete(keys).await?;
         for (key, error) in failures.iter().take(10) {
-            report.notes.push(format!("{key} could not be deleted and is tried again: {error}"));
+            report.notes.push(format!("{key} {NOT_DELETED}: {error}"));
         }
         Ok(failures.into_iter().map(|(key, _)| key).collect())
     }

@@ -7,10 +7,11 @@
 //! not know of may be needed.
 
 use holdfast_archive::keys::{ObjectKey, StateFile};
-use holdfast_archive::repository::RepositoryInfo;
+use holdfast_archive::repository::{InfoError, RepositoryInfo};
 use holdfast_archive::state::{AuditMark, Head, decode_head, encode_head};
-use holdfast_archive::store::{StoreError, StoreErrorKind};
+use holdfast_archive::store::{NO_INFO, StoreError, StoreErrorKind};
 
+use super::info::REMEDY;
 use super::protocol::{Protocol, Trust};
 use super::reread::LOOKS;
 use super::{Repository, RepositoryError, locked};
@@ -44,6 +45,7 @@ impl Repository {
             self.suspend_foreign(&info, &row).await?;
             return Ok(Trust::Foreign);
         }
+        self.keep_info(&info).await?;
         // Whether it should be there; asked first, for the number itself is compared below.
         let expected = self.catalog().repository_counts().await?.snapshots > 0;
         let head = match self.read_head(expected).await? {
@@ -76,6 +78,16 @@ impl Repository {
             }
         }
         Ok(trust)
+    }
+
+    /// Makes the repository known to a catalogue that has not seen it yet: the
+    /// controller starts for the first time, or the store was out of reach
+    /// until now.
+    pub(crate) async fn first_reached(&self) -> Result<(), RepositoryError> {
+        if self.catalog().repository().await?.is_none() {
+            self.check().await?;
+        }
+        Ok(())
     }
 
     /// [`Self::check`], once in the life of this process and before anything
@@ -122,20 +134,36 @@ impl Repository {
         let bytes = match self.store().get(&ObjectKey::Repository).await {
             Ok(bytes) => bytes,
             Err(error) if error.is_not_found() => {
-                let text = format!("{} holds no repository: repo.json is missing", self.store().location());
+                let location = self.store().location();
+                let text = format!(
+                    "{location} holds no repository: repo.json is missing; if nothing else is: {REMEDY}"
+                );
                 self.note_absent(Some(text.clone()));
                 return Err(StoreError::new(StoreErrorKind::NoBucket, text).into());
             }
             Err(error) => {
-                if error.kind() == StoreErrorKind::NoBucket {
-                    self.note_absent(Some(error.to_string()));
+                if error.kind() != StoreErrorKind::NoBucket {
+                    return Err(error.into());
                 }
-                return Err(error.into());
+                // A directory is looked at before anything is read from it.
+                let text = match error.to_string() {
+                    text if text.contains(NO_INFO) => format!("{text}; if nothing else is lost: {REMEDY}"),
+                    text => text,
+                };
+                self.note_absent(Some(text.clone()));
+                return Err(StoreError::new(StoreErrorKind::NoBucket, text).into());
             }
         };
         self.note_absent(None);
-        let info = RepositoryInfo::decode(&bytes)
-            .map_err(|error| RepositoryError::Damaged(format!("{}: {error}", self.store().location())))?;
+        let info = RepositoryInfo::decode(&bytes).map_err(|error| {
+            let location = self.store().location();
+            RepositoryError::Damaged(match error {
+                InfoError::Damaged(_) => format!("{location}: {error}; {REMEDY}"),
+                InfoError::Format(_) | InfoError::Features(_) | InfoError::Crypto(_) => {
+                    format!("{location}: {error}")
+                }
+            })
+        })?;
         self.store().bind(info.id);
         Ok(info)
     }
@@ -268,6 +296,6 @@ impl Repository {
     }
 }
 
-fn is_ours(info: &RepositoryInfo, row: &RepositoryRow) -> bool {
+pub(super) fn is_ours(info: &RepositoryInfo, row: &RepositoryRow) -> bool {
     row.repository == info.id && row.owner == info.owner
 }

@@ -14,12 +14,14 @@ mod exploration;
 pub mod gc;
 mod head;
 mod hints;
+mod info;
 mod lease;
 pub mod protocol;
 mod read;
 mod rebuild;
 pub(crate) mod reference;
 mod reread;
+mod rewrite;
 pub mod service;
 #[cfg(test)]
 mod tests;
@@ -135,6 +137,8 @@ pub enum Remedy {
     None,
     /// The repository has to be where it was.
     BringBack,
+    /// Its `repo.json` is damaged and has to be written again.
+    WriteInfo,
     /// It belongs to another controller, and one of the two has to go.
     OneController,
     /// The catalogue has to be compared with the bucket.
@@ -292,6 +296,7 @@ impl Repository {
         };
         // It was reached: that it is another's is said by the suspension.
         let foreign = matches!(asked, Err(RepositoryError::Suspended(_)));
+        let damaged = matches!(asked, Err(RepositoryError::Damaged(_)));
         let problem = asked.err().filter(|_| !foreign).map(|error| error.to_string()).unwrap_or_default();
         let row = self.catalog().repository().await?;
         let suspended = self.suspended().await?.unwrap_or_default();
@@ -301,6 +306,8 @@ impl Repository {
         };
         let remedy = if locked(&self.inner.absent).is_some() {
             Remedy::BringBack
+        } else if damaged {
+            Remedy::WriteInfo
         } else if foreign {
             Remedy::OneController
         } else if !suspended.is_empty() || collection_off == rebuild::UNFINISHED {

@@ -121,14 +121,19 @@ impl Repository {
         self.note_lost(found.into_iter().flatten().collect()).await
     }
 
+    /// [`Self::mark_lost`], for whoever asks how many those are.
+    pub(super) async fn note_lost(&self, frames: Vec<FoundFrame>) -> Result<u64, RepositoryError> {
+        Ok(self.mark_lost(frames).await?.len())
+    }
+
     /// Reads these frames and marks those that are not there or not whole,
-    /// after a second and a third look. Gives how many those are. Nothing is
-    /// lost where the repository itself is not there.
+    /// after a second and a third look. Gives their numbers. Nothing is lost
+    /// where the repository itself is not there.
     ///
     /// # Errors
     /// When the store fails for one pack; what was proved of the others is
     /// marked all the same.
-    pub(super) async fn note_lost(&self, frames: Vec<FoundFrame>) -> Result<u64, RepositoryError> {
+    pub(super) async fn mark_lost(&self, frames: Vec<FoundFrame>) -> Result<RoaringTreemap, RepositoryError> {
         self.refuse_foreign().await?;
         // The same id may lie in packs of several hosts, so by place.
         let mut suspects: HashMap<PackId, Vec<FoundFrame>> = HashMap::new();
@@ -160,8 +165,8 @@ impl Repository {
             tracing::warn!(%pack, frames = frames.len(), "damaged: what still is on its host is sent again by the next backup");
         }
         let lost: RoaringTreemap = suspects.into_values().flatten().map(|frame| frame.number).collect();
-        let marked = self.catalog().mark_damaged(&lost).await?;
-        failed.map_or(Ok(marked), Err)
+        self.catalog().mark_damaged(&lost).await?;
+        failed.map_or(Ok(lost), Err)
     }
 
     /// Those of a pack's frames that do not come whole. Two hosts may have a

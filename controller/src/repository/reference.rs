@@ -86,7 +86,7 @@ fn resolve<'a>(
             });
         }
         return pick(&of_name, *when).ok_or_else(|| RepositoryError::NotFound {
-            message: format!("{} has no snapshot for `{text}`", full_name(of_name[0])),
+            message: format!("{} has no snapshot for `{text}`{}", full_name(of_name[0]), forgotten(&of_name)),
             nearest: of_name
                 .iter()
                 .filter(|record| record.state == SnapshotState::Committed)
@@ -96,6 +96,19 @@ fn resolve<'a>(
         });
     }
     Err(unknown(text, unread, all))
+}
+
+/// Forgotten ones are named by their number alone, so that nothing takes one
+/// for the newest.
+fn forgotten(newest_first: &[&SnapshotRecord]) -> String {
+    let mut forgotten = newest_first.iter().filter(|record| record.state == SnapshotState::Forgotten);
+    let Some(newest) = forgotten.next() else { return String::new() };
+    let more = match forgotten.count() {
+        0 => String::new(),
+        more => format!(" (and {more} older ones: holdfast snapshot ls --forgotten)"),
+    };
+    let name = format!("{}@#{}", full_name(newest), newest.id.number);
+    format!("; a forgotten one is named by its number: holdfast snapshot undelete {name}{more}")
 }
 
 fn unknown(text: &str, unread: Option<&str>, all: &[SnapshotRecord]) -> RepositoryError {

@@ -2,6 +2,7 @@
 
 mod faults;
 mod healing;
+mod info;
 mod leases;
 mod names;
 mod races;

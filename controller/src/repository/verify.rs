@@ -9,14 +9,19 @@ use holdfast_archive::keys::{ObjectKey, Prefix, RecoveryFile};
 use holdfast_archive::repository::{Repository as Bucket, text};
 use holdfast_archive::snapshot::encode_object;
 use holdfast_archive::verify::{Level, Problem, ProblemKind, Report, Share, verify_with};
+use roaring::RoaringTreemap;
 
 use super::protocol::{PackState, SnapshotState};
 use super::{Repository, RepositoryError};
+use crate::catalog::frames::FoundFrame;
 
 /// What a verification found and did.
 #[derive(Debug)]
 pub struct Verified {
     pub report: Report,
+    /// Objects with a problem that costs nothing: no snapshot needs what is
+    /// damaged in them.
+    pub unneeded: BTreeSet<String>,
     /// Frames that are not offered to hosts any more, of those in packs with a
     /// problem.
     pub marked: u64,
@@ -29,6 +34,14 @@ pub struct Verified {
     /// Files under `RECOVERY/` that were missing or not Holdfast's, and are
     /// this program's now.
     pub recovery_written: u64,
+}
+
+impl Verified {
+    /// Whether everything that a snapshot needs is there and whole.
+    pub fn is_sound(&self) -> bool {
+        self.unmarked.is_empty()
+            && self.report.problems.iter().all(|problem| self.unneeded.contains(&problem.object))
+    }
 }
 
 impl Repository {
@@ -51,29 +64,50 @@ impl Repository {
         let expected: Vec<(PackId, u64)> = live.map(|row| (row.id, row.length)).collect();
         let snapshots = self.catalog().all_snapshot_ids().await?;
         let report = verify_with(&bucket, level, &expected, Arc::default()).await?;
-        let packs: BTreeSet<PackId> = report.problems.iter().filter_map(pack_of).collect();
-        let mut verified =
-            Verified { report, marked: 0, unmarked: Vec::new(), stored_again: 0, recovery_written: 0 };
+        let mut verified = Verified {
+            report,
+            unneeded: BTreeSet::new(),
+            marked: 0,
+            unmarked: Vec::new(),
+            stored_again: 0,
+            recovery_written: 0,
+        };
         if let Err(error) = self.settle_snapshots(&snapshots, &mut verified).await {
             let detail = format!("could not be held against the catalogue: {error}");
             verified.report.problems.push(Problem::new(ProblemKind::NotRead, Prefix::Snapshots, detail));
         }
         self.settle_recovery(&mut verified).await;
-        let mut collected = BTreeSet::new();
-        for pack in packs {
-            match self.settle_pack(&pack).await {
-                Ok(Settled::Collected) => {
-                    collected.insert(pack);
-                }
-                Ok(Settled::Marked(frames)) => verified.marked += frames,
-                Err(error) => verified.unmarked.push(format!("pack {pack}: {error}")),
-            }
-        }
-        let no_loss = |problem: &Problem| {
-            problem.snapshots.is_empty() && pack_of(problem).is_some_and(|pack| collected.contains(&pack))
-        };
-        verified.report.problems.retain(|problem| !no_loss(problem));
+        self.settle_packs(&mut verified).await?;
         Ok(verified)
+    }
+
+    /// Holds each pack with a problem against the catalogue, and notes in the
+    /// report what was done and what is to be done.
+    async fn settle_packs(&self, verified: &mut Verified) -> Result<(), RepositoryError> {
+        if verified.report.problems.iter().all(|problem| pack_of(problem).is_none()) {
+            return Ok(());
+        }
+        let kept = self.catalog().kept_frames().await?;
+        let mut problems = Vec::new();
+        for mut problem in std::mem::take(&mut verified.report.problems) {
+            if let Some(pack) = pack_of(&problem) {
+                match self.settle_pack(&pack, problem.kind, &kept).await {
+                    Ok(Settled::Collected) if problem.snapshots.is_empty() => continue,
+                    Ok(Settled::Collected) => {}
+                    Ok(Settled::There { marked, needed, note }) => {
+                        verified.marked += marked;
+                        problem.detail.push_str(&note);
+                        if !needed && problem.snapshots.is_empty() {
+                            verified.unneeded.insert(problem.object.clone());
+                        }
+                    }
+                    Err(error) => verified.unmarked.push(format!("pack {pack}: {error}")),
+                }
+            }
+            problems.push(problem);
+        }
+        verified.report.problems = problems;
+        Ok(())
     }
 
     /// Holds the catalogue's snapshots against the bucket: the object of one
@@ -169,24 +203,78 @@ impl Repository {
         Ok(Some(put.map(drop).map_err(RepositoryError::from)))
     }
 
-    /// Notes what a pack with a problem has lost. One that was collected
-    /// meanwhile, or whose frames were all sent again, has lost nothing.
-    async fn settle_pack(&self, pack: &PackId) -> Result<Settled, RepositoryError> {
+    /// Notes what a pack with a problem has lost, and writes again what is
+    /// whole of one that holds nothing else, so that the damaged copy can go.
+    /// One that was collected meanwhile, or whose frames were all sent again,
+    /// has lost nothing.
+    async fn settle_pack(
+        &self,
+        pack: &PackId,
+        kind: ProblemKind,
+        kept: &RoaringTreemap,
+    ) -> Result<Settled, RepositoryError> {
         let frames = self.catalog().frames_of_pack(pack).await?;
         let row = self.catalog().pack(pack).await?;
-        let unused = frames.is_empty() || row.is_none_or(|row| row.state == PackState::Deleting);
-        if unused && self.store().head(&ObjectKey::Pack(*pack)).await?.is_none() {
+        let there = match frames.is_empty() || row.as_ref().is_none_or(|row| row.state == PackState::Deleting)
+        {
+            true => self.store().head(&ObjectKey::Pack(*pack)).await?.is_some(),
+            false => true,
+        };
+        if !there {
             return Ok(Settled::Collected);
         }
-        Ok(Settled::Marked(self.note_lost(frames).await?))
+        if kind == ProblemKind::NotRead {
+            let marked = self.note_lost(frames).await?;
+            return Ok(Settled::There { marked, needed: true, note: String::new() });
+        }
+        let lost = self.mark_lost(frames.clone()).await?;
+        let lost_and_needed = !lost.is_disjoint(kept);
+        let whole: Vec<FoundFrame> =
+            frames.into_iter().filter(|frame| !lost.contains(frame.number)).collect();
+        // Readers without a catalogue go by the table; without one they search.
+        let hidden = matches!(kind, ProblemKind::PackTable | ProblemKind::PackHash);
+        let needed = lost_and_needed || (hidden && !whole.is_empty());
+        let mut note = String::new();
+        let Some(row) = row else {
+            note.push_str(UNKNOWN);
+            return Ok(Settled::There { marked: lost.len(), needed, note });
+        };
+        // What a collection has condemned is not brought back.
+        if !whole.is_empty() && row.state == PackState::Live && (hidden || !lost_and_needed) {
+            match self.write_again(&row, &whole).await {
+                Ok(new) => note.push_str(&format!("; what is whole in it was written again, as {new}")),
+                Err(error) => {
+                    note.push_str(&format!("; what is whole in it could not be written again: {error}"));
+                    return Ok(Settled::There { marked: lost.len(), needed, note });
+                }
+            }
+        }
+        if !lost_and_needed {
+            note.push_str(UNNEEDED);
+        }
+        Ok(Settled::There { marked: lost.len(), needed, note })
     }
 }
+
+/// Of a pack that nothing points at any more.
+const UNNEEDED: &str = "; no snapshot needs this copy any more: it is deleted within a quarter of an hour, or by \
+    `holdfast repo prune`";
+
+/// Of a pack that nothing ever pointed at.
+const UNKNOWN: &str = "; no snapshot needs it: the catalogue does not know it, and the controller deletes it a day \
+    after it has first seen it";
 
 /// What became of a pack with a problem.
 enum Settled {
     Collected,
-    /// So many of its frames are marked as damaged.
-    Marked(u64),
+    There {
+        /// So many of its frames are marked as damaged.
+        marked: u64,
+        /// Whether a snapshot needs what is damaged, or did until now.
+        needed: bool,
+        /// What was done and what is to be done, to be added to the problem.
+        note: String,
+    },
 }
 
 fn pack_of(problem: &Problem) -> Option<PackId> {

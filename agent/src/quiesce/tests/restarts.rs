@@ -32,13 +32,17 @@ impl Bench {
     /// A container that, told to stop, says so in `told` and ends once there is
     /// a file `go`. Its volume's directory comes with it.
     async fn obstinate(&self, suffix: &str) -> (String, std::path::PathBuf) {
+        self.obstinate_with(suffix, &[]).await
+    }
+
+    async fn obstinate_with(&self, suffix: &str, more: &[&str]) -> (String, std::path::PathBuf) {
         let script = "trap ': > /data/told; while [ ! -e /data/go ]; do /bin/busybox sleep 0.05; done; exit 0' TERM; \
                       : > /data/ready; while true; do /bin/busybox sleep 0.05; done";
         let volume = format!("{}:/data", self.scene.name("data"));
         let (name, image) = (self.scene.name(suffix), self.scene.image().await);
         let settings = ["run", "-d", "--name", &name, "--network", "none", "--stop-timeout", "90"];
         let rest = ["-v", &volume, &image, "/bin/busybox", "sh", "-c", script];
-        self.scene.docker(&[&settings[..], &rest[..]].concat());
+        self.scene.docker(&[&settings[..], more, &rest[..]].concat());
         let data =
             self.scene.engine.inspect_volume(&self.scene.volume_name("data")).await.unwrap().mountpoint;
         until(async || data.join("ready").exists()).await;
@@ -94,12 +98,13 @@ async fn h02_the_next_agent_resumes_what_restarted_since_the_plan() {
     }
 }
 
-// The first takes its time to stop; meanwhile the second crashes and restarts.
+// The first takes its time to stop; meanwhile the second, which it depends on,
+// crashes and restarts.
 #[tokio::test]
 async fn h02_a_container_that_restarts_while_another_one_stops_resumes() {
     let Some(bench) = Bench::open().await else { return };
-    let (web, data) = bench.obstinate("a-web").await;
     let database = bench.sleeper("b-db", &["--restart", "always"]).await;
+    let (web, data) = bench.obstinate_with("a-web", &["--volumes-from", &database]).await;
     let (quiescer, request) = (bench.quiescer.clone(), bench.request(Rest::Stop));
     let request = Request { max_downtime: Duration::from_secs(600), ..request };
     let quiescing = tokio::spawn(async move { quiescer.quiesce(&request, &Cancel::new()).await });

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{JobView, has_ended};
 use crate::client::Client;
 use crate::commands::Env;
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, Exit, Result, exit_for_word};
 use crate::output::progress::Watcher;
 use crate::output::{self, Lines, Render};
 
@@ -112,9 +112,7 @@ fn exit_for(job: &Job) -> Exit {
         JobState::Partial if lost(job) => Exit::Salvaged,
         JobState::Partial => Exit::Attention,
         JobState::Cancelled => Exit::Interrupted,
-        // What was to be restored: its contents, its snapshot's own object, or an object that ends early.
-        _ if matches!(job.error_code.as_str(), "damaged" | "corrupt" | "store-corrupt") => Exit::Damage,
-        _ => Exit::Failed,
+        _ => exit_for_word(&job.error_code).unwrap_or(Exit::Failed),
     }
 }
 
@@ -266,7 +264,8 @@ mod tests {
         for code in ["damaged", "corrupt", "store-corrupt"] {
             assert_eq!(exit_for(&ended(code)), Exit::Damage);
         }
-        assert_eq!(exit_for(&ended("unreachable")), Exit::Failed);
+        assert_eq!(exit_for(&ended("store-unreachable")), Exit::Unreachable);
+        assert_eq!(exit_for(&ended("no-space")), Exit::Failed);
     }
 
     #[test]

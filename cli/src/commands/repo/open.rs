@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_archive::ids::{HostId, SnapshotId, SourceId};
-use holdfast_archive::repository::{BrokenSnapshotError, OpenError, Repository, Snapshot};
+use holdfast_archive::keys::Prefix;
+use holdfast_archive::repository::{BrokenSnapshotError, InfoError, OpenError, Repository, Snapshot};
 use holdfast_archive::snapshot::Names;
 use holdfast_archive::store::{Location, RetryPolicy, S3Options, Store, StoreConfig};
 
@@ -38,16 +39,38 @@ pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
     // A place that is misspelt or down is told within seconds. Work of hours
     // outlasts a bad minute.
     let first = Repository::open(store.clone().with_retry(RetryPolicy::interactive())).await;
-    let opened = match first {
-        Ok(_) => Repository::open(store).await,
-        Err(error) => Err(error),
+    let error = match first {
+        Ok(_) => match Repository::open(store.clone()).await {
+            Ok(repository) => return Ok(repository),
+            Err(error) => error,
+        },
+        Err(error) => error,
     };
-    opened.map_err(|error| match error {
+    Err(match error {
+        OpenError::NotARepository { .. } if holds_snapshots(&store).await => {
+            CliError::new(Exit::Damage, "repository-info", format!("{error}, but snapshots: it was lost"))
+                .hint(WRITE_AGAIN)
+        }
         OpenError::NotARepository { .. } => CliError::new(Exit::NotFound, "no-repository", error.to_string())
             .hint("correct --repository, or make one: holdfast-controller init --repository PLACE"),
+        OpenError::Info { source: InfoError::Damaged(_), .. } => {
+            CliError::new(Exit::Damage, "repository-info", sentence(&error)).hint(WRITE_AGAIN)
+        }
         OpenError::Info { .. } => CliError::new(Exit::Damage, "repository-info", sentence(&error)),
         OpenError::Store(error) => CliError::from(error),
     })
+}
+
+/// What to do where `repo.json` is lost and the rest is not.
+const WRITE_AGAIN: &str = "on the controller's machine, with the controller stopped: holdfast-controller reconcile \
+    --write-repo-json";
+
+async fn holds_snapshots(store: &Store) -> bool {
+    let store = store.clone().with_retry(RetryPolicy::interactive());
+    store
+        .list(Prefix::Snapshots, None)
+        .await
+        .is_ok_and(|page| page.items.iter().any(|item| item.key.is_some()))
 }
 
 /// The snapshot a reference means: an id, or `[host/]source[@when]` where

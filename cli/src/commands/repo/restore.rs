@@ -134,7 +134,10 @@ fn failed(snapshot: &str, error: &RestoreError, options: &RestoreOptions) -> Cli
         lost if lost.is_loss() => {
             let damaged = CliError::new(Exit::Damage, "damaged", message);
             match options.salvage {
-                true => damaged.hint("holdfast repo verify"),
+                true => damaged.hint(
+                    "its list of files is lost, so nothing of it can be salvaged: restore another snapshot; holdfast repo \
+                     ls shows them, and holdfast repo verify names those that are damaged",
+                ),
                 false => damaged.hint(
                     "everything else comes back into another, empty directory: the same command with --salvage",
                 ),

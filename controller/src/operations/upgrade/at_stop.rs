@@ -175,7 +175,7 @@ impl AtStop {
                     until_unix_ms: self.rest.until_unix_ms(),
                 };
                 let answer = timeout(most, containers(channel).proceed_upgrade(request)).await;
-                answer.map_err(|_| unanswered())??;
+                answer.map_err(|_| unanswered("to go on with the upgrade", most))??;
             }
             Call::GoBack => cancel_on_agent(channel, &job_id, most).await?,
         }

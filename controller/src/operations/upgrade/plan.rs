@@ -36,7 +36,7 @@ pub(in crate::operations) async fn ask(
     most: Duration,
 ) -> Result<UpgradePlan, Status> {
     let answer = timeout(most, containers(channel).plan_upgrade(request)).await;
-    Ok(answer.map_err(|_| unanswered())??.into_inner())
+    Ok(answer.map_err(|_| unanswered("for the plan of the upgrade", most))??.into_inner())
 }
 
 /// What forbids the plan, if anything does.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::DateTime;
-use holdfast_archive::ids::{FrameId, HostId, PackId};
+use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
 use holdfast_archive::seam::{FrameLocation, PackEntry};
 use holdfast_archive::snapshot::{Names, SnapshotBody, SnapshotHeader};
 use roaring::RoaringTreemap;
@@ -58,6 +58,8 @@ pub(super) struct Bucket {
     /// Numbers of packs' rows whose object is gone.
     pub(super) absent: Vec<u64>,
     pub(super) notes: Vec<String>,
+    /// Why the object of a snapshot that has a row cannot be used.
+    pub(super) unusable: BTreeMap<SnapshotId, String>,
 }
 
 impl Seen {

@@ -108,7 +108,7 @@ impl Repository {
         let unstored = self.write_snapshots(&bucket, &numbers, &mut rebuilt, &mut losses).await?;
         self.catalog().raise_commit_number().await?;
         self.raise_head().await?;
-        self.store_again(&unstored, &mut rebuilt).await?;
+        self.store_again(&unstored, std::mem::take(&mut bucket.unusable), &mut rebuilt).await?;
         self.conclude(&mut rebuilt, losses, accept_loss).await?;
         tracing::info!(
             snapshots = rebuilt.snapshots,

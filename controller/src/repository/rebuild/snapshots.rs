@@ -68,7 +68,7 @@ impl Repository {
                 }
                 (answer, Some(row)) => {
                     if let Answer::Unusable(reason) = answer {
-                        bucket.notes.push(reason);
+                        bucket.unusable.insert(id, reason);
                     }
                     bucket.snapshots.extend(self.seen_in_row(row, repository).await?);
                 }
@@ -197,7 +197,7 @@ fn is_there((_, answer): &(SnapshotId, Answer)) -> bool {
 fn read(id: SnapshotId, repository: RepositoryId, object: &[u8]) -> Answer {
     match decode_object(object) {
         Ok((header, _)) if header.id != id || header.repository != repository => {
-            Answer::Unusable(format!("the object of snapshot {id} is of another: left alone"))
+            Answer::Unusable(format!("the object of snapshot {id} is of another snapshot or repository"))
         }
         Ok((header, body)) => Answer::Object(header, Box::new(body)),
         Err(error) => Answer::Unusable(format!("snapshot {id}: {error}")),

@@ -240,6 +240,7 @@ impl Repository {
     pub(super) async fn store_again(
         &self,
         ids: &[SnapshotId],
+        mut unusable: BTreeMap<SnapshotId, String>,
         rebuilt: &mut Rebuilt,
     ) -> Result<(), RepositoryError> {
         for id in ids {
@@ -249,11 +250,15 @@ impl Repository {
             self.refuse_foreign().await?;
             self.store().put(&ObjectKey::Snapshot(*id), object.into()).await?;
             rebuilt.snapshots += 1;
-            rebuilt.notes.push(format!(
-                "snapshot {id} was not in the bucket any more and was stored again from the catalogue; \
-                 forget it if it was removed on purpose"
-            ));
+            rebuilt.notes.push(match unusable.remove(id) {
+                Some(reason) => format!("{reason}: it was stored again from the catalogue"),
+                None => format!(
+                    "snapshot {id} was not in the bucket any more and was stored again from the catalogue; \
+                     forget it if it was removed on purpose"
+                ),
+            });
         }
+        rebuilt.notes.extend(unusable.into_values());
         Ok(())
     }
 }

@@ -165,3 +165,95 @@ async fn h09_a_commit_names_no_more_missing_frames_than_a_message_holds() {
         other => panic!("{other:?}"),
     }
 }
+
+/// A pack with one damaged frame, whose content a later backup has sent again.
+#[tokio::test]
+async fn a_damaged_copy_of_what_was_sent_again_is_no_damage_and_goes() {
+    let world = World::new().await;
+    let tree = tree("damaged once");
+    let lease = world.open().await;
+    let pack = world.send(lease, &tree.pack).await;
+    let first = world.committed(lease, &tree).await;
+    world.rot(pack, &tree, tree.frames[0]);
+    let verified = world.repository.verify(false).await.expect("verified");
+    assert!(!verified.is_sound() && verified.marked == 1, "{verified:#?}");
+
+    let lease = world.open().await;
+    world.send(lease, &tree.pack).await;
+    let second = world.committed(lease, &tree).await;
+    let verified = world.repository.verify(false).await.expect("verified");
+    assert!(verified.is_sound(), "no snapshot needs it: {verified:#?}");
+    let [problem] = &verified.report.problems[..] else { panic!("{verified:#?}") };
+    assert!(problem.object.contains(&pack.to_string()), "{problem:?}");
+    assert!(
+        problem.detail.contains("no snapshot needs") && problem.detail.contains("repo prune"),
+        "{problem:?}"
+    );
+
+    // What was whole in it lies elsewhere: nothing holds the damaged copy.
+    world.repository.catalog().advance_ticks(200).await.expect("time passes");
+    gc::round(&world.repository).await.expect("a round");
+    assert!(!world.stored(pack).await);
+    for id in [first, second] {
+        assert!(world.is_whole(&id).await, "{id}");
+    }
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+}
+
+#[tokio::test]
+async fn a_pack_whose_table_is_damaged_is_written_again_from_the_catalogue() {
+    let world = World::new().await;
+    let tree = tree("all its frames are whole");
+    let lease = world.open().await;
+    let pack = world.send(lease, &tree.pack).await;
+    let id = world.committed(lease, &tree).await;
+    let path = world.dir.path().join("bucket").join(ObjectKey::Pack(pack).to_string());
+    let mut bytes = std::fs::read(&path).expect("read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+
+    let verified = world.repository.verify(true).await.expect("verified");
+    assert!(!verified.is_sound(), "it is told once as damage: {verified:#?}");
+    let [problem] = &verified.report.problems[..] else { panic!("{verified:#?}") };
+    assert!(problem.detail.contains("written again"), "{problem:?}");
+    let verified = world.repository.verify(true).await.expect("verified");
+    assert!(verified.is_sound(), "{verified:#?}");
+
+    world.repository.catalog().advance_ticks(200).await.expect("time passes");
+    gc::round(&world.repository).await.expect("a round");
+    assert!(!world.stored(pack).await && world.is_whole(&id).await);
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+    // A catalogue that is made from the bucket finds the same.
+    let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+    let settings = world.repository.settings().clone();
+    let rebuilt = Repository::new(catalog, world.repository.store().clone(), settings);
+    let report = rebuilt.reconcile(Some("another"), false).await.expect("rebuilt");
+    assert!(report.losses.is_empty() && report.notes.is_empty(), "{report:?}");
+}
+
+/// A store that takes nothing more leaves the rows where they were.
+#[tokio::test]
+async fn what_cannot_be_written_again_stays_where_it_is() {
+    use holdfast_archive::store::{Fault, FaultPlan, Rule, Verb};
+
+    let plan = FaultPlan::new();
+    let altered = plan.clone();
+    let world = World::on(|store| store.faulty(altered)).await;
+    let tree = tree("on a full store");
+    let lease = world.open().await;
+    let pack = world.send(lease, &tree.pack).await;
+    let id = world.committed(lease, &tree).await;
+    let path = world.dir.path().join("bucket").join(ObjectKey::Pack(pack).to_string());
+    let mut bytes = std::fs::read(&path).expect("read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    plan.add(Rule::new(Verb::Put, Fault::Full).on("packs/"));
+    let verified = world.repository.verify(true).await.expect("verified");
+    assert!(!verified.is_sound(), "{verified:#?}");
+    assert!(verified.report.problems[0].detail.contains("could not be written again"), "{verified:#?}");
+    world.repository.catalog().advance_ticks(200).await.expect("time passes");
+    gc::round(&world.repository).await.expect("a round");
+    assert!(world.stored(pack).await && world.is_whole(&id).await);
+}
