@@ -265,3 +265,40 @@ pub fn assert_same_container(before: &Value, after: &Value) {
     found.retain(|line| !is_by_running(line.split(": ").next().unwrap_or_default()));
     assert!(found.is_empty(), "the container is not as it was:\n{}", found.join("\n"));
 }
+
+/// What differs between a container and one made again of its settings.
+fn is_by_another_making(path: &str) -> bool {
+    const WHOLE: [&str; 8] = [
+        "/Id",
+        "/Created",
+        "/Config/Hostname",
+        "/Config/Volumes",
+        "/HostnamePath",
+        "/HostsPath",
+        "/LogPath",
+        "/ResolvConfPath",
+    ];
+    // An anonymous volume is mounted by its name, and its namespaces' owner is another container.
+    let parts = ["/GraphDriver/", "/HostConfig/Mounts", "/HostConfig/NetworkMode", "/Aliases/"];
+    WHOLE.iter().any(|whole| path.starts_with(whole))
+        || parts.iter().any(|part| path.contains(part))
+        || (path.starts_with("/Mounts/") && path.ends_with("/Mode"))
+}
+
+/// Panics unless a container was set up as another one was, whose name, labels
+/// and volumes it has.
+#[track_caller]
+pub fn assert_made_again(before: &Value, after: &Value) {
+    let mut found = differences(before, after);
+    found.retain(|line| {
+        let path = line.split(": ").next().unwrap_or_default();
+        !is_by_running(path) && !is_by_another_making(path)
+    });
+    assert!(found.is_empty(), "the container is not as it was:\n{}", found.join("\n"));
+}
+
+/// Labels of a container that compose made.
+pub fn labels(container: &Value) -> Vec<String> {
+    let labels = container["Config"]["Labels"].as_object().into_iter().flatten();
+    labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect()
+}
