@@ -42,6 +42,8 @@ pub const NAMES: &[&str] = &[
     "agent.upgrade.gate-passed",
     "agent.upgrade.committing",
     "agent.upgrade.stand-in-noted",
+    "agent.upgrade.layer-noted",
+    "agent.upgrade.layer-kept",
     "agent.upgrade.stand-in-made",
     "agent.upgrade.stand-in-compared",
     "agent.upgrade.old-removed",

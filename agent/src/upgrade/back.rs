@@ -79,7 +79,10 @@ impl Driven<'_> {
             self.await_old().await?;
         }
         let mut problems = Problems::default();
-        let cleared = self.remove_stand_ins().await;
+        let cleared = match self.remove_stand_ins().await {
+            Ok(()) => self.remove_kept_images().await,
+            failed => failed,
+        };
         problems.note(&self.record.target().name, cleared);
         self.settle(problems)?;
         failpoint("agent.upgrade.rollback-cleared");
@@ -341,6 +344,7 @@ impl Driven<'_> {
             }
         }
         self.remove_stand_ins().await?;
+        self.remove_kept_images().await?;
         for source in self.record.sources.clone() {
             let clone = source.clone.clone();
             let removed = blocking(move || clone::remove(&clone)).await;

@@ -10,10 +10,11 @@ use crate::compose;
 use crate::engine::{Container, ContainerState, CreatedContainer, EngineError, VolumeName};
 use crate::failpoint::failpoint;
 use crate::recreate;
+use crate::spec::Spec;
 
 use super::back::look;
 use super::record::{Member, Remake};
-use super::stand_in::{create_failed, labels_of};
+use super::stand_in::{create_failed, labels_of, layer};
 use super::{Driven, Failure, emptiness};
 
 impl Driven<'_> {
@@ -53,8 +54,14 @@ impl Driven<'_> {
     }
 
     async fn make_again(&self, remake: &Remake) -> Result<CreatedContainer, Failure> {
-        let (engine, spec, name) = (&self.context.engine, &remake.spec, &remake.aside_name);
-        let image_id = &spec.image_id;
+        let (engine, name) = (&self.context.engine, &remake.aside_name);
+        if let Some(layer) = layer::image_of(remake, self.record.stand_ins) {
+            // Of that image's id, so that labels stay as they are.
+            let spec = Spec { image_id: layer.image_id.clone(), ..remake.spec.clone() };
+            let made = recreate::create(engine, &spec, name, &layer.reference, &layer.image_id).await;
+            return made.map_err(create_failed);
+        }
+        let (spec, image_id) = (&remake.spec, &remake.spec.image_id);
         match recreate::create(engine, spec, name, &spec.image, image_id).await {
             Ok(made) => Ok(made),
             // Its tag means the new image by now.
@@ -105,8 +112,16 @@ impl Driven<'_> {
     async fn refuse_lost(&self, member: &Member, remake: &Remake) -> Result<(), Failure> {
         let (engine, name) = (&self.context.engine, &member.name);
         let kept = self.record.kept_name(remake);
-        let image = &remake.spec.image_id;
+        let layer = layer::image_of(remake, self.record.stand_ins);
+        let image = layer.map_or(&remake.spec.image_id, |layer| &layer.image_id);
         if !is_there(engine.inspect_image_json(image).await)? {
+            if let Some(layer) = layer {
+                let message = format!(
+                    "the old container `{kept}` was removed and so was `{}`, the image with what it wrote outside its mounts: there is nothing to go back to; end the grace period: holdfast upgrade commit {name}",
+                    layer.reference
+                );
+                return Err(Failure::new("old-gone", message));
+            }
             let message = format!(
                 "the old container `{kept}` was removed and so was its image {image}: there is nothing to go back to; pull or load that image and try again before the grace period ends, or end it: holdfast upgrade commit {name}"
             );

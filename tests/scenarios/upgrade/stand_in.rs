@@ -13,7 +13,9 @@ use super::{fleet_with, side_reaches};
 
 /// Where the agent dies while it upgrades, and where while it goes back then.
 /// With `:2` it is at the one that depends on the upgraded one.
-const POINTS: [(&str, &str); 7] = [
+const POINTS: [(&str, &str); 9] = [
+    ("agent.upgrade.layer-noted", "agent.upgrade.rollback-started"),
+    ("agent.upgrade.layer-kept", "agent.upgrade.rollback-exchanged"),
     ("agent.upgrade.stand-in-noted", "agent.upgrade.rollback-begun"),
     ("agent.upgrade.stand-in-made", "agent.upgrade.rollback-made"),
     ("agent.upgrade.stand-in-made:2", "agent.upgrade.rollback-made:2"),
@@ -65,13 +67,9 @@ fn kept(engine: &Engine, what: &str) {
         let kept: Vec<_> = family.iter().filter(|one| one.name != name).collect();
         invariant!("I8", kept.len() == 1, "{what}: one is kept of {name}: {family:#?}");
         assert_eq!(kept[0].state, "created", "{what}: {family:#?}");
-        let labels = upgrades::labels(&engine.inspect(&kept[0].id));
-        let of_compose = |label: &String| label.starts_with("com.docker.compose.");
-        assert!(!labels.iter().any(of_compose), "{what}: {labels:?}");
-        assert!(
-            labels.iter().any(|label| label == "holdfast.kept.com.docker.compose.project=shop"),
-            "{labels:?}"
-        );
+        let (own, kept) = upgrades::labels_of_compose(&engine.inspect(&kept[0].id));
+        assert!(own.is_empty(), "{what}: {own:?}");
+        assert_eq!(kept.len(), 5, "{what}: {kept:?}");
     }
 }
 
@@ -95,9 +93,13 @@ fn u05_the_agent_killed_between_an_old_container_and_its_stand_in() {
     let before: [Value; 2] = NAMES.map(|name| engine.inspect(name));
     let data = Copy::of(&engine.volume_path("app-data"));
     let all = things(engine);
-    for (forward, back) in POINTS {
+    for (round, (forward, back)) in POINTS.into_iter().enumerate() {
+        // In no volume: it comes back all the same.
+        let write = format!("echo {round} >> /note");
+        fleet.engine("host-a").docker(["exec", "app", "sh", "-c", &write]);
         die_at(&mut fleet, forward, |fleet| {
-            fleet.start_upgrade("host-a", "app", App::Migrates.image());
+            let more = ["--allow-loss", "writable-layer", "--no-wait"];
+            fleet.upgrade("host-a", "app", App::Migrates.image(), &more);
         });
         let newest = fleet.newest("host-a", "app");
         assert_eq!(newest["state"], "committed", "{forward}: {newest}");
@@ -119,14 +121,18 @@ fn u05_the_agent_killed_between_an_old_container_and_its_stand_in() {
         }
         upgrades::wait_healthy(engine, "app");
         side_reaches(engine, "side");
+        let notes: Vec<String> = (0..=round).map(|round| round.to_string()).collect();
+        assert_eq!(engine.docker(["exec", "app", "cat", "/note"]), notes.join("\n"), "{back}");
         data.assert_unchanged();
         assert_eq!(things(engine), all, "{back}");
         figure!("killed at {back} of an undoing: {}", newest["state"]);
     }
     // The grace period ends with nothing left over.
-    let job = fleet.upgrade("host-a", "app", App::Migrates.image(), &[]);
+    let more = ["--allow-loss", "writable-layer"];
+    let job = fleet.upgrade("host-a", "app", App::Migrates.image(), &more);
     assert_eq!(job["state"], "succeeded", "{job}");
     kept(fleet.engine("host-a"), "once more");
     fleet.ok(&["upgrade", "commit", "app", "--host", "host-a"]);
     assert_eq!(things(fleet.engine("host-a")), all);
+    assert_eq!(fleet.engine("host-a").docker(["image", "ls", "-q", "holdfast-kept"]), "");
 }

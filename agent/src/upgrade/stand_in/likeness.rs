@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::compose;
-use crate::spec::Spec;
+use crate::spec::{Spec, base};
 
 /// What the names of compose's labels begin with on a stand-in.
 const KEPT: &str = "holdfast.kept.";
@@ -160,7 +160,8 @@ fn set(list: &Value) -> BTreeSet<String> {
 /// Of an old container, under the names they have on a stand-in.
 fn kept_labels(labels: &Value) -> BTreeMap<String, Value> {
     let entries = labels.as_object().into_iter().flatten();
-    entries.map(|(key, value)| (kept_label(key), value.clone())).collect()
+    let own = entries.filter(|(key, _)| !key.starts_with(base::PREFIX));
+    own.map(|(key, value)| (kept_label(key), value.clone())).collect()
 }
 
 /// Of a stand-in, without its mark and those of its image it made empty.
@@ -168,7 +169,9 @@ fn own_labels(labels: &Value) -> BTreeMap<String, Value> {
     let is_emptied =
         |key: &str, value: &Value| key.starts_with(compose::PREFIX) && value.as_str() == Some("");
     let entries = labels.as_object().into_iter().flatten();
-    let own = entries.filter(|(key, value)| *key != super::MARK && !is_emptied(key, value));
+    let own = entries.filter(|(key, value)| {
+        *key != super::MARK && !key.starts_with(base::PREFIX) && !is_emptied(key, value)
+    });
     own.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 

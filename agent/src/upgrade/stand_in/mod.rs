@@ -20,6 +20,7 @@
 //! stand-in. Where one cannot be made, or is not like its old container, all
 //! go, and the old ones are kept as those that are none of compose's.
 
+pub(super) mod layer;
 mod likeness;
 
 use std::collections::BTreeMap;
@@ -103,7 +104,11 @@ impl Driven<'_> {
                     if let Some(found) = found {
                         self.context.engine.remove_container(&found.id).await?;
                     }
-                    self.make_stand_in(remake, stand_in).await?
+                    let Some(old) = look(self, &member.id).await? else {
+                        return Err(Failure::new("old-gone", "the old container was removed meanwhile"));
+                    };
+                    let image_id = self.keep_layer(index, &old, remake).await?;
+                    self.make_stand_in(remake, stand_in, &image_id).await?
                 }
             };
             failpoint("agent.upgrade.stand-in-made");
@@ -116,8 +121,12 @@ impl Driven<'_> {
         Ok(())
     }
 
-    async fn make_stand_in(&self, remake: &Remake, stand_in: &StandIn) -> Result<String, Failure> {
-        let image_id = &remake.spec.image_id;
+    async fn make_stand_in(
+        &self,
+        remake: &Remake,
+        stand_in: &StandIn,
+        image_id: &str,
+    ) -> Result<String, Failure> {
         let image = self.context.engine.inspect_image_json(image_id).await?;
         let job = self.record.job.to_string();
         let spec = likeness::stand_in(&remake.spec, &image["Config"]["Labels"], (MARK, &job));
@@ -178,7 +187,7 @@ impl Driven<'_> {
                 self.context.engine.remove_container(&found.id).await?;
             }
         }
-        Ok(())
+        self.remove_layers().await
     }
 
     /// The container of that name, if it was made for this upgrade.
