@@ -8,6 +8,7 @@ pub mod args;
 pub mod cancel;
 pub mod clocks;
 pub mod clone;
+pub mod compose;
 pub mod config;
 pub mod contained;
 pub mod container_run;

@@ -6,6 +6,7 @@ mod postgres;
 mod refused;
 mod rollout;
 mod settings;
+mod stand_in;
 
 use e2e::app_images::{self, App};
 use e2e::docker::{Engine, IMAGE};

@@ -278,3 +278,61 @@ pub fn assert_same_container(before: &Value, after: &Value) {
     found.retain(|line| !is_by_running(line.split(": ").next().unwrap_or_default()));
     assert!(found.is_empty(), "the container is not as it was:\n{}", found.join("\n"));
 }
+
+/// What differs between a container and one made again of its settings.
+fn is_by_another_making(path: &str) -> bool {
+    const WHOLE: [&str; 8] = [
+        "/Id",
+        "/Created",
+        "/Config/Hostname",
+        "/Config/Volumes",
+        "/HostnamePath",
+        "/HostsPath",
+        "/LogPath",
+        "/ResolvConfPath",
+    ];
+    // An anonymous volume is mounted by its name, its namespaces' owner is another
+    // container, and compose may have made its network again.
+    let parts = ["/Gateway", "/GraphDriver/", "/HostConfig/Mounts", "/HostConfig/NetworkMode", "/Aliases/"];
+    WHOLE.iter().any(|whole| path.starts_with(whole))
+        || parts.iter().any(|part| path.contains(part))
+        || (path.starts_with("/Mounts/") && path.ends_with("/Mode"))
+}
+
+/// Panics unless a container was set up as another one was, whose name, labels
+/// and volumes it has. Made of an image that keeps what the other one wrote, it
+/// names the image that one had.
+#[track_caller]
+pub fn assert_made_again(before: &Value, after: &Value) {
+    let base = |container: &Value| container["Config"]["Labels"]["holdfast.base-image"].clone();
+    let kept = base(after).is_string();
+    if kept {
+        let first = if base(before).is_string() { base(before) } else { before["Image"].clone() };
+        assert_eq!(base(after), first);
+    }
+    let of_image = ["/Image", "/Config/Image", "/Config/Labels/holdfast.base-"];
+    let mut found = differences(before, after);
+    found.retain(|line| {
+        let (path, values) = line.split_once(": ").unwrap_or((line, ""));
+        let is_image = kept && of_image.iter().any(|part| path.starts_with(part));
+        let nothing = |value: &str| ["null", "[]", "{}"].contains(&value);
+        // A restart policy without a name is `no`.
+        let is_nothing = values.split_once(" -> ").is_some_and(|(a, b)| nothing(a) && nothing(b))
+            || line == "/HostConfig/RestartPolicy/Name: \"\" -> \"no\"";
+        !is_by_running(path) && !is_by_another_making(path) && !is_image && !is_nothing
+    });
+    assert!(found.is_empty(), "the container is not as it was:\n{}", found.join("\n"));
+}
+
+/// Labels by which compose could know a container, and on a stand-in those it
+/// knew the old one by. Those that an image has and a container cannot lose are
+/// empty.
+pub fn labels_of_compose(container: &Value) -> (Vec<String>, Vec<String>) {
+    let labels = container["Config"]["Labels"].as_object().into_iter().flatten();
+    let texts = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    let (kept, others): (Vec<String>, Vec<String>) =
+        texts.partition(|label| label.starts_with("holdfast.kept.com.docker.compose."));
+    let own =
+        others.into_iter().filter(|label| label.starts_with("com.docker.compose.") && !label.ends_with('='));
+    (own.collect(), kept)
+}

@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::containers::checked;
 use super::transport::Transport;
@@ -27,6 +27,9 @@ use super::{CHANGE_LIMIT, Engine, EngineError, EngineErrorKind, LOOKUP_LIMIT};
 
 /// How long fetching an image may take.
 const PULL_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// How long making an image of a container may take.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Bytes of a command's output that are kept: the last ones.
 const OUTPUT_BYTES: usize = 4 << 10;
@@ -139,6 +142,42 @@ impl Engine {
             path.push_str(checked_reference(platform)?);
         }
         self.ask(&operation, CHANGE_LIMIT, Method::POST, path, Some(body)).await
+    }
+
+    /// Makes an image of a container as it is, without its volumes and without
+    /// pausing it, and gives its id. Its configuration is the container's, with
+    /// `labels` over its labels.
+    ///
+    /// # Errors
+    /// `NotFound` when the container is gone; `Failed` when there is no space.
+    pub async fn commit_container(
+        &self,
+        id: &str,
+        repository: &str,
+        tag: &str,
+        labels: &Map<String, Value>,
+    ) -> Result<String, EngineError> {
+        #[derive(Deserialize)]
+        struct Committed {
+            #[serde(rename = "Id")]
+            id: String,
+        }
+        let operation = format!("make an image of container `{}`", shorten(id));
+        let (id, repository, tag) = (checked(id)?, checked_reference(repository)?, checked_reference(tag)?);
+        let path = format!("/commit?container={id}&repo={repository}&tag={tag}&pause=false");
+        let body = json!({ "Labels": labels });
+        let made: Committed = self.ask(&operation, COMMIT_LIMIT, Method::POST, path, Some(&body)).await?;
+        Ok(made.id)
+    }
+
+    /// Removes an image, or one of its names where it has more.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Conflict` when a container is made of it.
+    pub async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
+        let operation = format!("remove image `{}`", shorten(reference));
+        let path = format!("/images/{}", checked_reference(reference)?);
+        self.tell(&operation, Method::DELETE, path, None).await
     }
 
     /// A network as the Engine tells of it, by name or id.

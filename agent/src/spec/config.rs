@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::mounts::clean_path;
 use super::{is_empty, list};
+use crate::compose;
 
 /// Single values that an image gives where a person gave none.
 const INHERITED: [&str; 3] = ["User", "WorkingDir", "StopSignal"];
@@ -50,7 +51,8 @@ pub(super) fn plain(
         }
     };
     put("Env", env(list(seen, "Env"), list(image, "Env")));
-    for key in ["Labels", "ExposedPorts", "Healthcheck"] {
+    put("Labels", labels(seen.get("Labels"), image.get("Labels")));
+    for key in ["ExposedPorts", "Healthcheck"] {
         put(key, by_key(seen.get(key), image.get(key)));
     }
     let mut volumes = by_key(seen.get("Volumes"), image.get("Volumes"));
@@ -74,6 +76,21 @@ fn env(seen: &[Value], image: &[Value]) -> Value {
     let set: BTreeSet<String> =
         seen.iter().filter(|entry| defaults.get(&key(entry)) != Some(entry)).map(key).collect();
     seen.iter().filter(|entry| set.contains(&key(entry))).cloned().collect()
+}
+
+/// By key. Compose labels the images it builds, too, and would not know its
+/// container without those that equal the image's.
+fn labels(seen: Option<&Value>, image: Option<&Value>) -> Value {
+    let of = |key: &str| seen.and_then(|seen| seen.get(key)).and_then(Value::as_str);
+    match image {
+        Some(Value::Object(image)) if compose::is_its_own(of) => {
+            let others = image.iter().filter(|(key, _)| !key.starts_with(compose::PREFIX));
+            let others: Map<String, Value> =
+                others.map(|(key, value)| (key.clone(), value.clone())).collect();
+            by_key(seen, Some(&others.into()))
+        }
+        _ => by_key(seen, image),
+    }
 }
 
 /// The entries of an object that another does not have with the same value.
@@ -132,6 +149,19 @@ mod tests {
         // The last one counts.
         let seen = json!({ "Env": ["V=2", "V=1", "EMPTY", "PATH=/bin", "W=1"] });
         assert_eq!(of(seen, image), json!({ "Env": ["V=2", "V=1", "EMPTY"] }));
+    }
+
+    #[test]
+    fn labels_by_which_compose_knows_its_container_stay_where_the_image_has_them_too() {
+        let built =
+            json!({ "com.docker.compose.project": "shop", "com.docker.compose.service": "db", "own": "1" });
+        let image = json!({ "Labels": built });
+        let mut labels = built.clone();
+        assert_eq!(of(json!({ "Labels": labels }), image.clone()), json!({}));
+        labels["com.docker.compose.config-hash"] = json!("1");
+        let kept = json!({ "com.docker.compose.project": "shop", "com.docker.compose.service": "db",
+            "com.docker.compose.config-hash": "1" });
+        assert_eq!(of(json!({ "Labels": labels }), image), json!({ "Labels": kept }));
     }
 
     #[test]

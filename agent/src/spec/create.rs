@@ -25,7 +25,10 @@ pub(crate) struct Plan {
 pub(crate) fn plan(spec: &Spec, image: &str, image_id: &str, api_minor: u32) -> Plan {
     let mut body = spec.config.clone();
     body.insert("Image".to_owned(), json!(image));
-    if let Some(label) = body.get_mut("Labels").and_then(|labels| labels.get_mut(COMPOSE_IMAGE)) {
+    // Of the image it had it keeps what is there, which need not be that id.
+    if image_id != spec.image_id
+        && let Some(label) = body.get_mut("Labels").and_then(|labels| labels.get_mut(COMPOSE_IMAGE))
+    {
         *label = json!(image_id);
     }
     let mut host = spec.host_config.clone();

@@ -13,6 +13,7 @@
 //! All but the reading is pure. JSON stays JSON throughout, so that a setting
 //! newer than this agent is carried, too.
 
+pub(crate) mod base;
 mod clean;
 mod config;
 pub(crate) mod create;
@@ -165,8 +166,9 @@ impl Spec {
         networks::publish(&host_config, &mut config);
         let networks = networks::endpoints(inspect, facts, surroundings, &mut notes);
         networks::joined(&mut config, &mut host_config);
+        let reference = base::take(&mut config);
         Ok(Self {
-            image: text(&inspect["Config"], "Image").to_owned(),
+            image: reference.unwrap_or_else(|| text(&inspect["Config"], "Image").to_owned()),
             image_id: text(inspect, "Image").to_owned(),
             platform: facts.platform_of(image),
             name,
@@ -230,10 +232,15 @@ pub fn no_restart() -> Value {
     json!({ "Name": "no", "MaximumRetryCount": 0 })
 }
 
-/// The image a container runs, by its id.
+/// The image by which a container's settings are told: the one it runs, by its
+/// id, or the one that names.
 async fn image_of(engine: &Engine, inspect: &Value) -> Result<Value, SpecError> {
     let image_id = text(inspect, "Image");
-    engine.inspect_image_json(image_id).await.map_err(|error| match error.is_not_found() {
+    let found = match engine.inspect_image_json(image_id).await {
+        Ok(image) => base::of(engine, image).await,
+        failed => failed,
+    };
+    found.map_err(|error| match error.is_not_found() {
         true => SpecError::ImageGone {
             container: container_name(inspect),
             image: text(&inspect["Config"], "Image").to_owned(),

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::surroundings::{Source, Surroundings};
-use super::{list, text};
+use super::{Spec, list, text};
 
 /// Names every volume in `host` and returns the targets of all that is mounted.
 pub(super) fn carry(
@@ -165,6 +165,17 @@ fn mount(point: &Value, source: &str, options_of: &str, options: Value) -> Value
         mount["ReadOnly"] = json!(true);
     }
     mount
+}
+
+impl Spec {
+    /// The names of the volumes it mounts by itself.
+    pub fn named_volumes(&self) -> Vec<&str> {
+        let binds = list(&self.host_config, "Binds").iter().filter_map(Value::as_str);
+        let sources = binds.filter_map(|bind| Some(bind.split_once(':')?.0));
+        let mounts = list(&self.host_config, "Mounts").iter().filter(|mount| text(mount, "Type") == "volume");
+        let named = sources.chain(mounts.map(|mount| text(mount, "Source")));
+        named.filter(|name| !name.is_empty() && !name.starts_with('/')).collect()
+    }
 }
 
 /// As the Engine compares targets: no doubled or trailing slashes, no dots.

@@ -11,9 +11,8 @@ use holdfast_proto::v1::UpgradeState as State;
 use serde_json::Value;
 
 use crate::clone;
-use crate::engine::{Container, ContainerState, EngineError, EngineErrorKind, HealthWait, VolumeName};
+use crate::engine::{Container, EngineError, EngineErrorKind, HealthWait, VolumeName};
 use crate::failpoint::failpoint;
-use crate::recreate;
 use crate::resume::blocking;
 use crate::spec::no_restart;
 
@@ -56,10 +55,17 @@ impl Driven<'_> {
         }
         let mut problems = Problems::default();
         problems.note(&self.record.target().name, vacated);
+        let mut gone = Vec::with_capacity(self.record.members.len());
         for index in 0..self.record.members.len() {
-            let gone = self.remove_new(index).await;
-            let named = self.give_name_back(index).await;
-            problems.note(&self.record.members[index].name, gone.and(named));
+            gone.push(self.remove_new(index).await);
+        }
+        // The upgraded one first: who names it finds by its name the old one.
+        for (index, gone) in gone.into_iter().enumerate().rev() {
+            let named = match gone {
+                Ok(()) => self.give_name_back(index).await,
+                failed => failed,
+            };
+            problems.note(&self.record.members[index].name, named);
         }
         failpoint("agent.upgrade.rollback-renamed");
         for index in (0..self.record.members.len()).rev() {
@@ -72,6 +78,14 @@ impl Driven<'_> {
             self.record.downtime_ms = since(self.record.stopped_unix_ms);
             self.await_old().await?;
         }
+        let mut problems = Problems::default();
+        let cleared = match self.remove_stand_ins().await {
+            Ok(()) => self.remove_kept_images().await,
+            failed => failed,
+        };
+        problems.note(&self.record.target().name, cleared);
+        self.settle(problems)?;
+        failpoint("agent.upgrade.rollback-cleared");
         self.remove_clones().await;
         self.record.set_ended(self.context.clocks.now());
         self.tell_of_kept_volumes().await?;
@@ -117,6 +131,7 @@ impl Driven<'_> {
                 restart_policy: inspected["HostConfig"]["RestartPolicy"].clone(),
                 touched: true,
                 remake: None,
+                former_ids: Vec::new(),
             };
             self.record.members.insert(0, member);
             // What is owed is on disk before it is done.
@@ -272,42 +287,6 @@ impl Driven<'_> {
         self.save().await
     }
 
-    /// The old one has its name again. One that was removed meanwhile, by a
-    /// prune perhaps, is made again as it was: its spec is in the record.
-    async fn give_name_back(&mut self, index: usize) -> Result<(), Failure> {
-        let member = self.record.members[index].clone();
-        let Some(remake) = member.remake.as_ref().filter(|_| member.touched) else { return Ok(()) };
-        if let Some(old) = look(self, &member.id).await? {
-            if old.name != member.name {
-                self.context.engine.rename_container(&old.id, &member.name).await?;
-            }
-            return Ok(());
-        }
-        let (spec, image_id) = (&remake.spec, &remake.spec.image_id);
-        // Made by an attempt that did not come to note it.
-        if let Some(found) = look(self, &member.name).await?
-            && found.state == ContainerState::Created
-            && found.image_id == *image_id
-        {
-            self.record.members[index].id = found.id;
-            return self.save().await;
-        }
-        let made =
-            match recreate::create(&self.context.engine, spec, &member.name, &spec.image, image_id).await {
-                Ok(made) => made,
-                // Its tag means the new image by now.
-                Err(_) => recreate::create(&self.context.engine, spec, &member.name, image_id, image_id)
-                    .await
-                    .map_err(|error| Failure::new("create-failed", error.to_string()))?,
-            };
-        tracing::warn!(
-            container.name = member.name,
-            "the old container was removed meanwhile; it is made again"
-        );
-        self.record.members[index].id = made.id;
-        self.save().await
-    }
-
     /// As it was found: running if it ran, and its restart policy.
     async fn start_old(&self, index: usize) -> Result<(), Failure> {
         let member = &self.record.members[index];
@@ -364,6 +343,8 @@ impl Driven<'_> {
                 self.context.engine.remove_container(&member.id).await?;
             }
         }
+        self.remove_stand_ins().await?;
+        self.remove_kept_images().await?;
         for source in self.record.sources.clone() {
             let clone = source.clone.clone();
             let removed = blocking(move || clone::remove(&clone)).await;
@@ -376,40 +357,6 @@ impl Driven<'_> {
         }
         self.step(State::Finished, "the old container and the clone are gone; there is no way back from here")
             .await
-    }
-
-    /// Whether everything is there that a rollback needs, and nobody in the way.
-    pub(super) async fn refuse_undo(&self) -> Result<(), Failure> {
-        for member in self.record.members.iter().filter(|member| member.remake.is_some()) {
-            let kept = member.remake.as_ref().map(|remake| remake.aside_name.clone()).unwrap_or_default();
-            let image = member.remake.as_ref().map(|remake| remake.spec.image_id.clone()).unwrap_or_default();
-            if look(self, &member.id).await?.is_none() && !self.has_image(&image).await? {
-                let message = format!(
-                    "the old container `{kept}` was removed and so was its image {image}: there is nothing to go back to; pull or load that image and try again before the grace period ends, or end it: holdfast upgrade commit {}",
-                    member.name
-                );
-                return Err(Failure::new("old-gone", message));
-            }
-            let new = member.remake.as_ref().map(|remake| remake.new_id.clone()).unwrap_or_default();
-            if let Some(named) = look(self, &member.name).await?
-                && named.id != new
-                && named.id != member.id
-            {
-                let message = format!(
-                    "`{}` is another container by now, made after the upgrade: rename or remove it first",
-                    member.name
-                );
-                return Err(Failure::new("name-taken", message));
-            }
-        }
-        self.refuse_strangers().await
-    }
-
-    async fn has_image(&self, id: &str) -> Result<bool, EngineError> {
-        match self.context.engine.inspect_image_json(id).await {
-            Err(error) if error.is_not_found() => Ok(false),
-            found => found.map(|_| true),
-        }
     }
 
     /// The new container of a member, also one that was made and not yet noted.
@@ -438,7 +385,7 @@ impl Problems {
     }
 }
 
-async fn look(driven: &Driven<'_>, id: &str) -> Result<Option<Container>, EngineError> {
+pub(super) async fn look(driven: &Driven<'_>, id: &str) -> Result<Option<Container>, EngineError> {
     match driven.context.engine.inspect_container(id).await {
         Ok(container) => Ok(Some(container)),
         Err(error) if error.is_not_found() => Ok(None),

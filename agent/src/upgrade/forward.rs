@@ -61,7 +61,9 @@ pub(super) fn record(request: &RunRequest, planned: &Planned, remakes: &HashMap<
                 new_id: String::new(),
                 own_volumes: Vec::new(),
                 started: false,
+                stand_in: None,
             }),
+            former_ids: Vec::new(),
         }
     });
     let sources = planned.sources.iter().zip(&planned.wire.sources).map(|(source, wire)| Source {
@@ -462,6 +464,7 @@ impl Driven<'_> {
             problems.note(&member.name, started.and(policy));
         }
         self.settle(problems)?;
+        self.put_stand_ins().await?;
         let grace = i64::from(self.record.options.grace_seconds) * 1000;
         self.record.set_ended(self.context.clocks.now());
         self.record.grace_until_unix_ms = self.record.ended_unix_ms.saturating_add(grace);

@@ -27,6 +27,8 @@ mod handover;
 pub mod plan;
 pub mod probe;
 pub mod record;
+mod restore_old;
+mod stand_in;
 mod undo;
 
 use std::panic::AssertUnwindSafe;

@@ -28,9 +28,10 @@ use serde_json::Value;
 
 use crate::allow::Allow;
 use crate::clone::CloneError;
+use crate::compose;
 use crate::engine::{Container, ContainerState, Engine, EngineError, MountKind, Volume};
 use crate::quiesce::Place;
-use crate::spec::{Spec, SpecError, Specs};
+use crate::spec::{Spec, SpecError, Specs, base};
 use crate::upgrade::guards::{Loss, database, tmpfs, volumes, writable_layer};
 use crate::upgrade::handover::Own;
 
@@ -133,12 +134,14 @@ impl Look {
     async fn at(context: &PlanContext, request: &PlanRequest) -> Result<Self, PlanError> {
         let engine = &context.engine;
         let info = engine.info().await?;
-        let old = find_container(engine, &request.container).await?;
+        let mut old = find_container(engine, &request.container).await?;
         let inspected = engine.inspect_container_json(&old.id).await?;
         let spec = context.specs.read_inspected(&inspected).await?;
+        // Of one made of a kept layer, the image it had at first.
+        old.image.clone_from(&spec.image);
         let to_image = if request.image.is_empty() { old.image.clone() } else { request.image.clone() };
         let to = find_image(engine, &to_image, request.pull, spec.platform.as_deref()).await?;
-        let from = engine.inspect_image_json(&old.image_id).await?;
+        let from = base::of(engine, engine.inspect_image_json(&old.image_id).await?).await?;
         let volumes = engine.list_volumes().await?;
         Ok(Self {
             others: other_containers(engine, &old).await?,
@@ -231,6 +234,8 @@ struct Findings {
     fits: Option<String>,
     /// Of files that are no data.
     runtime: Option<String>,
+    /// What is kept besides the data, in words.
+    kept: Vec<String>,
 }
 
 impl Findings {
@@ -255,6 +260,7 @@ impl Findings {
         found.losses.extend(volumes::find(&world.old.mounts, &world.from, &world.to, &written));
         found.losses.extend(data.losses);
         found.losses.extend(writable_layer::loss_of(&layer, None));
+        found.look_at_kept(world, &world.old, &layer);
         found.runtime = layer.runtime_words();
         found.losses.extend(in_memory(world).await);
 
@@ -299,8 +305,24 @@ impl Findings {
             let inspected = engine.inspect_container_json(&other.id).await?;
             let layer = writable_layer::look(engine, other, &inspected).await?;
             self.losses.extend(writable_layer::loss_of(&layer, Some(&other.name)));
+            self.look_at_kept(world, other, &layer);
         }
         Ok(())
+    }
+
+    /// Of a container that compose made, and of one that names it by id, a
+    /// stand-in is kept, and what it wrote outside its mounts as an image.
+    fn look_at_kept(&mut self, world: &Look, container: &Container, layer: &writable_layer::Layer) {
+        let own = |one: &Container| compose::is_its_own(|key| one.labels.get(key).map(String::as_str));
+        if !own(container) && !own(&world.old) {
+            return;
+        }
+        let name = &container.name;
+        self.kept.push(format!(
+            "for a rollback, a stand-in of `{name}` without the labels of compose: `docker-compose up` leaves it alone"
+        ));
+        self.kept.extend(writable_layer::kept_words(layer, name));
+        self.losses.extend(writable_layer::too_large(layer, name));
     }
 
     async fn look_at_database(&mut self, world: &Look) {
@@ -326,7 +348,7 @@ impl Findings {
         let service = world.old.labels.get("com.docker.compose.service");
         if let Some(service) = service.filter(|_| *to_image != world.old.image) {
             self.warnings.push(format!(
-                "`docker compose up` would go back to `{}`: set `image: {to_image}` for service `{service}` in the compose file",
+                "`docker compose up` would go back to `{}`: set `image: {to_image}` for service `{service}` in the compose file; the first `up` with it makes the new container once more, with the same data",
                 world.old.image
             ));
         }
@@ -348,6 +370,7 @@ impl Findings {
         let mut stays = stays::words(&world.spec, &world.old.mounts);
         stays.extend(self.fits.clone());
         stays.extend(self.runtime.clone());
+        stays.extend(self.kept.clone());
         let stopping = self.stops.iter().filter(|one| one.state.is_live());
         let wire = v1::UpgradePlan {
             fingerprint: self.fingerprint(&world),

@@ -73,6 +73,47 @@ pub struct Record {
     /// What rests for an undoing that has not begun to put anything back.
     #[serde(default)]
     pub rest: Option<Rest>,
+    /// How far the stand-ins of the old containers are.
+    #[serde(default)]
+    pub stand_ins: StandIns,
+}
+
+/// What is done about stand-ins for the old containers: see
+/// [`super::stand_in`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandIns {
+    /// None is there, nor about to be.
+    #[default]
+    None,
+    /// They may be there, also half made. The old containers are.
+    Making,
+    /// They are there and were compared with the old containers, which may be
+    /// gone.
+    Compared,
+    /// They are being removed. The old containers are there.
+    GivenUp,
+}
+
+/// A container in the place of a kept old one, made like it and never started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StandIn {
+    pub name: String,
+    /// Empty until it is made.
+    pub id: String,
+    /// The image with what the old one wrote outside its mounts; none where
+    /// that was nothing.
+    #[serde(default)]
+    pub layer: Option<KeptLayer>,
+}
+
+/// A writable layer as an image of this host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeptLayer {
+    /// Repository and tag, which only this upgrade uses.
+    pub reference: String,
+    /// Empty until it is made.
+    pub image_id: String,
 }
 
 /// Containers at rest for an undoing, in the order they stopped.
@@ -119,6 +160,9 @@ pub struct Member {
     pub touched: bool,
     /// It is made anew; otherwise it only rests meanwhile.
     pub remake: Option<Remake>,
+    /// What its id was before a rollback had to make it again.
+    #[serde(default)]
+    pub former_ids: Vec<String>,
 }
 
 /// Between the name of a container and the end of its upgrade's job id: the new
@@ -152,6 +196,9 @@ pub struct Remake {
     pub own_volumes: Vec<String>,
     /// The new one was started, or is about to be: it may have written.
     pub started: bool,
+    /// What is kept instead of the old one, where compose would take that.
+    #[serde(default)]
+    pub stand_in: Option<StandIn>,
 }
 
 /// Data that is cloned while it is at rest.
@@ -248,6 +295,7 @@ impl Record {
             is_finishing: false,
             helper: None,
             rest: None,
+            stand_ins: StandIns::None,
         }
     }
 
@@ -315,6 +363,14 @@ impl Record {
         self.members.last().expect("an upgrade has its container among its members")
     }
 
+    /// What the container is called that is kept of an old one.
+    pub fn kept_name<'a>(&self, remake: &'a Remake) -> &'a str {
+        match &remake.stand_in {
+            Some(stand_in) if self.stand_ins == StandIns::Compared => &stand_in.name,
+            _ => &remake.aside_name,
+        }
+    }
+
     /// Whether the new container may have written to the data.
     pub fn was_started(&self) -> bool {
         self.members.iter().filter_map(|member| member.remake.as_ref()).any(|remake| remake.started)
@@ -340,7 +396,7 @@ impl Record {
             to_image_id: self.to_image_id.clone(),
             old_container_id: target.id.clone(),
             old_container_name: match remake {
-                Some(remake) if kept => remake.aside_name.clone(),
+                Some(remake) if kept => self.kept_name(remake).to_owned(),
                 _ => String::new(),
             },
             new_container_id: remake.map(|remake| remake.new_id.clone()).unwrap_or_default(),

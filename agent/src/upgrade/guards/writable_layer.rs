@@ -12,8 +12,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use serde_json::Value;
 
 use crate::engine::{Container, Engine, EngineError, PathChange, PathChangeKind, PathKind};
+use crate::spec::base;
 
 use super::{Loss, counted, runtime, size};
+
+/// A larger layer is kept as an image only where that is allowed.
+const MOST_KEPT_BYTES: u64 = 1 << 30;
 
 /// What the plan names at most.
 const NAMED: usize = 5;
@@ -44,9 +48,17 @@ pub struct Layer {
     pub runtime: Vec<PathBuf>,
     /// Of the image, and gone from the container.
     pub deleted: Vec<PathBuf>,
+    /// What is in the image it was made of, because an undone upgrade kept it
+    /// there; in words.
+    pub in_image: Option<String>,
 }
 
 impl Layer {
+    /// Of the files whose size is known.
+    fn bytes(&self) -> u64 {
+        self.files.iter().filter_map(|(_, bytes)| *bytes).sum()
+    }
+
     fn set_runtime_aside(&mut self) {
         let of_run = |(path, bytes): &(PathBuf, Option<u64>)| {
             bytes.is_some_and(|bytes| runtime::is_runtime(path, bytes))
@@ -74,7 +86,8 @@ impl Layer {
 pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> Result<Layer, EngineError> {
     let changes = engine.container_changes(&container.id).await?;
     let targets: Vec<&str> = container.mounts.iter().map(|mount| mount.target.as_str()).collect();
-    let mut layer = Layer::default();
+    let in_image = inspected["Config"]["Labels"][base::FILES].as_str().filter(|words| !words.is_empty());
+    let mut layer = Layer { in_image: in_image.map(str::to_owned), ..Layer::default() };
     let mut left = Vec::new();
     for change in leaves(&changes, &targets) {
         match change.kind {
@@ -107,7 +120,9 @@ pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> 
 /// What is lost with the layer of the upgraded container, or of a dependent
 /// that is made anew with it.
 pub fn loss_of(layer: &Layer, dependent: Option<&str>) -> Option<Loss> {
-    let mut loss = loss(layer)?;
+    // A dependent is made of the same image again, with what is in there.
+    let in_image = if dependent.is_some() { None } else { layer.in_image.clone() };
+    let mut loss = loss(&Layer { in_image, ..layer.clone() })?;
     if let Some(name) = dependent {
         loss.name = format!("{}:{name}", loss.name);
         loss.text = format!("`{name}` is made anew with it: {}", loss.text);
@@ -116,6 +131,17 @@ pub fn loss_of(layer: &Layer, dependent: Option<&str>) -> Option<Loss> {
 }
 
 fn loss(layer: &Layer) -> Option<Loss> {
+    let in_image = layer.in_image.as_ref().map(|words| {
+        format!("what it wrote outside its mounts before an upgrade that was undone ({words}); copy out what is needed")
+    });
+    let text = match (of_layer(layer), in_image) {
+        (Some(text), Some(in_image)) => format!("{text}; and {in_image}"),
+        (text, in_image) => text.or(in_image)?,
+    };
+    Some(Loss::new("writable-layer", text))
+}
+
+fn of_layer(layer: &Layer) -> Option<String> {
     let (files, deleted) = (layer.files.len(), layer.deleted.len());
     if files + deleted == 0 {
         return None;
@@ -133,15 +159,46 @@ fn loss(layer: &Layer) -> Option<Loss> {
         0 => named.join(", "),
         _ => format!("{} and {more} more", named.join(", ")),
     };
-    let bytes: u64 = layer.files.iter().filter_map(|(_, bytes)| *bytes).sum();
-    let total = match (files, deleted) {
+    let total = summary(layer);
+    Some(format!("{named} in the writable layer, where no volume is ({total}); copy out what is needed"))
+}
+
+/// How much is in a layer, in words.
+pub fn summary(layer: &Layer) -> String {
+    let (files, deleted) = (layer.files.len(), layer.deleted.len());
+    match (files, deleted) {
         (0, _) => format!("{} of the image", counted(deleted, "deletion")),
-        (_, 0) => format!("{}, {}", counted(files, "file"), size(bytes)),
-        _ => format!("{}, {}, and {}", counted(files, "file"), size(bytes), counted(deleted, "deletion")),
-    };
-    let text =
-        format!("{named} in the writable layer, where no volume is ({total}); copy out what is needed");
-    Some(Loss::new("writable-layer", text))
+        (_, 0) => format!("{}, {}", counted(files, "file"), size(layer.bytes())),
+        _ => format!(
+            "{}, {}, and {}",
+            counted(files, "file"),
+            size(layer.bytes()),
+            counted(deleted, "deletion")
+        ),
+    }
+}
+
+/// A layer that is too large to be kept as an image, unless that is allowed.
+pub fn too_large(layer: &Layer, name: &str) -> Option<Loss> {
+    let bytes = layer.bytes();
+    (bytes > MOST_KEPT_BYTES).then(|| {
+        let text = format!(
+            "`{name}` wrote {} outside its mounts, which would be kept for a rollback as an image of this host: more than {}; allowed, it is kept all the same",
+            size(bytes),
+            size(MOST_KEPT_BYTES)
+        );
+        Loss::new(format!("kept-layer:{name}"), text)
+    })
+}
+
+/// What is kept of it for a rollback, in words; none where it is nothing.
+pub fn kept_words(layer: &Layer, name: &str) -> Option<String> {
+    (layer.files.len() + layer.deleted.len() > 0).then(|| {
+        format!(
+            "for a rollback, what `{name}` wrote outside its mounts: as an image of this host, {}",
+            size(layer.bytes())
+        )
+    })
 }
 
 /// The changes that may be data: below no mount, not the Engine's own, no
@@ -279,6 +336,12 @@ mod tests {
         let text = loss(&many).unwrap().text;
         assert!(text.contains("/f4 (1 KiB) and 3 more"), "{text}");
         assert!(text.contains("7 files, 7 KiB, and 1 deletion"), "{text}");
+        let large =
+            |bytes| too_large(&Layer { files: vec![("/a".into(), Some(bytes))], ..Layer::default() }, "db");
+        assert_eq!(large(1 << 30), None);
+        assert_eq!(large((1 << 30) + 1).unwrap().name, "kept-layer:db");
+        let kept = Layer { in_image: Some("2 files, 3 KiB".into()), ..Layer::default() };
+        assert!(loss(&kept).unwrap().text.contains("an upgrade that was undone (2 files, 3 KiB)"));
         let gone = Layer { deleted: vec!["/etc/motd".into()], ..Layer::default() };
         assert!(loss(&gone).unwrap().text.contains("/etc/motd (deleted)"));
     }

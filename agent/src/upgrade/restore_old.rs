@@ -1,0 +1,156 @@
+//! The old containers back under their names, and whether they can be.
+//!
+//! An old container may be gone: a stand-in is kept of it, or somebody pruned
+//! it. Then it is made again of its settings, which are in the record. That is
+//! done under the name it was kept by: what is found there was made by an
+//! attempt that did not come to note it, may lack some of its networks, never
+//! ran, and goes. Only once its id is on disk does it take the name.
+
+use crate::compose;
+use crate::engine::{Container, ContainerState, CreatedContainer, EngineError, VolumeName};
+use crate::failpoint::failpoint;
+use crate::recreate;
+use crate::spec::Spec;
+
+use super::back::look;
+use super::record::{Member, Remake};
+use super::stand_in::{create_failed, labels_of, layer};
+use super::{Driven, Failure, emptiness};
+
+impl Driven<'_> {
+    /// The old one has its name again.
+    pub(super) async fn give_name_back(&mut self, index: usize) -> Result<(), Failure> {
+        let member = self.record.members[index].clone();
+        let Some(remake) = member.remake.as_ref().filter(|_| member.touched) else { return Ok(()) };
+        if let Some(old) = look(self, &member.id).await? {
+            if !self.names_a_former_one(index, &old) {
+                if old.name != member.name {
+                    self.context.engine.rename_container(&old.id, &member.name).await?;
+                }
+                return Ok(());
+            }
+            // It could not be started: what it names by id is not there any more.
+            self.context.engine.remove_container(&old.id).await?;
+        }
+        if let Some(left) = look(self, &remake.aside_name).await?
+            && left.state == ContainerState::Created
+        {
+            self.context.engine.remove_container(&left.id).await?;
+        }
+        self.placeholders(emptiness::occupy).await?;
+        let made = self.make_again(remake).await;
+        self.placeholders(emptiness::vacate).await?;
+        let made = made?;
+        failpoint("agent.upgrade.rollback-made");
+        tracing::info!(
+            container.name = member.name,
+            "the old container is made again: it was not kept itself"
+        );
+        let gone = std::mem::replace(&mut self.record.members[index].id, made.id.clone());
+        self.record.members[index].former_ids.push(gone);
+        self.save().await?;
+        failpoint("agent.upgrade.rollback-noted");
+        Ok(self.context.engine.rename_container(&made.id, &member.name).await?)
+    }
+
+    async fn make_again(&self, remake: &Remake) -> Result<CreatedContainer, Failure> {
+        let (engine, name) = (&self.context.engine, &remake.aside_name);
+        if let Some(layer) = layer::image_of(remake, self.record.stand_ins) {
+            // Of that image's id, so that labels stay as they are.
+            let spec = Spec { image_id: layer.image_id.clone(), ..remake.spec.clone() };
+            let made = recreate::create(engine, &spec, name, &layer.reference, &layer.image_id).await;
+            return made.map_err(create_failed);
+        }
+        let (spec, image_id) = (&remake.spec, &remake.spec.image_id);
+        match recreate::create(engine, spec, name, &spec.image, image_id).await {
+            Ok(made) => Ok(made),
+            // Its tag means the new image by now.
+            Err(_) => recreate::create(engine, spec, name, image_id, image_id).await.map_err(create_failed),
+        }
+    }
+
+    /// Whether an old container names by its id another one that had to be
+    /// made again.
+    fn names_a_former_one(&self, index: usize, old: &Container) -> bool {
+        let others = self.record.members.iter().enumerate().filter(|(other, _)| *other != index);
+        let mut former = others.flat_map(|(_, other)| &other.former_ids);
+        former.any(|id| old.needs.iter().any(|need| need.len() >= 12 && id.starts_with(need.as_str())))
+    }
+
+    /// Whether everything is there that a rollback needs, and nobody in the way.
+    pub(super) async fn refuse_undo(&mut self) -> Result<(), Failure> {
+        for index in 0..self.record.members.len() {
+            let member = self.record.members[index].clone();
+            let Some(remake) = &member.remake else { continue };
+            if look(self, &member.id).await?.is_none() {
+                self.refuse_lost(&member, remake).await?;
+            }
+            let Some(named) = look(self, &member.name).await? else { continue };
+            if named.id == remake.new_id || named.id == member.id {
+                continue;
+            }
+            let place = labels_of(remake.spec.config.get("Labels"));
+            if look(self, &remake.new_id).await?.is_some() || !compose::has_place_of(&named.labels, &place) {
+                let message = format!(
+                    "`{}` is another container by now, made after the upgrade: rename or remove it first",
+                    member.name
+                );
+                return Err(Failure::new("name-taken", message));
+            }
+            if let Some(remake) = self.record.members[index].remake.as_mut() {
+                remake.new_id = named.id;
+            }
+            let text =
+                format!("`{}` is by now a container that compose made in its place: it goes", member.name);
+            self.note(text).await?;
+        }
+        self.refuse_strangers().await
+    }
+
+    /// An old container that is gone can be made again while its image, its
+    /// networks and the volumes it alone used are there.
+    async fn refuse_lost(&self, member: &Member, remake: &Remake) -> Result<(), Failure> {
+        let (engine, name) = (&self.context.engine, &member.name);
+        let kept = self.record.kept_name(remake);
+        let layer = layer::image_of(remake, self.record.stand_ins);
+        let image = layer.map_or(&remake.spec.image_id, |layer| &layer.image_id);
+        if !is_there(engine.inspect_image_json(image).await)? {
+            if let Some(layer) = layer {
+                let message = format!(
+                    "the old container `{kept}` was removed and so was `{}`, the image with what it wrote outside its mounts: there is nothing to go back to; end the grace period: holdfast upgrade commit {name}",
+                    layer.reference
+                );
+                return Err(Failure::new("old-gone", message));
+            }
+            let message = format!(
+                "the old container `{kept}` was removed and so was its image {image}: there is nothing to go back to; pull or load that image and try again before the grace period ends, or end it: holdfast upgrade commit {name}"
+            );
+            return Err(Failure::new("old-gone", message));
+        }
+        for (network, _) in &remake.spec.networks {
+            if !is_there(engine.inspect_network_json(network).await)? {
+                let message = format!(
+                    "network `{network}`, in which `{name}` was, is gone: make it again (`docker network create {network}`, or `docker-compose up --no-start` where it is compose's), then try again"
+                );
+                return Err(Failure::new("network-gone", message));
+            }
+        }
+        for volume in remake.spec.named_volumes() {
+            let Ok(volume) = volume.parse::<VolumeName>() else { continue };
+            if !is_there(engine.inspect_volume(&volume).await)? {
+                let message = format!(
+                    "volume `{volume}`, which the old container of `{name}` used, is gone, and its data with it: to go back with an empty one, `docker volume create {volume}` and try again"
+                );
+                return Err(Failure::new("volume-gone", message));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_there<T>(found: Result<T, EngineError>) -> Result<bool, EngineError> {
+    match found {
+        Err(error) if error.is_not_found() => Ok(false),
+        found => found.map(|_| true),
+    }
+}
