@@ -118,26 +118,6 @@ async fn stopped_containers_start_again_in_the_reverse_order() {
 }
 
 #[tokio::test]
-async fn containers_that_do_not_depend_on_each_other_stop_at_the_same_time() {
-    let Some(bench) = Bench::open().await else { return };
-    let mut names = Vec::new();
-    for suffix in ["a", "b", "c", "d"] {
-        names.push(bench.sleeper(suffix, &["--stop-timeout", "4"]).await);
-    }
-    let begun = Instant::now();
-    let quiesced = bench.quiesce(Rest::Stop).await;
-    let took = begun.elapsed();
-    for name in &names {
-        assert_eq!(bench.look(name).await.state, ContainerState::Exited, "{name}");
-    }
-    // The first process of a container ignores the signal: each is killed after four seconds.
-    assert!(took > Duration::from_secs(3), "they stopped at once, and this shows nothing: {took:?}");
-    assert!(took < Duration::from_secs(12), "one after the other: {took:?}");
-    let reports = quiesced.resume().await;
-    assert!(reports.len() == 4 && reports.iter().all(|report| report.resumed), "{reports:?}");
-}
-
-#[tokio::test]
 async fn d02_the_next_agent_starts_what_a_dead_one_stopped_and_only_once() {
     let Some(bench) = Bench::open().await else { return };
     let name = bench.sleeper("db", &[]).await;

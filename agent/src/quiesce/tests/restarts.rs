@@ -98,6 +98,35 @@ async fn h02_the_next_agent_resumes_what_restarted_since_the_plan() {
     }
 }
 
+// Each ends only once the other has been told to: one after the other, the
+// first would be killed when its time is over.
+#[tokio::test]
+async fn containers_that_do_not_depend_on_each_other_stop_at_the_same_time() {
+    let Some(bench) = Bench::open().await else { return };
+    let (volume, image) = (format!("{}:/data", bench.scene.name("data")), bench.scene.image().await);
+    let script = "trap ': > /data/told-$0; \
+                  while ! [ -e /data/told-a -a -e /data/told-b ]; do /bin/busybox sleep 0.05; done; exit 0' TERM; \
+                  : > /data/ready-$0; while true; do /bin/busybox sleep 0.05; done";
+    let mut names = Vec::new();
+    for suffix in ["a", "b"] {
+        let name = bench.scene.name(suffix);
+        let settings = ["run", "-d", "--name", &name, "--network", "none", "--stop-timeout", "60"];
+        let command = ["-v", &volume, &image, "/bin/busybox", "sh", "-c", script, suffix];
+        bench.scene.docker(&[&settings[..], &command[..]].concat());
+        names.push(name);
+    }
+    let data = bench.scene.engine.inspect_volume(&bench.scene.volume_name("data")).await.unwrap().mountpoint;
+    until(async || data.join("ready-a").exists() && data.join("ready-b").exists()).await;
+    let quiesced = bench.quiesce(Rest::Stop).await;
+    for name in &names {
+        let container = bench.look(name).await;
+        assert_eq!((container.state, container.exit_code), (ContainerState::Exited, 0), "{name}");
+    }
+    let reports = quiesced.resume().await;
+    assert_eq!(reports.len(), 2);
+    assert_resumed(&reports);
+}
+
 // The first takes its time to stop; meanwhile the second, which it depends on,
 // crashes and restarts.
 #[tokio::test]
