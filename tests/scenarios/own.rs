@@ -66,7 +66,7 @@ fn v21_holdfasts_own_volumes_and_containers_are_neither_filled_nor_removed_nor_r
         let marker = engine.volume_path(volume).join("state");
         std::fs::write(&marker, "the only copy").unwrap();
         for line in [
-            vec!["volume", "rm", "--host", "host-a", volume],
+            vec!["volume", "rm", "--host", "host-a", volume, "--yes"],
             vec!["volume", "create", "--host", "host-a", volume],
             vec!["restore", "volume", "data@latest", "--host", "host-a", "--as", volume],
         ] {
@@ -92,5 +92,5 @@ fn v21_holdfasts_own_volumes_and_containers_are_neither_filled_nor_removed_nor_r
     assert_eq!(engine.docker(["inspect", "-f", "{{.State.Running}}", "ctl"]), "true");
     // What is nobody's but the user's goes on.
     fleet.ok(&["restore", "volume", "data@latest", "--host", "host-a", "--as", "again"]);
-    fleet.ok(&["volume", "rm", "--host", "host-a", "again"]);
+    fleet.ok(&["volume", "rm", "--host", "host-a", "again", "--yes"]);
 }
