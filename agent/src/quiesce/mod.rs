@@ -40,7 +40,7 @@ pub use self::plan::{
 /// How long a resumed container's health is waited for.
 const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 
-/// Containers that come to rest at the same time.
+/// How many containers are quiesced at the same time.
 const AT_ONCE: usize = 8;
 
 /// How long a job itself tries to resume a container before it leaves that to

@@ -41,14 +41,14 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub containers: Vec<Container>,
-    /// How many of them follow one another that do not depend on each other,
-    /// from the first on.
+    /// Lengths of the groups of consecutive containers that do not depend on
+    /// each other, from the first on.
     waves: Vec<usize>,
 }
 
 impl Plan {
-    /// The containers in groups of those that may come to rest at the same
-    /// time, one group after the other.
+    /// The containers in groups that may be quiesced at the same time, one
+    /// group after the other.
     pub fn waves(&self) -> impl Iterator<Item = &[Container]> {
         let mut left = self.containers.as_slice();
         self.waves.iter().map(move |&count| {

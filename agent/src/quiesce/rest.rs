@@ -32,8 +32,8 @@ use super::{AT_ONCE, Held, QuiesceError, Request, Rest, Shared};
 const LONGEST_STOP: Duration = Duration::from_secs(300);
 
 impl Shared {
-    /// Brings containers to rest that do not depend on each other, some at the
-    /// same time; each is written down before it is touched. Once one fails no
+    /// Quiesces containers that do not depend on each other, some at the same
+    /// time; each is in the journal before it is touched. Once one fails no
     /// other is begun, and those under way are waited for: what is written down
     /// is in `held` when this returns.
     pub(super) async fn all_to_rest(

@@ -118,7 +118,7 @@ impl Driven<'_> {
     /// Whoever else came to use the data rests meanwhile, as a member does: it
     /// would go on writing to what is thrown away.
     async fn take_strangers_in(&mut self) -> Result<(), Failure> {
-        for stranger in self.strangers().await? {
+        for stranger in self.external_writers().await? {
             let inspected = self.context.engine.inspect_container_json(&stranger.id).await?;
             let removed =
                 if stranger.auto_remove { ", and the Engine removes it, as it was told to" } else { "" };

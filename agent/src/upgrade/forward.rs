@@ -162,7 +162,7 @@ impl Driven<'_> {
             }
         }
         self.refuse_newcomers().await?;
-        self.refuse_strangers().await
+        self.refuse_external_writers().await
     }
 
     /// What was written to a layer since the plan would go with it, unnamed.
@@ -487,14 +487,14 @@ impl Driven<'_> {
                 return Err(Failure::new("disturbed", message));
             }
         }
-        self.refuse_strangers().await
+        self.refuse_external_writers().await
     }
 
     /// Refuses to go on while a container that takes no part could write to
     /// the data.
-    pub(super) async fn refuse_strangers(&self) -> Result<(), Failure> {
+    pub(super) async fn refuse_external_writers(&self) -> Result<(), Failure> {
         let names: Vec<String> =
-            self.strangers().await?.iter().map(|container| format!("`{}`", container.name)).collect();
+            self.external_writers().await?.iter().map(|container| format!("`{}`", container.name)).collect();
         if names.is_empty() {
             return Ok(());
         }
@@ -504,7 +504,7 @@ impl Driven<'_> {
 
     /// Running containers that could write to the data and are no members, in
     /// their old or new form.
-    pub(super) async fn strangers(&self) -> Result<Vec<Container>, Failure> {
+    pub(super) async fn external_writers(&self) -> Result<Vec<Container>, Failure> {
         let volume = i32::from(v1::SourceKind::Volume);
         let places: Vec<Place> = self
             .record

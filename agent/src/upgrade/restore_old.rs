@@ -104,7 +104,7 @@ impl Driven<'_> {
                 format!("`{}` is by now a container that compose made in its place: it goes", member.name);
             self.note(text).await?;
         }
-        self.refuse_strangers().await
+        self.refuse_external_writers().await
     }
 
     /// An old container that is gone can be made again while its image, its

@@ -222,7 +222,7 @@ impl Driven<'_> {
                 return Err(Failure::new("disturbed", message));
             }
         }
-        self.refuse_strangers().await
+        self.refuse_external_writers().await
     }
 
     async fn awake_after(&mut self, failure: &Failure) -> v1::UpgradeFinished {

@@ -10,7 +10,7 @@
 //! the old container again of its settings, which are in the record.
 //!
 //! With the old container go the ids by which others name it. So those that
-//! were made anew with it, because they name it by id, have stand-ins, too:
+//! were recreated with it, because they name it by id, have stand-ins, too:
 //! their old forms could not be started any more.
 //!
 //! **After a crash.** The state of [`StandIns`] is on disk before the act. While
@@ -202,7 +202,7 @@ impl Driven<'_> {
     }
 }
 
-/// How a member is made anew, and what stands in for its old form.
+/// How a member is recreated, and the stand-in of its old form.
 fn standing_in(member: &Member) -> Option<(&Remake, &StandIn)> {
     let remake = member.remake.as_ref()?;
     Some((remake, remake.stand_in.as_ref()?))
