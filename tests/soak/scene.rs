@@ -170,12 +170,7 @@ impl Scene {
 
     fn upgrade(&mut self, what: &str, victim: Victim, after: Duration) -> Ended {
         self.leave_grace_period();
-        let engine = self.engine();
-        let inspect = engine.inspect("app");
-        let again = inspect["Config"]["Image"] == App::Migrates.image();
-        let target = if again { App::MigratesAgain } else { App::Migrates }.image();
-        let data = engine.volume_path("app-data");
-        let before = Before { data: Copy::of(&data), rows: upgrades::rows(&data), inspect };
+        let (before, target) = self.before_upgrade();
         let begun = Instant::now();
         self.fleet.try_upgrade(HOST, "app", target, &["--no-wait"]);
         let killed = self.kill(victim, begun, after);
@@ -187,7 +182,7 @@ impl Scene {
         upgrades::wait_healthy(engine, "app");
         if newest["state"] == "committed" {
             invariant!("I8", runs.image == target, "{what}: {runs:?}");
-            let rows = upgrades::rows(&data);
+            let rows = upgrades::rows(&engine.volume_path("app-data"));
             let migrated = upgrades::migrated(&before.rows, target.trim_start_matches("app:"));
             invariant!("I7", rows == migrated, "{what}: {rows:?}");
             self.undoable = Some(before);
@@ -221,14 +216,19 @@ impl Scene {
         Ended::of(killed, &job)
     }
 
-    /// An upgrade in which nobody is killed.
-    fn commit_one(&mut self) {
+    /// The server as it is, and an image that it does not run.
+    fn before_upgrade(&self) -> (Before, &'static str) {
         let engine = self.engine();
         let inspect = engine.inspect("app");
         let again = inspect["Config"]["Image"] == App::Migrates.image();
         let target = if again { App::MigratesAgain } else { App::Migrates }.image();
         let data = engine.volume_path("app-data");
-        let before = Before { data: Copy::of(&data), rows: upgrades::rows(&data), inspect };
+        (Before { data: Copy::of(&data), rows: upgrades::rows(&data), inspect }, target)
+    }
+
+    /// An upgrade in which nobody is killed.
+    fn commit_one(&mut self) {
+        let (before, target) = self.before_upgrade();
         let job = self.fleet.upgrade(HOST, "app", target, &[]);
         assert_eq!(job["state"], "succeeded", "{job}");
         self.undoable = Some(before);

@@ -200,6 +200,14 @@ async fn a_damaged_copy_of_what_was_sent_again_is_no_damage_and_goes() {
     assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
 }
 
+/// Flips a bit of a pack's last byte: its table cannot be read any more.
+fn damage_table(world: &World, pack: PackId) {
+    let path = world.dir.path().join("bucket").join(ObjectKey::Pack(pack).to_string());
+    let mut bytes = std::fs::read(&path).expect("read");
+    *bytes.last_mut().expect("a pack") ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+}
+
 #[tokio::test]
 async fn a_pack_whose_table_is_damaged_is_written_again_from_the_catalogue() {
     let world = World::new().await;
@@ -207,11 +215,7 @@ async fn a_pack_whose_table_is_damaged_is_written_again_from_the_catalogue() {
     let lease = world.open().await;
     let pack = world.send(lease, &tree.pack).await;
     let id = world.committed(lease, &tree).await;
-    let path = world.dir.path().join("bucket").join(ObjectKey::Pack(pack).to_string());
-    let mut bytes = std::fs::read(&path).expect("read");
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    std::fs::write(&path, bytes).expect("written");
+    damage_table(&world, pack);
 
     let verified = world.repository.verify(true).await.expect("verified");
     assert!(!verified.is_sound(), "it is told once as damage: {verified:#?}");
@@ -244,11 +248,7 @@ async fn what_cannot_be_written_again_stays_where_it_is() {
     let lease = world.open().await;
     let pack = world.send(lease, &tree.pack).await;
     let id = world.committed(lease, &tree).await;
-    let path = world.dir.path().join("bucket").join(ObjectKey::Pack(pack).to_string());
-    let mut bytes = std::fs::read(&path).expect("read");
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    std::fs::write(&path, bytes).expect("written");
+    damage_table(&world, pack);
     plan.add(Rule::new(Verb::Put, Fault::Full).on("packs/"));
     let verified = world.repository.verify(true).await.expect("verified");
     assert!(!verified.is_sound(), "{verified:#?}");
