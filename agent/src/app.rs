@@ -1,7 +1,7 @@
 //! The agent's life: settings, then bind, then run, then drain.
 //!
-//! Debts of an earlier agent are looked at before anything is served, so that
-//! no new job meets a container that is still owed its start. An Engine that
+//! Cleanup actions of an earlier agent are tried before anything is served, so that
+//! no new job meets a container that has yet to be started. An Engine that
 //! does not answer stops nothing here: the agent stays reachable and says so.
 
 use std::fs::{DirBuilder, Permissions};
@@ -40,7 +40,7 @@ use crate::instance;
 use crate::journal::{self, Journal};
 use crate::link::{self, Identity, Link};
 use crate::own::Own;
-use crate::resume::{Payer, describe};
+use crate::resume::{RecoveryWorker, describe};
 use crate::services::status::causes;
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
 use crate::session::{DataPlane, Line};
@@ -50,13 +50,13 @@ use crate::spec::Specs;
 use crate::upgrade::{self, Upgrades};
 
 /// How long a predecessor may take to let go of the journal.
-const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long `resume` tries; the Engine may be starting just then.
 const RESUME_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long a job repeats one call to a controller that does not answer.
-const CALL_PATIENCE: Duration = Duration::from_secs(15 * 60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// How long jobs may take to end when the agent stops, which includes that
 /// containers start again; what is left then is the journal's.
@@ -83,8 +83,8 @@ pub struct AgentState {
     pub config: Arc<Config>,
     pub engine: Engine,
     pub journal: Arc<Journal>,
-    /// Pays what the journal owes; [`run`] starts it.
-    pub payer: Payer,
+    /// Carries out what the journal lists; [`run`] starts it.
+    pub recovery: RecoveryWorker,
     pub snapshots: Snapshots,
     /// Takes back what an earlier agent left half done; [`run`] starts it.
     pub upgrades: Upgrades,
@@ -114,7 +114,7 @@ impl AgentState {
         make_state_dir(&directory)?;
         let journal = tokio::task::spawn_blocking({
             let directory = directory.clone();
-            move || Journal::open(&directory, JOURNAL_PATIENCE)
+            move || Journal::open(&directory, JOURNAL_TIMEOUT)
         })
         .await??;
         let journal = Arc::new(journal);
@@ -128,8 +128,8 @@ impl AgentState {
         };
         let instance = instance::open(&directory, id.as_deref())
             .with_context(|| format!("cannot use the state directory {}", directory.display()))?;
-        // Before anything new is owed: what is in the journal now is due.
-        let payer = Payer::new(journal.clone(), engine.clone(), instance);
+        // Before anything new is recorded: what is in the journal now is due.
+        let recovery = RecoveryWorker::new(journal.clone(), engine.clone(), instance);
         let holders = Holders::new(engine.clone(), journal.clone(), instance);
         let specs = Specs::new(&directory, engine.clone());
         let controller = Controller::default();
@@ -138,9 +138,9 @@ impl AgentState {
         let snapshots = Snapshots::new(Parts {
             engine: engine.clone(),
             holders: holders.clone(),
-            payer: payer.clone(),
+            recovery: recovery.clone(),
             specs: specs.clone(),
-            plane: DataPlane::new(channel, CALL_PATIENCE),
+            plane: DataPlane::new(channel, CALL_TIMEOUT),
             allow: config.allow.clone(),
             memory_bytes: config.memory_bytes,
             workers: config.workers,
@@ -149,12 +149,12 @@ impl AgentState {
             own: own.clone(),
         });
         let upgrades =
-            Upgrades::open(&directory, upgrade_parts(&config, &engine, &payer, &snapshots, &specs))?;
+            Upgrades::open(&directory, upgrade_parts(&config, &engine, &recovery, &snapshots, &specs))?;
         Ok(Self {
             config: Arc::new(config),
             engine,
             journal,
-            payer,
+            recovery,
             snapshots,
             upgrades,
             data_plane: Arc::new(data_plane),
@@ -189,17 +189,17 @@ fn make_state_dir(directory: &Path) -> anyhow::Result<()> {
 fn upgrade_parts(
     config: &Config,
     engine: &Engine,
-    payer: &Payer,
+    recovery: &RecoveryWorker,
     snapshots: &Snapshots,
     specs: &Specs,
 ) -> upgrade::Parts {
     upgrade::Parts {
         engine: engine.clone(),
-        payer: Some(payer.clone()),
+        recovery: Some(recovery.clone()),
         specs: specs.clone(),
         allow: config.allow.clone(),
         registry: snapshots.registry(),
-        turn: snapshots.turn(),
+        quiesce_lock: snapshots.quiesce_lock(),
         own: own_container().map(|id| upgrade::Own {
             id,
             state_dir: config.state_dir.clone(),
@@ -217,13 +217,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let state = AgentState::open(Config::load(&args)?).await?;
     let socket = Socket::bind(&state.config.socket).await?;
     tokio::spawn(stop_on_signal(state.stop.clone()));
-    tokio::spawn(state.payer.clone().run());
+    tokio::spawn(state.recovery.clone().run());
     tokio::spawn(state.clocks.clone().run());
     tokio::spawn(state.upgrades.clone().run_loop());
     let keeping = tokio::spawn(state.specs.clone().run(state.stop.clone()));
     match state.holders.sweep().await {
         Ok(0) => {}
-        Ok(count) => tracing::info!(count, "holder containers nobody owed were removed"),
+        Ok(count) => tracing::info!(count, "holder containers that the journal does not list were removed"),
         Err(error) => tracing::warn!(%error, "leftover holder containers could not be looked for"),
     }
     let link = start_link(&state, args)?;
@@ -385,31 +385,33 @@ pub fn leave(args: &StateArgs) -> anyhow::Result<String> {
     ))
 }
 
-/// Pays what the journal owes and ends. For the service manager, when the
+/// Carries out what the journal lists and ends. For the service manager, when the
 /// agent has died, and for people: it needs no running agent and refuses to
 /// work beside one.
 ///
 /// # Errors
-/// When an agent runs, or something could not be paid; the journal keeps it.
+/// When an agent runs, or an action failed; the journal keeps it.
 pub async fn resume(args: ResumeArgs) -> anyhow::Result<()> {
     let config = Config::load_state(&args.state)?;
     let directory = config.state_dir.clone();
-    let journal = tokio::task::spawn_blocking(move || Journal::open(&directory, JOURNAL_PATIENCE)).await??;
+    let journal = tokio::task::spawn_blocking(move || Journal::open(&directory, JOURNAL_TIMEOUT)).await??;
     let engine = Engine::open(&config.docker_socket);
     let id = engine.info().await.ok().map(|info| info.id);
     let instance = instance::open(&config.state_dir, id.as_deref())
         .with_context(|| format!("cannot use the state directory {}", config.state_dir.display()))?;
-    let payer = Payer::new(Arc::new(journal), engine.clone(), instance);
-    // Upgrades first: what they hold is at rest on purpose, and goes back as a whole.
+    let recovery = RecoveryWorker::new(Arc::new(journal), engine.clone(), instance);
+    // Upgrades first: what they hold is quiesced on purpose, and goes back as a whole.
     let specs = Specs::new(&config.state_dir, engine.clone());
-    let upgrades =
-        Upgrades::open(&config.state_dir, upgrade::Parts::alone(engine.clone(), Some(payer.clone()), specs))?;
+    let upgrades = Upgrades::open(
+        &config.state_dir,
+        upgrade::Parts::alone(engine.clone(), Some(recovery.clone()), specs),
+    )?;
     let mut left = upgrades.recover(RESUME_LIMIT).await;
-    left.extend(payer.pay_all(RESUME_LIMIT).await.iter().map(describe));
+    left.extend(recovery.carry_out_all(RESUME_LIMIT).await.iter().map(describe));
     if left.is_empty() {
         return Ok(());
     }
-    anyhow::bail!("still owed: {}; the agent goes on when it is started", left.join(", "));
+    anyhow::bail!("still to do: {}; the agent goes on when it is started", left.join(", "));
 }
 
 /// Goes on with an upgrade of the agent's own container, which stops the agent:
@@ -468,7 +470,7 @@ pub async fn serve(state: &AgentState, socket: Socket) -> anyhow::Result<()> {
 async fn end_jobs(state: &AgentState) {
     state.stop.cancelled().await;
     if tokio::time::timeout(JOBS_LIMIT, state.snapshots.shut_down()).await.is_err() {
-        tracing::warn!("jobs have not ended; what they owe is in the journal");
+        tracing::warn!("jobs have not ended; what they leave to undo is in the journal");
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Command {
     /// Forget the controller: a running agent disconnects and serves its socket
     /// alone.
     Leave(StateArgs),
-    /// Start, unpause and remove what an agent that is gone still owes this host.
+    /// Start, unpause and remove what an agent that is gone left behind on this host.
     Resume(ResumeArgs),
     /// Replace the agent's own container; agents start this by themselves.
     #[command(hide = true)]
@@ -81,7 +81,7 @@ pub struct HandOverArgs {
     pub job: JobId,
 }
 
-/// Arguments of `resume`: pays what a dead agent still owes this host.
+/// Arguments of `resume`: undoes what a dead agent left behind on this host.
 #[derive(Debug, Clone, Args)]
 pub struct ResumeArgs {
     #[command(flatten)]

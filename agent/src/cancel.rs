@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 pub enum CancelReason {
     /// A person or the controller asked.
     Asked,
-    /// Containers were at rest for as long as they may be.
+    /// Containers were quiesced for as long as they may be.
     MaxDowntime,
     /// The agent stops.
     Shutdown,

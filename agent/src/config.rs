@@ -20,7 +20,7 @@ pub const DEFAULT_SOCKET: &str = "/run/holdfast/agent.sock";
 
 const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 const DEFAULT_MEMORY_MIB: u32 = 192;
-const LEAST_MEMORY_MIB: u32 = 48;
+const MIN_MEMORY_MIB: u32 = 48;
 const DEFAULT_MAX_DOWNTIME_SECONDS: u32 = 300;
 
 /// All settings of one agent.
@@ -106,9 +106,9 @@ impl Config {
             }),
         };
         let memory_mib = file.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
-        if memory_mib < LEAST_MEMORY_MIB {
+        if memory_mib < MIN_MEMORY_MIB {
             complain(format!(
-                "memory_mib: {memory_mib} is too little; {LEAST_MEMORY_MIB} is the least that works"
+                "memory_mib: {memory_mib} is too little; {MIN_MEMORY_MIB} is the least that works"
             ));
         }
         let workers = file.workers.unwrap_or_else(half_the_cores);

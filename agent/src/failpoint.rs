@@ -55,9 +55,9 @@ pub const NAMES: &[&str] = &[
     "agent.upgrade.rollback-renamed",
     "agent.upgrade.rollback-started",
     "agent.upgrade.rollback-cleared",
-    "agent.upgrade.undo-noted",
-    "agent.upgrade.undo-rested",
-    "agent.upgrade.undo-awake",
+    "agent.upgrade.rollback-asked",
+    "agent.upgrade.rollback-quiesced",
+    "agent.upgrade.rollback-resumed",
 ];
 
 /// What is to happen, and where.

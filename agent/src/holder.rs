@@ -7,9 +7,9 @@
 //! it runs, the agent works on the mount at its path on the host. It also keeps
 //! the volume from being removed meanwhile.
 //!
-//! Order: the debt to remove the container is on disk before the container is
-//! made, and is settled after it is gone. So whatever dies in between, whoever
-//! resumes next knows its name; a container that was never made is paid by
+//! Order: the action that removes the container is on disk before the container is
+//! created, and is completed after it is gone. So whatever dies in between, the next
+//! recovery knows its name; for a container that was never created the action is done by
 //! finding nothing to remove.
 //!
 //! The container's one program is assembled here, byte by byte, because it
@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::{Engine, EngineError, HolderSpec, Volume, VolumeName};
 use crate::failpoint::failpoint;
-use crate::journal::{Debt, DebtId, Journal, JournalError};
+use crate::journal::{ActionId, CleanupAction, Journal, JournalError};
 use crate::mountinfo;
 
 const REPOSITORY: &str = "holdfast-holder";
@@ -43,7 +43,7 @@ pub struct Holders {
 }
 
 /// A volume that is mounted until this is released. Dropping it removes the
-/// container too, but says nothing of failure; the journal owes it either way.
+/// container too, but says nothing of failure; the journal lists its removal either way.
 #[derive(Debug)]
 pub struct HolderGuard {
     held: Option<Held>,
@@ -54,7 +54,7 @@ pub struct HolderGuard {
 struct Held {
     holders: Holders,
     name: String,
-    debt: DebtId,
+    action: ActionId,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,24 +109,24 @@ impl Holders {
         receiver.await.expect("the task answers unless it panics")
     }
 
-    /// Removes holders of this agent that no debt names: an Engine that was
+    /// Removes holders of this agent that no action names: an Engine that was
     /// restored from a copy may have some.
     ///
     /// # Errors
     /// When the Engine cannot be asked or cannot remove one.
     pub async fn sweep(&self) -> Result<usize, EngineError> {
-        let owed: Vec<String> = self
+        let recorded: Vec<String> = self
             .journal
-            .debts()
+            .actions()
             .into_iter()
-            .filter_map(|(_, debt)| match debt {
-                Debt::RemoveContainer { name } => Some(name),
+            .filter_map(|(_, action)| match action {
+                CleanupAction::RemoveContainer { name } => Some(name),
                 _ => None,
             })
             .collect();
         let mut removed = 0;
         for (id, name) in self.engine.list_holders(&self.instance.to_string()).await? {
-            if !owed.contains(&name) {
+            if !recorded.contains(&name) {
                 self.engine.remove_container(&id).await?;
                 removed += 1;
             }
@@ -138,9 +138,9 @@ impl Holders {
         self.provide_image(volume).await?;
         // Only the letters of a fresh random id: the name is nobody else's.
         let name = format!("holdfast-holder-{}", JobId::generate().to_string().to_lowercase());
-        let debt = self.owe(&name).await?;
+        let action = self.record(&name).await?;
         let mut guard = HolderGuard {
-            held: Some(Held { holders: self.clone(), name: name.clone(), debt }),
+            held: Some(Held { holders: self.clone(), name: name.clone(), action }),
             path: PathBuf::new(),
         };
         match self.start(&name, volume, driver).await {
@@ -150,7 +150,7 @@ impl Holders {
             }
             Err(error) => {
                 if let Err(cleanup) = guard.release().await {
-                    tracing::warn!(error = %cleanup, container.name = name, "a holder container stays behind; the journal owes it");
+                    tracing::warn!(error = %cleanup, container.name = name, "a holder container stays behind; the journal lists its removal");
                 }
                 Err(error)
             }
@@ -188,21 +188,23 @@ impl Holders {
         self.engine.import_image(REPOSITORY, TAG, root, &[&command]).await.map_err(failed)
     }
 
-    async fn owe(&self, name: &str) -> Result<DebtId, JournalError> {
+    async fn record(&self, name: &str) -> Result<ActionId, JournalError> {
         let (journal, name) = (self.journal.clone(), name.to_owned());
-        tokio::task::spawn_blocking(move || journal.owe(Debt::RemoveContainer { name }))
+        tokio::task::spawn_blocking(move || journal.record(CleanupAction::RemoveContainer { name }))
             .await
-            .expect("writing a debt does not panic")
+            .expect("recording an action does not panic")
     }
 }
 
 impl Held {
     async fn remove(self) -> Result<(), HolderError> {
-        let Self { holders, name, debt } = self;
+        let Self { holders, name, action } = self;
         let removed = holders.engine.remove_container(&name).await;
         removed.map_err(|source| HolderError::Remove { container: name, source })?;
         let journal = holders.journal.clone();
-        tokio::task::spawn_blocking(move || journal.settle(debt)).await.expect("settling does not panic")?;
+        tokio::task::spawn_blocking(move || journal.complete(action))
+            .await
+            .expect("completing does not panic")?;
         Ok(())
     }
 }
@@ -213,11 +215,11 @@ impl HolderGuard {
         &self.path
     }
 
-    /// Removes the container and settles the debt. Finishes also when the
+    /// Removes the container and completes the action. Finishes also when the
     /// caller goes away.
     ///
     /// # Errors
-    /// When the container cannot be removed; the journal owes it still.
+    /// When the container cannot be removed; the journal lists its removal still.
     pub async fn release(mut self) -> Result<(), HolderError> {
         let Some(held) = self.held.take() else { return Ok(()) };
         tokio::spawn(held.remove()).await.expect("removing a holder does not panic")
@@ -231,7 +233,7 @@ impl Drop for HolderGuard {
         };
         runtime.spawn(async move {
             if let Err(error) = held.remove().await {
-                tracing::warn!(%error, "a holder container stays behind; the journal owes it");
+                tracing::warn!(%error, "a holder container stays behind; the journal lists its removal");
             }
         });
     }

@@ -1,7 +1,7 @@
 //! Which agent this is: one random id per state directory and Engine.
 //!
 //! A machine cloned with its state directory gets another Engine only if the
-//! Engine's own id was made anew; then this id changes with it. Where both were
+//! Engine's own id was recreated; then this id changes with it. Where both were
 //! cloned the controller sees two connections with one id and raises an alarm.
 
 use std::fs::{self, File};

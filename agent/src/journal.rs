@@ -1,13 +1,13 @@
-//! What the agent owes its host: containers to start or unpause, helper
+//! What has to be undone on the host: containers to start or unpause, helper
 //! containers, half-restored volumes and directories to remove.
 //!
-//! A debt is written and on disk *before* the act that makes it due, and is
-//! removed *after* it was paid. So after a crash at any point the journal
-//! lists at least what is owed, and paying must be idempotent; that is the
-//! business of [`crate::resume`].
+//! A cleanup action is on disk *before* the act that it undoes begins, and is
+//! removed *after* it was carried out. So after a crash at any point the journal
+//! lists at least what has to be undone, and carrying an action out must be
+//! idempotent; [`crate::resume`] does that.
 //!
-//! One small file a debt: written under another name, synced, renamed, and the
-//! directory synced. A rename is atomic, so a debt is there whole or not at
+//! Each action is one small file: written under another name, synced, renamed, and
+//! the directory synced. A rename is atomic, so an action is there whole or not at
 //! all, and removing one never rewrites another. Each file carries a checksum
 //! all the same. One that does not match was never complete, so its act never
 //! began; it is set aside, not obeyed. A whole record of a kind this version
@@ -34,7 +34,7 @@ const MAGIC: &str = "holdfast-journal 1";
 
 /// A container as it was when it was about to be paused or stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerDebt {
+pub struct QuiescedContainer {
     pub job: JobId,
     pub container: String,
     pub name: String,
@@ -53,12 +53,12 @@ pub struct ContainerDebt {
     pub confirmed: bool,
 }
 
-/// One thing owed.
+/// One thing that has to be undone on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "owed", rename_all = "kebab-case")]
-pub enum Debt {
-    Unpause(ContainerDebt),
-    Start(ContainerDebt),
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum CleanupAction {
+    Unpause(QuiescedContainer),
+    Start(QuiescedContainer),
     /// A container of our own, by the name it was or will be created under.
     RemoveContainer {
         name: String,
@@ -82,13 +82,13 @@ pub enum Debt {
     },
 }
 
-/// Names a debt within one journal; later debts have greater ids.
+/// Names an action within one journal; later actions have greater ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DebtId(u64);
+pub struct ActionId(u64);
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    #[error("the journal in {} is in use: an agent runs on this state directory and pays what it owes", .dir.display())]
+    #[error("the journal in {} is in use: an agent runs on this state directory and carries out its cleanup", .dir.display())]
     Busy { dir: PathBuf },
     #[error("the journal cannot {action} {}", .path.display())]
     Io {
@@ -110,18 +110,18 @@ pub struct Journal {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    debts: BTreeMap<DebtId, Debt>,
+    actions: BTreeMap<ActionId, CleanupAction>,
     set_aside: Vec<PathBuf>,
 }
 
 impl Journal {
     /// Opens the journal below `state_dir`, made if it is not there. Waits up
-    /// to `patience` for another process that has it open.
-    pub fn open(state_dir: &Path, patience: Duration) -> Result<Self, JournalError> {
+    /// to `timeout` for another process that has it open.
+    pub fn open(state_dir: &Path, timeout: Duration) -> Result<Self, JournalError> {
         let dir = state_dir.join("journal");
         fs::create_dir_all(&dir).map_err(|source| failed("create", &dir, source))?;
         sync_dir(state_dir)?;
-        let lock = lock(&dir, patience)?;
+        let lock = lock(&dir, timeout)?;
         let state = read(&dir)?;
         for path in &state.set_aside {
             tracing::warn!(path = %path.display(), "journal record was not complete and is set aside");
@@ -129,31 +129,31 @@ impl Journal {
         Ok(Self { dir, _lock: lock, state: Mutex::new(state) })
     }
 
-    /// Returns once the debt is on disk. Blocks on the disk; on an error
-    /// nothing is owed and the act must not be done.
-    pub fn owe(&self, debt: Debt) -> Result<DebtId, JournalError> {
+    /// Returns once the action is on disk. Blocks on the disk; on an error
+    /// nothing was recorded and the act must not be done.
+    pub fn record(&self, action: CleanupAction) -> Result<ActionId, JournalError> {
         let mut state = self.lock_state();
-        let id = DebtId(state.next);
-        write(&self.dir, id, &debt)?;
+        let id = ActionId(state.next);
+        write(&self.dir, id, &action)?;
         state.next += 1;
-        state.debts.insert(id, debt);
+        state.actions.insert(id, action);
         failpoint("agent.journal.after-write");
         Ok(id)
     }
 
-    /// Replaces what is written of a debt; one that was settled meanwhile stays
-    /// settled. Blocks on the disk; on an error there is the old or the new
+    /// Replaces what is written of an action; one that was completed meanwhile stays
+    /// completed. Blocks on the disk; on an error there is the old or the new
     /// record, whole.
-    pub fn amend(&self, id: DebtId, debt: Debt) -> Result<(), JournalError> {
+    pub fn amend(&self, id: ActionId, action: CleanupAction) -> Result<(), JournalError> {
         let mut state = self.lock_state();
-        let Some(known) = state.debts.get_mut(&id) else { return Ok(()) };
-        put(&self.dir, id, &debt)?;
-        *known = debt;
+        let Some(known) = state.actions.get_mut(&id) else { return Ok(()) };
+        put(&self.dir, id, &action)?;
+        *known = action;
         sync_dir(&self.dir)
     }
 
-    /// Forgets a debt that was paid or is void. Blocks on the disk.
-    pub fn settle(&self, id: DebtId) -> Result<(), JournalError> {
+    /// Removes an action that was carried out or has nothing to do any more. Blocks on the disk.
+    pub fn complete(&self, id: ActionId) -> Result<(), JournalError> {
         let mut state = self.lock_state();
         let path = self.dir.join(file_name(id));
         match fs::remove_file(&path) {
@@ -163,18 +163,18 @@ impl Journal {
             _ => {}
         }
         sync_dir(&self.dir)?;
-        state.debts.remove(&id);
+        state.actions.remove(&id);
         failpoint("agent.journal.after-remove");
         Ok(())
     }
 
-    /// All debts, oldest first.
-    pub fn debts(&self) -> Vec<(DebtId, Debt)> {
-        self.lock_state().debts.iter().map(|(id, debt)| (*id, debt.clone())).collect()
+    /// All actions, oldest first.
+    pub fn actions(&self) -> Vec<(ActionId, CleanupAction)> {
+        self.lock_state().actions.iter().map(|(id, action)| (*id, action.clone())).collect()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.lock_state().debts.is_empty()
+        self.lock_state().actions.is_empty()
     }
 
     /// Files that held no complete record when the journal was opened.
@@ -206,7 +206,7 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> JournalError 
     JournalError::Io { action, path: path.to_owned(), source }
 }
 
-fn lock(dir: &Path, patience: Duration) -> Result<File, JournalError> {
+fn lock(dir: &Path, timeout: Duration) -> Result<File, JournalError> {
     let path = dir.join("lock");
     let file = File::options()
         .create(true)
@@ -214,7 +214,7 @@ fn lock(dir: &Path, patience: Duration) -> Result<File, JournalError> {
         .write(true)
         .open(&path)
         .map_err(|source| failed("open", &path, source))?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
@@ -227,16 +227,16 @@ fn lock(dir: &Path, patience: Duration) -> Result<File, JournalError> {
     }
 }
 
-fn file_name(id: DebtId) -> String {
-    format!("{:016}.debt", id.0)
+fn file_name(id: ActionId) -> String {
+    format!("{:016}.action", id.0)
 }
 
-fn id_of(name: &str) -> Option<DebtId> {
-    name.strip_suffix(".debt")?.parse().ok().map(DebtId).filter(|id| file_name(*id) == name)
+fn id_of(name: &str) -> Option<ActionId> {
+    name.strip_suffix(".action")?.parse().ok().map(ActionId).filter(|id| file_name(*id) == name)
 }
 
-fn encode(debt: &Debt) -> Vec<u8> {
-    let body = serde_json::to_string(debt).expect("a debt has only strings and numbers");
+fn encode(action: &CleanupAction) -> Vec<u8> {
+    let body = serde_json::to_string(action).expect("an action has only strings and numbers");
     format!("{MAGIC} {}\n{body}\n", checksum(body.as_bytes())).into_bytes()
 }
 
@@ -245,7 +245,7 @@ fn checksum(body: &[u8]) -> String {
 }
 
 enum Record {
-    Debt(Debt),
+    Whole(CleanupAction),
     /// Whole, but of a kind this version does not know.
     Foreign,
     Incomplete,
@@ -260,13 +260,13 @@ fn decode(bytes: &[u8]) -> Record {
     };
     match parse() {
         None => Record::Incomplete,
-        Some(body) => serde_json::from_str(body).map_or(Record::Foreign, Record::Debt),
+        Some(body) => serde_json::from_str(body).map_or(Record::Foreign, Record::Whole),
     }
 }
 
 /// A record that was not there before.
-fn write(dir: &Path, id: DebtId, debt: &Debt) -> Result<(), JournalError> {
-    put(dir, id, debt)?;
+fn write(dir: &Path, id: ActionId, action: &CleanupAction) -> Result<(), JournalError> {
+    put(dir, id, action)?;
     sync_dir(dir).inspect_err(|_| {
         // Not known to be on disk, so the act will not be done: take it back.
         let _ = fs::remove_file(dir.join(file_name(id)));
@@ -274,12 +274,12 @@ fn write(dir: &Path, id: DebtId, debt: &Debt) -> Result<(), JournalError> {
 }
 
 /// Puts a whole record in place of what is there, if anything.
-fn put(dir: &Path, id: DebtId, debt: &Debt) -> Result<(), JournalError> {
+fn put(dir: &Path, id: ActionId, action: &CleanupAction) -> Result<(), JournalError> {
     let path = dir.join(file_name(id));
     let temporary = dir.join(format!("{:016}.new", id.0));
     let write = || {
         let mut file = File::create(&temporary)?;
-        file.write_all(&encode(debt))?;
+        file.write_all(&encode(action))?;
         file.sync_all()?;
         fs::rename(&temporary, &path)
     };
@@ -309,8 +309,8 @@ fn read(dir: &Path) -> Result<State, JournalError> {
         state.next = state.next.max(id.0 + 1);
         let bytes = fs::read(&path).map_err(|source| failed("read", &path, source))?;
         match decode(&bytes) {
-            Record::Debt(debt) => {
-                state.debts.insert(id, debt);
+            Record::Whole(action) => {
+                state.actions.insert(id, action);
             }
             Record::Foreign => {
                 tracing::warn!(path = %path.display(), "journal record is of a newer agent and is kept for it");
@@ -334,8 +334,8 @@ mod tests {
         Journal::open(dir, Duration::ZERO).unwrap()
     }
 
-    fn start(name: &str) -> Debt {
-        Debt::Start(ContainerDebt {
+    fn start(name: &str) -> CleanupAction {
+        CleanupAction::Start(QuiescedContainer {
             job: JobId::generate(),
             container: "3f".repeat(32),
             name: name.to_owned(),
@@ -346,15 +346,15 @@ mod tests {
         })
     }
 
-    fn all_kinds() -> Vec<Debt> {
+    fn all_kinds() -> Vec<CleanupAction> {
         let job = JobId::generate();
-        let Debt::Start(container) = start("db") else { unreachable!() };
+        let CleanupAction::Start(container) = start("db") else { unreachable!() };
         vec![
-            Debt::Start(container.clone()),
-            Debt::Unpause(container),
-            Debt::RemoveContainer { name: "holdfast-holder-1".into() },
-            Debt::RemoveVolume { job, name: "db_data".into(), seen_empty: Some(77) },
-            Debt::RemoveDirectory { job, path: "/srv/.holdfast-restore-1".into() },
+            CleanupAction::Start(container.clone()),
+            CleanupAction::Unpause(container),
+            CleanupAction::RemoveContainer { name: "holdfast-holder-1".into() },
+            CleanupAction::RemoveVolume { job, name: "db_data".into(), seen_empty: Some(77) },
+            CleanupAction::RemoveDirectory { job, path: "/srv/.holdfast-restore-1".into() },
         ]
     }
 
@@ -370,36 +370,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_survives_reopening_in_order() {
+    fn what_is_recorded_survives_reopening_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let debts = all_kinds();
+        let actions = all_kinds();
         let journal = open(dir.path());
-        for debt in &debts {
-            journal.owe(debt.clone()).unwrap();
+        for action in &actions {
+            journal.record(action.clone()).unwrap();
         }
         drop(journal);
         let journal = open(dir.path());
-        let read: Vec<_> = journal.debts().into_iter().map(|(_, debt)| debt).collect();
-        assert_eq!(read, debts);
-        for (id, _) in journal.debts() {
-            journal.settle(id).unwrap();
-            journal.settle(id).unwrap();
+        let read: Vec<_> = journal.actions().into_iter().map(|(_, action)| action).collect();
+        assert_eq!(read, actions);
+        for (id, _) in journal.actions() {
+            journal.complete(id).unwrap();
+            journal.complete(id).unwrap();
         }
         drop(journal);
         assert!(open(dir.path()).is_empty());
     }
 
     #[test]
-    fn a_settled_debt_takes_no_other_with_it() {
+    fn a_completed_action_takes_no_other_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let journal = open(dir.path());
-        let first = journal.owe(start("a")).unwrap();
-        let second = journal.owe(start("b")).unwrap();
-        journal.settle(first).unwrap();
+        let first = journal.record(start("a")).unwrap();
+        let second = journal.record(start("b")).unwrap();
+        journal.complete(first).unwrap();
         drop(journal);
         let journal = open(dir.path());
-        assert_eq!(journal.debts().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [second]);
-        assert!(journal.owe(start("c")).unwrap() > second);
+        assert_eq!(journal.actions().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [second]);
+        assert!(journal.record(start("c")).unwrap() > second);
     }
 
     #[test]
@@ -413,27 +413,27 @@ mod tests {
 
     #[test]
     fn a_record_cut_at_any_byte_is_whole_or_void() {
-        for debt in all_kinds() {
-            let bytes = encode(&debt);
+        for action in all_kinds() {
+            let bytes = encode(&action);
             for cut in 0..bytes.len() {
                 assert!(matches!(decode(&bytes[..cut]), Record::Incomplete), "cut at {cut}");
             }
-            assert!(matches!(decode(&bytes), Record::Debt(read) if read == debt));
+            assert!(matches!(decode(&bytes), Record::Whole(read) if read == action));
         }
     }
 
-    // What a crash inside a write can leave, under either name, beside a whole debt.
+    // What a crash inside a write can leave, under either name, beside a whole action.
     #[test]
     fn a_write_cut_short_harms_nothing_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let journal = open(dir.path());
-        journal.owe(start("whole")).unwrap();
+        journal.record(start("whole")).unwrap();
         let bytes = encode(&start("cut"));
-        for name in ["0000000000000001.debt", "0000000000000001.new"] {
+        for name in ["0000000000000001.action", "0000000000000001.new"] {
             for cut in (0..bytes.len()).step_by(7) {
                 fs::write(journal.dir.join(name), &bytes[..cut]).unwrap();
                 let state = read(&journal.dir).unwrap();
-                assert_eq!(state.debts.len(), 1, "{name} cut at {cut}");
+                assert_eq!(state.actions.len(), 1, "{name} cut at {cut}");
                 assert!(!journal.dir.join(name).exists());
             }
         }
@@ -454,22 +454,22 @@ mod tests {
     #[test]
     fn an_older_agents_record_of_a_volume_names_no_root() {
         let job = JobId::generate();
-        let body = format!(r#"{{"owed":"remove-volume","job":"{job}","name":"data"}}"#);
+        let body = format!(r#"{{"action":"remove-volume","job":"{job}","name":"data"}}"#);
         let record = format!("{MAGIC} {}\n{body}\n", checksum(body.as_bytes()));
-        let Record::Debt(read) = decode(record.as_bytes()) else { panic!("{record}") };
-        assert_eq!(read, Debt::RemoveVolume { job, name: "data".into(), seen_empty: None });
+        let Record::Whole(read) = decode(record.as_bytes()) else { panic!("{record}") };
+        assert_eq!(read, CleanupAction::RemoveVolume { job, name: "data".into(), seen_empty: None });
     }
 
     #[test]
     fn a_record_of_a_newer_version_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()));
-        let body = r#"{"owed":"thaw","path":"/srv"}"#;
-        let path = dir.path().join("journal/0000000000000007.debt");
+        let body = r#"{"action":"thaw","path":"/srv"}"#;
+        let path = dir.path().join("journal/0000000000000007.action");
         fs::write(&path, format!("{MAGIC} {}\n{body}\n", checksum(body.as_bytes()))).unwrap();
         let journal = open(dir.path());
         assert!(journal.is_empty());
         assert!(path.exists());
-        assert_eq!(journal.owe(start("db")).unwrap(), DebtId(8));
+        assert_eq!(journal.record(start("db")).unwrap(), ActionId(8));
     }
 }

@@ -1,8 +1,8 @@
-//! Pays what the journal says is owed: starts, unpauses, removes.
+//! The recovery worker: carries out the cleanup actions of the journal.
 //!
-//! Debts come from an earlier agent that died, or from a job that could not
-//! pay at once (the Engine restarts, say). Either way they are paid here, over
-//! and over until they are paid or void, so paying must be idempotent.
+//! CleanupActions come from an earlier agent that died, or from a job that could not
+//! carry them out at once (the Engine restarts, say). Either way they are tried here
+//! until they are done or have nothing to do, so each must be idempotent.
 //!
 //! A container is touched only while what it does is the agent's doing; how that
 //! is told is in [`judge`]. One that was removed, or ended while paused, is not
@@ -34,7 +34,7 @@ use crate::clone::remove_contents;
 use crate::engine::{Container, Engine, EngineError, VolumeName};
 use crate::failpoint::failpoint;
 use crate::holder::Holders;
-use crate::journal::{ContainerDebt, Debt, DebtId, Journal, JournalError};
+use crate::journal::{ActionId, CleanupAction, Journal, JournalError, QuiescedContainer};
 
 pub use self::act::{Act, Outcome};
 
@@ -51,9 +51,9 @@ const IN_USE: &str =
 const POLL: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Pays debts; cheap to clone. One [`Payer::run`] per process.
+/// Carries out cleanup actions; cheap to clone. One [`RecoveryWorker::run`] per process.
 #[derive(Debug, Clone)]
-pub struct Payer {
+pub struct RecoveryWorker {
     inner: Arc<Inner>,
 }
 
@@ -63,23 +63,23 @@ struct Inner {
     engine: Engine,
     /// For volumes that are reached only while they are held.
     holders: Holders,
-    due: Mutex<BTreeMap<DebtId, Due>>,
+    due: Mutex<BTreeMap<ActionId, Due>>,
     left: watch::Sender<usize>,
     nudge: Notify,
 }
 
 #[derive(Debug, Clone)]
 struct Due {
-    debt: Debt,
+    action: CleanupAction,
     act: Act,
     failures: u32,
     not_before: Instant,
 }
 
-/// What became of one attempt to pay.
+/// What became of one attempt to carry out an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Payment {
-    Paid,
+pub enum Attempt {
+    Done,
     /// Nothing is to be done, and why. A container of which this is said runs.
     Void(&'static str),
     /// A container that does not run and is not for us to start or unpause, and why.
@@ -88,9 +88,9 @@ pub enum Payment {
     NotYet,
 }
 
-/// A debt that could not be paid so far.
+/// Why an action could not be carried out so far.
 #[derive(Debug, thiserror::Error)]
-pub enum PayError {
+pub enum CleanupError {
     #[error("{0}")]
     Engine(#[from] EngineError),
     #[error("{0}")]
@@ -109,13 +109,16 @@ pub enum PayError {
     },
 }
 
-impl Payer {
+impl RecoveryWorker {
     /// Takes on everything the journal lists, for this agent.
     pub fn new(journal: Arc<Journal>, engine: Engine, instance: InstanceId) -> Self {
         let now = Instant::now();
-        let due: BTreeMap<_, _> =
-            journal.debts().into_iter().map(|(id, debt)| (id, Due::new(debt, now, Act::begin()))).collect();
-        let (left, _) = watch::channel(at_rest(&due));
+        let due: BTreeMap<_, _> = journal
+            .actions()
+            .into_iter()
+            .map(|(id, action)| (id, Due::new(action, now, Act::begin())))
+            .collect();
+        let (left, _) = watch::channel(count_containers(&due));
         let holders = Holders::new(engine.clone(), journal.clone(), instance);
         let due = Mutex::new(due);
         Self { inner: Arc::new(Inner { journal, engine, holders, due, left, nudge: Notify::new() }) }
@@ -125,18 +128,18 @@ impl Payer {
         &self.inner.journal
     }
 
-    /// Debts nobody else will pay. Does not block, so that it can be called
+    /// Takes over actions that nobody else will carry out. Does not block, so that it can be called
     /// while a panic unwinds.
-    pub fn hand_over(&self, debts: impl IntoIterator<Item = (DebtId, Debt, Act)>) {
+    pub fn hand_over(&self, actions: impl IntoIterator<Item = (ActionId, CleanupAction, Act)>) {
         let now = Instant::now();
         let mut due = self.due();
-        due.extend(debts.into_iter().map(|(id, debt, act)| (id, Due::new(debt, now, act))));
-        self.inner.left.send_replace(at_rest(&due));
+        due.extend(actions.into_iter().map(|(id, action, act)| (id, Due::new(action, now, act))));
+        self.inner.left.send_replace(count_containers(&due));
         drop(due);
         self.inner.nudge.notify_one();
     }
 
-    /// Pays as debts come in, for ever.
+    /// Carries out actions as they come in, for ever.
     pub async fn run(self) {
         loop {
             match self.round().await {
@@ -151,8 +154,8 @@ impl Payer {
         }
     }
 
-    /// Pays everything due, trying for at most `within`; says what is left.
-    pub async fn pay_all(&self, within: Duration) -> Vec<Debt> {
+    /// Carries out everything due, trying for at most `within`; returns what is left.
+    pub async fn carry_out_all(&self, within: Duration) -> Vec<CleanupAction> {
         let deadline = Instant::now() + within;
         while let Some(next) = self.round().await {
             if next > deadline {
@@ -160,10 +163,10 @@ impl Payer {
             }
             tokio::time::sleep_until(next).await;
         }
-        self.due().values().map(|due| due.debt.clone()).collect()
+        self.due().values().map(|due| due.action.clone()).collect()
     }
 
-    /// Waits until no container is left at rest that nobody holds there any
+    /// Waits until no container is left quiesced that nobody holds there any
     /// more. False if that takes longer than `within`, after every pause and
     /// stop of a job that died can have taken effect.
     pub async fn resumed(&self, within: Duration) -> bool {
@@ -186,63 +189,69 @@ impl Payer {
     }
 
     fn removes_for(&self, wanted: JobId) -> bool {
-        self.due().values().any(|due| match &due.debt {
-            Debt::RemoveVolume { job, .. } | Debt::RemoveDirectory { job, .. } => *job == wanted,
-            Debt::RemoveContainer { .. } | Debt::Start(_) | Debt::Unpause(_) => false,
+        self.due().values().any(|due| match &due.action {
+            CleanupAction::RemoveVolume { job, .. } | CleanupAction::RemoveDirectory { job, .. } => {
+                *job == wanted
+            }
+            CleanupAction::RemoveContainer { .. } | CleanupAction::Start(_) | CleanupAction::Unpause(_) => {
+                false
+            }
         })
     }
 
     fn open_for(&self) -> Duration {
         let due = self.due();
-        let at_rest = due.values().filter(|due| is_at_rest(&due.debt));
-        at_rest.map(|due| due.act.open_for(&due.debt)).max().unwrap_or_default()
+        let containers = due.values().filter(|due| is_of_container(&due.action));
+        containers.map(|due| due.act.open_for(&due.action)).max().unwrap_or_default()
     }
 
-    /// Whether a container that this job or an earlier one brought to rest is
+    /// Whether a container that this job or an earlier one quiesced is
     /// still to be resumed.
     pub fn is_to_resume(&self, container: &str) -> bool {
-        self.due().values().any(|due| match &due.debt {
-            Debt::Start(debt) | Debt::Unpause(debt) => debt.container == container,
+        self.due().values().any(|due| match &due.action {
+            CleanupAction::Start(quiesced) | CleanupAction::Unpause(quiesced) => {
+                quiesced.container == container
+            }
             _ => false,
         })
     }
 
     /// Replaces what is known of an entry, in the journal and here; nothing
-    /// where it was settled meanwhile.
+    /// where it was completed meanwhile.
     ///
     /// # Errors
     /// The disk keeps what it had.
-    pub async fn amend(&self, id: DebtId, debt: Debt) -> Result<(), JournalError> {
+    pub async fn amend(&self, id: ActionId, action: CleanupAction) -> Result<(), JournalError> {
         if let Some(due) = self.due().get_mut(&id) {
-            due.debt = debt.clone();
+            due.action = action.clone();
         }
         let journal = self.inner.journal.clone();
-        blocking(move || journal.amend(id, debt)).await
+        blocking(move || journal.amend(id, action)).await
     }
 
-    /// Tries every debt whose time has come: containers at rest before what is
+    /// Tries every action whose time has come: quiesced containers before what is
     /// to be removed, which may take long; and latest first, because what was
     /// stopped last is started first. Returns when to come back; none if
     /// nothing is left.
     async fn round(&self) -> Option<Instant> {
-        let mut pending: Vec<(DebtId, Due)> =
+        let mut pending: Vec<(ActionId, Due)> =
             self.due().iter().rev().map(|(id, due)| (*id, due.clone())).collect();
-        pending.sort_by_key(|(_, due)| !is_at_rest(&due.debt));
+        pending.sort_by_key(|(_, due)| !is_of_container(&due.action));
         for (id, due) in pending {
             if due.not_before > Instant::now() {
                 continue;
             }
-            match self.pay(id, &due.debt, due.act.outcome(&due.debt)).await {
-                Ok(Payment::NotYet) => self.postpone(id, POLL, 0),
-                Ok(payment) => {
-                    report(&due.debt, &payment);
+            match self.carry_out(id, &due.action, due.act.outcome(&due.action)).await {
+                Ok(Attempt::NotYet) => self.postpone(id, POLL, 0),
+                Ok(attempt) => {
+                    report(&due.action, &attempt);
                     let mut map = self.due();
                     map.remove(&id);
-                    self.inner.left.send_replace(at_rest(&map));
+                    self.inner.left.send_replace(count_containers(&map));
                 }
                 Err(error) => {
                     let pause = POLL.saturating_mul(1 << due.failures.min(9)).min(LONGEST_PAUSE);
-                    tracing::error!(debt = %describe(&due.debt), %error, retry_in = ?pause, "debt could not be paid");
+                    tracing::error!(action = %describe(&due.action), %error, retry_in = ?pause, "cleanup failed and will be tried again");
                     self.postpone(id, pause, 1);
                 }
             }
@@ -250,72 +259,77 @@ impl Payer {
         self.due().values().map(|due| due.not_before).min()
     }
 
-    fn postpone(&self, id: DebtId, pause: Duration, failures: u32) {
+    fn postpone(&self, id: ActionId, pause: Duration, failures: u32) {
         if let Some(due) = self.due().get_mut(&id) {
             due.not_before = Instant::now() + pause;
             due.failures += failures;
         }
     }
 
-    fn due(&self) -> MutexGuard<'_, BTreeMap<DebtId, Due>> {
+    fn due(&self) -> MutexGuard<'_, BTreeMap<ActionId, Due>> {
         self.inner.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One attempt to pay one debt, and its removal from the journal.
+    /// One attempt to carry out one action, and its removal from the journal.
     ///
     /// # Errors
-    /// The debt stays on disk.
-    pub async fn pay(&self, id: DebtId, debt: &Debt, outcome: Outcome) -> Result<Payment, PayError> {
-        let payment = self.perform(debt, outcome).await?;
-        if payment != Payment::NotYet {
+    /// The action stays on disk.
+    pub async fn carry_out(
+        &self,
+        id: ActionId,
+        action: &CleanupAction,
+        outcome: Outcome,
+    ) -> Result<Attempt, CleanupError> {
+        let attempt = self.perform(action, outcome).await?;
+        if attempt != Attempt::NotYet {
             let journal = self.inner.journal.clone();
-            blocking(move || journal.settle(id)).await?;
+            blocking(move || journal.complete(id)).await?;
         }
-        Ok(payment)
+        Ok(attempt)
     }
 
-    async fn perform(&self, debt: &Debt, outcome: Outcome) -> Result<Payment, PayError> {
-        match debt {
-            Debt::Start(container) => self.restart(container, outcome).await,
-            Debt::Unpause(container) => self.unpause(container, outcome).await,
-            Debt::RemoveContainer { name } => {
+    async fn perform(&self, action: &CleanupAction, outcome: Outcome) -> Result<Attempt, CleanupError> {
+        match action {
+            CleanupAction::Start(container) => self.restart(container, outcome).await,
+            CleanupAction::Unpause(container) => self.unpause(container, outcome).await,
+            CleanupAction::RemoveContainer { name } => {
                 self.inner.engine.remove_container(name).await?;
-                Ok(Payment::Paid)
+                Ok(Attempt::Done)
             }
-            Debt::RemoveVolume { job, name, seen_empty } => {
+            CleanupAction::RemoveVolume { job, name, seen_empty } => {
                 self.remove_volume(&job.to_string(), name, *seen_empty).await
             }
-            Debt::RemoveDirectory { job: _, path } => {
+            CleanupAction::RemoveDirectory { job: _, path } => {
                 let path = path.clone();
                 blocking(move || remove_directory(&path)).await
             }
         }
     }
 
-    async fn restart(&self, debt: &ContainerDebt, outcome: Outcome) -> Result<Payment, PayError> {
-        let seen = self.look(debt).await?;
-        let payment = judge::stopped(debt, seen.as_ref(), outcome);
-        if payment == Payment::Paid {
+    async fn restart(&self, quiesced: &QuiescedContainer, outcome: Outcome) -> Result<Attempt, CleanupError> {
+        let seen = self.look(quiesced).await?;
+        let attempt = judge::stopped(quiesced, seen.as_ref(), outcome);
+        if attempt == Attempt::Done {
             failpoint("agent.resume.before");
-            self.inner.engine.start_container(&debt.container).await?;
+            self.inner.engine.start_container(&quiesced.container).await?;
             failpoint("agent.resume.after");
         }
-        Ok(payment)
+        Ok(attempt)
     }
 
-    async fn unpause(&self, debt: &ContainerDebt, outcome: Outcome) -> Result<Payment, PayError> {
-        let seen = self.look(debt).await?;
-        let payment = judge::paused(debt, seen.as_ref(), outcome);
-        if payment == Payment::Paid {
+    async fn unpause(&self, quiesced: &QuiescedContainer, outcome: Outcome) -> Result<Attempt, CleanupError> {
+        let seen = self.look(quiesced).await?;
+        let attempt = judge::paused(quiesced, seen.as_ref(), outcome);
+        if attempt == Attempt::Done {
             failpoint("agent.resume.before");
-            self.inner.engine.unpause_container(&debt.container).await?;
+            self.inner.engine.unpause_container(&quiesced.container).await?;
             failpoint("agent.resume.after");
         }
-        Ok(payment)
+        Ok(attempt)
     }
 
-    async fn look(&self, debt: &ContainerDebt) -> Result<Option<Container>, EngineError> {
-        match self.inner.engine.inspect_container(&debt.container).await {
+    async fn look(&self, quiesced: &QuiescedContainer) -> Result<Option<Container>, EngineError> {
+        match self.inner.engine.inspect_container(&quiesced.container).await {
             Ok(container) => Ok(Some(container)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -330,27 +344,27 @@ impl Payer {
         job: &str,
         name: &str,
         seen_empty: Option<u64>,
-    ) -> Result<Payment, PayError> {
+    ) -> Result<Attempt, CleanupError> {
         let Ok(name) = name.parse::<VolumeName>() else {
-            return Ok(Payment::Void("no volume can have that name"));
+            return Ok(Attempt::Void("no volume can have that name"));
         };
         let engine = &self.inner.engine;
         let volume = match engine.inspect_volume(&name).await {
             Ok(volume) => volume,
-            Err(error) if error.is_not_found() => return Ok(Payment::Void("it is not there")),
+            Err(error) if error.is_not_found() => return Ok(Attempt::Void("it is not there")),
             Err(error) => return Err(error.into()),
         };
         if volume.labels.get(RESTORE_LABEL).map(String::as_str) != Some(job) {
-            return Ok(Payment::Void("it is not the volume the restore made"));
+            return Ok(Attempt::Void("it is not the volume the restore made"));
         }
         if !engine.volume_users(&name).await?.is_empty() {
-            return Ok(Payment::Void(IN_USE));
+            return Ok(Attempt::Void(IN_USE));
         }
         if let Some(inode) = seen_empty {
             let emptied = empty::empty(engine, &self.inner.holders, &name, inode).await;
-            match emptied.map_err(|source| PayError::Empty { volume: name.clone(), source })? {
+            match emptied.map_err(|source| CleanupError::Empty { volume: name.clone(), source })? {
                 empty::Emptied::Done => failpoint("agent.restore.emptied"),
-                empty::Emptied::InUse => return Ok(Payment::Void(IN_USE)),
+                empty::Emptied::InUse => return Ok(Attempt::Void(IN_USE)),
                 empty::Emptied::AnotherRoot => tracing::warn!(
                     volume.name = %name,
                     "the half-restored volume leads to another directory by now, which is left as it is"
@@ -359,32 +373,32 @@ impl Payer {
         }
         match engine.remove_volume(&name).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
-            _ => Ok(Payment::Paid),
+            _ => Ok(Attempt::Done),
         }
     }
 }
 
 impl Due {
-    fn new(debt: Debt, now: Instant, act: Act) -> Self {
-        Self { debt, act, failures: 0, not_before: now }
+    fn new(action: CleanupAction, now: Instant, act: Act) -> Self {
+        Self { action, act, failures: 0, not_before: now }
     }
 }
 
-fn at_rest(due: &BTreeMap<DebtId, Due>) -> usize {
-    due.values().filter(|due| is_at_rest(&due.debt)).count()
+fn count_containers(due: &BTreeMap<ActionId, Due>) -> usize {
+    due.values().filter(|due| is_of_container(&due.action)).count()
 }
 
-fn is_at_rest(debt: &Debt) -> bool {
-    matches!(debt, Debt::Start(_) | Debt::Unpause(_))
+fn is_of_container(action: &CleanupAction) -> bool {
+    matches!(action, CleanupAction::Start(_) | CleanupAction::Unpause(_))
 }
 
 /// What lies above it was no link when it was written down, and is none to be
 /// followed now: somebody else may have put one there.
-fn remove_directory(path: &Path) -> Result<Payment, PayError> {
+fn remove_directory(path: &Path) -> Result<Attempt, CleanupError> {
     let name = path.file_name().filter(|name| name.as_bytes().starts_with(RESTORE_DIRECTORY.as_bytes()));
     let (Some(parent), Some(Ok(name))) = (path.parent(), name.map(|name| CString::new(name.as_bytes())))
     else {
-        return Ok(Payment::Void("it is not a directory a restore makes"));
+        return Ok(Attempt::Void("it is not a directory a restore makes"));
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let no_links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -398,16 +412,16 @@ fn remove_directory(path: &Path) -> Result<Payment, PayError> {
         Ok(opened) => opened,
         Err(error) => {
             return match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(Payment::Void("it is not there")),
-                _ if is_replaced(&error) => Ok(Payment::Void("something else is in its place by now")),
-                _ => Err(PayError::Remove { what: path.display().to_string(), source: error }),
+                std::io::ErrorKind::NotFound => Ok(Attempt::Void("it is not there")),
+                _ if is_replaced(&error) => Ok(Attempt::Void("something else is in its place by now")),
+                _ => Err(CleanupError::Remove { what: path.display().to_string(), source: error }),
             };
         }
     };
-    let failed = |source| PayError::Remove { what: path.display().to_string(), source };
+    let failed = |source| CleanupError::Remove { what: path.display().to_string(), source };
     remove_contents(root.as_fd(), path).map_err(|error| failed(std::io::Error::other(error)))?;
     rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR).map_err(|error| failed(error.into()))?;
-    Ok(Payment::Paid)
+    Ok(Attempt::Done)
 }
 
 /// Whether a link, or what is no directory, was met on the way.
@@ -430,25 +444,27 @@ pub(crate) async fn blocking<T: Send + 'static, E: Send + 'static>(
     }
 }
 
-fn report(debt: &Debt, payment: &Payment) {
-    match payment {
-        Payment::Paid => tracing::info!(debt = %describe(debt), "debt is paid"),
-        Payment::Void(reason) => tracing::info!(debt = %describe(debt), reason, "debt is void"),
-        Payment::Left(reason) => {
-            tracing::warn!(debt = %describe(debt), reason, "a container that a job brought to rest does not run");
+fn report(action: &CleanupAction, attempt: &Attempt) {
+    match attempt {
+        Attempt::Done => tracing::info!(action = %describe(action), "cleanup is done"),
+        Attempt::Void(reason) => {
+            tracing::info!(action = %describe(action), reason, "cleanup has nothing to do")
         }
-        Payment::NotYet => {}
+        Attempt::Left(reason) => {
+            tracing::warn!(action = %describe(action), reason, "a container that a job quiesced does not run");
+        }
+        Attempt::NotYet => {}
     }
 }
 
-/// The debt in words, for logs and for `resume`.
-pub fn describe(debt: &Debt) -> String {
-    match debt {
-        Debt::Start(container) => format!("start container `{}`", container.name),
-        Debt::Unpause(container) => format!("unpause container `{}`", container.name),
-        Debt::RemoveContainer { name } => format!("remove container `{name}`"),
-        Debt::RemoveVolume { name, .. } => format!("remove the half-restored volume `{name}`"),
-        Debt::RemoveDirectory { path, .. } => {
+/// The action in words, for logs and for `resume`.
+pub fn describe(action: &CleanupAction) -> String {
+    match action {
+        CleanupAction::Start(container) => format!("start container `{}`", container.name),
+        CleanupAction::Unpause(container) => format!("unpause container `{}`", container.name),
+        CleanupAction::RemoveContainer { name } => format!("remove container `{name}`"),
+        CleanupAction::RemoveVolume { name, .. } => format!("remove the half-restored volume `{name}`"),
+        CleanupAction::RemoveDirectory { path, .. } => {
             format!("remove the half-restored directory {}", path.display())
         }
     }

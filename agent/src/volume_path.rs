@@ -62,7 +62,7 @@ pub enum ReachError {
         #[source]
         source: io::Error,
     },
-    #[error("volume `{volume}` was removed and made anew under its name meanwhile")]
+    #[error("volume `{volume}` was removed and recreated under its name meanwhile")]
     Replaced { volume: VolumeName },
 }
 
@@ -163,7 +163,7 @@ impl ReachedVolume {
     /// Lets go of the volume.
     ///
     /// # Errors
-    /// When a holder cannot be removed; the journal owes it then.
+    /// When a holder cannot be removed; the journal lists its removal then.
     pub async fn release(self) -> Result<(), HolderError> {
         // Before the holder goes: an open directory keeps its mount busy.
         drop(self.root);
@@ -282,9 +282,9 @@ mod tests {
         fs::write(reached.path().join("restored"), "too").unwrap();
         assert_eq!(fs::read_to_string(directory.join("restored")).unwrap(), "too", "it can be restored into");
         assert!(engine.volume_users(&name).await.unwrap().is_empty(), "a holder is nobody's container");
-        assert_eq!(bench.journal.debts().len(), 1);
+        assert_eq!(bench.journal.actions().len(), 1);
         reached.check_identity(engine).await.unwrap();
-        assert_eq!(bench.holders.sweep().await.unwrap(), 0, "one that is owed is not swept");
+        assert_eq!(bench.holders.sweep().await.unwrap(), 0, "one that the journal lists is not swept");
         assert!(engine.remove_volume(&name).await.is_err(), "it cannot be removed meanwhile");
 
         drop(root);
@@ -311,8 +311,8 @@ mod tests {
         let engine = &bench.scene.engine;
         let name = bound_volume(&bench.scene, &bench.scene.directory("device")).await;
         let reached = resolve(engine, &bench.holders, &name).await.unwrap();
-        for (id, _) in bench.journal.debts() {
-            bench.journal.settle(id).unwrap();
+        for (id, _) in bench.journal.actions() {
+            bench.journal.complete(id).unwrap();
         }
         assert_eq!(bench.holders.sweep().await.unwrap(), 1);
         reached.release().await.expect("what is gone is released");

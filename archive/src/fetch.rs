@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::frame::{self, FrameError};
 use crate::ids::{FrameId, PackId};
-use crate::seam::{FrameKind, FrameLocation, PackEntry, PackSource, SeamError};
+use crate::pack_io::{FrameKind, FrameLocation, PackEntry, PackIoError, PackSource};
 
 /// Most frames in one call of [`PackSource::locate`].
 const LOCATE_BATCH: usize = 4096;
@@ -37,9 +37,9 @@ pub enum FetchError {
     #[error("frame {frame} in pack {pack} is damaged")]
     Damaged { frame: FrameId, pack: PackId, source: Box<FrameError> },
     #[error("frame {frame} in pack {pack} could not be read")]
-    Read { frame: FrameId, pack: PackId, source: Arc<SeamError> },
+    Read { frame: FrameId, pack: PackId, source: Arc<PackIoError> },
     #[error("frames could not be looked up")]
-    Locate { source: Arc<SeamError> },
+    Locate { source: Arc<PackIoError> },
 }
 
 impl FetchError {
@@ -235,11 +235,11 @@ impl FrameFetcher {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |source: SeamError| FetchError::Locate { source: Arc::new(source) };
+        let failed = |source: PackIoError| FetchError::Locate { source: Arc::new(source) };
         let mut locations = self.source.locate(ids).map_err(failed)?;
         if locations.len() != ids.len() {
             let message = format!("{} answers to {} questions", locations.len(), ids.len());
-            return Err(failed(SeamError::new("protocol", message)));
+            return Err(failed(PackIoError::new("protocol", message)));
         }
         // An answer about another frame is no answer.
         for (id, location) in ids.iter().zip(&mut locations) {
@@ -305,7 +305,7 @@ impl FrameFetcher {
         let bytes = self.source.read(&first.pack, range).map_err(failed)?;
         if bytes.len() as u64 != wanted {
             let message = format!("{} bytes came where {wanted} were asked for", bytes.len());
-            return Err(failed(SeamError::new("corrupt", message)));
+            return Err(failed(PackIoError::new("corrupt", message)));
         }
         Ok(bytes)
     }
@@ -414,7 +414,7 @@ pub(crate) mod tests {
     use crate::frame::{EncodedFrame, encode};
     use crate::ids::AllocationId;
     use crate::pack::PackBuilder;
-    use crate::seam::SealedPack;
+    use crate::pack_io::SealedPack;
 
     /// Packs in memory.
     #[derive(Default)]
@@ -438,19 +438,19 @@ pub(crate) mod tests {
     }
 
     impl PackSource for MemorySource {
-        fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+        fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
             assert!(frames.len() <= LOCATE_BATCH);
             Ok(frames.iter().map(|frame| self.index.get(frame).cloned()).collect())
         }
 
-        fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+        fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
             if let Some(code) = self.fails {
-                return Err(SeamError::new(code, "a test"));
+                return Err(PackIoError::new(code, "a test"));
             }
-            let bytes = self.packs.get(pack).ok_or_else(|| SeamError::new("not-found", "no such pack"))?;
+            let bytes = self.packs.get(pack).ok_or_else(|| PackIoError::new("not-found", "no such pack"))?;
             if range.end > bytes.len() as u64 {
-                return Err(SeamError::new("corrupt", "the pack ends before"));
+                return Err(PackIoError::new("corrupt", "the pack ends before"));
             }
             Ok(bytes.slice(range.start as usize..range.end as usize))
         }

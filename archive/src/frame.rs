@@ -17,7 +17,7 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{self, CParameter};
 
 use crate::ids::FrameId;
-use crate::seam::{FrameKind, PackEntry};
+use crate::pack_io::{FrameKind, PackEntry};
 
 /// Most raw bytes a frame may hold.
 pub const MAX_RAW: usize = 4 << 20;

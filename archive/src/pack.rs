@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 
 use crate::frame::{EncodedFrame, MAX_RAW, MAX_STORED};
 use crate::ids::FrameId;
-use crate::seam::{FrameKind, PackEntry, SealedPack};
+use crate::pack_io::{FrameKind, PackEntry, SealedPack};
 
 /// Bytes of the footer that ends a pack.
 pub const FOOTER_LEN: usize = 32;

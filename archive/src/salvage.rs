@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use crate::frame::{decode_first, frame_id};
 use crate::ids::FrameId;
 use crate::manifest::page_refs;
-use crate::seam::{FrameKind, PackEntry};
+use crate::pack_io::{FrameKind, PackEntry};
 
 const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
@@ -48,7 +48,7 @@ mod tests {
     use crate::frame::encode;
     use crate::pack::PackBuilder;
 
-    fn pack(frames: usize) -> crate::seam::SealedPack {
+    fn pack(frames: usize) -> crate::pack_io::SealedPack {
         let mut builder = PackBuilder::new();
         for n in 0..frames {
             builder.push(encode(FrameKind::Data, format!("content {n} ").repeat(n + 1).as_bytes(), 3));

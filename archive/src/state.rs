@@ -13,7 +13,7 @@ use prost::Message;
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::ids::{HostId, InvalidId, PackId, SourceId};
 use crate::pack::{self, PackError, TableRead};
-use crate::seam::PackEntry;
+use crate::pack_io::PackEntry;
 
 /// `state/head`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -187,7 +187,7 @@ mod tests {
     use crate::frame::encode;
     use crate::ids::AllocationId;
     use crate::pack::PackBuilder;
-    use crate::seam::FrameKind;
+    use crate::pack_io::FrameKind;
 
     #[test]
     fn a_head_round_trips() {

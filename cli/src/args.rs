@@ -323,7 +323,7 @@ pub enum PolicyCommand {
     },
     /// Have a policy run again.
     Enable { name: String },
-    /// Have a policy rest: nothing is backed up or forgotten by it.
+    /// Suspend a policy: nothing is backed up or forgotten by it.
     Disable { name: String },
     /// Delete a policy; its snapshots stay.
     Rm { name: String },
@@ -351,7 +351,7 @@ pub struct BackupRunArgs {
     /// Directory the host allows; may be repeated.
     #[arg(long, value_name = "PATH")]
     pub directory: Vec<String>,
-    /// How containers are brought to rest.
+    /// How containers are quiesced.
     #[arg(long, value_enum, default_value = "none")]
     pub consistency: ConsistencyArg,
     /// Accept a source that has become empty, or shrank below a tenth.
@@ -360,7 +360,7 @@ pub struct BackupRunArgs {
     /// Call a snapshot complete that leaves out what is mounted inside a source.
     #[arg(long)]
     pub leave_out_mounts: bool,
-    /// Longest time a container may be kept at rest: 90s, 5m [default: what its host allows].
+    /// Longest time a container may be kept quiesced: 90s, 5m [default: what its host allows].
     #[arg(long, value_name = "SPAN", value_parser = values::some_seconds)]
     pub max_downtime: Option<u32>,
     /// Start it and return.

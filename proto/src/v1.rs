@@ -1243,7 +1243,7 @@ impl SourceKind {
         }
     }
 }
-/// How the data is brought to rest while it is read.
+/// How the data is quiesced while it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Consistency {
@@ -1350,7 +1350,7 @@ pub enum SourcePhase {
     /// Reading while the containers run.
     FirstPass = 2,
     Quiescing = 3,
-    /// Reading what changed since, with the containers at rest.
+    /// Reading what changed since, with the quiesced containers.
     SecondPass = 4,
     Committing = 5,
 }
@@ -3223,7 +3223,7 @@ pub struct PlanUpgradeRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UpgradePlan {
-    /// Of everything the plan rests on: equal as long as the world is.
+    /// Of everything the plan depends on: equal as long as the world is.
     #[prost(string, tag = "1")]
     pub fingerprint: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
@@ -3348,7 +3348,7 @@ pub mod upgrade_event {
     pub enum Event {
         #[prost(message, tag = "2")]
         Step(super::UpgradeStep),
-        /// The old container is at rest: snapshots taken now are of the moment.
+        /// The old container is quiesced: snapshots taken now are of the moment.
         #[prost(message, tag = "3")]
         Stopped(super::UpgradeStopped),
         #[prost(message, tag = "4")]
@@ -3440,7 +3440,7 @@ pub struct ProceedUpgradeRequest {
     pub job_id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub generation: u64,
-    /// That of the UpgradeStopped this answers. An undoing that has come to rest
+    /// That of the UpgradeStopped this answers. A rollback that has is quiesced
     /// anew since, by a restart of the agent, does not go on by it: its containers
     /// ran in between, and the snapshot taken has not what they wrote.
     #[prost(int64, tag = "3")]
@@ -3474,7 +3474,7 @@ pub struct RollBackUpgradeRequest {
     /// Of the caller's job; events carry it.
     #[prost(string, tag = "2")]
     pub job_id: ::prost::alloc::string::String,
-    /// Bring everything to rest, say so with UpgradeStopped, and go back only
+    /// Quiesce everything, say so with UpgradeStopped, and go back only
     /// after ProceedUpgrade with this job id.
     #[prost(bool, tag = "3")]
     pub wait: bool,
@@ -3486,7 +3486,7 @@ pub enum UpgradeState {
     /// The new container is made beside the old one, which runs.
     Preparing = 1,
     Stopping = 2,
-    /// The old one is at rest and its data cloned; waits for ProceedUpgrade.
+    /// The old one is quiesced and its data cloned; waits for ProceedUpgrade.
     Stopped = 3,
     /// The new one takes the name and starts.
     Switching = 4,
@@ -3500,10 +3500,10 @@ pub enum UpgradeState {
     Finished = 8,
     RollingBack = 9,
     RolledBack = 10,
-    /// A committed upgrade that is to be undone: everything rests, nothing went
+    /// A committed upgrade that is to be undone: everything is quiesced, nothing went
     /// back yet; waits for ProceedUpgrade. Without that everything runs again and
     /// the state is UPGRADE_STATE_COMMITTED once more.
-    Resting = 11,
+    AwaitingRollbackSnapshot = 11,
 }
 impl UpgradeState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3523,7 +3523,7 @@ impl UpgradeState {
             Self::Finished => "UPGRADE_STATE_FINISHED",
             Self::RollingBack => "UPGRADE_STATE_ROLLING_BACK",
             Self::RolledBack => "UPGRADE_STATE_ROLLED_BACK",
-            Self::Resting => "UPGRADE_STATE_RESTING",
+            Self::AwaitingRollbackSnapshot => "UPGRADE_STATE_AWAITING_ROLLBACK_SNAPSHOT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3540,7 +3540,9 @@ impl UpgradeState {
             "UPGRADE_STATE_FINISHED" => Some(Self::Finished),
             "UPGRADE_STATE_ROLLING_BACK" => Some(Self::RollingBack),
             "UPGRADE_STATE_ROLLED_BACK" => Some(Self::RolledBack),
-            "UPGRADE_STATE_RESTING" => Some(Self::Resting),
+            "UPGRADE_STATE_AWAITING_ROLLBACK_SNAPSHOT" => {
+                Some(Self::AwaitingRollbackSnapshot)
+            }
             _ => None,
         }
     }
@@ -3865,7 +3867,7 @@ pub mod container_service_client {
             self.inner.server_streaming(req, path, codec).await
         }
         /// Lets an upgrade that waits in UPGRADE_STATE_STOPPED go on, or a rollback
-        /// that waits in UPGRADE_STATE_RESTING.
+        /// that waits in UPGRADE_STATE_AWAITING_ROLLBACK_SNAPSHOT.
         pub async fn proceed_upgrade(
             &mut self,
             request: impl tonic::IntoRequest<super::ProceedUpgradeRequest>,
@@ -3945,7 +3947,7 @@ pub mod container_service_client {
         /// Goes back to the old container and to the data as it was at the stop, also
         /// within the grace period of a committed upgrade. What was written since is
         /// discarded: a caller that wants to keep it asks to wait, and takes a
-        /// snapshot while everything rests.
+        /// snapshot while everything is quiesced.
         pub async fn roll_back_upgrade(
             &mut self,
             request: impl tonic::IntoRequest<super::RollBackUpgradeRequest>,
@@ -4056,7 +4058,7 @@ pub mod container_service_server {
             request: tonic::Request<super::RunUpgradeRequest>,
         ) -> std::result::Result<tonic::Response<Self::RunUpgradeStream>, tonic::Status>;
         /// Lets an upgrade that waits in UPGRADE_STATE_STOPPED go on, or a rollback
-        /// that waits in UPGRADE_STATE_RESTING.
+        /// that waits in UPGRADE_STATE_AWAITING_ROLLBACK_SNAPSHOT.
         async fn proceed_upgrade(
             &self,
             request: tonic::Request<super::ProceedUpgradeRequest>,
@@ -4093,7 +4095,7 @@ pub mod container_service_server {
         /// Goes back to the old container and to the data as it was at the stop, also
         /// within the grace period of a committed upgrade. What was written since is
         /// discarded: a caller that wants to keep it asks to wait, and takes a
-        /// snapshot while everything rests.
+        /// snapshot while everything is quiesced.
         async fn roll_back_upgrade(
             &self,
             request: tonic::Request<super::RollBackUpgradeRequest>,
@@ -10586,7 +10588,7 @@ pub struct StartUpgradeRequest {
     pub host: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub upgrade: ::core::option::Option<PlanUpgradeRequest>,
-    /// How containers rest for the snapshot before the upgrade; unspecified:
+    /// How containers are quiesced for the snapshot before the upgrade; unspecified:
     /// pause.
     #[prost(enumeration = "Consistency", tag = "4")]
     pub consistency: i32,

@@ -409,7 +409,7 @@ fn calibration() -> (f64, f64) {
     });
     let compress = rate(&|| {
         std::hint::black_box(holdfast_archive::frame::encode(
-            holdfast_archive::seam::FrameKind::Data,
+            holdfast_archive::pack_io::FrameKind::Data,
             &text,
             3,
         ));

@@ -187,7 +187,7 @@ fn an_empty_source_that_was_not_empty_is_an_error() {
 }
 
 /// The main job on a real S3 server, with the store cut off in the middle:
-/// before anything is uploaded, and when the containers are at rest already.
+/// before anything is uploaded, and when the containers are quiesced already.
 #[test]
 fn s3_backup_survives_the_store_going_away() {
     require_engine!();
@@ -216,7 +216,7 @@ fn s3_backup_survives_the_store_going_away() {
     assert_eq!(job["state"], "succeeded", "{job}");
     fleet.engine("host-a").wait_state("writer", "running", 20);
 
-    // The agent stands still with both containers at rest and the pass at rest
+    // The agent stands still with both quiesced containers and the pass quiesced
     // not begun: that meets the store as it is then, and finds something new.
     fleet.engine("host-a").run_writer("writer-2", "data");
     let both = |fleet: &Fleet| ["writer", "writer-2"].map(|name| fleet.engine("host-a").state(name));

@@ -1,6 +1,6 @@
 //! Agent and controller killed at named places and at random moments: a
 //! snapshot is absent or complete, what was uploaded is used, nothing stays
-//! at rest.
+//! quiesced.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus};

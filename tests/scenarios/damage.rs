@@ -7,8 +7,8 @@ use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
 use e2e::{figure, require_engine, tree};
 use holdfast_archive::pack::{TableRead, read_table};
+use holdfast_archive::pack_io::FrameKind;
 use holdfast_archive::repository::{RepositoryInfo, hash};
-use holdfast_archive::seam::FrameKind;
 
 fn files_below(root: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(root).unwrap() {

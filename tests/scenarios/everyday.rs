@@ -4,7 +4,7 @@ use e2e::fleet::Fleet;
 use e2e::require_engine;
 
 #[test]
-fn snapshots_are_forgotten_together_policies_rest_and_jobs_tell_their_story() {
+fn snapshots_are_forgotten_together_policies_are_suspended_and_jobs_have_an_event_log() {
     require_engine!();
     let fleet = Fleet::start(&["web-1"]);
     fleet.engine("web-1").docker(["volume", "create", "data"]);

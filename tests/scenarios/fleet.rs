@@ -230,7 +230,7 @@ fn an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
     fleet.wait_json("the rejoined host", 10, &["host", "show", "web-1"], |host| host["connected"] == true);
     fleet.ok(&["backup", "run", "--host", "web-1", "--volume", "data", "--allow-empty"]);
 
-    // A controller made anew from the bucket is another one to its hosts.
+    // A controller recreated from the bucket is another one to its hosts.
     fleet.rebuild();
     let token = fleet.token("web-1");
     fleet.join_beside("web-1", &token);

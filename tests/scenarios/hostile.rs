@@ -13,7 +13,7 @@ use holdfast_archive::frame::{MAX_RAW, encode};
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestWriter;
 use holdfast_archive::pack::PackBuilder;
-use holdfast_archive::seam::{FrameKind, SealedPack};
+use holdfast_archive::pack_io::{FrameKind, SealedPack};
 use holdfast_archive::snapshot::{SnapshotBody, SourceFacts, Stats, decode_body, encode_body};
 use holdfast_proto::v1;
 use holdfast_proto::v1::commit_snapshot_response::Outcome;

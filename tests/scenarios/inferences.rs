@@ -1,4 +1,4 @@
-//! What upgrades rest on, seen on a real Engine (20.10, API 1.41): each of the
+//! What upgrades depend on, seen on a real Engine (20.10, API 1.41): each of the
 //! inferences drawn from other tools' sources is settled here before anything
 //! is built on it. Where it is wrong, or this Engine cannot show it, the words
 //! above it say so.

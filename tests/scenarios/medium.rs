@@ -12,7 +12,7 @@ use e2e::fleet::{Fleet, Place, Said};
 use e2e::process::run;
 use e2e::{require_disk, require_engine, require_fuse, tree};
 use holdfast_archive::pack::{TableRead, read_table};
-use holdfast_archive::seam::{FrameKind, PackEntry};
+use holdfast_archive::pack_io::{FrameKind, PackEntry};
 
 /// A fleet whose repository lies where `disk` makes it lie, with one host.
 fn fleet_on<D>(disk: impl FnOnce(&Path) -> D) -> (Fleet, D) {

@@ -1,4 +1,4 @@
-//! Containers are at rest for the second pass only, and never stay so.
+//! Containers are quiesced for the second pass only, and never stay so.
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -65,7 +65,7 @@ fn ended_and_begun(fleet: &Fleet) -> [DateTime<Utc>; 2] {
 fn paused_and_stopped_for_the_second_pass_only() {
     require_engine!();
     let mut fleet = with_writer();
-    for (how, rests) in [("pause", "paused"), ("stop", "exited")] {
+    for (how, quiesced) in [("pause", "paused"), ("stop", "exited")] {
         // Everything was read once, and the writer still writes.
         halt_at(&mut fleet, "agent.capture.first-pass-done");
         let id = start(&fleet, how, &[]);
@@ -87,18 +87,18 @@ fn paused_and_stopped_for_the_second_pass_only() {
             assert!(down >= outside, "{down} ms are told of {outside} ms by the Engine's clock");
         }
 
-        // It rests until all was read again.
+        // It stays quiesced until all was read again.
         halt_at(&mut fleet, "agent.capture.second-pass-done");
         let id = start(&fleet, how, &[]);
         fleet.host("host-a").agent().wait_halted(60);
-        assert_eq!(fleet.engine("host-a").state("writer"), rests, "{how}");
+        assert_eq!(fleet.engine("host-a").state("writer"), quiesced, "{how}");
         fleet.host("host-a").agent().run_on();
         ends_well(&fleet, &id);
     }
 }
 
 #[test]
-fn all_users_of_a_volume_rest_together() {
+fn all_users_of_a_volume_are_quiesced_together() {
     require_engine!();
     let fleet = with_writer();
     fleet.engine("host-a").run_writer("second", "data");
@@ -171,7 +171,7 @@ fn d02_an_agent_killed_in_the_middle_starts_what_it_stopped() {
 }
 
 #[test]
-fn a_dead_agents_debt_is_paid_without_it() {
+fn what_a_dead_agent_left_is_undone_without_it() {
     require_engine!();
     let mut fleet = with_writer();
     fleet.host("host-a").agent().kill();
@@ -202,7 +202,7 @@ fn a_dead_agents_debt_is_paid_without_it() {
 }
 
 #[test]
-fn a_controller_killed_in_the_middle_leaves_nothing_at_rest() {
+fn a_controller_killed_in_the_middle_leaves_nothing_quiesced() {
     require_engine!();
     let mut fleet = with_writer();
     for point in
@@ -250,38 +250,38 @@ fn both_run(fleet: &Fleet) {
 }
 
 /// Starts a backup whose agent stands still with both writers stopped and the
-/// pass at rest not begun, and gives the job's id. That pass finds something
+/// pass quiesced not begun, and gives the job's id. That pass finds something
 /// new, and meets the world as it is made until the agent is let run on.
-fn halt_at_rest(fleet: &mut Fleet, more: &[&str]) -> String {
+fn halt_quiesced(fleet: &mut Fleet, more: &[&str]) -> String {
     fleet.host("host-a").agent().kill();
     fleet.host("host-a").start_agent(Some("halt agent.quiesce.after-stop:2"));
     fleet.wait_connected("host-a");
     let id = start(fleet, "stop", more);
     fleet.host("host-a").agent().wait_halted(120);
-    both_rest(fleet);
+    both_quiesced(fleet);
     let new: Vec<u8> = (0..300_000).map(|_| rand::random()).collect();
     std::fs::write(fleet.engine("host-a").volume_path("data").join("at-rest"), new).unwrap();
     id
 }
 
 #[track_caller]
-fn both_rest(fleet: &Fleet) {
+fn both_quiesced(fleet: &Fleet) {
     assert_eq!(TWO.map(|name| fleet.engine("host-a").state(name)), ["exited"; 2]);
 }
 
 #[test]
-fn a_controller_killed_while_containers_rest_finds_them_running_in_the_end() {
+fn a_controller_killed_while_containers_are_quiesced_finds_them_running_in_the_end() {
     require_engine!();
     let mut fleet = with_two_writers();
     for point in ["controller.pack.after-intent", "controller.pack.after-commit"] {
-        let id = halt_at_rest(&mut fleet, &[]);
+        let id = halt_quiesced(&mut fleet, &[]);
         fleet.controller().kill();
         fleet.start_controller(Some(point));
         fleet.host("host-a").agent().run_on();
         let status = fleet.controller().wait(60);
         assert_eq!(status.signal(), Some(9), "{point}: {status}");
         // It stays so: the agent waits for the controller in the middle of a pass.
-        both_rest(&fleet);
+        both_quiesced(&fleet);
         fleet.start_controller(None);
         both_run(&fleet);
         fleet.wait_connected("host-a");
@@ -296,10 +296,10 @@ fn a_controller_killed_while_containers_rest_finds_them_running_in_the_end() {
 }
 
 #[test]
-fn containers_at_rest_do_not_wait_for_a_dead_controller_beyond_their_maximum_downtime() {
+fn quiesced_containers_do_not_wait_for_a_dead_controller_beyond_their_maximum_downtime() {
     require_engine!();
     let mut fleet = with_two_writers();
-    let id = halt_at_rest(&mut fleet, &["--max-downtime", "30"]);
+    let id = halt_quiesced(&mut fleet, &["--max-downtime", "30"]);
     fleet.controller().kill();
     fleet.host("host-a").agent().run_on();
     both_run(&fleet);
@@ -313,10 +313,10 @@ fn containers_at_rest_do_not_wait_for_a_dead_controller_beyond_their_maximum_dow
 }
 
 #[test]
-fn a_store_that_fails_while_containers_rest_keeps_none_beyond_its_maximum_downtime() {
+fn a_store_that_fails_while_containers_are_quiesced_keeps_none_beyond_its_maximum_downtime() {
     require_engine!();
     let mut fleet = with_two_writers();
-    let id = halt_at_rest(&mut fleet, &["--max-downtime", "30"]);
+    let id = halt_quiesced(&mut fleet, &["--max-downtime", "30"]);
     let packs = fleet.repository_dir().join("packs");
     std::fs::rename(&packs, fleet.dir().join("packs-away")).unwrap();
     std::fs::write(&packs, "in the way").unwrap();
@@ -334,7 +334,7 @@ fn a_store_that_fails_while_containers_rest_keeps_none_beyond_its_maximum_downti
 }
 
 #[test]
-fn a_backup_whose_store_fails_can_be_cancelled_and_leaves_nothing_at_rest() {
+fn a_backup_whose_store_fails_can_be_cancelled_and_leaves_nothing_quiesced() {
     require_engine!();
     let fleet = with_writer();
     // The repository's disk refuses: its folder is a file now.

@@ -10,7 +10,7 @@ use e2e::process::run;
 use e2e::s3::{Misbehaviour, Mishap, S3Server};
 use e2e::{require_engine, tree};
 use holdfast_archive::pack::{TableRead, read_table};
-use holdfast_archive::seam::FrameKind;
+use holdfast_archive::pack_io::FrameKind;
 
 fn packs(repository: &Path) -> Vec<PathBuf> {
     let folders = std::fs::read_dir(repository.join("packs")).unwrap();

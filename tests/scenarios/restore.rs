@@ -328,7 +328,7 @@ fn p05_what_the_first_attempt_left_in_the_journal_does_not_remove_what_the_secon
     // Each time it waits longer before it tries again, by now for half a minute.
     wait::until("the agent to miss the Engine", 120, || {
         let output = scene.fleet.host("host-a").agent().output();
-        let missed = output.matches("debt could not be paid").count();
+        let missed = output.matches("cleanup failed and will be tried again").count();
         (missed >= 7).then_some(()).ok_or(missed)
     });
     scene.fleet.host("host-a").engine.start_again();

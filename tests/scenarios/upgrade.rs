@@ -216,7 +216,7 @@ fn the_old_container_goes_when_the_grace_period_is_over() {
     assert_eq!(upgrades::the_one_that_runs(engine, "app").image, App::Migrates.image());
 }
 
-/// With controller and store gone while everything is at rest, the agent goes
+/// With controller and store gone while everything is quiesced, the agent goes
 /// back alone, also one that was killed itself.
 #[test]
 fn without_controller_and_store_the_agent_goes_back_alone() {
@@ -254,14 +254,14 @@ fn without_controller_and_store_the_agent_goes_back_alone() {
     fleet.wait_connected("host-a");
     rolled_back(&fleet.await_job(&id, 60));
 
-    // While everything is at rest, the agent killed besides.
+    // While everything is quiesced, the agent killed besides.
     fleet.controller().kill();
     fleet.start_controller(Some("controller.upgrade.before-proceed"));
     fleet.wait_connected("host-a");
     let id = fleet.start_upgrade("host-a", "app", App::Migrates.image());
     fleet.controller().wait(60);
     std::fs::rename(fleet.repository_dir(), &away).unwrap();
-    assert_eq!(fleet.engine("host-a").state("app"), "exited", "it is not at rest");
+    assert_eq!(fleet.engine("host-a").state("app"), "exited", "it is not quiesced");
     fleet.host("host-a").agent().kill();
     fleet.host("host-a").start_agent(None);
     check(&mut fleet, "a killed agent");

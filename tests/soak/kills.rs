@@ -17,7 +17,7 @@ pub(crate) enum Act {
     Restore,
     /// Forgotten snapshots are purged and their packs collected.
     Prune,
-    /// A lost controller is made anew from the bucket.
+    /// A lost controller is recreated from the bucket.
     Rebuild,
     Upgrade,
     /// A committed upgrade is rolled back.

@@ -3,7 +3,7 @@
 //!
 //! All serve `/www` on port 8080 and keep rows, one a file, in `/data`. A
 //! version writes there only when it finds what another left, so that data at
-//! rest stays as it is across restarts.
+//! other files stay as they are across restarts.
 
 use crate::docker::{Engine, IMAGE};
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _};
-use holdfast_archive::seam::{FrameKind, SealedPack};
+use holdfast_archive::pack_io::{FrameKind, SealedPack};
 use holdfast_proto::closable::Closable;
 use holdfast_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use holdfast_proto::v1::enrolment_service_client::EnrolmentServiceClient;

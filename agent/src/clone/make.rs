@@ -78,7 +78,7 @@ pub(super) fn file(spot: &Spot<'_>, copier: &mut Copier<'_>, state: Source) -> R
     let torn = copied == Copied::Short || changed(&stat, &after);
     let freezing = flags::freezing(set);
     if !freezing.is_empty() {
-        // Better found out now than when the data is at rest.
+        // Better found out now than when the data is quiesced.
         let tried = flags::freeze(to.as_fd(), freezing).and_then(|()| flags::thaw(to.as_fd()));
         tried.map_err(|error| lacks("its immutable or append-only flag", error))?;
     }
@@ -97,7 +97,7 @@ pub(super) enum Source {
     /// Timestamps may lie so much before the clock that bounds them. Nanoseconds.
     Live { synced_ns: i128, grace_ns: i128 },
     /// Nobody writes to it.
-    Resting,
+    Quiesced,
 }
 
 impl Source {
@@ -133,7 +133,7 @@ pub(super) fn special(spot: &Spot<'_>, stat: &Stat, state: Source) -> Result<Mad
     let kind = type_of(stat);
     let bound_ns = match state {
         Source::Live { grace_ns, .. } => now_ns() - grace_ns,
-        Source::Resting => i128::MAX,
+        Source::Quiesced => i128::MAX,
     };
     let target = match kind {
         FileType::Symlink => {

@@ -2,7 +2,7 @@
 //!
 //! Both passes walk the source in the same order. The first copies what it
 //! can get hold of and notes what each entry looked like; whatever changes or
-//! vanishes under it is left to the second. The second, with the data at rest,
+//! vanishes under it is left to the second. The second, with the quiesced data,
 //! copies anew every file that does not look exactly as noted, or that looked
 //! too young then to tell. Directories get what they are to look like only in
 //! the second pass, each when everything in it is there.
@@ -80,7 +80,7 @@ pub(super) fn first_pass_with(
     Ok(FirstPass { stats, noted: notes.finish().map_err(failed)? })
 }
 
-/// Makes the clone equal to the tree, whose data must be at rest, and returns
+/// Makes the clone equal to the tree, whose data must be quiesced, and returns
 /// when it is on disk. Blocks. Without a first pass of this process whatever is
 /// at `clone` is removed, and everything is copied.
 ///
@@ -98,7 +98,7 @@ pub fn second_pass(
         remove::remove(clone)?;
     }
     let trees = Trees::open(root, clone, first.is_some())?;
-    let mut run = Run::new(&trees, Source::Resting, cancel)?;
+    let mut run = Run::new(&trees, Source::Quiesced, cancel)?;
     run.noted = first.map(|first| first.noted);
     let (stats, _) = run.run()?;
     // Before anything relies on it. This covers the name of the clone too: it is on the same filesystem.

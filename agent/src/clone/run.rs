@@ -92,15 +92,15 @@ impl<'a> Run<'a> {
         self.leave_to(0)?;
         let stat = fstat(&self.trees.source);
         let stat = stat.map_err(|error| CloneError::of(shown(self.trees.root_path), "read", error))?;
-        if self.is_resting() && changed(&self.trees.stat, &stat) {
+        if self.is_quiesced() && changed(&self.trees.stat, &stat) {
             return Err(CloneError::Changing { path: shown(self.trees.root_path) });
         }
         self.freeze()?;
         Ok((self.stats, self.notes))
     }
 
-    fn is_resting(&self) -> bool {
-        matches!(self.state, Source::Resting)
+    fn is_quiesced(&self) -> bool {
+        matches!(self.state, Source::Quiesced)
     }
 
     /// A first pass goes on past whatever changes under it.
@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
         match trouble {
             Trouble::Raced
             | Trouble::Source(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE | Errno::INVAL, _) => {
-                if self.is_resting() || path.is_empty() {
+                if self.is_quiesced() || path.is_empty() {
                     return Err(CloneError::Changing { path: source() });
                 }
                 self.stats.missed += 1;
@@ -313,7 +313,7 @@ impl<'a> Run<'a> {
                 CloneError::of(shown(self.trees.clone_path), "walked back through", error)
             })?;
             let Some((dir, meant)) = left else { break };
-            if self.is_resting() {
+            if self.is_quiesced() {
                 let mut missing = Vec::new();
                 let wanted = Wanted { entry: &meant.entry, mode_mask: 0o7777, capability: true };
                 apply(dir.as_fd(), &wanted, &mut missing);
@@ -326,7 +326,7 @@ impl<'a> Run<'a> {
     }
 
     fn remember_frozen(&mut self, path: Vec<u8>, freezing: IFlags) -> Result<(), Trouble> {
-        if freezing.is_empty() || !self.is_resting() {
+        if freezing.is_empty() || !self.is_quiesced() {
             return Ok(());
         }
         let mut note = Note::new(&path, &self.trees.stat, 0, freezing);

@@ -32,7 +32,7 @@ pub enum JoinError {
     Token(#[from] InvalidJoinToken),
     #[error(
         "the server at {0} is not the controller that made this token: somebody answers in its place, \
-         or the controller was made anew; make another token there"
+         or the controller was recreated; make another token there"
     )]
     WrongServer(String),
     #[error("the controller could not be reached")]

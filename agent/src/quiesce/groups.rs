@@ -1,33 +1,33 @@
-//! Which places are read at rest together. Pure.
+//! Which places are read quiesced together. Pure.
 //!
-//! Groups rest one after another, so that a container is down for its own data
+//! Groups are quiesced one after another, so that a container is down for its own data
 //! only, and what is wrong with it costs no other data its snapshot. Places
 //! are of one group, directly or over further places,
 //!
-//! - when a container rests for both: it is brought to rest once, and all of
+//! - when a container is quiesced for both: that happens once, and all of
 //!   its data is of one moment;
-//! - when a container that rests for one depends on a container that rests for
+//! - when a container quiesced for one depends on a container quiesced for
 //!   the other: it would run on without what it needs.
 //!
-//! As no container rests for two groups, one of them never resumes or stops
-//! what another has at rest, in whichever order they go.
+//! As no container is quiesced for two groups, one of them never resumes or stops
+//! what another has quiesced, in whichever order they go.
 
 use std::collections::BTreeSet;
 
 use crate::engine::Container;
 
-use super::plan::{Place, Rest, can_rest, needs_of_all, resting};
+use super::plan::{Place, QuiesceMode, can_quiesce, needs_of_all, to_quiesce};
 
 /// Each place's index in exactly one group; within a group and among groups
-/// the order is that of the places. All places nobody has to rest for are one
+/// the order is that of the places. All places nobody has to be quiesced for are one
 /// group, the last: they can wait, because nobody writes to them.
 pub(super) fn groups(
     containers: &[Container],
     places: &[Place],
-    rest: Rest,
+    mode: QuiesceMode,
     own: Option<&str>,
 ) -> Vec<Vec<usize>> {
-    let live = can_rest(containers, own);
+    let live = can_quiesce(containers, own);
     let needs = needs_of_all(&live);
     let bound = |left: usize, right: usize| {
         left == right || needs[&left].contains(&right) || needs[&right].contains(&left)
@@ -35,7 +35,7 @@ pub(super) fn groups(
     let mut groups: Vec<Group> = Vec::new();
     let mut idle = Vec::new();
     for (index, place) in places.iter().enumerate() {
-        let containers = resting(&live, std::slice::from_ref(place), rest);
+        let containers = to_quiesce(&live, std::slice::from_ref(place), mode);
         if containers.is_empty() {
             idle.push(index);
             continue;
@@ -68,10 +68,10 @@ struct Group {
 mod tests {
     use super::*;
     use crate::engine::{ContainerState, Mount, MountKind};
-    use crate::quiesce::plan_rest;
+    use crate::quiesce::plan_quiesce;
     use crate::quiesce::testing::{container, mount};
 
-    const BOTH: [Rest; 2] = [Rest::Pause, Rest::Stop];
+    const BOTH: [QuiesceMode; 2] = [QuiesceMode::Pause, QuiesceMode::Stop];
 
     fn volumes(names: &[&str]) -> Vec<Mount> {
         names.iter().map(|name| mount(MountKind::Volume, name, &format!("/v/{name}"), false)).collect()
@@ -85,14 +85,14 @@ mod tests {
     }
 
     /// The groups by name, after a look at what holds for all of them.
-    fn named<'a>(containers: &[Container], names: &[&'a str], rest: Rest) -> Vec<Vec<&'a str>> {
+    fn named<'a>(containers: &[Container], names: &[&'a str], mode: QuiesceMode) -> Vec<Vec<&'a str>> {
         let places = places(names);
-        let groups = groups(containers, &places, rest, None);
+        let groups = groups(containers, &places, mode, None);
         let mut seen: Vec<usize> = groups.iter().flatten().copied().collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..names.len()).collect::<Vec<_>>(), "every place is in one group");
         let planned = |places: &[Place]| {
-            let plan = plan_rest(containers, places, rest, None).unwrap();
+            let plan = plan_quiesce(containers, places, mode, None).unwrap();
             plan.containers.into_iter().map(|container| container.name).collect::<Vec<_>>()
         };
         let of = |group: &Vec<usize>| group.iter().map(|&i| places[i].clone()).collect::<Vec<_>>();
@@ -100,15 +100,15 @@ mod tests {
         apart.sort_unstable();
         let mut together = planned(&places);
         together.sort_unstable();
-        assert_eq!(apart, together, "each container that must rest does so for one group");
+        assert_eq!(apart, together, "each container that must be quiesced does so for one group");
         groups.iter().map(|group| group.iter().map(|&i| names[i]).collect()).collect()
     }
 
     #[test]
     fn places_with_users_of_their_own_are_apart() {
         let containers = [container("a", volumes(&["a"]), &[]), container("b", volumes(&["b"]), &[])];
-        for rest in BOTH {
-            assert_eq!(named(&containers, &["b", "a"], rest), [["b"], ["a"]]);
+        for mode in BOTH {
+            assert_eq!(named(&containers, &["b", "a"], mode), [["b"], ["a"]]);
         }
     }
 
@@ -121,8 +121,8 @@ mod tests {
             // The last to be seen joins what was apart.
             container("4", volumes(&["d", "e", "b"]), &[]),
         ];
-        for rest in BOTH {
-            let groups = named(&containers, &["a", "c", "x", "d", "e", "b"], rest);
+        for mode in BOTH {
+            let groups = named(&containers, &["a", "c", "x", "d", "e", "b"], mode);
             assert_eq!(groups, [vec!["a", "c", "d", "e", "b"], vec!["x"]]);
         }
     }
@@ -135,8 +135,8 @@ mod tests {
             container("web", volumes(&["uploads"]), &["proxy"]),
             container("other", volumes(&["other"]), &[]),
         ];
-        for rest in BOTH {
-            let groups = named(&containers, &["uploads", "other", "data"], rest);
+        for mode in BOTH {
+            let groups = named(&containers, &["uploads", "other", "data"], mode);
             assert_eq!(groups, [vec!["uploads", "data"], vec!["other"]]);
         }
     }
@@ -148,11 +148,11 @@ mod tests {
             container("a", volumes(&["a"]), &["proxy"]),
             container("b", volumes(&["b"]), &["proxy"]),
         ];
-        assert_eq!(named(&containers, &["a", "b"], Rest::Stop), [["a"], ["b"]]);
+        assert_eq!(named(&containers, &["a", "b"], QuiesceMode::Stop), [["a"], ["b"]]);
     }
 
     #[test]
-    fn who_rests_along_for_the_network_brings_its_places_and_its_dependents() {
+    fn who_is_stopped_for_the_network_brings_its_places_and_its_dependents() {
         let mut sidecar = container("sidecar", volumes(&["logs"]), &["db"]);
         sidecar.network_of = Some("db".to_owned());
         let containers = [
@@ -160,11 +160,11 @@ mod tests {
             sidecar,
             container("viewer", volumes(&["views"]), &["sidecar"]),
         ];
-        for rest in BOTH {
-            assert_eq!(named(&containers, &["data", "logs", "views"], rest), [["data", "logs", "views"]]);
+        for mode in BOTH {
+            assert_eq!(named(&containers, &["data", "logs", "views"], mode), [["data", "logs", "views"]]);
         }
         // The sidecar has nothing to be saved and yet stops for `data`.
-        assert_eq!(named(&containers, &["data", "views"], Rest::Stop), [["data", "views"]]);
+        assert_eq!(named(&containers, &["data", "views"], QuiesceMode::Stop), [["data", "views"]]);
     }
 
     #[test]
@@ -173,8 +173,11 @@ mod tests {
         ended.state = ContainerState::Exited;
         let reader = vec![mount(MountKind::Volume, "a", "/v/a", true)];
         let containers = [container("reader", reader, &[]), ended, container("user", volumes(&["c"]), &[])];
-        assert_eq!(named(&containers, &["a", "b", "c", "d"], Rest::Stop), [vec!["c"], vec!["a", "b", "d"]]);
-        assert!(groups(&containers, &[], Rest::Stop, None).is_empty());
+        assert_eq!(
+            named(&containers, &["a", "b", "c", "d"], QuiesceMode::Stop),
+            [vec!["c"], vec!["a", "b", "d"]]
+        );
+        assert!(groups(&containers, &[], QuiesceMode::Stop, None).is_empty());
     }
 
     #[test]
@@ -182,6 +185,6 @@ mod tests {
         let own = container("agent", volumes(&["a", "b"]), &[]);
         let user = container("user", volumes(&["b"]), &[]);
         let id = own.id.clone();
-        assert_eq!(groups(&[own, user], &places(&["a", "b"]), Rest::Stop, Some(&id)), [[1], [0]]);
+        assert_eq!(groups(&[own, user], &places(&["a", "b"]), QuiesceMode::Stop, Some(&id)), [[1], [0]]);
     }
 }

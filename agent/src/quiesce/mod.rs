@@ -1,19 +1,19 @@
-//! Brings the users of data to rest, and back, whatever happens between.
+//! Quiesce the users of data, and back, whatever happens between.
 //!
 //! One group of places after another, see [`groups()`]. All users of a group or
-//! none: if one refuses, those that rest already resume and the group fails.
+//! none: if one refuses, those that are quiesced already resume and the group fails.
 //! Each is written into the journal before it is touched. They resume in one
 //! of three ways, whichever is first: the group is read, the watchdog's
 //! deadline passes, or the [`Quiesced`] is dropped (a panic, a runtime that
-//! ends); and a dead agent's debts are paid by the next one.
+//! ends); and what a dead agent left is resumed by the next one.
 //!
 //! One at a time on a host: two jobs that share a container would otherwise
-//! each resume it under the other's read. Nothing rests while a job waits for
+//! each resume it under the other's read. Nothing is quiesced while a job waits for
 //! its turn.
 
+mod container;
 mod groups;
 mod plan;
-mod rest;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,15 +26,15 @@ use tokio::time::Instant;
 
 use crate::cancel::{Cancel, CancelReason};
 use crate::engine::{Container, ContainerState, Engine, EngineError, HealthState, HealthWait};
-use crate::journal::{Debt, DebtId, JournalError};
-use crate::resume::{Act, Payer, Payment};
+use crate::journal::{ActionId, CleanupAction, JournalError};
+use crate::resume::{Act, Attempt, RecoveryWorker};
 use crate::watchdog::Watchdog;
 
 use self::groups::groups;
 
 pub use self::plan::{
-    Place, Plan, Rest, WouldBeRemoved, depends_on, is_own, live_users, lives_in, mounts_place, plan_rest,
-    rest_order,
+    Place, Plan, QuiesceMode, WouldBeRemoved, depends_on, is_own, live_users, lives_in, mounts_place,
+    plan_quiesce, quiesce_order,
 };
 
 /// How long a resumed container's health is waited for.
@@ -44,16 +44,16 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
 
 /// How long a job itself tries to resume a container before it leaves that to
-/// the payer, which never gives up.
+/// the recovery worker, which never gives up.
 const RESUME_LIMIT: Duration = Duration::from_secs(30);
 
-/// Brings containers of one Engine to rest. Cheap to clone.
+/// Quiesce containers of one Engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Quiescer {
     engine: Engine,
-    payer: Payer,
+    recovery: RecoveryWorker,
     own: Option<Arc<str>>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What is asked of a [`Quiescer`].
@@ -62,7 +62,7 @@ pub struct Request {
     pub job: JobId,
     /// What is still to be read; there is at least one.
     pub places: Vec<Place>,
-    pub rest: Rest,
+    pub mode: QuiesceMode,
     /// Counted from the first container that is touched.
     pub max_downtime: Duration,
 }
@@ -75,10 +75,10 @@ pub enum QuiesceError {
     WouldBeRemoved(#[from] WouldBeRemoved),
     #[error("container `{name}` could not be {how}; those that were, resume: {cause}")]
     Refused { name: String, how: &'static str, cause: String },
-    #[error("nothing was brought to rest, because what is owed cannot be written down: {0}")]
+    #[error("nothing was quiesced, because the journal cannot be written: {0}")]
     Journal(#[from] JournalError),
-    #[error("containers that an earlier job left at rest have not resumed yet; see the agent's log")]
-    Owing,
+    #[error("containers that an earlier job left quiesced have not resumed yet; see the agent's log")]
+    CleanupPending,
     #[error("the job was cancelled")]
     Cancelled,
 }
@@ -91,15 +91,15 @@ impl QuiesceError {
             Self::WouldBeRemoved(_) => "would-be-removed",
             Self::Refused { .. } => "quiesce-failed",
             Self::Journal(_) => "journal",
-            Self::Owing => "owing",
+            Self::CleanupPending => "cleanup-pending",
             Self::Cancelled => "cancelled",
         }
     }
 }
 
-/// Nothing is at rest, or it is owed to the payer that it resumes.
+/// Nothing is quiesced, or it is the recovery worker will resume it.
 #[derive(Debug)]
-pub struct NotAtRest {
+pub struct QuiesceFailure {
     pub error: QuiesceError,
     /// Indexes of the places this is said of. Before it is known which are of
     /// one group it is all of them: then the reason is the host's, not theirs.
@@ -108,7 +108,7 @@ pub struct NotAtRest {
     pub reports: Vec<v1::ContainerQuiesced>,
 }
 
-/// Containers at rest. They resume when it is dropped, but only
+/// Quiesced containers. They resume when it is dropped, but only
 /// [`Quiesced::resume`] waits for them and tells how it went.
 #[derive(Debug)]
 pub struct Quiesced {
@@ -116,15 +116,15 @@ pub struct Quiesced {
     group: Vec<usize>,
     places: Vec<Place>,
     watchdog: Option<Watchdog>,
-    _turn: OwnedMutexGuard<()>,
+    _lock: OwnedMutexGuard<()>,
 }
 
 #[derive(Debug)]
 struct Shared {
     engine: Engine,
-    payer: Payer,
+    recovery: RecoveryWorker,
     own: Option<Arc<str>>,
-    rest: Rest,
+    mode: QuiesceMode,
     held: Mutex<Vec<Held>>,
     /// Held while containers resume, so that the job and its watchdog do not both.
     resumed: tokio::sync::Mutex<Vec<v1::ContainerQuiesced>>,
@@ -132,8 +132,8 @@ struct Shared {
 
 #[derive(Debug, Clone)]
 struct Held {
-    id: DebtId,
-    debt: Debt,
+    id: ActionId,
+    action: CleanupAction,
     /// As it was before the act, but for its start time once that was seen after it.
     container: Container,
     since: Instant,
@@ -142,61 +142,61 @@ struct Held {
 
 impl Quiescer {
     /// `own`: the id of the container the agent itself runs in, if any.
-    pub fn new(engine: Engine, payer: Payer, own: Option<String>) -> Self {
-        Self { engine, payer, own: own.map(Arc::from), turn: Arc::default() }
+    pub fn new(engine: Engine, recovery: RecoveryWorker, own: Option<String>) -> Self {
+        Self { engine, recovery, own: own.map(Arc::from), lock: Arc::default() }
     }
 
-    /// Held by whoever has containers at rest, backups and upgrades alike.
-    pub fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
-        self.turn.clone()
+    /// Held by whoever has quiesced containers, backups and upgrades alike.
+    pub fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.lock.clone()
     }
 
-    /// Brings every user of the first group of the places to rest; the result
+    /// Quiesces every user of the first group of the places; the result
     /// says which places those are, the others are for further calls. The
     /// groups are made of the containers that run now: those of an earlier
     /// call may be long gone. When it fails, the containers that were touched
-    /// are resumed already or owed to the payer.
+    /// are resumed already or left to the recovery worker.
     ///
     /// # Errors
-    /// When one of them cannot be brought to rest, or the job is cancelled.
-    pub async fn quiesce(&self, request: &Request, cancel: &Cancel) -> Result<Quiesced, NotAtRest> {
-        let all = |error: QuiesceError| NotAtRest {
+    /// When one of them cannot be quiesced, or the job is cancelled.
+    pub async fn quiesce(&self, request: &Request, cancel: &Cancel) -> Result<Quiesced, QuiesceFailure> {
+        let all = |error: QuiesceError| QuiesceFailure {
             error,
             group: (0..request.places.len()).collect(),
             reports: Vec::new(),
         };
-        let turn = tokio::select! {
-            turn = self.turn.clone().lock_owned() => turn,
+        let lock = tokio::select! {
+            lock = self.lock.clone().lock_owned() => lock,
             () = cancel.cancelled() => return Err(all(QuiesceError::Cancelled)),
         };
-        // A debt that is paid during the read would start what must rest.
-        if !self.payer.resumed(RESUME_LIMIT).await {
-            return Err(all(QuiesceError::Owing));
+        // A cleanup action carried out during the read would start what must stay quiesced.
+        if !self.recovery.resumed(RESUME_LIMIT).await {
+            return Err(all(QuiesceError::CleanupPending));
         }
         let containers = inspect_all(&self.engine).await.map_err(|error| all(error.into()))?;
         let own = self.own.as_deref();
-        let groups = groups(&containers, &request.places, request.rest, own);
+        let groups = groups(&containers, &request.places, request.mode, own);
         let group = groups.into_iter().next().unwrap_or_default();
         let places: Vec<Place> = group.iter().map(|&i| request.places[i].clone()).collect();
-        let plan = match plan_rest(&containers, &places, request.rest, own) {
+        let plan = match plan_quiesce(&containers, &places, request.mode, own) {
             Ok(plan) => plan,
-            Err(error) => return Err(NotAtRest { error: error.into(), group, reports: Vec::new() }),
+            Err(error) => return Err(QuiesceFailure { error: error.into(), group, reports: Vec::new() }),
         };
         let shared = Arc::new(Shared {
             engine: self.engine.clone(),
-            payer: self.payer.clone(),
+            recovery: self.recovery.clone(),
             own: self.own.clone(),
-            rest: request.rest,
+            mode: request.mode,
             held: Mutex::default(),
             resumed: tokio::sync::Mutex::default(),
         });
         let deadline = Instant::now() + request.max_downtime;
         let watchdog = (!plan.containers.is_empty()).then(|| watch(&shared, deadline, cancel));
-        let quiesced = Quiesced { shared: shared.clone(), group, places, watchdog, _turn: turn };
+        let quiesced = Quiesced { shared: shared.clone(), group, places, watchdog, _lock: lock };
         for wave in plan.waves() {
-            if let Err(error) = shared.all_to_rest(wave, request, cancel).await {
+            if let Err(error) = shared.quiesce_all(wave, request, cancel).await {
                 let group = quiesced.group.clone();
-                return Err(NotAtRest { error, group, reports: quiesced.resume().await });
+                return Err(QuiesceFailure { error, group, reports: quiesced.resume().await });
             }
         }
         Ok(quiesced)
@@ -207,7 +207,7 @@ fn watch(shared: &Arc<Shared>, deadline: Instant, cancel: &Cancel) -> Watchdog {
     let (shared, cancel) = (shared.clone(), cancel.clone());
     Watchdog::arm(deadline, async move {
         tracing::error!(
-            "containers were at rest for as long as they may be; they resume and their data is not saved"
+            "containers were quiesced for as long as they may be; they resume and their data is not saved"
         );
         cancel.cancel(CancelReason::MaxDowntime);
         shared.resume(false).await;
@@ -215,12 +215,12 @@ fn watch(shared: &Arc<Shared>, deadline: Instant, cancel: &Cancel) -> Watchdog {
 }
 
 impl Quiesced {
-    /// Indexes of the places, as they were asked for, whose users are at rest.
+    /// Indexes of the places, as they were asked for, whose users are quiesced.
     pub fn group(&self) -> &[usize] {
         &self.group
     }
 
-    /// What may have written to the data although all its users were to rest.
+    /// What may have written to the data although all its users were to be quiesced.
     ///
     /// # Errors
     /// When the Engine cannot be asked, which is a reason for doubt too.
@@ -249,10 +249,10 @@ impl Quiesced {
     /// Resumes everything, in the reverse order, and says how it went.
     pub async fn resume(mut self) -> Vec<v1::ContainerQuiesced> {
         let mut reports = self.shared.resume(true).await;
-        // Nothing is at rest any more. How long they take to be healthy is no
-        // time at rest, and no reason to give up what was read.
+        // Nothing is quiesced any more. How long they take to be healthy is no
+        // time quiesced, and no reason to give up what was read.
         drop(self.watchdog.take());
-        if self.shared.rest == Rest::Stop {
+        if self.shared.mode == QuiesceMode::Stop {
             self.shared.note_health(&mut reports).await;
         }
         reports
@@ -269,12 +269,13 @@ impl Shared {
     /// `patient`: also waits for the health of what others need to start.
     async fn resume(&self, patient: bool) -> Vec<v1::ContainerQuiesced> {
         let mut resumed = self.resumed.lock().await;
-        // Kept in `held` until each is paid: if this is cut off, the rest is
+        // Each stays in `held` until it is resumed: if this is cut off, the others are
         // handed over.
         loop {
             let Some(held) = self.held().last().cloned() else { break };
             let report = self.resume_one(&held).await;
-            if patient && report.problem.is_empty() && self.rest == Rest::Stop && self.is_needed(&held) {
+            if patient && report.problem.is_empty() && self.mode == QuiesceMode::Stop && self.is_needed(&held)
+            {
                 self.await_health(&held.container).await;
             }
             resumed.push(report);
@@ -282,7 +283,7 @@ impl Shared {
         resumed.clone()
     }
 
-    /// Whether one that is still at rest needs this one.
+    /// Whether one that is still quiesced needs this one.
     fn is_needed(&self, held: &Held) -> bool {
         self.held().iter().any(|other| depends_on(&other.container, &held.container))
     }
@@ -292,30 +293,30 @@ impl Shared {
         let outcome = loop {
             // What is known of it may grow while the act runs to its end.
             let known = self.held().iter().find(|known| known.id == held.id).cloned();
-            let Held { id, debt, act, .. } = known.as_ref().unwrap_or(held);
-            match self.payer.pay(*id, debt, act.outcome(debt)).await {
-                Ok(Payment::Paid) => break Ok((true, "")),
-                Ok(Payment::Void(reason)) => break Ok((true, reason)),
-                Ok(Payment::Left(reason)) => break Ok((false, reason)),
-                Ok(Payment::NotYet) if Instant::now() > deadline => {
-                    break Err("the Engine has not finished bringing it to rest".to_owned());
+            let Held { id, action, act, .. } = known.as_ref().unwrap_or(held);
+            match self.recovery.carry_out(*id, action, act.outcome(action)).await {
+                Ok(Attempt::Done) => break Ok((true, "")),
+                Ok(Attempt::Void(reason)) => break Ok((true, reason)),
+                Ok(Attempt::Left(reason)) => break Ok((false, reason)),
+                Ok(Attempt::NotYet) if Instant::now() > deadline => {
+                    break Err("the Engine has not finished quiescing it".to_owned());
                 }
                 Err(error) if Instant::now() > deadline => break Err(error.to_string()),
-                Ok(Payment::NotYet) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Ok(Attempt::NotYet) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         };
         let last = self.let_go(held);
         let (resumed, problem) = match outcome {
             Ok((runs, note)) => (runs, note.to_owned()),
             Err(problem) => {
-                self.payer.hand_over([(last.id, last.debt, last.act)]);
+                self.recovery.hand_over([(last.id, last.action, last.act)]);
                 (false, format!("{problem}; the agent goes on trying"))
             }
         };
         v1::ContainerQuiesced {
             container_id: held.container.id.clone(),
             container_name: held.container.name.clone(),
-            how: self.rest.word().to_owned(),
+            how: self.mode.as_str().to_owned(),
             downtime_ms: u64::try_from(held.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             resumed,
             problem,
@@ -358,7 +359,7 @@ impl Shared {
     fn hand_over(&self) {
         let left = std::mem::take(&mut *self.held());
         if !left.is_empty() {
-            self.payer.hand_over(left.into_iter().map(|held| (held.id, held.debt, held.act)));
+            self.recovery.hand_over(left.into_iter().map(|held| (held.id, held.action, held.act)));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which containers must rest while data is read, and in which order. Pure.
+//! Which containers must be quiesced while data is read, and in which order. Pure.
 //!
 //! A container counts as a user when it could write to the data: a writable
 //! mount of the volume, or a writable bind of a place inside it. For a
@@ -6,23 +6,23 @@
 //! *volume* does not: what mounts the Engine's own data root is a monitor or
 //! this agent, and pausing it would gain nothing.
 //!
-//! What depends on a container rests before it and resumes after it.
+//! What depends on a container is quiesced before it and resumes after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::engine::{Container, ContainerState, Mount, MountKind};
 
-/// How containers are brought to rest.
+/// How containers are quiesced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
+pub enum QuiesceMode {
     Pause,
     Stop,
 }
 
-impl Rest {
+impl QuiesceMode {
     /// As events call it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "paused",
             Self::Stop => "stopped",
@@ -37,7 +37,7 @@ pub enum Place {
     Directory { path: PathBuf },
 }
 
-/// Containers to bring to rest, in this order; they resume in the reverse one.
+/// Containers to quiesce, in this order; they resume in the reverse one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub containers: Vec<Container>,
@@ -52,8 +52,8 @@ impl Plan {
     pub fn waves(&self) -> impl Iterator<Item = &[Container]> {
         let mut left = self.containers.as_slice();
         self.waves.iter().map(move |&count| {
-            let (wave, rest) = left.split_at(count.min(left.len()));
-            left = rest;
+            let (wave, after) = left.split_at(count.min(left.len()));
+            left = after;
             wave
         })
     }
@@ -68,20 +68,20 @@ pub struct WouldBeRemoved {
 }
 
 /// Plans for the containers of one Engine. `own` is the agent's own container,
-/// which never rests; nor do other containers of Holdfast, as a controller that
+/// which is never quiesced; nor do other containers of Holdfast, as a controller that
 /// is paused cannot take what is uploaded meanwhile.
 ///
 /// # Errors
 /// When a container would not survive being stopped.
-pub fn plan_rest(
+pub fn plan_quiesce(
     containers: &[Container],
     places: &[Place],
-    rest: Rest,
+    mode: QuiesceMode,
     own: Option<&str>,
 ) -> Result<Plan, WouldBeRemoved> {
-    let live = can_rest(containers, own);
-    let chosen = resting(&live, places, rest);
-    if rest == Rest::Stop
+    let live = can_quiesce(containers, own);
+    let chosen = to_quiesce(&live, places, mode);
+    if mode == QuiesceMode::Stop
         && let Some(&doomed) = chosen.iter().find(|&&i| live[i].auto_remove)
     {
         return Err(WouldBeRemoved { name: live[doomed].name.clone() });
@@ -93,7 +93,7 @@ pub fn plan_rest(
 }
 
 /// Those that run and are not Holdfast's own.
-pub(super) fn can_rest<'a>(containers: &'a [Container], own: Option<&str>) -> Vec<&'a Container> {
+pub(super) fn can_quiesce<'a>(containers: &'a [Container], own: Option<&str>) -> Vec<&'a Container> {
     let running = containers.iter().filter(|container| container.state == ContainerState::Running);
     running.filter(|container| !is_own(container, own)).collect()
 }
@@ -103,11 +103,11 @@ pub fn is_own(container: &Container, own: Option<&str>) -> bool {
     Some(container.id.as_str()) == own || container.role().is_some()
 }
 
-/// Which of these containers must rest while the places are read, by index.
-pub(super) fn resting(live: &[&Container], places: &[Place], rest: Rest) -> BTreeSet<usize> {
+/// Which of these containers must be quiesced while the places are read, by index.
+pub(super) fn to_quiesce(live: &[&Container], places: &[Place], mode: QuiesceMode) -> BTreeSet<usize> {
     let mut chosen: BTreeSet<usize> =
         (0..live.len()).filter(|&i| places.iter().any(|place| uses(live[i], place))).collect();
-    if rest == Rest::Stop {
+    if mode == QuiesceMode::Stop {
         // A network namespace ends with its owner: who lives in it must go along.
         while let Some(more) = (0..live.len())
             .find(|i| !chosen.contains(i) && chosen.iter().any(|&owner| lives_in(live[*i], live[owner])))
@@ -150,8 +150,8 @@ pub fn mounts_place(mount: &Mount, place: &Place) -> bool {
     }
 }
 
-/// The order in which the chosen ones of these containers rest, by index.
-pub fn rest_order(containers: &[&Container], chosen: &BTreeSet<usize>) -> Vec<usize> {
+/// The order in which the chosen ones of these containers are quiesced, by index.
+pub fn quiesce_order(containers: &[&Container], chosen: &BTreeSet<usize>) -> Vec<usize> {
     order(containers, chosen, &needs(containers))
 }
 
@@ -227,7 +227,7 @@ fn waves(order: &[usize], reach: &BTreeMap<usize, BTreeSet<usize>>) -> Vec<usize
     waves
 }
 
-/// Transitive: a dependency may lead over containers that need not rest.
+/// Transitive: a dependency may lead over containers that need not be quiesced.
 fn reach(needs: &BTreeMap<usize, BTreeSet<usize>>) -> BTreeMap<usize, BTreeSet<usize>> {
     let mut reach = needs.clone();
     loop {
@@ -258,13 +258,13 @@ mod tests {
         vec![Place::Volume { name: "data".into(), path: "/var/lib/docker/volumes/data/_data".into() }]
     }
 
-    fn names(containers: &[Container], places: &[Place], rest: Rest) -> Vec<String> {
-        let plan = plan_rest(containers, places, rest, None).unwrap();
+    fn names(containers: &[Container], places: &[Place], mode: QuiesceMode) -> Vec<String> {
+        let plan = plan_quiesce(containers, places, mode, None).unwrap();
         plan.containers.into_iter().map(|container| container.name).collect()
     }
 
     #[test]
-    fn those_that_do_not_depend_on_each_other_rest_together() {
+    fn those_that_do_not_depend_on_each_other_are_quiesced_together() {
         let containers = [
             container("a-db", data(), &[]),
             container("b-proxy", Vec::new(), &["a-db"]),
@@ -272,34 +272,34 @@ mod tests {
             container("d-cron", data(), &[]),
             container("e-other", data(), &[]),
         ];
-        let plan = plan_rest(&containers, &place(), Rest::Stop, None).unwrap();
+        let plan = plan_quiesce(&containers, &place(), QuiesceMode::Stop, None).unwrap();
         let waves: Vec<Vec<&str>> =
             plan.waves().map(|wave| wave.iter().map(|container| &*container.name).collect()).collect();
         assert_eq!(waves, [vec!["c-web"], vec!["a-db", "d-cron", "e-other"]]);
         let at = |name: &str| waves.iter().position(|wave| wave.contains(&name)).unwrap();
         assert!(at("c-web") < at("a-db"), "over a container that stays");
-        let none = plan_rest(&containers, &[], Rest::Stop, None).unwrap();
+        let none = plan_quiesce(&containers, &[], QuiesceMode::Stop, None).unwrap();
         assert_eq!(none.waves().map(<[Container]>::len).sum::<usize>(), 0);
     }
 
     #[test]
-    fn dependents_rest_first_also_over_a_container_that_stays() {
+    fn dependents_are_quiesced_first_also_over_a_container_that_stays() {
         let containers = [
             container("a-db", data(), &[]),
             container("b-proxy", vec![], &["a-db"]),
             container("c-web", data(), &["b-proxy"]),
         ];
-        assert_eq!(names(&containers, &place(), Rest::Stop), ["c-web", "a-db"]);
+        assert_eq!(names(&containers, &place(), QuiesceMode::Stop), ["c-web", "a-db"]);
     }
 
     #[test]
     fn a_cycle_still_has_an_order() {
         let containers = [container("a", data(), &["b"]), container("b", data(), &["a"])];
-        assert_eq!(names(&containers, &place(), Rest::Pause).len(), 2);
+        assert_eq!(names(&containers, &place(), QuiesceMode::Pause).len(), 2);
     }
 
     #[test]
-    fn compose_services_of_another_project_are_strangers() {
+    fn compose_services_of_another_project_are_no_dependents() {
         let mut db = container("db-1", data(), &[]);
         db.labels.insert(COMPOSE_PROJECT.into(), "shop".into());
         db.labels.insert(COMPOSE_SERVICE.into(), "db".into());
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_could_write_rests() {
+    fn only_what_could_write_is_quiesced() {
         let mut idle = container("idle", data(), &[]);
         idle.state = ContainerState::Exited;
         let mut paused = container("paused", data(), &[]);
@@ -332,7 +332,7 @@ mod tests {
             container("other", vec![mount(MountKind::Volume, "data2", "/y", false)], &[]),
             container("user", data(), &[]),
         ];
-        assert_eq!(names(&containers, &place(), Rest::Pause), ["binder", "user"]);
+        assert_eq!(names(&containers, &place(), QuiesceMode::Pause), ["binder", "user"]);
     }
 
     #[test]
@@ -344,25 +344,26 @@ mod tests {
             container("below", bind("/srv/data/x"), &[]),
         ];
         let places = [Place::Directory { path: "/srv/data".into() }];
-        assert_eq!(names(&containers, &places, Rest::Pause), ["above", "below"]);
+        assert_eq!(names(&containers, &places, QuiesceMode::Pause), ["above", "below"]);
     }
 
     #[test]
-    fn the_agents_own_container_never_rests() {
+    fn the_agents_own_container_is_never_quiesced() {
         let own = container("agent", data(), &[]);
-        let plan = plan_rest(std::slice::from_ref(&own), &place(), Rest::Stop, Some(&own.id)).unwrap();
+        let plan =
+            plan_quiesce(std::slice::from_ref(&own), &place(), QuiesceMode::Stop, Some(&own.id)).unwrap();
         assert!(plan.containers.is_empty());
     }
 
     #[test]
-    fn v21_no_container_of_holdfast_rests_nor_counts_as_a_user() {
+    fn v21_no_container_of_holdfast_is_quiesced_nor_counts_as_a_user() {
         let mut controller = container("controller", data(), &[]);
         controller.labels.insert("org.holdfast.role".into(), "controller".into());
         let mut agent = container("agent", data(), &[]);
         agent.image = "registry:5000/holdfast-agent:1".into();
         let containers = [controller, agent, container("user", data(), &[])];
-        for rest in [Rest::Pause, Rest::Stop] {
-            assert_eq!(names(&containers, &place(), rest), ["user"]);
+        for mode in [QuiesceMode::Pause, QuiesceMode::Stop] {
+            assert_eq!(names(&containers, &place(), mode), ["user"]);
         }
         let users = live_users(&containers, &place(), None);
         assert_eq!(users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(), ["user"]);
@@ -372,8 +373,8 @@ mod tests {
     fn a_container_that_stopping_would_remove_is_refused_and_may_pause() {
         let mut once = container("once", data(), &[]);
         once.auto_remove = true;
-        assert!(plan_rest(std::slice::from_ref(&once), &place(), Rest::Stop, None).is_err());
-        assert!(plan_rest(&[once], &place(), Rest::Pause, None).is_ok());
+        assert!(plan_quiesce(std::slice::from_ref(&once), &place(), QuiesceMode::Stop, None).is_err());
+        assert!(plan_quiesce(&[once], &place(), QuiesceMode::Pause, None).is_ok());
     }
 
     #[test]
@@ -381,7 +382,7 @@ mod tests {
         let mut sidecar = container("sidecar", vec![], &["db"]);
         sidecar.network_of = Some("db".to_owned());
         let containers = [container("db", data(), &[]), sidecar];
-        assert_eq!(names(&containers, &place(), Rest::Stop), ["sidecar", "db"]);
-        assert_eq!(names(&containers, &place(), Rest::Pause), ["db"]);
+        assert_eq!(names(&containers, &place(), QuiesceMode::Stop), ["sidecar", "db"]);
+        assert_eq!(names(&containers, &place(), QuiesceMode::Pause), ["db"]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::journal::Debt;
+use crate::journal::CleanupAction;
 
 /// What an Engine may take beyond a container's stop timeout, and for a pause.
 /// After its SIGKILL an Engine waits 10 s, kills once more and waits again,
@@ -48,37 +48,39 @@ impl Act {
 
     /// What is known by now. Without an answer it counts as over once no
     /// Engine can still be at it.
-    pub fn outcome(&self, debt: &Debt) -> Outcome {
-        self.outcome_after(debt, self.begun.elapsed())
+    pub fn outcome(&self, action: &CleanupAction) -> Outcome {
+        self.outcome_after(action, self.begun.elapsed())
     }
 
-    fn outcome_after(&self, debt: &Debt, elapsed: Duration) -> Outcome {
+    fn outcome_after(&self, action: &CleanupAction, elapsed: Duration) -> Outcome {
         let answer = *self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
-            _ if is_confirmed(debt) => Outcome::Confirmed,
+            _ if is_confirmed(action) => Outcome::Confirmed,
             Some(outcome) => outcome,
-            None if elapsed > act_limit(debt) => Outcome::Over,
+            None if elapsed > act_limit(action) => Outcome::Over,
             None => Outcome::Open,
         }
     }
 
     /// For how long it can still be open.
-    pub fn open_for(&self, debt: &Debt) -> Duration {
-        match self.outcome(debt) {
-            Outcome::Open => act_limit(debt).saturating_sub(self.begun.elapsed()),
+    pub fn open_for(&self, action: &CleanupAction) -> Duration {
+        match self.outcome(action) {
+            Outcome::Open => act_limit(action).saturating_sub(self.begun.elapsed()),
             Outcome::Confirmed | Outcome::Over => Duration::ZERO,
         }
     }
 }
 
-fn is_confirmed(debt: &Debt) -> bool {
-    matches!(debt, Debt::Start(container) | Debt::Unpause(container) if container.confirmed)
+fn is_confirmed(action: &CleanupAction) -> bool {
+    matches!(action, CleanupAction::Start(container) | CleanupAction::Unpause(container) if container.confirmed)
 }
 
 /// How long after it was begun an act may still take effect.
-pub(super) fn act_limit(debt: &Debt) -> Duration {
-    match debt {
-        Debt::Start(container) => Duration::from_secs(container.stop_timeout_seconds.into()) + ACT_MARGIN,
+pub(super) fn act_limit(action: &CleanupAction) -> Duration {
+    match action {
+        CleanupAction::Start(container) => {
+            Duration::from_secs(container.stop_timeout_seconds.into()) + ACT_MARGIN
+        }
         _ => ACT_MARGIN,
     }
 }
@@ -88,10 +90,10 @@ mod tests {
     use holdfast_proto::ids::JobId;
 
     use super::*;
-    use crate::journal::ContainerDebt;
+    use crate::journal::QuiescedContainer;
 
-    fn stop(timeout_seconds: u32, confirmed: bool) -> Debt {
-        Debt::Start(ContainerDebt {
+    fn stop(timeout_seconds: u32, confirmed: bool) -> CleanupAction {
+        CleanupAction::Start(QuiescedContainer {
             job: JobId::generate(),
             container: "c".to_owned(),
             name: "c".to_owned(),
@@ -104,20 +106,20 @@ mod tests {
 
     #[test]
     fn h02_a_stop_without_an_answer_is_open_for_longer_than_an_engine_waits() {
-        let (act, debt) = (Act::begin(), stop(20, false));
-        let after = |seconds| act.outcome_after(&debt, Duration::from_secs(seconds));
+        let (act, action) = (Act::begin(), stop(20, false));
+        let after = |seconds| act.outcome_after(&action, Duration::from_secs(seconds));
         assert_eq!((after(0), after(20 + 30), after(20 + 61)), (Outcome::Open, Outcome::Open, Outcome::Over));
-        let open_for = act.open_for(&debt);
+        let open_for = act.open_for(&action);
         assert!(open_for > Duration::from_secs(20 + 30) && open_for <= Duration::from_secs(20 + 60));
     }
 
     #[test]
     fn an_answer_is_seen_by_everyone_who_shares_the_act() {
-        let (act, debt) = (Act::begin(), stop(20, false));
+        let (act, action) = (Act::begin(), stop(20, false));
         let shared = act.clone();
         act.answered(Outcome::Confirmed);
-        assert_eq!((shared.outcome(&debt), shared.open_for(&debt)), (Outcome::Confirmed, Duration::ZERO));
+        assert_eq!((shared.outcome(&action), shared.open_for(&action)), (Outcome::Confirmed, Duration::ZERO));
         assert_eq!(Act::begin().outcome(&stop(20, true)), Outcome::Confirmed, "as the journal says");
-        assert_eq!(Act::over().outcome(&debt), Outcome::Over);
+        assert_eq!(Act::over().outcome(&action), Outcome::Over);
     }
 }

@@ -11,77 +11,77 @@
 //! stop whose caller died.
 
 use crate::engine::{Container, ContainerState};
-use crate::journal::{ContainerDebt, Debt};
+use crate::journal::{CleanupAction, QuiescedContainer};
 
-use super::Payment;
+use super::Attempt;
 use super::act::{Outcome, act_limit};
 
-const REMOVED: Payment = Payment::Left("it was removed meanwhile");
-const GOING: Payment = Payment::Left("it is being removed");
-const RESTARTING: Payment = Payment::Void("the Engine restarts it");
-const STARTED: Payment = Payment::Void("someone else started it meanwhile");
+const REMOVED: Attempt = Attempt::Left("it was removed meanwhile");
+const GOING: Attempt = Attempt::Left("it is being removed");
+const RESTARTING: Attempt = Attempt::Void("the Engine restarts it");
+const STARTED: Attempt = Attempt::Void("someone else started it meanwhile");
 
-/// Of a container that was or may be stopped. `Paid` means: start it.
+/// Of a container that was or may be stopped. `Done` means: start it.
 ///
 /// One that has ended after a stop the Engine confirmed is started whatever
 /// became of it in between: it ran when the job came.
-pub(super) fn stopped(debt: &ContainerDebt, seen: Option<&Container>, outcome: Outcome) -> Payment {
+pub(super) fn stopped(quiesced: &QuiescedContainer, seen: Option<&Container>, outcome: Outcome) -> Attempt {
     let Some(container) = seen else { return REMOVED };
-    let same_run = container.started_at == debt.started_at;
-    let limit = act_limit(&Debt::Start(debt.clone()));
+    let same_run = container.started_at == quiesced.started_at;
+    let limit = act_limit(&CleanupAction::Start(quiesced.clone()));
     match (container.state, outcome) {
         (ContainerState::Removing | ContainerState::Dead, _) => GOING,
-        (ContainerState::Unknown, _) => Payment::NotYet,
+        (ContainerState::Unknown, _) => Attempt::NotYet,
         (ContainerState::Exited | ContainerState::Created, _)
             if outcome == Outcome::Confirmed
                 || same_run
-                || is_within(debt, &container.finished_at, limit) =>
+                || is_within(quiesced, &container.finished_at, limit) =>
         {
-            Payment::Paid
+            Attempt::Done
         }
-        (_, Outcome::Open) => Payment::NotYet,
+        (_, Outcome::Open) => Attempt::NotYet,
         (ContainerState::Exited | ContainerState::Created, _) => {
-            Payment::Left("someone else started it meanwhile and it ended later")
+            Attempt::Left("someone else started it meanwhile and it ended later")
         }
         (ContainerState::Restarting, _) => RESTARTING,
-        (ContainerState::Paused, _) => Payment::Left("someone else paused it"),
-        (ContainerState::Running, _) if same_run => Payment::Void("it was not stopped"),
+        (ContainerState::Paused, _) => Attempt::Left("someone else paused it"),
+        (ContainerState::Running, _) if same_run => Attempt::Void("it was not stopped"),
         (ContainerState::Running, _) => STARTED,
     }
 }
 
-/// Of a container that was or may be paused. `Paid` means: unpause it.
+/// Of a container that was or may be paused. `Done` means: unpause it.
 ///
 /// One that ended while it was paused was ended by somebody else.
-pub(super) fn paused(debt: &ContainerDebt, seen: Option<&Container>, outcome: Outcome) -> Payment {
+pub(super) fn paused(quiesced: &QuiescedContainer, seen: Option<&Container>, outcome: Outcome) -> Attempt {
     let Some(container) = seen else { return REMOVED };
-    let same_run = container.started_at == debt.started_at;
-    let limit = act_limit(&Debt::Unpause(debt.clone()));
+    let same_run = container.started_at == quiesced.started_at;
+    let limit = act_limit(&CleanupAction::Unpause(quiesced.clone()));
     match (container.state, outcome) {
         (ContainerState::Removing | ContainerState::Dead, _) => GOING,
-        (ContainerState::Unknown, _) => Payment::NotYet,
-        (ContainerState::Paused, _) if same_run => Payment::Paid,
+        (ContainerState::Unknown, _) => Attempt::NotYet,
+        (ContainerState::Paused, _) if same_run => Attempt::Done,
         // The start time is that of after our pause: this pause is another one.
-        (ContainerState::Paused, _) if debt.confirmed => {
-            Payment::Left("someone else restarted and paused it")
+        (ContainerState::Paused, _) if quiesced.confirmed => {
+            Attempt::Left("someone else restarted and paused it")
         }
-        (ContainerState::Paused, Outcome::Confirmed) => Payment::Paid,
-        (ContainerState::Paused, _) if is_within(debt, &container.started_at, limit) => Payment::Paid,
-        (_, Outcome::Open) => Payment::NotYet,
-        (ContainerState::Paused, _) => Payment::Left("someone else restarted and paused it"),
-        (ContainerState::Exited | ContainerState::Created, _) => Payment::Left("it ended meanwhile"),
+        (ContainerState::Paused, Outcome::Confirmed) => Attempt::Done,
+        (ContainerState::Paused, _) if is_within(quiesced, &container.started_at, limit) => Attempt::Done,
+        (_, Outcome::Open) => Attempt::NotYet,
+        (ContainerState::Paused, _) => Attempt::Left("someone else restarted and paused it"),
+        (ContainerState::Exited | ContainerState::Created, _) => Attempt::Left("it ended meanwhile"),
         (ContainerState::Restarting, _) => RESTARTING,
-        (ContainerState::Running, _) if same_run => Payment::Void("it is not paused"),
+        (ContainerState::Running, _) if same_run => Attempt::Void("it is not paused"),
         (ContainerState::Running, _) => STARTED,
     }
 }
 
 /// Whether the Engine's time lies before the end of the time in which the act
 /// could take effect. Entries of older agents do not tell when they were written.
-fn is_within(debt: &ContainerDebt, engine_time: &str, limit: std::time::Duration) -> bool {
+fn is_within(quiesced: &QuiescedContainer, engine_time: &str, limit: std::time::Duration) -> bool {
     let Ok(at) = chrono::DateTime::parse_from_rfc3339(engine_time) else { return false };
     let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-    let earliest = debt.written_unix_ms;
+    let earliest = quiesced.written_unix_ms;
     earliest > 0 && (earliest..=earliest.saturating_add(limit_ms)).contains(&at.timestamp_millis())
 }
 
@@ -98,8 +98,8 @@ mod tests {
     const DURING: &str = "2026-11-24T10:00:01Z";
     const LATER: &str = "2026-11-25T10:00:00Z";
 
-    fn debt(confirmed: bool) -> ContainerDebt {
-        ContainerDebt {
+    fn quiesced(confirmed: bool) -> QuiescedContainer {
+        QuiescedContainer {
             job: JobId::generate(),
             container: "c".to_owned(),
             name: "c".to_owned(),
@@ -122,7 +122,7 @@ mod tests {
     fn h02_what_our_confirmed_stop_ended_is_started_whatever_its_start_time_says() {
         for started_at in [BEFORE, DURING, LATER] {
             let container = seen(ContainerState::Exited, started_at, LATER);
-            assert_eq!(stopped(&debt(true), Some(&container), Outcome::Confirmed), Payment::Paid);
+            assert_eq!(stopped(&quiesced(true), Some(&container), Outcome::Confirmed), Attempt::Done);
         }
     }
 
@@ -130,14 +130,14 @@ mod tests {
     fn h02_a_restart_between_the_look_and_a_stop_nobody_saw_the_end_of_is_no_stranger() {
         let container = seen(ContainerState::Exited, DURING, "2026-11-24T10:00:11Z");
         for outcome in [Outcome::Open, Outcome::Over] {
-            assert_eq!(stopped(&debt(false), Some(&container), outcome), Payment::Paid);
+            assert_eq!(stopped(&quiesced(false), Some(&container), outcome), Attempt::Done);
         }
         // Ended long after the stop could have done it: by somebody else.
         let container = seen(ContainerState::Exited, DURING, LATER);
-        assert!(matches!(stopped(&debt(false), Some(&container), Outcome::Over), Payment::Left(_)));
-        let old = ContainerDebt { written_unix_ms: 0, ..debt(false) };
+        assert!(matches!(stopped(&quiesced(false), Some(&container), Outcome::Over), Attempt::Left(_)));
+        let old = QuiescedContainer { written_unix_ms: 0, ..quiesced(false) };
         let container = seen(ContainerState::Exited, DURING, "2026-11-24T10:00:11Z");
-        assert!(matches!(stopped(&old, Some(&container), Outcome::Over), Payment::Left(_)));
+        assert!(matches!(stopped(&old, Some(&container), Outcome::Over), Attempt::Left(_)));
     }
 
     #[test]
@@ -145,11 +145,11 @@ mod tests {
         for started_at in [BEFORE, DURING] {
             for state in [ContainerState::Running, ContainerState::Restarting] {
                 let container = seen(state, started_at, BEFORE);
-                assert_eq!(stopped(&debt(false), Some(&container), Outcome::Open), Payment::NotYet);
-                assert_eq!(paused(&debt(false), Some(&container), Outcome::Open), Payment::NotYet);
+                assert_eq!(stopped(&quiesced(false), Some(&container), Outcome::Open), Attempt::NotYet);
+                assert_eq!(paused(&quiesced(false), Some(&container), Outcome::Open), Attempt::NotYet);
                 for judge in [stopped, paused] {
-                    let judged = judge(&debt(false), Some(&container), Outcome::Over);
-                    assert!(matches!(judged, Payment::Void(_)), "{judged:?}");
+                    let judged = judge(&quiesced(false), Some(&container), Outcome::Over);
+                    assert!(matches!(judged, Attempt::Void(_)), "{judged:?}");
                 }
             }
         }
@@ -159,23 +159,23 @@ mod tests {
     fn h02_our_own_pause_is_told_from_another_one() {
         let paused_at = |started_at| seen(ContainerState::Paused, started_at, BEFORE);
         // Restarted between the look and the pause.
-        assert_eq!(paused(&debt(false), Some(&paused_at(DURING)), Outcome::Confirmed), Payment::Paid);
-        assert_eq!(paused(&debt(false), Some(&paused_at(DURING)), Outcome::Over), Payment::Paid);
-        assert_eq!(paused(&debt(true), Some(&paused_at(BEFORE)), Outcome::Confirmed), Payment::Paid);
-        for (entry, outcome) in [(debt(true), Outcome::Confirmed), (debt(false), Outcome::Over)] {
+        assert_eq!(paused(&quiesced(false), Some(&paused_at(DURING)), Outcome::Confirmed), Attempt::Done);
+        assert_eq!(paused(&quiesced(false), Some(&paused_at(DURING)), Outcome::Over), Attempt::Done);
+        assert_eq!(paused(&quiesced(true), Some(&paused_at(BEFORE)), Outcome::Confirmed), Attempt::Done);
+        for (entry, outcome) in [(quiesced(true), Outcome::Confirmed), (quiesced(false), Outcome::Over)] {
             let judged = paused(&entry, Some(&paused_at(LATER)), outcome);
-            assert!(matches!(judged, Payment::Left(_)), "{judged:?}");
+            assert!(matches!(judged, Attempt::Left(_)), "{judged:?}");
         }
     }
 
     #[test]
     fn d03_what_was_removed_or_ended_by_somebody_else_is_left_and_not_called_resumed() {
         for judge in [stopped, paused] {
-            assert_eq!(judge(&debt(true), None, Outcome::Confirmed), REMOVED);
+            assert_eq!(judge(&quiesced(true), None, Outcome::Confirmed), REMOVED);
             let going = seen(ContainerState::Removing, BEFORE, LATER);
-            assert_eq!(judge(&debt(true), Some(&going), Outcome::Confirmed), GOING);
+            assert_eq!(judge(&quiesced(true), Some(&going), Outcome::Confirmed), GOING);
         }
         let ended = seen(ContainerState::Exited, BEFORE, LATER);
-        assert!(matches!(paused(&debt(true), Some(&ended), Outcome::Confirmed), Payment::Left(_)));
+        assert!(matches!(paused(&quiesced(true), Some(&ended), Outcome::Confirmed), Attempt::Left(_)));
     }
 }

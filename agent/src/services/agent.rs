@@ -14,7 +14,7 @@ use crate::controller::{Greeting, OwnDirectory};
 /// How long the Engine may take to describe itself. A controller waits little
 /// longer for its greeting to be answered: an Engine that hangs must not keep
 /// its host out of the fleet.
-const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub(crate) struct AgentApi {
@@ -28,7 +28,7 @@ impl AgentApi {
 
     /// An Engine that does not answer is a fact about the host, not an error.
     async fn describe(&self) -> v1::Agent {
-        let asked = tokio::time::timeout(ENGINE_PATIENCE, self.state.engine.info()).await;
+        let asked = tokio::time::timeout(ENGINE_TIMEOUT, self.state.engine.info()).await;
         let (engine, engine_problem) = match asked {
             Ok(Ok(info)) => (Some(convert::engine(info)), String::new()),
             Ok(Err(error)) => (None, causes(&error)),

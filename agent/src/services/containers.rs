@@ -32,7 +32,7 @@ use crate::upgrade::Upgrades;
 
 /// The longest stop timeout that can be asked for, in seconds: a call ends
 /// after a quarter of an hour.
-const MOST_STOP_SECONDS: u32 = 14 * 60;
+const MAX_STOP_SECONDS: u32 = 14 * 60;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -191,8 +191,8 @@ impl ContainerService for ContainerApi {
     ) -> Result<Response<v1::Container>, Status> {
         self.config.allow.check(Right::Container)?;
         let v1::StopContainerRequest { container, timeout_seconds } = request.into_inner();
-        if let Some(seconds) = timeout_seconds.filter(|&seconds| seconds > MOST_STOP_SECONDS) {
-            let message = format!("a stop timeout of {seconds} s is too long: {MOST_STOP_SECONDS} s at most");
+        if let Some(seconds) = timeout_seconds.filter(|&seconds| seconds > MAX_STOP_SECONDS) {
+            let message = format!("a stop timeout of {seconds} s is too long: {MAX_STOP_SECONDS} s at most");
             return Err(Word::InvalidRequest.status(message));
         }
         let container = self.find(&container).await?;

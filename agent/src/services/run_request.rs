@@ -15,7 +15,7 @@ use crate::engine::VolumeName;
 const PROPAGATIONS: [&str; 7] = ["", "private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 /// The least memory the Engine lets a container have, in bytes.
-const LEAST_MEMORY_BYTES: u64 = 6 << 20;
+const MIN_MEMORY_BYTES: u64 = 6 << 20;
 
 pub(super) fn parse(request: v1::RunContainerRequest) -> Result<NewContainer, InvalidRun> {
     let v1::RunContainerRequest {
@@ -88,7 +88,7 @@ pub(super) fn parse(request: v1::RunContainerRequest) -> Result<NewContainer, In
         &restart,
         "a container that is removed when it stops cannot start again",
     )?;
-    let little = memory_bytes != 0 && memory_bytes < LEAST_MEMORY_BYTES;
+    let little = memory_bytes != 0 && memory_bytes < MIN_MEMORY_BYTES;
     refuse(
         little || i64::try_from(memory_bytes).is_err(),
         "memory",

@@ -13,14 +13,14 @@ use holdfast_proto::v1::snapshot_service_server::SnapshotService;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status};
 
-use crate::quiesce::Rest;
+use crate::quiesce::QuiesceMode;
 use crate::snapshot::{
     AdmissionError, BackupRequest, RestoreRequest, RestoreTarget, Snapshots, SourceName, SourceRequest,
     VolumeTarget,
 };
 
 /// Sources one job may have.
-const MOST_SOURCES: usize = 1024;
+const MAX_SOURCES: usize = 1024;
 
 type Events<E> = Pin<Box<dyn Stream<Item = Result<E, Status>> + Send>>;
 
@@ -88,23 +88,20 @@ fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, St
         allow_empty,
         nested_mounts: _,
     } = request;
-    if sources.is_empty() || sources.len() > MOST_SOURCES {
-        return Err(invalid(format!(
-            "a job has between 1 and {MOST_SOURCES} sources, not {}",
-            sources.len()
-        )));
+    if sources.is_empty() || sources.len() > MAX_SOURCES {
+        return Err(invalid(format!("a job has between 1 and {MAX_SOURCES} sources, not {}", sources.len())));
     }
-    let rest = match consistency {
+    let mode = match consistency {
         v1::Consistency::None => None,
-        v1::Consistency::Pause => Some(Rest::Pause),
-        v1::Consistency::Stop => Some(Rest::Stop),
+        v1::Consistency::Pause => Some(QuiesceMode::Pause),
+        v1::Consistency::Stop => Some(QuiesceMode::Stop),
         v1::Consistency::Unspecified => return Err(invalid("a consistency this agent knows is needed")),
     };
     Ok(BackupRequest {
         job: parse_job(&job_id)?,
         generation,
         sources: sources.into_iter().map(parse_source).collect::<Result<_, _>>()?,
-        rest,
+        mode,
         torn: match torn {
             v1::TornPolicy::Unspecified | v1::TornPolicy::Accept => TornPolicy::Accept,
             v1::TornPolicy::Fail => TornPolicy::Fail,
@@ -234,7 +231,7 @@ mod tests {
             source(v1::SourceKind::Directory, "/srv/data"),
         ]);
         let parsed = parse_backup(good.clone()).unwrap();
-        assert_eq!(parsed.rest, Some(Rest::Pause));
+        assert_eq!(parsed.mode, Some(QuiesceMode::Pause));
         assert_eq!(parsed.max_downtime, Some(Duration::from_secs(30)));
         assert_eq!(parsed.sources.len(), 2);
         let refused = [

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use holdfast_archive::seam::SeamError;
+use holdfast_archive::pack_io::PackIoError;
 use holdfast_proto::v1::repository_service_client::RepositoryServiceClient;
 use holdfast_proto::{ERROR_CODE_METADATA, MAX_MESSAGE_BYTES};
 use tokio::sync::watch;
@@ -69,7 +69,7 @@ impl Caller {
         &self,
         what: &'static str,
         mut request: impl FnMut(RepositoryServiceClient<Channel>) -> F,
-    ) -> Result<T, SeamError>
+    ) -> Result<T, PackIoError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
@@ -133,7 +133,7 @@ impl Caller {
         self.channel.borrow().as_ref().and_then(|line| line.store.clone())
     }
 
-    pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, SeamError> {
+    pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, PackIoError> {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(cancelled(self.cancel.reason())),
@@ -142,20 +142,20 @@ impl Caller {
     }
 
     /// Waits before the next attempt: longer each time, never the same twice.
-    pub(super) async fn pause(&self, attempt: u32) -> Result<(), SeamError> {
+    pub(super) async fn pause(&self, attempt: u32) -> Result<(), PackIoError> {
         let longest = FIRST_PAUSE.saturating_mul(1 << attempt.min(10)).min(LONGEST_PAUSE);
         let pause = longest.mul_f64(rand::random_range(0.5..1.0));
         self.unless_cancelled(tokio::time::sleep(pause)).await
     }
 }
 
-fn cancelled(reason: Option<CancelReason>) -> SeamError {
+fn cancelled(reason: Option<CancelReason>) -> PackIoError {
     match reason {
         Some(CancelReason::MaxDowntime) => {
-            SeamError::new("max-downtime", "containers were at rest for as long as they may be")
+            PackIoError::new("max-downtime", "containers were quiesced for as long as they may be")
         }
-        Some(CancelReason::Shutdown) => SeamError::new("shutdown", "the agent stops"),
-        Some(CancelReason::Asked) | None => SeamError::new("cancelled", "the job was cancelled"),
+        Some(CancelReason::Shutdown) => PackIoError::new("shutdown", "the agent stops"),
+        Some(CancelReason::Asked) | None => PackIoError::new("cancelled", "the job was cancelled"),
     }
 }
 

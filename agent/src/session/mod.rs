@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_archive::ids::{FrameId, PackId};
-use holdfast_archive::seam::{
-    FrameKind, FrameLocation, PackEntry, PackSink, PackSource, SealedPack, SeamError,
+use holdfast_archive::pack_io::{
+    FrameKind, FrameLocation, PackEntry, PackIoError, PackSink, PackSource, SealedPack,
 };
 use holdfast_proto::v1::{self, alloc_pack_response::Way, commit_snapshot_response::Outcome};
 use tokio::runtime::Handle;
@@ -47,7 +47,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// Damaged frames a session keeps: some 60 bytes each. Where there are more,
 /// nothing of the base is relied on: all is read, and what the repository still
 /// has is not sent.
-const MOST_DAMAGED: usize = 1_000_000;
+const MAX_DAMAGED: usize = 1_000_000;
 
 /// How long giving a lease back may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -130,7 +130,7 @@ impl DataPlane {
         &self,
         request: v1::OpenUploadRequest,
         cancel: &Cancel,
-    ) -> Result<Upload, SeamError> {
+    ) -> Result<Upload, PackIoError> {
         let (caller, retries) = self.caller(cancel);
         let answer = caller
             .call("open an upload", |mut client| {
@@ -158,7 +158,7 @@ impl DataPlane {
         &self,
         request: v1::OpenRestoreRequest,
         cancel: &Cancel,
-    ) -> Result<Restore, SeamError> {
+    ) -> Result<Restore, PackIoError> {
         let (caller, retries) = self.caller(cancel);
         let answer = caller
             .call("open a restore", |mut client| {
@@ -188,7 +188,7 @@ impl Session {
 
     /// The damaged frames of the base: those that came when the upload was
     /// opened, and what the controller has beyond them.
-    async fn all_damaged(&self, first: &[Vec<u8>], mut next: u64) -> Result<Damaged, SeamError> {
+    async fn all_damaged(&self, first: &[Vec<u8>], mut next: u64) -> Result<Damaged, PackIoError> {
         let mut damaged: HashSet<FrameId> = frame_ids(first)?.into_iter().collect();
         while next != 0 {
             let from = next;
@@ -200,7 +200,7 @@ impl Session {
                 })
                 .await?;
             damaged.extend(frame_ids(&page.frames)?);
-            if damaged.len() > MOST_DAMAGED {
+            if damaged.len() > MAX_DAMAGED {
                 return Ok(Damaged::TooMany);
             }
             if page.next != 0 && page.next <= from {
@@ -221,7 +221,7 @@ impl Session {
     /// # Errors
     /// When the controller refuses it or cannot be reached. Not knowing the
     /// answer is an error too; offering the same body again is harmless.
-    pub async fn commit(&self, body: Vec<u8>) -> Result<Commit, SeamError> {
+    pub async fn commit(&self, body: Vec<u8>) -> Result<Commit, PackIoError> {
         failpoint("agent.commit.before");
         let answer = self
             .caller
@@ -277,7 +277,7 @@ impl Session {
         }
     }
 
-    async fn have_async(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+    async fn have_async(&self, frames: &[FrameId]) -> Result<Vec<bool>, PackIoError> {
         // First: the answer is another one for what is lost.
         self.report_lost().await;
         let frame_bytes = wire_ids(frames);
@@ -297,7 +297,7 @@ impl Session {
 
     /// Allocates, stores and commits one pack. A store that does not take the
     /// bytes gets a fresh allocation: an address may have expired.
-    async fn put(&self, pack: &SealedPack) -> Result<(), SeamError> {
+    async fn put(&self, pack: &SealedPack) -> Result<(), PackIoError> {
         let mut attempt = 1;
         loop {
             match self.put_once(pack).await {
@@ -312,7 +312,7 @@ impl Session {
         }
     }
 
-    async fn put_once(&self, pack: &SealedPack) -> Result<(), SeamError> {
+    async fn put_once(&self, pack: &SealedPack) -> Result<(), PackIoError> {
         let allocated = self
             .caller
             .call("allocate a pack", |mut client| {
@@ -354,7 +354,7 @@ impl Session {
         pack_id: &str,
         presigned: &v1::PresignedPut,
         pack: &SealedPack,
-    ) -> Result<(), SeamError> {
+    ) -> Result<(), PackIoError> {
         let id: PackId = pack_id.parse().map_err(|_| nonsense("a pack id that is none"))?;
         let put = match self.caller.store() {
             None => Err(NotPinned::None.into()),
@@ -373,7 +373,7 @@ impl Session {
                 self.tell_refusal(&refusal);
                 self.relay(pack_id, pack).await
             }
-            Err(error) => Err(SeamError::new(call::UPLOAD_FAILED, error.to_string())),
+            Err(error) => Err(PackIoError::new(call::UPLOAD_FAILED, error.to_string())),
         }
     }
 
@@ -388,7 +388,7 @@ impl Session {
         }
     }
 
-    async fn relay(&self, pack_id: &str, pack: &SealedPack) -> Result<(), SeamError> {
+    async fn relay(&self, pack_id: &str, pack: &SealedPack) -> Result<(), PackIoError> {
         let moved = Arc::new(AtomicU64::new(0));
         let sending = self.caller.call("upload a pack", |mut client| {
             let messages = upload_messages(&self.lease, pack_id, &pack.bytes, moved.clone());
@@ -405,7 +405,7 @@ impl Session {
         sending.await.map(|v1::UploadPackResponse {}| ())
     }
 
-    async fn locate_async(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+    async fn locate_async(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
         let frame_bytes = wire_ids(frames);
         let answer = self
             .caller
@@ -421,9 +421,9 @@ impl Session {
         frames.iter().zip(answer.locations).map(|(id, location)| parse_location(*id, location)).collect()
     }
 
-    async fn read_async(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+    async fn read_async(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         let wanted = usize::try_from(range.end.saturating_sub(range.start))
-            .map_err(|_| SeamError::new("invalid", "a range longer than memory was asked for"))?;
+            .map_err(|_| PackIoError::new("invalid", "a range longer than memory was asked for"))?;
         self.caller
             .call("read a pack", |mut client| {
                 let request = v1::ReadPackRequest {
@@ -452,21 +452,21 @@ impl Session {
 }
 
 impl PackSink for Session {
-    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, PackIoError> {
         self.runtime.block_on(self.have_async(frames))
     }
 
-    fn put_pack(&self, pack: SealedPack) -> Result<(), SeamError> {
+    fn put_pack(&self, pack: SealedPack) -> Result<(), PackIoError> {
         self.runtime.block_on(self.put(&pack))
     }
 }
 
 impl PackSource for Session {
-    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
         self.runtime.block_on(self.locate_async(frames))
     }
 
-    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         self.runtime.block_on(self.read_async(pack, range))
     }
 
@@ -522,7 +522,7 @@ fn wire_ids(frames: &[FrameId]) -> Vec<Vec<u8>> {
     frames.iter().map(|id| id.as_bytes().to_vec()).collect()
 }
 
-fn frame_ids(frames: &[Vec<u8>]) -> Result<Vec<FrameId>, SeamError> {
+fn frame_ids(frames: &[Vec<u8>]) -> Result<Vec<FrameId>, PackIoError> {
     frames
         .iter()
         .map(|bytes| FrameId::from_slice(bytes).ok_or_else(|| nonsense("a frame id that is not 32 bytes")))
@@ -545,7 +545,7 @@ fn wire_frame(entry: &PackEntry) -> v1::PackFrame {
     }
 }
 
-fn parse_location(id: FrameId, location: v1::FrameLocation) -> Result<Option<FrameLocation>, SeamError> {
+fn parse_location(id: FrameId, location: v1::FrameLocation) -> Result<Option<FrameLocation>, PackIoError> {
     if location.pack_id.is_empty() {
         return Ok(None);
     }
@@ -560,16 +560,16 @@ fn parse_location(id: FrameId, location: v1::FrameLocation) -> Result<Option<Fra
     Ok(Some(FrameLocation { pack, entry }))
 }
 
-fn nonsense(what: &str) -> SeamError {
-    SeamError::new(
+fn nonsense(what: &str) -> PackIoError {
+    PackIoError::new(
         "protocol",
         format!("the controller's answer holds {what}: are agent and controller of versions that fit?"),
     )
 }
 
-impl From<Refusal> for SeamError {
+impl From<Refusal> for PackIoError {
     fn from(refusal: Refusal) -> Self {
-        SeamError::new(refusal.code, refusal.to_string())
+        PackIoError::new(refusal.code, refusal.to_string())
     }
 }
 

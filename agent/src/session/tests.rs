@@ -86,7 +86,7 @@ fn pin(place: &str, ca_pem: &str) -> Arc<StorePin> {
 
 /// What comes of a pack where the controller names `named` as its place and the
 /// host keeps `kept`.
-async fn put(repository: &Repository, named: &str, kept: Option<Arc<StorePin>>) -> Result<(), SeamError> {
+async fn put(repository: &Repository, named: &str, kept: Option<Arc<StorePin>>) -> Result<(), PackIoError> {
     repository.lock().presigned = Some(named.to_owned());
     let (plane, line) = repository.plane().await;
     line.send_modify(|line| line.as_mut().unwrap().store = kept);

@@ -1,14 +1,14 @@
-//! One backup job: its sources read, its containers at rest no longer than
+//! One backup job: its sources read, its quiesced containers no longer than
 //! must be, its snapshots committed.
 //!
-//! Without rest a source is read once. With it, everything is read and
+//! Without quiescing a source is read once. With it, everything is read and
 //! uploaded while the containers run and nothing of that is committed. Then,
-//! one group of sources after another, those who write to them rest, only what
+//! one group of sources after another, those who write to them are quiesced, only what
 //! changed since is read, and they resume; the commit comes after that,
-//! because it needs nobody at rest. A commit that finds frames missing starts
-//! the source over, so containers never rest for the sake of a full read.
+//! because it needs nobody quiesced. A commit that finds frames missing starts
+//! the source over, so containers are never quiesced for the sake of a full read.
 //!
-//! A source fails alone, or with its group where that cannot be at rest long
+//! A source fails alone, or with its group where that cannot be quiesced long
 //! enough; the job fails with it but the others go on. Before a commit its
 //! name must still mean the data that was read.
 
@@ -20,7 +20,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use holdfast_archive::fs::{CaptureBase, CaptureOptions, Captured, NestedMounts, TornPolicy};
 use holdfast_archive::ids::{FrameId, SourceId};
-use holdfast_archive::seam::SeamError;
+use holdfast_archive::pack_io::PackIoError;
 use holdfast_archive::snapshot::{Extent, SHRUNK_WORDS, SnapshotBody, Stats, encode_body};
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, snapshot_event::Event};
@@ -28,13 +28,13 @@ use holdfast_proto::v1::{self, snapshot_event::Event};
 use crate::allow::Right;
 use crate::cancel::Cancel;
 use crate::failpoint::failpoint;
-use crate::quiesce::{NotAtRest, Quiesced, Request, Rest};
+use crate::quiesce::{QuiesceFailure, QuiesceMode, Quiesced, Request};
 use crate::session::{Commit, Damaged, Session};
 
 use super::Context;
-use super::board::{Board, Row};
 use super::job::Job;
 use super::pass::{self, Failure, Pass};
+use super::progress::{ProgressTracker, SourceProgress};
 use super::source::{Source, SourceName};
 use super::users;
 
@@ -48,7 +48,7 @@ pub struct BackupRequest {
     pub generation: u64,
     pub sources: Vec<SourceRequest>,
     /// None: read while in use.
-    pub rest: Option<Rest>,
+    pub mode: Option<QuiesceMode>,
     pub torn: TornPolicy,
     pub nested_mounts: NestedMounts,
     /// None: as long as this host allows, which is the most in any case.
@@ -72,9 +72,9 @@ struct Target {
     /// So much of the base is damaged that all is read.
     reads_all: bool,
     parameters: v1::UploadParameters,
-    row: Arc<Row>,
+    row: Arc<SourceProgress>,
     begun: Instant,
-    /// Cancelled with the job, or with the group when its time at rest is over.
+    /// Cancelled with the job, or with the group when its time quiesced is over.
     cancel: Cancel,
 }
 
@@ -92,20 +92,20 @@ struct Backup<'a> {
     context: &'a Context,
     job: &'a Job<v1::SnapshotEvent>,
     request: &'a BackupRequest,
-    board: Arc<Board>,
+    progress: Arc<ProgressTracker>,
     failures: Mutex<Vec<Failure>>,
 }
 
-/// Runs the job to its end. Nothing is at rest when it returns, but for what
-/// the payer was left with and the events say.
+/// Runs the job to its end. Nothing is quiesced when it returns, but for what
+/// the recovery worker has to resume, as the events say.
 pub(super) async fn run(
     context: &Context,
     job: &Job<v1::SnapshotEvent>,
     request: &BackupRequest,
 ) -> v1::JobEnded {
-    let board = Arc::new(Board::new(job.id, job.feed.clone()));
-    let ticking = board.start();
-    let backup = Backup { context, job, request, board, failures: Mutex::default() };
+    let progress = Arc::new(ProgressTracker::new(job.id, job.feed.clone()));
+    let ticking = progress.start();
+    let backup = Backup { context, job, request, progress, failures: Mutex::default() };
     backup.run().await;
     drop(ticking);
     backup.ended()
@@ -122,9 +122,9 @@ impl Backup<'_> {
                 return self.refuse_all(&self.cancelled());
             }
         };
-        match self.request.rest {
+        match self.request.mode {
             None => self.read_in_use().await,
-            Some(rest) => self.read_at_rest(rest).await,
+            Some(mode) => self.read_quiesced(mode).await,
         }
         drop(slot);
     }
@@ -158,7 +158,7 @@ impl Backup<'_> {
         Err(frames_missing())
     }
 
-    async fn read_at_rest(&self, rest: Rest) {
+    async fn read_quiesced(&self, mode: QuiesceMode) {
         let mut pending = Vec::new();
         for source in &self.request.sources {
             let begun = Instant::now();
@@ -168,7 +168,7 @@ impl Backup<'_> {
             }
         }
         for attempt in 1..=TRIES {
-            pending = self.round_at_rest(pending, rest, attempt).await;
+            pending = self.quiesced_round(pending, mode, attempt).await;
             if pending.is_empty() {
                 return;
             }
@@ -180,7 +180,7 @@ impl Backup<'_> {
 
     /// Both passes and the commit of every target; returns those whose
     /// commit found frames missing.
-    async fn round_at_rest(&self, targets: Vec<Target>, rest: Rest, attempt: usize) -> Vec<Target> {
+    async fn quiesced_round(&self, targets: Vec<Target>, mode: QuiesceMode, attempt: usize) -> Vec<Target> {
         let targets = targets.into_iter().map(|target| {
             let base = base(&target, attempt);
             (target, base)
@@ -197,7 +197,7 @@ impl Backup<'_> {
         while !left.is_empty() {
             // Its own, so that the watchdog of one group ends no other.
             let cancel = self.job.cancel.part();
-            match self.quiesce(&left, rest, &cancel).await {
+            match self.quiesce(&left, mode, &cancel).await {
                 Ok(quiesced) => {
                     let group = take(&mut left, quiesced.group());
                     group.iter().for_each(|(target, _)| cancel.pass_on(&target.cancel));
@@ -214,23 +214,23 @@ impl Backup<'_> {
         again
     }
 
-    /// Brings those to rest who write to the first group of what is left. The
+    /// Quiesce those who write to the first group of what is left. The
     /// error says which are not read for it.
     async fn quiesce(
         &self,
         left: &[Read],
-        rest: Rest,
+        mode: QuiesceMode,
         cancel: &Cancel,
     ) -> Result<Quiesced, (Failure, Vec<usize>)> {
         let most = self.context.max_downtime;
         let request = Request {
             job: self.job.id,
             places: left.iter().map(|(target, _)| target.source.place()).collect(),
-            rest,
+            mode,
             max_downtime: self.request.max_downtime.map_or(most, |asked| asked.min(most)),
         };
         let quiesced = self.context.quiescer.quiesce(&request, cancel).await;
-        quiesced.map_err(|NotAtRest { error, group, reports }| {
+        quiesced.map_err(|QuiesceFailure { error, group, reports }| {
             self.report_rest(reports);
             let failure = Failure::cancelled(cancel).unwrap_or_else(|| Failure::of(error.code(), &error));
             (failure, group)
@@ -243,7 +243,7 @@ impl Backup<'_> {
         let second = self.read_all(targets, v1::SourcePhase::SecondPass).await;
         failpoint("agent.capture.second-pass-done");
         let disturbances = quiesced.disturbances().await.unwrap_or_else(|error| {
-            vec![format!("it is not known whether all containers were at rest to the end: {error}")]
+            vec![format!("it is not known whether all containers were quiesced to the end: {error}")]
         });
         let reports = quiesced.resume().await;
         let downtime_ms = reports.iter().map(|report| report.downtime_ms).max().unwrap_or_default();
@@ -274,7 +274,7 @@ impl Backup<'_> {
     ) -> Vec<Read> {
         let passes = targets.map(|(target, base)| async move {
             // What the second pass follows was read and sent by the first: nothing
-            // of that is damaged, and nobody is kept at rest for it.
+            // of that is damaged, and nobody is kept quiesced for it.
             let damaged = match phase {
                 v1::SourcePhase::SecondPass => Arc::default(),
                 _ => Arc::clone(&target.damaged),
@@ -311,7 +311,7 @@ impl Backup<'_> {
             Ok(upload) => upload,
             Err(error) => {
                 source.release().await;
-                return Err(seam_failure(&cancel, &error));
+                return Err(pack_io_failure(&cancel, &error));
             }
         };
         let (damaged, reads_all) = match upload.damaged {
@@ -323,7 +323,7 @@ impl Backup<'_> {
             }
         };
         let expected = upload.base.as_ref().map_or(0, |base| base.size_bytes);
-        let row = self.board.add(request.id.to_string(), expected);
+        let row = self.progress.add(request.id.to_string(), expected);
         Ok(Target {
             id: request.id,
             source,
@@ -348,8 +348,8 @@ impl Backup<'_> {
         if let Some(failure) = Failure::cancelled(&target.cancel) {
             return Err(failure);
         }
-        // What is torn while containers run is read again at rest.
-        let preliminary = self.request.rest.is_some() && phase == v1::SourcePhase::FirstPass;
+        // What is torn while containers run is read again quiesced.
+        let preliminary = self.request.mode.is_some() && phase == v1::SourcePhase::FirstPass;
         let torn = if preliminary { TornPolicy::Accept } else { self.request.torn };
         let (workers, memory) = (self.context.workers, self.context.memory_per_capture());
         let pass = Pass {
@@ -363,7 +363,7 @@ impl Backup<'_> {
             progress: target.row.begin(phase),
         };
         let captured = match self.capture(target, pass.clone()).await {
-            // The base only saves reading. At rest there is no time for that.
+            // The base only saves reading. While containers are quiesced there is no time for that.
             Err(failure) if failure.code == pass::BASE_UNREADABLE && phase == v1::SourcePhase::FirstPass => {
                 tracing::warn!(job.id = %self.job.id, source.id = %target.id, error = failure.message,
                     "all is read again");
@@ -442,7 +442,7 @@ impl Backup<'_> {
             started_unix_ns: captured.started_unix_ns,
             stats,
             source: target.source.facts(),
-            consistency: consistency(self.request.rest).to_owned(),
+            consistency: consistency(self.request.mode).to_owned(),
             host_name: self.context.host_name(),
             partial,
             problems: problems.clone(),
@@ -462,7 +462,7 @@ impl Backup<'_> {
                     "frames the snapshot uses are not in the repository; their files are read again");
                 Ok(Err(frames))
             }
-            Err(error) => Err(seam_failure(&target.cancel, &error)),
+            Err(error) => Err(pack_io_failure(&target.cancel, &error)),
         }
     }
 
@@ -521,7 +521,7 @@ impl Backup<'_> {
     fn report_rest(&self, reports: Vec<v1::ContainerQuiesced>) {
         for report in reports {
             // What its owner removed or ended meanwhile is told, and is no failure.
-            if !report.resumed && self.context.payer.is_to_resume(&report.container_id) {
+            if !report.resumed && self.context.recovery.is_to_resume(&report.container_id) {
                 let message =
                     format!("container `{}` has not resumed: {}", report.container_name, report.problem);
                 self.note(Failure::new("not-resumed", message));
@@ -545,7 +545,7 @@ impl Backup<'_> {
 
     fn ended(&self) -> v1::JobEnded {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        // That something is left at rest is worse than a snapshot that was not taken.
+        // That something is left quiesced is worse than a snapshot that was not taken.
         let worst = failures.iter().find(|failure| failure.code == "not-resumed").or(failures.first());
         match worst {
             None => v1::JobEnded { ok: true, ..Default::default() },
@@ -595,7 +595,7 @@ fn take<T>(from: &mut Vec<T>, indexes: &[usize]) -> Vec<T> {
     taken.into_iter().map(|(_, item)| item).collect()
 }
 
-fn seam_failure(cancel: &Cancel, error: &SeamError) -> Failure {
+fn pack_io_failure(cancel: &Cancel, error: &PackIoError) -> Failure {
     Failure::cancelled(cancel).unwrap_or_else(|| Failure::of(error.code, error))
 }
 
@@ -619,11 +619,11 @@ fn frames_missing() -> Failure {
     )
 }
 
-fn consistency(rest: Option<Rest>) -> &'static str {
-    match rest {
+fn consistency(mode: Option<QuiesceMode>) -> &'static str {
+    match mode {
         None => "none",
-        Some(Rest::Pause) => "pause",
-        Some(Rest::Stop) => "stop",
+        Some(QuiesceMode::Pause) => "pause",
+        Some(QuiesceMode::Stop) => "stop",
     }
 }
 

@@ -266,7 +266,7 @@ impl Registry {
     }
 
     /// Cancels everything, admits nothing more and waits for the jobs to end,
-    /// which includes that what they brought to rest has resumed.
+    /// which includes that what they quiesced has resumed.
     pub async fn shut_down(&self) {
         self.lock().stopping = true;
         let live = self.live();

@@ -5,14 +5,14 @@
 //! everything from the beginning. A panic in a job fails that job alone.
 //!
 //! Two jobs run at a time, each with its share of the memory; more wait their
-//! turn. So a job that has containers at rest never waits for memory.
+//! turn. So a job that has quiesced containers never waits for memory.
 
 mod backup;
 mod beside;
-mod board;
 mod feed;
 mod job;
 mod pass;
+mod progress;
 mod restore;
 mod source;
 mod space;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
-use holdfast_archive::fs::LEAST_MEMORY_BYTES;
+use holdfast_archive::fs::MIN_MEMORY_BYTES;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, restore_event, snapshot_event};
 use tokio::sync::Semaphore;
@@ -35,7 +35,7 @@ use crate::engine::Engine;
 use crate::holder::Holders;
 use crate::own::Own;
 use crate::quiesce::Quiescer;
-use crate::resume::Payer;
+use crate::resume::RecoveryWorker;
 use crate::session::DataPlane;
 use crate::spec::Specs;
 
@@ -46,15 +46,15 @@ pub(crate) use self::source::engine_code;
 pub use self::source::{SourceError, SourceName};
 pub use self::target::{RestoreTarget, VolumeTarget};
 
-const MOST_JOBS: usize = 2;
-const MOST_SOURCES: usize = 2;
+const MAX_JOBS: usize = 2;
+const MAX_SOURCES: usize = 2;
 
 /// What jobs work with.
 #[derive(Debug)]
 pub struct Parts {
     pub engine: Engine,
     pub holders: Holders,
-    pub payer: Payer,
+    pub recovery: RecoveryWorker,
     /// Knows what the containers that use a source are made of.
     pub specs: Specs,
     pub plane: DataPlane,
@@ -63,7 +63,7 @@ pub struct Parts {
     pub memory_bytes: usize,
     /// Threads of one capture or restore.
     pub workers: usize,
-    /// The longest a container may be kept at rest.
+    /// The longest a container may be kept quiesced.
     pub max_downtime: Duration,
     /// Knows the name this host has in its fleet.
     pub controller: Controller,
@@ -82,7 +82,7 @@ pub struct Snapshots {
 struct Context {
     engine: Engine,
     holders: Holders,
-    payer: Payer,
+    recovery: RecoveryWorker,
     specs: Specs,
     plane: DataPlane,
     quiescer: Quiescer,
@@ -106,9 +106,9 @@ struct Share {
 impl Share {
     /// As many captures at once as the budget gives the least each needs.
     fn of(memory_bytes: usize) -> Self {
-        let captures = memory_bytes / LEAST_MEMORY_BYTES;
-        let jobs = captures.clamp(1, MOST_JOBS);
-        let sources = (captures / jobs).clamp(1, MOST_SOURCES);
+        let captures = memory_bytes / MIN_MEMORY_BYTES;
+        let jobs = captures.clamp(1, MAX_JOBS);
+        let sources = (captures / jobs).clamp(1, MAX_SOURCES);
         Self { jobs, sources, capture_bytes: memory_bytes / (jobs * sources) }
     }
 }
@@ -138,7 +138,7 @@ impl Snapshots {
         let Parts {
             engine,
             holders,
-            payer,
+            recovery,
             specs,
             plane,
             allow,
@@ -149,11 +149,11 @@ impl Snapshots {
             own,
         } = parts;
         let share = Share::of(memory_bytes);
-        let quiescer = Quiescer::new(engine.clone(), payer.clone(), own_container());
+        let quiescer = Quiescer::new(engine.clone(), recovery.clone(), own_container());
         let context = Context {
             engine,
             holders,
-            payer,
+            recovery,
             specs,
             plane,
             quiescer,
@@ -238,9 +238,9 @@ impl Snapshots {
         self.registry.clone()
     }
 
-    /// Held by whoever has containers at rest.
-    pub fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
-        self.context.quiescer.turn()
+    /// Held by whoever has quiesced containers.
+    pub fn quiesce_lock(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.context.quiescer.lock()
     }
 
     /// Jobs that have not ended.
@@ -253,7 +253,7 @@ impl Snapshots {
         self.registry.cancel(job)
     }
 
-    /// Ends all jobs; returns when nothing of theirs is at rest any more.
+    /// Ends all jobs; returns when nothing of theirs is quiesced any more.
     pub async fn shut_down(&self) {
         self.registry.shut_down().await;
     }
@@ -289,12 +289,12 @@ mod unit {
 
     #[test]
     fn memory_is_divided_among_what_runs_at_once() {
-        let least = LEAST_MEMORY_BYTES;
+        let least = MIN_MEMORY_BYTES;
         assert_eq!(Share::of(least), Share { jobs: 1, sources: 1, capture_bytes: least });
         assert_eq!(Share::of(2 * least), Share { jobs: 2, sources: 1, capture_bytes: least });
         assert_eq!(Share::of(4 * least), Share { jobs: 2, sources: 2, capture_bytes: least });
         let plenty = Share::of(64 * least);
-        assert_eq!((plenty.jobs, plenty.sources), (MOST_JOBS, MOST_SOURCES));
+        assert_eq!((plenty.jobs, plenty.sources), (MAX_JOBS, MAX_SOURCES));
     }
 
     #[test]

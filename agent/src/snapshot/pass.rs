@@ -45,7 +45,7 @@ impl Failure {
             CancelReason::Asked => Self::new("cancelled", "the job was cancelled"),
             CancelReason::MaxDowntime => Self::new(
                 "max-downtime",
-                "the containers were at rest for as long as they may be, and resumed before the data was read; \
+                "the containers were quiesced for as long as they may be, and resumed before the data was read; \
                  allow more downtime, or back up less at once",
             ),
             CancelReason::Shutdown => {
@@ -71,7 +71,7 @@ pub(super) async fn capture(
     session: &Session,
     cancel: &Cancel,
 ) -> Result<Captured, Failure> {
-    let seam = Arc::new(session.clone());
+    let pack_io = Arc::new(session.clone());
     let flag = cancel.flag();
     let captured = on_thread("capture", move || {
         fs::capture(CaptureRequest {
@@ -79,8 +79,8 @@ pub(super) async fn capture(
             base: pass.base,
             damaged: &pass.damaged,
             options: pass.options,
-            sink: seam.clone(),
-            source: seam,
+            sink: pack_io.clone(),
+            source: pack_io,
             progress: pass.progress,
             cancel: flag,
         })

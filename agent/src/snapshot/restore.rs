@@ -59,8 +59,8 @@ struct Restore<'a> {
     progress: Arc<RestoreProgress>,
 }
 
-/// Runs the job to its end. A target it could not finish is gone, or owed to
-/// the payer.
+/// Runs the job to its end. A target it could not finish is gone, or its removal
+/// is left to the recovery worker.
 pub(super) async fn run(
     context: &Context,
     job: &Job<v1::RestoreEvent>,
@@ -110,10 +110,10 @@ impl Restore<'_> {
     /// What an earlier attempt of this job left goes first.
     async fn await_removal(&self) -> Result<(), Failure> {
         tokio::select! {
-            removed = self.context.payer.removed(self.job.id, REMOVAL_LIMIT) => match removed {
+            removed = self.context.recovery.removed(self.job.id, REMOVAL_LIMIT) => match removed {
                 true => Ok(()),
                 false => Err(Failure::new(
-                    "owing",
+                    "cleanup-pending",
                     format!(
                         "what an earlier attempt of this restore left of {} cannot be removed; \
                          the agent's log says why: journalctl -u holdfast-agent",

@@ -190,7 +190,7 @@ impl Source {
         if let Self::Volume(volume) = self
             && let Err(error) = volume.release().await
         {
-            tracing::warn!(%error, "a holder container stays behind; the journal owes it");
+            tracing::warn!(%error, "a holder container stays behind; the journal lists its removal");
         }
     }
 }

@@ -54,9 +54,9 @@ pub(super) async fn check(
     if room.holds(most) {
         return Ok(());
     }
-    let (seam, root, options) = (Arc::new(session.clone()), body.root, options.clone());
+    let (pack_io, root, options) = (Arc::new(session.clone()), body.root, options.clone());
     let need =
-        on_thread("count", move || count(&FrameFetcher::new(seam, CACHE_BYTES), root, &options)).await?;
+        on_thread("count", move || count(&FrameFetcher::new(pack_io, CACHE_BYTES), root, &options)).await?;
     let need =
         need.map_err(|error| Failure::of(if error.is_loss() { "damaged" } else { "unreachable" }, &error))?;
     if room.holds(need) {

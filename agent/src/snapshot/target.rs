@@ -13,9 +13,9 @@ use crate::allowed_directory::AllowedDirectory;
 use crate::contained::{self, ContainedError};
 use crate::engine::{NewVolume, ROLE_LABEL, VolumeName};
 use crate::failpoint::failpoint;
-use crate::journal::{Debt, DebtId};
+use crate::journal::{ActionId, CleanupAction};
 use crate::own::ChangeError;
-use crate::resume::{Act, Outcome, Payer, RESTORE_LABEL, blocking};
+use crate::resume::{Act, Outcome, RESTORE_LABEL, RecoveryWorker, blocking};
 use crate::secrets;
 use crate::volume_path::{self, ReachedVolume};
 use crate::volume_settings;
@@ -66,10 +66,10 @@ pub struct VolumeTarget {
 }
 
 /// A target that is made and not yet kept. Dropping it leaves its removal to
-/// the payer.
+/// the recovery worker.
 #[derive(Debug)]
 pub(super) struct Target {
-    owed: Owed,
+    removal: Removal,
     place: Option<Place>,
 }
 
@@ -79,11 +79,11 @@ enum Place {
     Directory(Arc<Filled>),
 }
 
-/// The debt to remove what is half made.
+/// The recorded action that removes a half-made target.
 #[derive(Debug)]
-struct Owed {
-    payer: Payer,
-    debt: Option<(DebtId, Debt)>,
+struct Removal {
+    recovery: RecoveryWorker,
+    action: Option<(ActionId, CleanupAction)>,
 }
 
 impl Target {
@@ -105,7 +105,7 @@ impl Target {
     }
 
     /// Makes what is to be filled. If this fails, nothing of it is left, or it
-    /// is owed to the payer.
+    /// is left to the recovery worker.
     pub(super) async fn make(
         context: &Context,
         job: JobId,
@@ -126,9 +126,9 @@ impl Target {
     ) -> Result<Self, Failure> {
         let wanted = settings(asked, facts, job);
         let bound = check_settings(context, &wanted)?;
-        let debt = Debt::RemoveVolume { job, name: wanted.name.to_string(), seen_empty: None };
-        let owed = Owed::write(context, debt).await?;
-        let mut target = Self { owed, place: None };
+        let action = CleanupAction::RemoveVolume { job, name: wanted.name.to_string(), seen_empty: None };
+        let removal = Removal::write(context, action).await?;
+        let mut target = Self { removal, place: None };
         let made = context.engine.create_volume(&wanted).await;
         // Somebody may have made it since it was looked for. The label tells:
         // only this job's is removed again.
@@ -176,8 +176,10 @@ impl Target {
     async fn make_directory(context: &Context, job: JobId, path: &Path) -> Result<Self, Failure> {
         let wanted = wanted(context, path).await?;
         let path = wanted.staging_path(job);
-        let mut target =
-            Self { owed: Owed::write(context, Debt::RemoveDirectory { job, path }).await?, place: None };
+        let mut target = Self {
+            removal: Removal::write(context, CleanupAction::RemoveDirectory { job, path }).await?,
+            place: None,
+        };
         match wanted.make(job) {
             Ok(filled) => {
                 target.place = Some(Place::Directory(Arc::new(filled)));
@@ -217,7 +219,7 @@ impl Target {
             return Ok(());
         }
         let root = rustix::fs::fstat(self.root()?).map_err(|error| unreadable(&error.into()))?;
-        self.owed.note_root(root.st_ino).await?;
+        self.removal.note_root(root.st_ino).await?;
         failpoint("agent.restore.root-noted");
         Ok(())
     }
@@ -244,10 +246,10 @@ impl Target {
                     self.discard().await;
                     return Err(failure);
                 }
-                self.owed.forget().await
+                self.removal.forget().await
             }
             Some(Place::Volume(volume)) => {
-                let forgotten = self.owed.forget().await;
+                let forgotten = self.removal.forget().await;
                 release(*volume).await;
                 forgotten
             }
@@ -267,60 +269,60 @@ impl Target {
             }
             None => {}
         }
-        self.owed.pay().await;
+        self.removal.carry_out().await;
     }
 }
 
-impl Owed {
-    async fn write(context: &Context, debt: Debt) -> Result<Self, Failure> {
-        let (payer, written) = (context.payer.clone(), debt.clone());
-        let id = blocking(move || payer.journal().owe(written))
+impl Removal {
+    async fn write(context: &Context, action: CleanupAction) -> Result<Self, Failure> {
+        let (recovery, written) = (context.recovery.clone(), action.clone());
+        let id = blocking(move || recovery.journal().record(written))
             .await
             .map_err(|error| Failure::of("journal-failed", &error))?;
-        Ok(Self { payer: context.payer.clone(), debt: Some((id, debt)) })
+        Ok(Self { recovery: context.recovery.clone(), action: Some((id, action)) })
     }
 
     async fn note_root(&mut self, inode: u64) -> Result<(), Failure> {
-        let Some((id, Debt::RemoveVolume { job, name, .. })) = &self.debt else { return Ok(()) };
+        let Some((id, CleanupAction::RemoveVolume { job, name, .. })) = &self.action else { return Ok(()) };
         let (id, noted) =
-            (*id, Debt::RemoveVolume { job: *job, name: name.clone(), seen_empty: Some(inode) });
-        let amended = self.payer.amend(id, noted.clone()).await;
+            (*id, CleanupAction::RemoveVolume { job: *job, name: name.clone(), seen_empty: Some(inode) });
+        let amended = self.recovery.amend(id, noted.clone()).await;
         amended.map_err(|error| Failure::of("journal-failed", &error))?;
-        self.debt = Some((id, noted));
+        self.action = Some((id, noted));
         Ok(())
     }
 
     async fn forget(&mut self) -> Result<(), Failure> {
-        let Some((id, _)) = &self.debt else { return Ok(()) };
-        let (payer, id) = (self.payer.clone(), *id);
-        blocking(move || payer.journal().settle(id))
+        let Some((id, _)) = &self.action else { return Ok(()) };
+        let (recovery, id) = (self.recovery.clone(), *id);
+        blocking(move || recovery.journal().complete(id))
             .await
             .map_err(|error| Failure::of("journal-failed", &error))?;
-        self.debt = None;
+        self.action = None;
         Ok(())
     }
 
-    async fn pay(&mut self) {
-        let Some((id, debt)) = &self.debt else { return };
-        match self.payer.pay(*id, debt, Outcome::Over).await {
-            Ok(_) => self.debt = None,
+    async fn carry_out(&mut self) {
+        let Some((id, action)) = &self.action else { return };
+        match self.recovery.carry_out(*id, action, Outcome::Over).await {
+            Ok(_) => self.action = None,
             // Dropping it hands it over.
             Err(error) => tracing::warn!(%error, "what was half restored is not removed yet"),
         }
     }
 }
 
-impl Drop for Owed {
+impl Drop for Removal {
     fn drop(&mut self) {
-        if let Some((id, debt)) = self.debt.take() {
-            self.payer.hand_over([(id, debt, Act::over())]);
+        if let Some((id, action)) = self.action.take() {
+            self.recovery.hand_over([(id, action, Act::over())]);
         }
     }
 }
 
 async fn release(volume: ReachedVolume) {
     if let Err(error) = volume.release().await {
-        tracing::warn!(%error, "a holder container stays behind; the journal owes it");
+        tracing::warn!(%error, "a holder container stays behind; the journal lists its removal");
     }
 }
 

@@ -19,7 +19,7 @@ use super::*;
 use crate::engine::testing::Scene;
 use crate::engine::{ContainerState, VolumeName};
 use crate::journal::Journal;
-use crate::quiesce::Rest;
+use crate::quiesce::QuiesceMode;
 use crate::session::Line;
 use crate::spec::Specs;
 use crate::store_pin::StorePin;
@@ -28,7 +28,7 @@ struct Bench {
     scene: Scene,
     repository: Repository,
     snapshots: Snapshots,
-    payer: Payer,
+    recovery: RecoveryWorker,
     _state: TempDir,
     channel: watch::Sender<Option<Line>>,
 }
@@ -38,13 +38,13 @@ impl Bench {
         let scene = Scene::open().await?;
         let state = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::open(state.path(), Duration::ZERO).unwrap());
-        let payer = Payer::new(journal.clone(), scene.engine.clone(), InstanceId::generate());
+        let recovery = RecoveryWorker::new(journal.clone(), scene.engine.clone(), InstanceId::generate());
         let repository = Repository::default();
         let (plane, channel) = repository.plane().await;
         let snapshots = Snapshots::new(Parts {
             engine: scene.engine.clone(),
             holders: Holders::new(scene.engine.clone(), journal, InstanceId::generate()),
-            payer: payer.clone(),
+            recovery: recovery.clone(),
             specs: Specs::new(state.path(), scene.engine.clone()),
             plane,
             allow: Allow::parse(["backup", "restore", scene.directory("allowed").to_str().unwrap()]).unwrap(),
@@ -54,7 +54,7 @@ impl Bench {
             controller: Controller::default(),
             own: Own::new(scene.engine.clone(), None, state.path().to_owned(), Controller::default()),
         });
-        Some(Self { scene, repository, snapshots, payer, _state: state, channel })
+        Some(Self { scene, repository, snapshots, recovery, _state: state, channel })
     }
 
     /// A volume with a little in it, and its path.
@@ -94,12 +94,12 @@ impl Bench {
     }
 }
 
-fn request(source: SourceId, name: &VolumeName, rest: Option<Rest>) -> BackupRequest {
+fn request(source: SourceId, name: &VolumeName, mode: Option<QuiesceMode>) -> BackupRequest {
     BackupRequest {
         job: JobId::generate(),
         generation: 1,
         sources: vec![SourceRequest { id: source, name: SourceName::Volume(name.to_string()) }],
-        rest,
+        mode,
         torn: TornPolicy::Accept,
         nested_mounts: NestedMounts::Partial,
         max_downtime: None,
@@ -152,8 +152,10 @@ async fn what_is_read_is_committed_and_the_next_run_reads_only_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn containers_rest_for_the_second_pass_only_and_resume() {
-    for (rest, at_rest) in [(Rest::Pause, ContainerState::Paused), (Rest::Stop, ContainerState::Exited)] {
+async fn containers_are_quiesced_for_the_second_pass_only_and_resume() {
+    for (mode, quiesced) in
+        [(QuiesceMode::Pause, ContainerState::Paused), (QuiesceMode::Stop, ContainerState::Exited)]
+    {
         let Some(bench) = Bench::open().await else { return };
         let (name, _) = bench.volume("data").await;
         let mount = format!("{name}:/data");
@@ -165,19 +167,19 @@ async fn containers_rest_for_the_second_pass_only_and_resume() {
         bench.repository.lock().stuck = Some("upload_pack");
         let looking = async {
             bench.called("upload_pack").await;
-            assert_eq!(look().await, before, "{rest:?}: not touched in the first pass");
+            assert_eq!(look().await, before, "{mode:?}: not touched in the first pass");
             bench.repository.lock().stuck = Some("locate");
             bench.called("locate").await;
-            assert_eq!(look().await.state, at_rest, "in the second pass");
+            assert_eq!(look().await.state, quiesced, "in the second pass");
             bench.repository.lock().stuck = None;
         };
-        let asked = request(SourceId::generate(), &name, Some(rest));
+        let asked = request(SourceId::generate(), &name, Some(mode));
         let (outcome, ()) = tokio::join!(bench.run(asked), looking);
         assert!(outcome.ended.ok && !outcome.sources[0].partial, "{outcome:?}");
         assert_eq!(outcome.quiesced.len(), 1);
         assert!(outcome.quiesced[0].resumed && outcome.quiesced[0].problem.is_empty(), "{outcome:?}");
         assert_eq!(look().await.state, ContainerState::Running);
-        assert!(bench.payer.journal().is_empty());
+        assert!(bench.recovery.journal().is_empty());
     }
 }
 
@@ -185,10 +187,10 @@ async fn containers_rest_for_the_second_pass_only_and_resume() {
 async fn frames_that_went_missing_are_read_and_sent_again() {
     let Some(bench) = Bench::open().await else { return };
     let (name, _) = bench.volume("data").await;
-    for rest in [None, Some(Rest::Pause)] {
+    for mode in [None, Some(QuiesceMode::Pause)] {
         let source = SourceId::generate();
         bench.repository.lock().lose_frames = 1;
-        let outcome = bench.run(request(source, &name, rest)).await;
+        let outcome = bench.run(request(source, &name, mode)).await;
         assert!(outcome.ended.ok, "{outcome:?}");
         assert_eq!(bench.repository.snapshots(source).len(), 1);
     }
@@ -205,8 +207,8 @@ async fn a_source_that_is_empty_all_at_once_is_refused_unless_allowed() {
     assert!(bench.run(request(source, &name, None)).await.ended.ok);
     fs::remove_dir_all(path.join("sub")).unwrap();
     fs::remove_file(path.join("large")).unwrap();
-    for rest in [None, Some(Rest::Pause)] {
-        let outcome = bench.run(request(source, &name, rest)).await;
+    for mode in [None, Some(QuiesceMode::Pause)] {
+        let outcome = bench.run(request(source, &name, mode)).await;
         assert_eq!(outcome.ended.error_code, "source-empty", "{outcome:?}");
     }
     let allowed = BackupRequest { allow_empty: true, ..request(source, &name, None) };
@@ -216,18 +218,18 @@ async fn a_source_that_is_empty_all_at_once_is_refused_unless_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn h06_a_source_with_less_than_a_tenth_left_is_taken_and_said_to_have_shrunk() {
     let Some(bench) = Bench::open().await else { return };
-    for (suffix, rest) in [("running", None), ("resting", Some(Rest::Pause))] {
+    for (suffix, mode) in [("running", None), ("quiesced", Some(QuiesceMode::Pause))] {
         let (name, path) = bench.volume(suffix).await;
         fs::create_dir(path.join("many")).unwrap();
         (0..40).for_each(|number| fs::write(path.join(format!("many/{number}")), "x").unwrap());
         let source = SourceId::generate();
-        let first = bench.run(request(source, &name, rest)).await;
+        let first = bench.run(request(source, &name, mode)).await;
         assert!(first.ended.ok && !first.sources[0].shrunk, "{first:?}");
 
         // The bytes stay, most of the entries go.
         fs::remove_dir_all(path.join("many")).unwrap();
         fs::remove_dir_all(path.join("sub")).unwrap();
-        let outcome = bench.run(request(source, &name, rest)).await;
+        let outcome = bench.run(request(source, &name, mode)).await;
         let taken = &outcome.sources[0];
         assert!(outcome.ended.ok && taken.ok && taken.shrunk && !taken.partial, "{outcome:?}");
         assert!(taken.problems[0].contains("less than a tenth is left"), "{outcome:?}");
@@ -236,15 +238,15 @@ async fn h06_a_source_with_less_than_a_tenth_left_is_taken_and_said_to_have_shru
 
         // The entries stay, most of the bytes go.
         fs::write(path.join("large"), "little").unwrap();
-        assert!(bench.run(request(source, &name, rest)).await.sources[0].shrunk);
+        assert!(bench.run(request(source, &name, mode)).await.sources[0].shrunk);
         // It is as it was last.
-        let same = bench.run(request(source, &name, rest)).await;
+        let same = bench.run(request(source, &name, mode)).await;
         assert!(!same.sources[0].shrunk && same.sources[0].problems.is_empty(), "{same:?}");
         fs::write(path.join("large"), vec![7; 1 << 20]).unwrap();
-        assert!(!bench.run(request(source, &name, rest)).await.sources[0].shrunk);
+        assert!(!bench.run(request(source, &name, mode)).await.sources[0].shrunk);
         // And where it is told to accept that, it does.
         fs::write(path.join("large"), "little").unwrap();
-        let allowed = BackupRequest { allow_empty: true, ..request(source, &name, rest) };
+        let allowed = BackupRequest { allow_empty: true, ..request(source, &name, mode) };
         let allowed = bench.run(allowed).await;
         assert!(allowed.ended.ok && !allowed.sources[0].shrunk, "{allowed:?}");
     }
@@ -344,13 +346,13 @@ async fn p12_the_same_job_twice_runs_once_and_tells_both() {
 
 // The second pass reads the pages of the first, which is where it is stuck.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_stuck_with_containers_at_rest_is_cancelled_and_they_resume() {
+async fn a_job_stuck_with_quiesced_containers_is_cancelled_and_they_resume() {
     let Some(bench) = Bench::open().await else { return };
     let (name, _) = bench.volume("data").await;
     let user = bench.scene.run_sleeper("user", &["-v", &format!("{name}:/data")]).await;
     bench.repository.lock().stuck = Some("locate");
     let source = SourceId::generate();
-    let asked = request(source, &name, Some(Rest::Pause));
+    let asked = request(source, &name, Some(QuiesceMode::Pause));
     let job = asked.job;
     let cancelling = async {
         while bench.repository.calls("locate") == 0 {
@@ -364,7 +366,7 @@ async fn a_job_stuck_with_containers_at_rest_is_cancelled_and_they_resume() {
     assert!(outcome.ended.cancelled && outcome.quiesced[0].resumed, "{outcome:?}");
     let container = bench.scene.engine.inspect_container(&user).await.unwrap();
     assert_eq!(container.state, ContainerState::Running);
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
     assert!(bench.snapshots.running().is_empty());
     assert!(bench.repository.snapshots(source).is_empty());
 }
@@ -377,13 +379,13 @@ async fn containers_resume_at_the_deadline_and_the_job_fails() {
     bench.repository.lock().stuck = Some("locate");
     let asked = BackupRequest {
         max_downtime: Some(Duration::from_secs(2)),
-        ..request(SourceId::generate(), &name, Some(Rest::Pause))
+        ..request(SourceId::generate(), &name, Some(QuiesceMode::Pause))
     };
     let outcome = bench.run(asked).await;
     assert_eq!(outcome.ended.error_code, "max-downtime", "{outcome:?}");
     let container = bench.scene.engine.inspect_container(&user).await.unwrap();
     assert_eq!(container.state, ContainerState::Running);
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,7 +428,7 @@ async fn a_pack_goes_straight_to_the_store_or_through_the_controller() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn h09_damaged_frames_told_in_pages_are_all_sent_again_and_nobody_rests_for_it() {
+async fn h09_damaged_frames_listed_in_pages_are_all_sent_again_and_nobody_is_quiesced_for_it() {
     let Some(bench) = Bench::open().await else { return };
     let (name, path) = bench.volume("data").await;
     for n in 0..4 {
@@ -434,7 +436,7 @@ async fn h09_damaged_frames_told_in_pages_are_all_sent_again_and_nobody_rests_fo
     }
     bench.scene.run_sleeper("user", &["-v", &format!("{name}:/data")]).await;
     let source = SourceId::generate();
-    assert!(bench.run(request(source, &name, Some(Rest::Pause))).await.ended.ok);
+    assert!(bench.run(request(source, &name, Some(QuiesceMode::Pause))).await.ended.ok);
     // What is younger than this proves nothing to the second pass.
     while path.join("more-3").metadata().unwrap().modified().unwrap().elapsed().unwrap().as_secs() < 6 {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -445,7 +447,7 @@ async fn h09_damaged_frames_told_in_pages_are_all_sent_again_and_nobody_rests_fo
         state.damaged_page = 2;
         assert!(state.damaged.len() > 4, "{:?}", state.damaged);
     }
-    let healed = bench.run(request(source, &name, Some(Rest::Pause))).await;
+    let healed = bench.run(request(source, &name, Some(QuiesceMode::Pause))).await;
     assert!(healed.ended.ok, "{healed:?}");
     assert!(bench.repository.calls("list_damaged") > 1);
     assert_eq!(bench.repository.lock().damaged, Vec::new(), "all were sent again");
@@ -551,7 +553,7 @@ async fn a_snapshot_becomes_a_new_volume() {
     let volume = bench.scene.engine.inspect_volume(&name).await.unwrap();
     same_trees(&path, &volume.mountpoint);
     assert_eq!(volume.labels[crate::resume::RESTORE_LABEL], asked.job.to_string());
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
     assert_eq!(bench.repository.open_leases(), 0);
     // Told again, not done again.
     assert_eq!(bench.restore(asked).await, finished);
@@ -595,7 +597,7 @@ async fn p05_a_restore_that_fails_or_is_cancelled_leaves_no_volume() {
     let (finished, ()) = tokio::join!(bench.restore(asked), cancelling);
     assert!(finished.cancelled, "{finished:?}");
     assert_eq!(bench.volumes(), before);
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -613,7 +615,7 @@ async fn a_directory_is_filled_beside_its_place_and_then_named() {
     assert_eq!(again.error_code, "target-exists", "{again:?}");
     let outside = bench.restore(asked(&bench.scene.directory("other").join("x"))).await;
     assert_eq!(outside.error_code, "not-allowed", "{outside:?}");
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! For containers that another tool once made anew with everything the Engine
+//! For containers that another tool once recreated with everything the Engine
 //! showed of them: an old image's defaults stand there as if a person had set
 //! them, and that image's own are no help any more.
 

@@ -3,7 +3,7 @@
 //!
 //! The Engine tells of a container as it is, which is a merge: settings of the
 //! image stand among those of the person, and addresses the Engine gave among
-//! addresses that were asked for. A container made anew of all that would pin
+//! addresses that were asked for. A container recreated of all that would pin
 //! the old image's defaults, and would clash or lie where the Engine had
 //! chosen. So here the merge is undone: the configuration of the image the
 //! container *runs* (by id, never by tag) is subtracted field by field, by the

@@ -1,4 +1,4 @@
-//! What a container mounts, so that one made anew mounts the same.
+//! What a container mounts, so that one recreated mounts the same.
 //!
 //! A volume without a name of its own is the trap: the settings say only *that*
 //! there is one, and a container made of the settings gets a new, empty one.

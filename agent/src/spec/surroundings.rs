@@ -1,6 +1,6 @@
 //! The other containers of a host, as far as one container's settings name
 //! them. Settings name them by id, which is another one as soon as they are
-//! made anew; a name stays.
+//! recreated; a name stays.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ impl Surroundings {
             None => {
                 if !self.containers.is_empty() {
                     notes.push(format!(
-                        "container `{reference}`, which its setting {setting} names, is gone: it cannot be made anew like that"
+                        "container `{reference}`, which its setting {setting} names, is gone: it cannot be recreated like that"
                     ));
                 }
                 reference.to_owned()

@@ -12,32 +12,32 @@ use tokio::sync::Notify;
 use crate::allow::Allow;
 use crate::clocks::{Clocks, Moment};
 use crate::engine::Engine;
-use crate::resume::Payer;
+use crate::resume::RecoveryWorker;
 use crate::snapshot::Registry;
 use crate::spec::Specs;
 
-use super::driven::{Driven, UpgradeJob, event, failed, finished};
 use super::failure::{plan_failure, reason};
-use super::handover::{Custody, Own};
+use super::handover::{Own, UpgradeOwner};
 use super::plan::{self, PlanContext, Planned};
 use super::record::{Record, Store};
+use super::run::{UpgradeJob, UpgradeRun, event, failed, finished};
 use super::{FIRST_PAUSE, Failure, RunRequest, forward};
 
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) engine: Engine,
-    pub(super) payer: Option<Payer>,
+    pub(super) recovery: Option<RecoveryWorker>,
     pub(super) specs: Specs,
     pub(super) allow: Allow,
     pub(super) registry: Arc<Registry>,
-    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) quiesce_lock: Arc<tokio::sync::Mutex<()>>,
     pub(super) own: Option<Own>,
     pub(super) state_dir: PathBuf,
     pub(super) clocks: Clocks,
     pub(super) store: Store,
     pub(super) records: Mutex<BTreeMap<JobId, Record>>,
-    /// Upgrades that are driven by a task right now.
-    pub(super) driven: Mutex<HashMap<JobId, Arc<Notify>>>,
+    /// Upgrades that are run by a task right now.
+    pub(super) run: Mutex<HashMap<JobId, Arc<Notify>>>,
     pub(super) nudge: Notify,
 }
 
@@ -48,12 +48,12 @@ const LATE: Duration = Duration::from_hours(1);
 pub(super) struct Hold<'a> {
     pub(super) context: &'a Context,
     pub(super) job: JobId,
-    pub(super) bell: Arc<Notify>,
+    pub(super) proceed: Arc<Notify>,
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.context.driven().remove(&self.job);
+        self.context.run().remove(&self.job);
     }
 }
 
@@ -84,18 +84,18 @@ impl Context {
         self.records().get(&job).cloned()
     }
 
-    pub(super) fn driven(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Notify>>> {
-        self.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn run(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Notify>>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take(&self, job: JobId) -> Result<Hold<'_>, Failure> {
-        let mut driven = self.driven();
-        if driven.contains_key(&job) {
+        let mut run = self.run();
+        if run.contains_key(&job) {
             return Err(Failure::new("busy", "the upgrade is being worked on"));
         }
-        let bell = Arc::new(Notify::new());
-        driven.insert(job, bell.clone());
-        Ok(Hold { context: self, job, bell })
+        let proceed = Arc::new(Notify::new());
+        run.insert(job, proceed.clone());
+        Ok(Hold { context: self, job, proceed })
     }
 
     /// Takes an upgrade as it is by now: what was seen of it before may be old.
@@ -131,18 +131,18 @@ impl Context {
             Ok(record) => record,
             Err(failure) => return Some(failed(&failure)),
         };
-        let mut driven = Driven { context: self, record, job: Some(job), tries: 0 };
-        let went = if driven.record.helper.is_some() {
-            driven.hand_over(&job.cancel).await
+        let mut run = UpgradeRun { context: self, record, job: Some(job), tries: 0 };
+        let went = if run.record.helper.is_some() {
+            run.hand_over(&job.cancel).await
         } else {
-            driven.forward(&job.cancel, &hold.bell).await.map(|()| Custody::Over)
+            run.forward(&job.cancel, &hold.proceed).await.map(|()| UpgradeOwner::Over)
         };
         match went {
-            Ok(Custody::Helper) => return None,
+            Ok(UpgradeOwner::Helper) => return None,
             Ok(_) => {}
-            Err(failure) => driven.end_otherwise(&reason(&job.cancel, failure)).await,
+            Err(failure) => run.end_otherwise(&reason(&job.cancel, failure)).await,
         }
-        Some(driven.finished())
+        Some(run.finished())
     }
 
     /// For whoever listens to a task that panicked: what is on disk leads back,
@@ -157,15 +157,15 @@ impl Context {
     /// The record of an upgrade nothing of which is done yet.
     pub(super) async fn begin(&self, request: &RunRequest) -> Result<Record, Failure> {
         let planned = self.agreed(request).await?;
-        let remakes = forward::remakes(&self.specs, &planned).await?;
-        let mut record = forward::record(request, &planned, &remakes);
+        let recreations = forward::recreations(&self.specs, &planned).await?;
+        let mut record = forward::record(request, &planned, &recreations);
         if let Some(own) = self.own.as_ref().filter(|own| own.id == planned.old.id) {
             record.helper = Some(own.helper(&record, &record.from_image_id)?);
         }
         Ok(record)
     }
 
-    /// The plan made anew must be the one that was agreed to.
+    /// The plan recreated must be the one that was agreed to.
     pub(super) async fn agreed(&self, request: &RunRequest) -> Result<Planned, Failure> {
         let planned = plan::plan(&self.plan_context(), &request.plan).await;
         let planned = planned.map_err(|error| plan_failure(&error))?;
@@ -219,27 +219,27 @@ impl Context {
         let left: Vec<Record> =
             self.records().values().filter(|record| record.is_under_way()).cloned().collect();
         for record in left {
-            let _turn = self.turn.clone().lock_owned().await;
+            let _lock = self.quiesce_lock.clone().lock_owned().await;
             let Ok((_hold, record)) = self.take_fresh(record.job, Record::is_under_way) else { continue };
             let Some(record) = self.left_to_us(record).await else { continue };
             tracing::warn!(job.id = %record.job, container.name = record.target().name, state = ?record.state(),
                 "an upgrade was cut off; it is finished or taken back now");
-            let mut driven = Driven { context: self, record, job: None, tries: 0 };
-            driven.go_on(Some(within)).await;
+            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            run.go_on(Some(within)).await;
         }
     }
 
     /// Takes away what the Engine made after all when nobody waited for its
     /// answer any more.
-    pub(super) async fn remove_latecomers(&self, now: Moment) {
+    pub(super) async fn remove_orphans(&self, now: Moment) {
         let may_come = |record: &Record| record.since_end(now) < LATE && record.has_unanswered_creations();
         let jobs: Vec<JobId> =
             self.records().values().filter(|record| may_come(record)).map(|record| record.job).collect();
         for job in jobs {
             let Ok((_hold, record)) = self.take_fresh(job, may_come) else { continue };
-            let mut driven = Driven { context: self, record, job: None, tries: 0 };
-            if let Err(failure) = driven.remove_latecomers().await {
-                tracing::error!(job.id = %driven.record.job, error = %failure,
+            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            if let Err(failure) = run.remove_orphans().await {
+                tracing::error!(job.id = %run.record.job, error = %failure,
                     "a container that came too late for its upgrade could not be removed; it is tried again");
             }
         }
@@ -254,9 +254,9 @@ impl Context {
             self.records().values().filter(|record| due(record)).map(|record| record.job).collect();
         for job in jobs {
             let Ok((_hold, record)) = self.take_fresh(job, due) else { continue };
-            let mut driven = Driven { context: self, record, job: None, tries: 0 };
-            if let Err(failure) = driven.finish().await {
-                tracing::error!(job.id = %driven.record.job, error = %failure,
+            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            if let Err(failure) = run.finish().await {
+                tracing::error!(job.id = %run.record.job, error = %failure,
                     "what an upgrade kept for a rollback could not be removed; it is tried again");
             }
         }

@@ -5,7 +5,7 @@
 //! stop, so that an Engine that restarts in the middle starts neither old nor
 //! new by itself; the clone is whole and on disk before the new container may
 //! touch the data; "it was started" is on disk before it is started. Names
-//! change hands only while both are at rest.
+//! change hands only while both are quiesced.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,24 +26,24 @@ use crate::recreate;
 use crate::resume::blocking;
 use crate::spec::{Spec, Specs, no_restart};
 
-use super::back::Problems;
 use super::guards::writable_layer;
 use super::plan::Planned;
-use super::plan::stops::made_anew;
-use super::record::{Identities, Member, NEW_INFIX, OLD_INFIX, Record, Remake, Source, now_unix_ms};
-use super::{Driven, Failure, RunRequest, emptiness, gate};
+use super::plan::stops::recreated;
+use super::record::{Identities, Member, NEW_INFIX, OLD_INFIX, Record, Recreation, Source, now_unix_ms};
+use super::rollback::Problems;
+use super::{Failure, RunRequest, UpgradeRun, gate, populate_guard};
 
-/// How long debts of earlier jobs may take to be paid before containers rest.
-const OWING_LIMIT: Duration = Duration::from_secs(30);
+/// How long cleanup of earlier jobs is waited for before containers are quiesced.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 
 /// What is known before anything is done.
-pub(super) fn record(request: &RunRequest, planned: &Planned, remakes: &HashMap<String, Spec>) -> Record {
+pub(super) fn record(request: &RunRequest, planned: &Planned, recreations: &HashMap<String, Spec>) -> Record {
     let suffix = suffix(&request.job.to_string());
     let members = planned.stops.iter().map(|container| {
         let spec = if container.id == planned.old.id {
             Some((planned.spec.clone(), planned.to_image.clone(), planned.to_image_id.clone()))
         } else {
-            let spec = remakes.get(&container.id);
+            let spec = recreations.get(&container.id);
             spec.map(|spec| (spec.clone(), spec.image.clone(), spec.image_id.clone()))
         };
         Member {
@@ -52,7 +52,7 @@ pub(super) fn record(request: &RunRequest, planned: &Planned, remakes: &HashMap<
             was_running: container.state.is_live(),
             restart_policy: Value::Null,
             touched: false,
-            remake: spec.map(|(spec, image, image_id)| Remake {
+            recreation: spec.map(|(spec, image, image_id)| Recreation {
                 spec,
                 image,
                 image_id,
@@ -87,22 +87,22 @@ pub(super) fn record(request: &RunRequest, planned: &Planned, remakes: &HashMap<
 
 /// The specs of dependents that name the old container, or another such
 /// dependent, by its id: in a namespace mode, in volumes-from or in a link.
-pub(super) async fn remakes(specs: &Specs, planned: &Planned) -> Result<HashMap<String, Spec>, Failure> {
+pub(super) async fn recreations(specs: &Specs, planned: &Planned) -> Result<HashMap<String, Spec>, Failure> {
     let others = planned.stops.iter().filter(|stop| stop.id != planned.old.id).collect();
-    let mut remakes = HashMap::new();
-    for container in made_anew(others, &planned.old) {
+    let mut recreations = HashMap::new();
+    for container in recreated(others, &planned.old) {
         let spec = specs.read(&container.id).await;
         let mut spec = spec.map_err(|error| {
-            Failure::new("dependent", format!("`{}` has to be made anew with it: {error}", container.name))
+            Failure::new("dependent", format!("`{}` has to be recreated with it: {error}", container.name))
         })?;
         // Its tag may mean another image by now: it is not what is upgraded.
         let meant = specs.engine().inspect_image_json(&spec.image).await;
         if !meant.is_ok_and(|image| image["Id"].as_str() == Some(spec.image_id.as_str())) {
             spec.image.clone_from(&spec.image_id);
         }
-        remakes.insert(container.id.clone(), spec);
+        recreations.insert(container.id.clone(), spec);
     }
-    Ok(remakes)
+    Ok(recreations)
 }
 
 /// The last letters of an id are its random ones.
@@ -110,43 +110,43 @@ pub(super) fn suffix(job: &str) -> String {
     job[job.len().saturating_sub(6)..].to_lowercase()
 }
 
-impl Driven<'_> {
+impl UpgradeRun<'_> {
     /// Runs to `Committed`. On an error the caller goes back.
-    pub(super) async fn forward(&mut self, cancel: &Cancel, bell: &Notify) -> Result<(), Failure> {
+    pub(super) async fn forward(&mut self, cancel: &Cancel, proceed: &Notify) -> Result<(), Failure> {
         let first = self.prepare(cancel).await?;
-        let turn = self.take_turn(cancel).await?;
+        let lock = self.take_quiesce_lock(cancel).await?;
         self.look_again().await?;
         self.stop(first, cancel).await?;
-        self.wait(cancel, bell).await?;
+        self.wait(cancel, proceed).await?;
         self.replace(cancel).await?;
-        drop(turn);
+        drop(lock);
         Ok(())
     }
 
-    /// Nobody else brings containers to rest while this is held.
-    pub(super) async fn take_turn(&self, cancel: &Cancel) -> Result<OwnedMutexGuard<()>, Failure> {
-        let turn = tokio::select! {
-            turn = self.context.turn.clone().lock_owned() => turn,
+    /// Nobody else quiesce containers while this is held.
+    pub(super) async fn take_quiesce_lock(&self, cancel: &Cancel) -> Result<OwnedMutexGuard<()>, Failure> {
+        let lock = tokio::select! {
+            lock = self.context.quiesce_lock.clone().lock_owned() => lock,
             () = cancel.cancelled() => return Err(cancelled()),
         };
-        self.owe_nothing().await?;
-        Ok(turn)
+        self.await_cleanup().await?;
+        Ok(lock)
     }
 
-    /// A debt that is paid meanwhile would start what must rest.
-    pub(super) async fn owe_nothing(&self) -> Result<(), Failure> {
-        if let Some(payer) = &self.context.payer
-            && !payer.resumed(OWING_LIMIT).await
+    /// A cleanup action carried out meanwhile would start what must stay quiesced.
+    pub(super) async fn await_cleanup(&self) -> Result<(), Failure> {
+        if let Some(recovery) = &self.context.recovery
+            && !recovery.resumed(CLEANUP_LIMIT).await
         {
             return Err(Failure::new(
-                "owing",
-                "containers that an earlier job left at rest have not resumed yet",
+                "cleanup-pending",
+                "containers that an earlier job left quiesced have not resumed yet",
             ));
         }
         Ok(())
     }
 
-    /// Hours may lie between the plan and the turn. What was stopped by its
+    /// Hours may lie between the plan and the lock. What was stopped by its
     /// owner meanwhile stays stopped, and somebody new on the data is a reason
     /// not to begin.
     async fn look_again(&mut self) -> Result<(), Failure> {
@@ -157,11 +157,11 @@ impl Driven<'_> {
             let member = &mut self.record.members[index];
             member.restart_policy = inspected["HostConfig"]["RestartPolicy"].clone();
             member.was_running = container.state.is_live();
-            if member.remake.is_some() {
+            if member.recreation.is_some() {
                 self.refuse_written(index, &container, &inspected).await?;
             }
         }
-        self.refuse_newcomers().await?;
+        self.refuse_new_dependents().await?;
         self.refuse_external_writers().await
     }
 
@@ -189,7 +189,7 @@ impl Driven<'_> {
 
     /// Who lives in the old container's namespaces and was not there when the
     /// plan was made would be left in dead ones.
-    async fn refuse_newcomers(&self) -> Result<(), Failure> {
+    async fn refuse_new_dependents(&self) -> Result<(), Failure> {
         let containers = inspect_all(&self.context.engine).await?;
         let members = &self.record.members;
         let Some(old) = containers.iter().find(|one| one.id == self.record.target().id) else {
@@ -210,7 +210,7 @@ impl Driven<'_> {
         }
     }
 
-    /// With everything at rest, to the end.
+    /// With everything quiesced, to the end.
     pub(super) async fn replace(&mut self, cancel: &Cancel) -> Result<(), Failure> {
         self.switch().await?;
         if self.record.target().was_running {
@@ -251,25 +251,25 @@ impl Driven<'_> {
 
     /// Makes the new container of a member under its temporary name.
     async fn make(&mut self, index: usize) -> Result<(), Failure> {
-        let Some(remake) = self.record.members[index].remake.clone() else { return Ok(()) };
-        self.placeholders(emptiness::occupy).await?;
+        let Some(recreation) = self.record.members[index].recreation.clone() else { return Ok(()) };
+        self.placeholders(populate_guard::place).await?;
         let made = recreate::create(
             &self.context.engine,
-            &remake.spec,
-            &remake.temporary_name,
-            &remake.image,
-            &remake.image_id,
+            &recreation.spec,
+            &recreation.temporary_name,
+            &recreation.image,
+            &recreation.image_id,
         );
         let made = made.await;
-        self.placeholders(emptiness::vacate).await?;
+        self.placeholders(populate_guard::remove).await?;
         let made = made.map_err(|error| Failure::new("create-failed", error.to_string()))?;
-        if let Some(remake) = self.record.members[index].remake.as_mut() {
-            remake.new_id.clone_from(&made.id);
+        if let Some(recreation) = self.record.members[index].recreation.as_mut() {
+            recreation.new_id.clone_from(&made.id);
         }
         self.save().await?;
         let own = self.volumes_of_its_own(index, &made.id).await?;
-        if let Some(remake) = self.record.members[index].remake.as_mut() {
-            remake.own_volumes = own;
+        if let Some(recreation) = self.record.members[index].recreation.as_mut() {
+            recreation.own_volumes = own;
         }
         self.save().await
     }
@@ -279,7 +279,7 @@ impl Driven<'_> {
         let member = &self.record.members[index];
         let new = self.context.engine.inspect_container(id).await?;
         let old = self.context.engine.inspect_container(&member.id).await?;
-        let spec = member.remake.as_ref().map(|remake| &remake.spec);
+        let spec = member.recreation.as_ref().map(|recreation| &recreation.spec);
         let named = serde_json::to_string(&spec).unwrap_or_default();
         let volumes = new.mounts.iter().filter(|mount| mount.kind == MountKind::Volume);
         let own = volumes.filter(|mount| {
@@ -305,7 +305,7 @@ impl Driven<'_> {
         })
     }
 
-    /// Brings everything that uses the data to rest and makes the clone whole.
+    /// Quiesce everything that uses the data and makes the clone whole.
     pub(super) async fn stop(
         &mut self,
         first: Vec<clone::FirstPass>,
@@ -350,15 +350,15 @@ impl Driven<'_> {
         Ok(())
     }
 
-    /// Waits until the caller has its snapshots of the data at rest.
-    async fn wait(&mut self, cancel: &Cancel, bell: &Notify) -> Result<(), Failure> {
+    /// Waits until the caller has its snapshots of the quiesced data.
+    async fn wait(&mut self, cancel: &Cancel, proceed: &Notify) -> Result<(), Failure> {
         let most = Duration::from_secs(self.record.options.stopped_seconds.into());
         let until = now_unix_ms().saturating_add(i64::try_from(most.as_millis()).unwrap_or(i64::MAX));
-        self.step(State::Stopped, "everything is at rest and cloned; waiting for the snapshot").await?;
+        self.step(State::Stopped, "everything is quiesced and cloned; waiting for the snapshot").await?;
         let sources = self.record.sources.iter().map(Source::wire).collect();
         self.push(Event::Stopped(v1::UpgradeStopped { sources, until_unix_ms: until }));
         tokio::select! {
-            () = bell.notified() => {}
+            () = proceed.notified() => {}
             () = cancel.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep(most) => {
                 let message = format!("nobody said within {} s that the snapshots are taken", most.as_secs());
@@ -382,12 +382,12 @@ impl Driven<'_> {
 
     async fn change_names(&mut self, index: usize, watched: bool) -> Result<(), Failure> {
         let member = self.record.members[index].clone();
-        let Some(remake) = member.remake else { return Ok(()) };
-        self.context.engine.rename_container(&member.id, &remake.aside_name).await?;
+        let Some(recreation) = member.recreation else { return Ok(()) };
+        self.context.engine.rename_container(&member.id, &recreation.aside_name).await?;
         if watched {
             failpoint("agent.upgrade.old-renamed");
         }
-        self.context.engine.rename_container(&remake.new_id, &member.name).await?;
+        self.context.engine.rename_container(&recreation.new_id, &member.name).await?;
         if watched {
             failpoint("agent.upgrade.new-renamed");
         }
@@ -395,16 +395,22 @@ impl Driven<'_> {
     }
 
     async fn start_new(&mut self, index: usize) -> Result<(), Failure> {
-        let Some(remake) = self.record.members[index].remake.as_mut() else { return Ok(()) };
-        remake.started = true;
-        let id = remake.new_id.clone();
+        let Some(recreation) = self.record.members[index].recreation.as_mut() else { return Ok(()) };
+        recreation.started = true;
+        let id = recreation.new_id.clone();
         self.save().await?;
         Ok(self.context.engine.start_container(&id).await?)
     }
 
     async fn gate(&mut self, cancel: &Cancel) -> Result<(), Failure> {
         self.step(State::Gating, "the new container runs; waiting until it is well").await?;
-        let id = self.record.target().remake.as_ref().map(|remake| remake.new_id.clone()).unwrap_or_default();
+        let id = self
+            .record
+            .target()
+            .recreation
+            .as_ref()
+            .map(|recreation| recreation.new_id.clone())
+            .unwrap_or_default();
         let passed = tokio::select! {
             passed = self.is_well(&id) => passed,
             () = cancel.cancelled() => Err(cancelled()),
@@ -428,11 +434,11 @@ impl Driven<'_> {
     }
 
     /// Those that need the new container, nearest first. One that lives in its
-    /// namespaces or uses its mounts names it by id, so it is made anew.
+    /// namespaces or uses its mounts names it by id, so it is recreated.
     async fn start_dependents(&mut self) -> Result<(), Failure> {
         for index in (0..self.record.members.len() - 1).rev() {
             let member = self.record.members[index].clone();
-            if member.remake.is_some() {
+            if member.recreation.is_some() {
                 self.make(index).await?;
                 self.change_names(index, false).await?;
                 if member.was_running {
@@ -457,7 +463,7 @@ impl Driven<'_> {
     pub(super) async fn finish_commit(&mut self) -> Result<(), Failure> {
         let mut problems = Problems::default();
         for member in self.record.members.clone().iter().rev() {
-            let id = member.remake.as_ref().map_or(&member.id, |remake| &remake.new_id);
+            let id = member.recreation.as_ref().map_or(&member.id, |recreation| &recreation.new_id);
             // An Engine that restarted meanwhile has ended what has no policy yet.
             let started = if member.was_running { self.start(id).await } else { Ok(()) };
             let policy = self.set_policy(id, &member.restart_policy).await;
@@ -476,14 +482,16 @@ impl Driven<'_> {
         Ok(())
     }
 
-    /// Refuses to go on when somebody started what has to rest, or uses the
+    /// Refuses to go on when somebody started what has to be quiesced, or uses the
     /// data otherwise.
     async fn refuse_disturbed(&self) -> Result<(), Failure> {
         for member in &self.record.members {
             let container: Container = self.context.engine.inspect_container(&member.id).await?;
             if container.state.is_live() {
-                let message =
-                    format!("container `{}` was started by somebody else while it had to rest", member.name);
+                let message = format!(
+                    "container `{}` was started by somebody else while it had to stay quiesced",
+                    member.name
+                );
                 return Err(Failure::new("disturbed", message));
             }
         }
@@ -520,7 +528,7 @@ impl Driven<'_> {
         }
         let takes_part = |container: &Container| {
             self.record.members.iter().any(|member| {
-                let new = member.remake.as_ref().map(|remake| remake.new_id.as_str());
+                let new = member.recreation.as_ref().map(|recreation| recreation.new_id.as_str());
                 member.id == container.id || new == Some(container.id.as_str())
             })
         };

@@ -91,7 +91,7 @@ async fn steady(engine: &Engine, id: &str, seconds: u32) -> Result<String, Failu
 }
 
 /// An agent that has come up has its journal open: nobody else can at the
-/// time, the old one being at rest.
+/// time, the old one being quiesced.
 pub(super) async fn has_state(
     engine: &Engine,
     id: &str,

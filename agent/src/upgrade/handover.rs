@@ -20,7 +20,7 @@
 //! after a crash: forward from the commit on, back otherwise. It finds no less
 //! done than it left, since the lock of the dead one is gone with it, and each
 //! act looks first at what is there. One whose container was removed by hand
-//! is made anew by whichever of the two agents runs. They do not go back by
+//! is recreated by whichever of the two agents runs. They do not go back by
 //! themselves: that would stop the new one in the middle of it.
 //!
 //! **Between the agents.** Both have restart policy `no` from before the stop
@@ -42,14 +42,14 @@ use crate::spec::{Spec, create, no_restart};
 
 use super::forward::{since, suffix};
 use super::record::{Helper, Record, now_unix_ms};
-use super::{Context, Driven, FIRST_PAUSE, Failure, UpgradeError, Upgrades};
+use super::{Context, FIRST_PAUSE, Failure, UpgradeError, UpgradeRun, Upgrades};
 
 /// A helper that has not begun after this long is given up: nothing was
 /// stopped then.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a helper waits for another one to end.
-const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings that would make a helper clash with the agent beside it, or be
 /// taken for it.
@@ -77,7 +77,7 @@ pub struct Own {
 
 /// Who goes on with an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Custody {
+pub(super) enum UpgradeOwner {
     Helper,
     Over,
     /// Whoever asked; no helper is there any more.
@@ -113,7 +113,8 @@ impl Own {
     /// Whether the agent is the old or the new container of an upgrade.
     pub(super) fn is_one_of(&self, record: &Record) -> bool {
         let target = record.target();
-        self.id == target.id || target.remake.as_ref().is_some_and(|remake| remake.new_id == self.id)
+        self.id == target.id
+            || target.recreation.as_ref().is_some_and(|recreation| recreation.new_id == self.id)
     }
 }
 
@@ -156,9 +157,9 @@ impl Upgrades {
         let record = context.record(job).filter(Record::is_handed_over);
         let record = record.ok_or_else(|| UpgradeError::Unknown(job.to_string()))?;
         let helper = record.helper.clone();
-        let mut driven = Driven { context, record, job: None, tries: 0 };
-        if driven.record.is_under_way() {
-            driven.help().await;
+        let mut run = UpgradeRun { context, record, job: None, tries: 0 };
+        if run.record.is_under_way() {
+            run.help().await;
         }
         // Started again after this it would find nothing to do.
         if let Some(helper) = helper {
@@ -176,9 +177,9 @@ impl Context {
         if !record.is_handed_over() {
             return Some(record);
         }
-        match self.custody(record.job).await {
-            Ok(Custody::Ours) => self.record(record.job),
-            Ok(Custody::Helper | Custody::Over) => None,
+        match self.owner(record.job).await {
+            Ok(UpgradeOwner::Ours) => self.record(record.job),
+            Ok(UpgradeOwner::Helper | UpgradeOwner::Over) => None,
             Err(failure) => {
                 tracing::error!(job.id = %record.job, error = %failure, "the helper of an upgrade could not be looked at");
                 None
@@ -187,14 +188,14 @@ impl Context {
     }
 
     /// Who goes on with an upgrade that was handed over. A helper that never
-    /// began is removed, one that went missing in the middle is made anew.
-    async fn custody(&self, job: JobId) -> Result<Custody, Failure> {
-        let Some(record) = self.record(job) else { return Ok(Custody::Over) };
+    /// began is removed, one that went missing in the middle is recreated.
+    async fn owner(&self, job: JobId) -> Result<UpgradeOwner, Failure> {
+        let Some(record) = self.record(job) else { return Ok(UpgradeOwner::Over) };
         let Some(helper) = record.helper.as_ref().filter(|_| record.is_handed_over()) else {
-            return Ok(Custody::Ours);
+            return Ok(UpgradeOwner::Ours);
         };
         if !record.is_under_way() {
-            return Ok(Custody::Over);
+            return Ok(UpgradeOwner::Over);
         }
         let live = match self.engine.inspect_container(&helper.name).await {
             Ok(container) => container.state.is_live(),
@@ -203,45 +204,47 @@ impl Context {
         };
         let in_time = u128::from(since(helper.handed_over_unix_ms)) < START_LIMIT.as_millis();
         if live && (in_time || record.state() != State::Preparing) {
-            return Ok(Custody::Helper);
+            return Ok(UpgradeOwner::Helper);
         }
         let store = self.store.clone();
-        let Some(lock) = blocking(move || store.lock(job)).await? else { return Ok(Custody::Helper) };
+        let Some(lock) = blocking(move || store.lock(job)).await? else { return Ok(UpgradeOwner::Helper) };
         self.engine.remove_container(&helper.name).await?;
         // Nobody writes any more: this is its last word.
-        let Some(record) = self.record(job) else { return Ok(Custody::Over) };
+        let Some(record) = self.record(job) else { return Ok(UpgradeOwner::Over) };
         if !record.is_under_way() {
-            return Ok(Custody::Over);
+            return Ok(UpgradeOwner::Over);
         }
         let is_ours = self.own.as_ref().is_none_or(|own| !own.is_one_of(&record));
         // In that state nothing was stopped, so that going back stops nobody.
         if is_ours || record.state() == State::Preparing {
-            let mut driven = Driven { context: self, record, job: None, tries: 0 };
-            driven.record.helper = None;
-            driven.save().await?;
+            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            run.record.helper = None;
+            run.save().await?;
             self.store.forget_lock(job);
-            return Ok(Custody::Ours);
+            return Ok(UpgradeOwner::Ours);
         }
         drop(lock);
         tracing::warn!(job.id = %job, "the helper of an upgrade was gone; another one is started");
         self.start_helper(&record).await?;
-        Ok(Custody::Helper)
+        Ok(UpgradeOwner::Helper)
     }
 
     async fn start_helper(&self, record: &Record) -> Result<(), Failure> {
-        let (Some(helper), Some(remake)) = (&record.helper, &record.target().remake) else {
+        let (Some(helper), Some(recreation)) = (&record.helper, &record.target().recreation) else {
             return Err(Failure::new("helper", "the upgrade has no helper"));
         };
         // What is left of one that did not start.
         self.engine.remove_container(&helper.name).await?;
-        let body = helper.body(&remake.spec, self.engine.api_minor().await?);
-        let made =
-            self.engine.create_container_json(&helper.name, remake.spec.platform.as_deref(), &body).await?;
+        let body = helper.body(&recreation.spec, self.engine.api_minor().await?);
+        let made = self
+            .engine
+            .create_container_json(&helper.name, recreation.spec.platform.as_deref(), &body)
+            .await?;
         Ok(self.engine.start_container(&made.id).await?)
     }
 
     async fn helper_lock(&self, job: JobId) -> Result<std::fs::File, Failure> {
-        let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+        let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
         loop {
             let store = self.store.clone();
             if let Some(lock) = blocking(move || store.lock(job)).await? {
@@ -260,38 +263,38 @@ impl Context {
         let over: Vec<Record> = self.records().values().filter(over).cloned().collect();
         for record in over {
             let Ok(_hold) = self.take(record.job) else { continue };
-            let mut driven = Driven { context: self, record, job: None, tries: 0 };
-            if let Err(failure) = driven.dismiss_helper().await {
-                tracing::error!(job.id = %driven.record.job, error = %failure,
+            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            if let Err(failure) = run.dismiss_helper().await {
+                tracing::error!(job.id = %run.record.job, error = %failure,
                     "the helper of an upgrade could not be removed; it is tried again");
             }
         }
     }
 }
 
-// === impl Driven ===
+// === impl UpgradeRun ===
 
-impl Driven<'_> {
+impl UpgradeRun<'_> {
     /// Makes the new container and lets a helper go on. `Helper`: the agent
     /// stops before it was over. On an error the caller goes back.
-    pub(super) async fn hand_over(&mut self, cancel: &Cancel) -> Result<Custody, Failure> {
+    pub(super) async fn hand_over(&mut self, cancel: &Cancel) -> Result<UpgradeOwner, Failure> {
         self.prepare(cancel).await?;
-        let _turn = self.take_turn(cancel).await?;
+        let _lock = self.take_quiesce_lock(cancel).await?;
         self.mark_handed_over();
         self.note("a helper container goes on from here: it stops the agent and starts the new one").await?;
         failpoint("agent.upgrade.handed-over");
         self.watch_helper().await
     }
 
-    /// As [`Driven::hand_over`], for the way back from a committed upgrade.
-    pub(super) async fn hand_back(&mut self, own: &Own, asked: &Failure) -> Result<Custody, Failure> {
+    /// As [`UpgradeRun::hand_over`], for the way back from a committed upgrade.
+    pub(super) async fn hand_back(&mut self, own: &Own, asked: &Failure) -> Result<UpgradeOwner, Failure> {
         let image_id = match own.id == self.record.target().id {
             true => self.record.from_image_id.clone(),
             false => self.record.to_image_id.clone(),
         };
         self.record.helper = Some(own.helper(&self.record, &image_id)?);
         self.mark_handed_over();
-        self.note_back(asked).await?;
+        self.note_rollback(asked).await?;
         self.watch_helper().await
     }
 
@@ -303,8 +306,8 @@ impl Driven<'_> {
 
     /// Starts the helper and passes on what it does, until it is done or has
     /// stopped this agent. From here on only the end of the agent ends the
-    /// wait: a wish to cancel would have to stop the helper half-way.
-    async fn watch_helper(&mut self) -> Result<Custody, Failure> {
+    /// wait: a options to cancel would have to stop the helper half-way.
+    async fn watch_helper(&mut self) -> Result<UpgradeOwner, Failure> {
         let lost = match self.context.start_helper(&self.record).await {
             Ok(()) => Failure::new("helper", "the helper container ended before it began"),
             Err(failure) => {
@@ -313,7 +316,7 @@ impl Driven<'_> {
             }
         };
         loop {
-            let custody = self.context.custody(self.record.job).await;
+            let owner = self.context.owner(self.record.job).await;
             let told = self.record.steps.len();
             if let Some(record) = self.context.record(self.record.job) {
                 self.record = record;
@@ -321,16 +324,16 @@ impl Driven<'_> {
             for step in self.record.steps.iter().skip(told) {
                 self.push(Event::Step(step.wire()));
             }
-            match custody {
-                Ok(Custody::Over) => return Ok(Custody::Over),
-                Ok(Custody::Ours) => return Err(lost),
-                Ok(Custody::Helper) => {}
+            match owner {
+                Ok(UpgradeOwner::Over) => return Ok(UpgradeOwner::Over),
+                Ok(UpgradeOwner::Ours) => return Err(lost),
+                Ok(UpgradeOwner::Helper) => {}
                 Err(failure) => {
                     tracing::warn!(job.id = %self.record.job, error = %failure, "the helper could not be looked at");
                 }
             }
             if self.context.registry.is_stopping() {
-                return Ok(Custody::Helper);
+                return Ok(UpgradeOwner::Helper);
             }
             tokio::time::sleep(FIRST_PAUSE).await;
         }

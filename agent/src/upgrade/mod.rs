@@ -1,7 +1,7 @@
 //! Replaces a container, its data included, as one transaction.
 //!
 //! The old container runs until the new one is made beside it and most of its
-//! data is cloned. Then everything that uses the data rests, the clone is made
+//! data is cloned. Then everything that uses the data is stopped, the clone is made
 //! whole, the names change hands and the new container has to show that it is
 //! well. Until that is so, everything can go back to the moment of the stop,
 //! and does, without a controller and without a store: the clone is exchanged
@@ -11,25 +11,25 @@
 //! that had begun to commit goes forward, every other one goes back: by the
 //! agent that starts again, or by `holdfast-agent resume`.
 //!
-//! One upgrade at a time has containers at rest on a host, and no backup that
-//! wants containers at rest runs meanwhile: both would start what the other
+//! One upgrade at a time has quiesced containers on a host, and no backup that
+//! wants quiesced containers runs meanwhile: both would start what the other
 //! stopped.
 
-mod back;
 mod context;
-mod driven;
-mod emptiness;
 mod failure;
 mod forward;
 mod gate;
 pub mod guards;
 mod handover;
 pub mod plan;
+mod populate_guard;
 pub mod probe;
 pub mod record;
+mod requested_rollback;
 mod restore_old;
+mod rollback;
+mod run;
 mod stand_in;
-mod undo;
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -44,18 +44,18 @@ use tokio::sync::Notify;
 use crate::allow::{Allow, Right};
 use crate::clocks::Clocks;
 use crate::engine::Engine;
-use crate::resume::Payer;
+use crate::resume::RecoveryWorker;
 use crate::snapshot::{Admission, AdmissionError, Registry};
 use crate::spec::Specs;
 
 use self::context::Context;
-use self::driven::{Driven, end, event, failed};
 pub use self::failure::Failure;
 use self::failure::plan_failure;
 pub use self::handover::Own;
 use self::plan::{PlanError, PlanRequest, Planned};
 use self::record::{Record, Store, StoreError};
-use self::undo::Wish;
+use self::requested_rollback::RollbackOptions;
+use self::run::{UpgradeRun, end, event, failed};
 
 /// How often grace periods are looked at.
 const GRACE_TICK: Duration = Duration::from_secs(30);
@@ -64,7 +64,7 @@ const GRACE_TICK: Duration = Duration::from_secs(30);
 const HELPER_TICK: Duration = Duration::from_secs(1);
 
 /// How long one upgrade that a dead agent left is tried to be brought to its
-/// end before the next one has its turn, and the first is come back to. Longer
+/// end before the next one gets the lock, and the first is come back to. Longer
 /// than what the Engine refuses is tried.
 const RECOVERY: Duration = Duration::from_secs(300);
 
@@ -80,12 +80,12 @@ const ASKED: &str = "asked";
 pub struct Parts {
     pub engine: Engine,
     /// None where the journal is another process's.
-    pub payer: Option<Payer>,
+    pub recovery: Option<RecoveryWorker>,
     pub specs: Specs,
     pub allow: Allow,
     pub registry: Arc<Registry>,
-    /// Held by whoever has containers at rest.
-    pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever has quiesced containers.
+    pub quiesce_lock: Arc<tokio::sync::Mutex<()>>,
     /// The container the agent runs in, if any.
     pub own: Option<Own>,
 }
@@ -129,9 +129,9 @@ impl From<PlanError> for UpgradeError {
 
 impl Parts {
     /// For a process that only brings to an end what was begun.
-    pub fn alone(engine: Engine, payer: Option<Payer>, specs: Specs) -> Self {
-        let (registry, turn) = (Arc::default(), Arc::default());
-        Self { engine, payer, specs, allow: Allow::default(), registry, turn, own: None }
+    pub fn alone(engine: Engine, recovery: Option<RecoveryWorker>, specs: Specs) -> Self {
+        let (registry, quiesce_lock) = (Arc::default(), Arc::default());
+        Self { engine, recovery, specs, allow: Allow::default(), registry, quiesce_lock, own: None }
     }
 }
 
@@ -143,22 +143,22 @@ impl Upgrades {
     /// # Errors
     /// When the state directory cannot be used.
     pub fn open(state_dir: &Path, parts: Parts) -> Result<Self, StoreError> {
-        let Parts { engine, payer, specs, allow, registry, turn, own } = parts;
+        let Parts { engine, recovery, specs, allow, registry, quiesce_lock, own } = parts;
         let store = Store::open(state_dir)?;
         let records = Mutex::new(store.load()?);
         let context = Context {
             engine,
-            payer,
+            recovery,
             specs,
             allow,
             registry,
-            turn,
+            quiesce_lock,
             own,
             state_dir: state_dir.to_owned(),
             clocks: Clocks::new(state_dir),
             store,
             records,
-            driven: Mutex::default(),
+            run: Mutex::default(),
             nudge: Notify::new(),
         };
         Ok(Self { context: Arc::new(context) })
@@ -205,22 +205,22 @@ impl Upgrades {
         Ok(Some(events))
     }
 
-    /// Lets an upgrade, or the undoing of one, that waits with its containers at
+    /// Lets an upgrade, or the rollback of one, that waits with its containers at
     /// rest go on. `until_unix_ms`: of the rest that is meant. False: it does not
     /// wait.
     ///
     /// # Errors
     /// When the caller was replaced by another.
     pub fn proceed(&self, job: JobId, generation: u64, until_unix_ms: i64) -> Result<bool, UpgradeError> {
-        // Kept until the bell has rung: a record that comes to rest anew is
+        // Kept until the proceed has rung: a record that is quiesced anew is
         // written either before, and refuses, or after, and hears it not.
         let records = self.context.records();
         let waiting = records.values().find(|record| record.waits_for(job, until_unix_ms)).map(|one| one.job);
-        let Some(bell) = waiting.and_then(|upgrade| self.context.driven().get(&upgrade).cloned()) else {
+        let Some(proceed) = waiting.and_then(|upgrade| self.context.run().get(&upgrade).cloned()) else {
             return Ok(false);
         };
         self.context.registry.check_generation(job, generation)?;
-        bell.notify_one();
+        proceed.notify_one();
         Ok(true)
     }
 
@@ -245,9 +245,9 @@ impl Upgrades {
         // A task of its own: a caller that goes away must not leave it half done.
         let finishing = tokio::spawn(async move {
             let (_hold, record) = context.take_fresh(job, |record| record.state() == State::Committed)?;
-            let mut driven = Driven { context: &context, record, job: None, tries: 0 };
-            driven.finish().await?;
-            Ok(driven.record.wire())
+            let mut run = UpgradeRun { context: &context, record, job: None, tries: 0 };
+            run.finish().await?;
+            Ok(run.record.wire())
         });
         finishing
             .await
@@ -256,7 +256,7 @@ impl Upgrades {
     }
 
     /// Undoes a committed upgrade; the stream tells how it goes. `wait`: with
-    /// everything at rest it goes on only when it is told to proceed.
+    /// everything quiesced it goes on only when it is told to proceed.
     ///
     /// # Errors
     /// When there is none in its grace period.
@@ -291,8 +291,9 @@ impl Upgrades {
         let events = started.feed.listen();
         let context = self.context.clone();
         tokio::spawn(async move {
-            let undo = AssertUnwindSafe(context.undo(record, &started, Wish { wait })).catch_unwind();
-            end(&started, undo.await.unwrap_or_else(|_| context.panicked()));
+            let rollback = AssertUnwindSafe(context.roll_back(record, &started, RollbackOptions { wait }))
+                .catch_unwind();
+            end(&started, rollback.await.unwrap_or_else(|_| context.panicked()));
         });
         Ok(events)
     }
@@ -304,7 +305,7 @@ impl Upgrades {
             self.context.dismiss_helpers().await;
             let now = self.context.clocks.now();
             self.context.end_grace(now).await;
-            self.context.remove_latecomers(now).await;
+            self.context.remove_orphans(now).await;
             let handed_over = self.context.records().values().any(Record::is_handed_over);
             tokio::select! {
                 () = tokio::time::sleep(if handed_over { HELPER_TICK } else { GRACE_TICK }) => {}
@@ -322,12 +323,12 @@ impl Upgrades {
         left.map(|record| format!("take back the upgrade of container `{}`", record.target().name)).collect()
     }
 
-    /// An upgrade that is being undone on request, or rests for it.
+    /// An upgrade that is being rolled back on request, or is stopped for it.
     fn going_back(&self, name: &str) -> Option<Record> {
         let records = self.context.records();
         let newest = records.values().rev().find(|record| is_meant(record, name))?;
         let asked = newest.state() == State::RollingBack && newest.error_code == ASKED;
-        (asked || newest.state() == State::Resting).then(|| newest.clone())
+        (asked || newest.state() == State::AwaitingRollbackSnapshot).then(|| newest.clone())
     }
 
     /// The newest committed upgrade of a container, or the one of that job.

@@ -72,7 +72,7 @@ pub struct Planned {
     pub old: Container,
     pub to_image: String,
     pub to_image_id: String,
-    /// What has to rest, in this order; the upgraded container is the last,
+    /// What has to be quiesced, in this order; the upgraded container is the last,
     /// and also there when it does not run.
     pub stops: Vec<Container>,
     pub sources: Vec<PlannedSource>,
@@ -296,12 +296,12 @@ impl Findings {
         Ok(found)
     }
 
-    /// Those that name the old container by its id, or one another, are made anew
+    /// Those that name the old container by its id, or one another, are recreated
     /// with it, and start without what they wrote.
     async fn look_at_dependents(&mut self, engine: &Engine, world: &Look) -> Result<(), PlanError> {
         let stops: Vec<Container> =
             self.stops.iter().filter(|stop| stop.id != world.old.id).cloned().collect();
-        for other in stops::made_anew(stops.iter().collect(), &world.old) {
+        for other in stops::recreated(stops.iter().collect(), &world.old) {
             let inspected = engine.inspect_container_json(&other.id).await?;
             let layer = writable_layer::look(engine, other, &inspected).await?;
             self.losses.extend(writable_layer::loss_of(&layer, Some(&other.name)));
@@ -343,7 +343,7 @@ impl Findings {
     fn warn_of_references(&mut self, world: &Look) {
         let (name, to_image) = (&world.old.name, &world.to_image);
         if world.to.id == world.old.image_id {
-            self.warnings.push(format!("`{name}` runs that image already: it would only be made anew"));
+            self.warnings.push(format!("`{name}` runs that image already: it would only be recreated"));
         }
         let service = world.old.labels.get("com.docker.compose.service");
         if let Some(service) = service.filter(|_| *to_image != world.old.image) {

@@ -1,7 +1,7 @@
 //! What is known of one upgrade, on disk before it is acted on.
 //!
-//! A record is the agent's word for what it owes the host while a container is
-//! replaced: which containers rest and with which restart policy they came,
+//! A record says all that has to be undone on the host while a container is
+//! replaced: which containers are quiesced and which restart policy they had,
 //! under which names old and new are found, where the clone of the data lies
 //! and which of the two trees is the original. Each state is written and synced
 //! before the first act that belongs to it, so whoever reads the record after a
@@ -70,9 +70,9 @@ pub struct Record {
     /// Of an upgrade of the agent's own container.
     #[serde(default)]
     pub helper: Option<Helper>,
-    /// What rests for an undoing that has not begun to put anything back.
+    /// What is stopped for a rollback that has not begun to put anything back.
     #[serde(default)]
-    pub rest: Option<Rest>,
+    pub quiesced: Option<QuiescedForRollback>,
     /// How far the stand-ins of the old containers are.
     #[serde(default)]
     pub stand_ins: StandIns,
@@ -116,21 +116,21 @@ pub struct KeptLayer {
     pub image_id: String,
 }
 
-/// Containers at rest for an undoing, in the order they stopped.
+/// Quiesced containers for a rollback, in the order they stopped.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rest {
+pub struct QuiescedForRollback {
     /// The job that asked for it.
-    pub undoing: JobId,
-    /// When it goes back by itself, which tells one rest from the next; 0: not
-    /// everything is at rest yet.
+    pub rollback: JobId,
+    /// When it goes back by itself, which tells one stop from the next; 0: not
+    /// everything is quiesced yet.
     #[serde(default)]
     pub until_unix_ms: i64,
-    pub containers: Vec<Resting>,
+    pub containers: Vec<QuiescedMember>,
 }
 
-/// As a container was before it rested.
+/// As a container was before it was quiesced.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Resting {
+pub struct QuiescedMember {
     pub id: String,
     pub name: String,
     pub was_running: bool,
@@ -158,8 +158,8 @@ pub struct Member {
     pub restart_policy: Value,
     /// Its restart policy or its state is changed, or is about to be.
     pub touched: bool,
-    /// It is made anew; otherwise it only rests meanwhile.
-    pub remake: Option<Remake>,
+    /// It is recreated; otherwise it is only stopped meanwhile.
+    pub recreation: Option<Recreation>,
     /// What its id was before a rollback had to make it again.
     #[serde(default)]
     pub former_ids: Vec<String>,
@@ -175,13 +175,13 @@ pub const OLD_INFIX: &str = ".holdfast-old-";
 impl Member {
     /// Its new container was asked for, or was about to be, and none is known.
     pub fn is_creation_unanswered(&self) -> bool {
-        self.remake.as_ref().is_some_and(|remake| remake.new_id.is_empty())
+        self.recreation.as_ref().is_some_and(|recreation| recreation.new_id.is_empty())
     }
 }
 
 /// A container made in the place of another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Remake {
+pub struct Recreation {
     pub spec: Spec,
     pub image: String,
     pub image_id: String,
@@ -201,7 +201,7 @@ pub struct Remake {
     pub stand_in: Option<StandIn>,
 }
 
-/// Data that is cloned while it is at rest.
+/// Data that is cloned while it is quiesced.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Source {
     /// Number of the wire's enumeration.
@@ -294,7 +294,7 @@ impl Record {
             data_is_back: false,
             is_finishing: false,
             helper: None,
-            rest: None,
+            quiesced: None,
             stand_ins: StandIns::None,
         }
     }
@@ -341,13 +341,13 @@ impl Record {
         self.state() == State::RolledBack && self.members.iter().any(Member::is_creation_unanswered)
     }
 
-    /// Whether it waits, everything at rest, for a job to have its snapshots:
-    /// its own, or one that undoes it and means this very rest.
+    /// Whether it waits, everything quiesced, for a job to have its snapshots:
+    /// its own, or a rollback that means this very stop.
     pub fn waits_for(&self, job: JobId, until_unix_ms: i64) -> bool {
         match self.state() {
             State::Stopped => self.job == job,
-            State::Resting => self.rest.as_ref().is_some_and(|rest| {
-                rest.undoing == job && until_unix_ms != 0 && rest.until_unix_ms == until_unix_ms
+            State::AwaitingRollbackSnapshot => self.quiesced.as_ref().is_some_and(|quiesced| {
+                quiesced.rollback == job && until_unix_ms != 0 && quiesced.until_unix_ms == until_unix_ms
             }),
             _ => false,
         }
@@ -364,16 +364,19 @@ impl Record {
     }
 
     /// What the container is called that is kept of an old one.
-    pub fn kept_name<'a>(&self, remake: &'a Remake) -> &'a str {
-        match &remake.stand_in {
+    pub fn kept_name<'a>(&self, recreation: &'a Recreation) -> &'a str {
+        match &recreation.stand_in {
             Some(stand_in) if self.stand_ins == StandIns::Compared => &stand_in.name,
-            _ => &remake.aside_name,
+            _ => &recreation.aside_name,
         }
     }
 
     /// Whether the new container may have written to the data.
     pub fn was_started(&self) -> bool {
-        self.members.iter().filter_map(|member| member.remake.as_ref()).any(|remake| remake.started)
+        self.members
+            .iter()
+            .filter_map(|member| member.recreation.as_ref())
+            .any(|recreation| recreation.started)
     }
 
     pub fn tell(&mut self, text: impl Into<String>) -> Step {
@@ -384,8 +387,9 @@ impl Record {
 
     pub fn wire(&self) -> v1::Upgrade {
         let target = self.target();
-        let remake = target.remake.as_ref();
-        let kept = matches!(self.state(), State::Committed | State::Committing | State::Resting);
+        let recreation = target.recreation.as_ref();
+        let kept =
+            matches!(self.state(), State::Committed | State::Committing | State::AwaitingRollbackSnapshot);
         v1::Upgrade {
             job_id: self.job.to_string(),
             state: self.state,
@@ -395,11 +399,11 @@ impl Record {
             to_image: self.to_image.clone(),
             to_image_id: self.to_image_id.clone(),
             old_container_id: target.id.clone(),
-            old_container_name: match remake {
-                Some(remake) if kept => self.kept_name(remake).to_owned(),
+            old_container_name: match recreation {
+                Some(recreation) if kept => self.kept_name(recreation).to_owned(),
                 _ => String::new(),
             },
-            new_container_id: remake.map(|remake| remake.new_id.clone()).unwrap_or_default(),
+            new_container_id: recreation.map(|recreation| recreation.new_id.clone()).unwrap_or_default(),
             started_unix_ms: self.started_unix_ms,
             ended_unix_ms: self.ended_unix_ms,
             grace_until_unix_ms: self.grace_until_unix_ms,

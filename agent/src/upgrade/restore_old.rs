@@ -12,16 +12,16 @@ use crate::failpoint::failpoint;
 use crate::recreate;
 use crate::spec::Spec;
 
-use super::back::look;
-use super::record::{Member, Remake};
+use super::record::{Member, Recreation};
+use super::rollback::look;
 use super::stand_in::{create_failed, labels_of, layer};
-use super::{Driven, Failure, emptiness};
+use super::{Failure, UpgradeRun, populate_guard};
 
-impl Driven<'_> {
+impl UpgradeRun<'_> {
     /// The old one has its name again.
     pub(super) async fn give_name_back(&mut self, index: usize) -> Result<(), Failure> {
         let member = self.record.members[index].clone();
-        let Some(remake) = member.remake.as_ref().filter(|_| member.touched) else { return Ok(()) };
+        let Some(recreation) = member.recreation.as_ref().filter(|_| member.touched) else { return Ok(()) };
         if let Some(old) = look(self, &member.id).await? {
             if !self.names_a_former_one(index, &old) {
                 if old.name != member.name {
@@ -32,14 +32,14 @@ impl Driven<'_> {
             // It could not be started: what it names by id is not there any more.
             self.context.engine.remove_container(&old.id).await?;
         }
-        if let Some(left) = look(self, &remake.aside_name).await?
+        if let Some(left) = look(self, &recreation.aside_name).await?
             && left.state == ContainerState::Created
         {
             self.context.engine.remove_container(&left.id).await?;
         }
-        self.placeholders(emptiness::occupy).await?;
-        let made = self.make_again(remake).await;
-        self.placeholders(emptiness::vacate).await?;
+        self.placeholders(populate_guard::place).await?;
+        let made = self.make_again(recreation).await;
+        self.placeholders(populate_guard::remove).await?;
         let made = made?;
         failpoint("agent.upgrade.rollback-made");
         tracing::info!(
@@ -53,15 +53,15 @@ impl Driven<'_> {
         Ok(self.context.engine.rename_container(&made.id, &member.name).await?)
     }
 
-    async fn make_again(&self, remake: &Remake) -> Result<CreatedContainer, Failure> {
-        let (engine, name) = (&self.context.engine, &remake.aside_name);
-        if let Some(layer) = layer::image_of(remake, self.record.stand_ins) {
+    async fn make_again(&self, recreation: &Recreation) -> Result<CreatedContainer, Failure> {
+        let (engine, name) = (&self.context.engine, &recreation.aside_name);
+        if let Some(layer) = layer::image_of(recreation, self.record.stand_ins) {
             // Of that image's id, so that labels stay as they are.
-            let spec = Spec { image_id: layer.image_id.clone(), ..remake.spec.clone() };
+            let spec = Spec { image_id: layer.image_id.clone(), ..recreation.spec.clone() };
             let made = recreate::create(engine, &spec, name, &layer.reference, &layer.image_id).await;
             return made.map_err(create_failed);
         }
-        let (spec, image_id) = (&remake.spec, &remake.spec.image_id);
+        let (spec, image_id) = (&recreation.spec, &recreation.spec.image_id);
         match recreate::create(engine, spec, name, &spec.image, image_id).await {
             Ok(made) => Ok(made),
             // Its tag means the new image by now.
@@ -78,27 +78,29 @@ impl Driven<'_> {
     }
 
     /// Whether everything is there that a rollback needs, and nobody in the way.
-    pub(super) async fn refuse_undo(&mut self) -> Result<(), Failure> {
+    pub(super) async fn refuse_rollback(&mut self) -> Result<(), Failure> {
         for index in 0..self.record.members.len() {
             let member = self.record.members[index].clone();
-            let Some(remake) = &member.remake else { continue };
+            let Some(recreation) = &member.recreation else { continue };
             if look(self, &member.id).await?.is_none() {
-                self.refuse_lost(&member, remake).await?;
+                self.refuse_lost(&member, recreation).await?;
             }
             let Some(named) = look(self, &member.name).await? else { continue };
-            if named.id == remake.new_id || named.id == member.id {
+            if named.id == recreation.new_id || named.id == member.id {
                 continue;
             }
-            let place = labels_of(remake.spec.config.get("Labels"));
-            if look(self, &remake.new_id).await?.is_some() || !compose::has_place_of(&named.labels, &place) {
+            let place = labels_of(recreation.spec.config.get("Labels"));
+            if look(self, &recreation.new_id).await?.is_some()
+                || !compose::has_place_of(&named.labels, &place)
+            {
                 let message = format!(
                     "`{}` is another container by now, made after the upgrade: rename or remove it first",
                     member.name
                 );
                 return Err(Failure::new("name-taken", message));
             }
-            if let Some(remake) = self.record.members[index].remake.as_mut() {
-                remake.new_id = named.id;
+            if let Some(recreation) = self.record.members[index].recreation.as_mut() {
+                recreation.new_id = named.id;
             }
             let text =
                 format!("`{}` is by now a container that compose made in its place: it goes", member.name);
@@ -109,11 +111,11 @@ impl Driven<'_> {
 
     /// An old container that is gone can be made again while its image, its
     /// networks and the volumes it alone used are there.
-    async fn refuse_lost(&self, member: &Member, remake: &Remake) -> Result<(), Failure> {
+    async fn refuse_lost(&self, member: &Member, recreation: &Recreation) -> Result<(), Failure> {
         let (engine, name) = (&self.context.engine, &member.name);
-        let kept = self.record.kept_name(remake);
-        let layer = layer::image_of(remake, self.record.stand_ins);
-        let image = layer.map_or(&remake.spec.image_id, |layer| &layer.image_id);
+        let kept = self.record.kept_name(recreation);
+        let layer = layer::image_of(recreation, self.record.stand_ins);
+        let image = layer.map_or(&recreation.spec.image_id, |layer| &layer.image_id);
         if !is_there(engine.inspect_image_json(image).await)? {
             if let Some(layer) = layer {
                 let message = format!(
@@ -127,7 +129,7 @@ impl Driven<'_> {
             );
             return Err(Failure::new("old-gone", message));
         }
-        for (network, _) in &remake.spec.networks {
+        for (network, _) in &recreation.spec.networks {
             if !is_there(engine.inspect_network_json(network).await)? {
                 let message = format!(
                     "network `{network}`, in which `{name}` was, is gone: make it again (`docker network create {network}`, or `docker-compose up --no-start` where it is compose's), then try again"
@@ -135,7 +137,7 @@ impl Driven<'_> {
                 return Err(Failure::new("network-gone", message));
             }
         }
-        for volume in remake.spec.named_volumes() {
+        for volume in recreation.spec.named_volumes() {
             let Ok(volume) = volume.parse::<VolumeName>() else { continue };
             if !is_there(engine.inspect_volume(&volume).await)? {
                 let message = format!(

@@ -1,4 +1,4 @@
-//! Upgrades on the Engine of this machine, driven as the controller does.
+//! Upgrades on the Engine of this machine, run as the controller does.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -75,7 +75,7 @@ fn upgrades(engine: &Engine, state: &Path) -> Upgrades {
     let journal = Arc::new(Journal::open(state, Duration::from_secs(5)).unwrap());
     let parts = Parts::alone(
         engine.clone(),
-        Some(Payer::new(journal, engine.clone(), InstanceId::generate())),
+        Some(RecoveryWorker::new(journal, engine.clone(), InstanceId::generate())),
         Specs::new(state, engine.clone()),
     );
     let allow = Allow::parse(["backup", "container", "exec"]).unwrap();
@@ -285,7 +285,7 @@ impl Drop for ReadOnly {
     }
 }
 
-/// The filesystem becomes read-only with everything at rest, and a placeholder
+/// The filesystem becomes read-only with everything quiesced, and a placeholder
 /// in it: the old container starts all the same, and the rest is tried again.
 #[tokio::test]
 async fn h18_a_filesystem_that_became_read_only_keeps_nothing_stopped() {
@@ -429,32 +429,32 @@ async fn a_container_that_came_too_late_is_removed() {
     assert!(upgrade(&upgrades, &name, &image, options()).await.rolled_back);
     let mut record = upgrades.context.records().values().next().unwrap().clone();
     let (volume, late) = {
-        let remake = record.members.last_mut().unwrap().remake.as_mut().unwrap();
-        remake.new_id.clear();
-        remake.own_volumes.clear();
-        (format!("{}:/data", host.scene.name("data")), remake.temporary_name.clone())
+        let recreation = record.members.last_mut().unwrap().recreation.as_mut().unwrap();
+        recreation.new_id.clear();
+        recreation.own_volumes.clear();
+        (format!("{}:/data", host.scene.name("data")), recreation.temporary_name.clone())
     };
     upgrades.context.store.save(&record).unwrap();
     // Another agent finds it so.
     let upgrades = successor(&host);
-    upgrades.context.remove_latecomers(upgrades.context.clocks.now()).await;
+    upgrades.context.remove_orphans(upgrades.context.clocks.now()).await;
     host.scene.docker(&["create", "--name", &late, "-v", &volume, "-v", "/extra", &image, "/bin/busybox"]);
     let format = "{{range .Mounts}}{{if eq .Destination \"/extra\"}}{{.Name}}{{end}}{{end}}";
     let extra = host.inspect(&late, format);
-    upgrades.context.remove_latecomers(upgrades.context.clocks.now()).await;
+    upgrades.context.remove_orphans(upgrades.context.clocks.now()).await;
     let left =
         host.scene.docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &format!("name={name}")]);
     assert_eq!(left, name);
     assert_eq!(host.scene.docker(&["volume", "ls", "-q", "--filter", &format!("name={extra}")]), "");
     assert!(data.exists());
-    upgrades.context.remove_latecomers(upgrades.context.clocks.now()).await;
+    upgrades.context.remove_orphans(upgrades.context.clocks.now()).await;
     assert_eq!(host.inspect(&name, "{{.State.Status}}"), "running");
 }
 
-/// What is written until everything rests is in the data a snapshot is taken of.
+/// What is written until everything is quiesced is in the data a snapshot is taken of.
 /// Who asked and never proceeds gets everything as it was; who does gets it back.
 #[tokio::test]
-async fn an_undoing_waits_at_rest_for_the_snapshot_and_wakes_without_it() {
+async fn a_rollback_waits_stopped_for_the_snapshot_and_resumes_without_it() {
     let Some(host) = Host::open().await else { return };
     let image = host.image("2", &["ENV VERSION=2"]).await;
     let (name, data) = host.writer(&host.scene.image().await).await;
@@ -477,7 +477,7 @@ async fn an_undoing_waits_at_rest_for_the_snapshot_and_wakes_without_it() {
                         "exited no"
                     );
                 }
-                assert_eq!(upgrades.list(&name, None)[0].state(), State::Resting);
+                assert_eq!(upgrades.list(&name, None)[0].state(), State::AwaitingRollbackSnapshot);
                 rested = true;
             }
             Event::Step(_) => {}
@@ -491,7 +491,7 @@ async fn an_undoing_waits_at_rest_for_the_snapshot_and_wakes_without_it() {
     let state = "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}";
     assert_eq!(host.inspect(&new, state), "running unless-stopped");
     assert_eq!(host.inspect(&old, state), "running no");
-    // This time it proceeds, with the new version's own files at rest in it.
+    // This time it proceeds, with the new version's own files quiesced in it.
     std::fs::write(data.join("since"), "written since").unwrap();
     let undo = JobId::generate();
     let mut events = Box::pin(upgrades.roll_back(&name, undo, true).unwrap());
@@ -515,10 +515,10 @@ async fn an_undoing_waits_at_rest_for_the_snapshot_and_wakes_without_it() {
     assert_eq!(host.inspect(&name, state), "running unless-stopped");
 }
 
-/// An agent that dies with everything at rest for an undoing: the next one sets
+/// An agent that dies with everything quiesced for a rollback: the next one sets
 /// it going again, and the upgrade stays.
 #[tokio::test]
-async fn what_a_dead_agent_left_at_rest_for_an_undoing_runs_again() {
+async fn what_a_dead_agent_left_stopped_for_a_rollback_runs_again() {
     let Some(host) = Host::open().await else { return };
     let image = host.image("2", &["ENV VERSION=2"]).await;
     let (name, _) = host.writer(&host.scene.image().await).await;
@@ -545,7 +545,7 @@ async fn what_a_dead_agent_left_at_rest_for_an_undoing_runs_again() {
     while let Some(event) = events.next().await {
         match event.event.unwrap() {
             Event::Stopped(stopped) => {
-                // The snapshot of the first rest has not what was written since.
+                // The snapshot of the first stop has not what was written since.
                 assert!(!successor.proceed(undo, 0, first).unwrap());
                 assert!(successor.proceed(undo, 0, stopped.until_unix_ms).unwrap());
             }
@@ -558,9 +558,9 @@ async fn what_a_dead_agent_left_at_rest_for_an_undoing_runs_again() {
 }
 
 /// In the grace period somebody stops a dependent: it is not started by the
-/// undoing. The volume the new image declared may hold days of data: it stays.
+/// rollback. The volume the new image declared may hold days of data: it stays.
 #[tokio::test]
-async fn an_undoing_leaves_alone_what_was_stopped_and_keeps_what_only_the_new_one_used() {
+async fn a_rollback_leaves_alone_what_was_stopped_and_keeps_what_only_the_new_one_used() {
     let Some(host) = Host::open().await else { return };
     let image = host.image("2", &["VOLUME /extra"]).await;
     let (name, _) = host.writer(&host.scene.image().await).await;
@@ -596,10 +596,10 @@ async fn an_undoing_leaves_alone_what_was_stopped_and_keeps_what_only_the_new_on
     host.scene.docker(&["volume", "rm", &extra]);
 }
 
-/// What names the old container by its id, and does not run, is made anew: it
+/// What names the old container by its id, and does not run, is recreated: it
 /// could never be started again when the old one is gone.
 #[tokio::test]
-async fn a_dependent_at_rest_can_be_started_after_the_grace_period() {
+async fn a_stopped_dependent_can_be_started_after_the_grace_period() {
     let Some(host) = Host::open().await else { return };
     let image = host.image("2", &["ENV VERSION=2"]).await;
     let (name, _) = host.writer(&host.scene.image().await).await;

@@ -32,7 +32,7 @@ mod text;
 mod walk;
 
 pub use capture::{
-    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, NestedMounts,
+    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, MIN_MEMORY_BYTES, NestedMounts,
     TornPolicy, capture,
 };
 pub use compare::{CompareReport, compare};

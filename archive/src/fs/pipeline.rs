@@ -23,7 +23,7 @@ use super::recent::RecentIds;
 use crate::frame::{self, EncodedFrame};
 use crate::ids::FrameId;
 use crate::pack::PackBuilder;
-use crate::seam::{FrameKind, PackSink, SealedPack, SeamError};
+use crate::pack_io::{FrameKind, PackIoError, PackSink, SealedPack};
 
 /// Frames asked about in one call.
 const ASK_FRAMES: usize = 1024;
@@ -38,7 +38,7 @@ const RECENT: usize = 32 << 10;
 /// The first pack of a run, so that uploading begins early.
 const FIRST_PACK: usize = 8 << 20;
 /// What a pack is at least meant to be, however little memory there is.
-const LEAST_PACK: usize = 2 << 20;
+const MIN_PACK: usize = 2 << 20;
 /// The largest frame, and some.
 const FRAME_ROOM: usize = 5 << 20;
 /// How much less than others a worker insists on running.
@@ -67,7 +67,7 @@ pub(crate) struct Pipeline {
     to_encode: Queue<Raw>,
     to_upload: Queue<(SealedPack, Option<Permit>)>,
     open: Mutex<Open>,
-    failure: Mutex<Option<SeamError>>,
+    failure: Mutex<Option<PackIoError>>,
     stopped: AtomicBool,
     recent: Mutex<RecentIds>,
 }
@@ -107,8 +107,8 @@ impl Pipeline {
     ) -> Self {
         // The reader may wait while the open pack, the pages kept back and a batch of questions
         // hold their permits: together they must leave room for one frame more.
-        let room = limits.memory_bytes.max(4 * LEAST_PACK + FRAME_ROOM) - FRAME_ROOM;
-        let pack_bytes = (room / (limits.uploads + 2)).min(limits.pack_bytes).max(LEAST_PACK);
+        let room = limits.memory_bytes.max(4 * MIN_PACK + FRAME_ROOM) - FRAME_ROOM;
+        let pack_bytes = (room / (limits.uploads + 2)).min(limits.pack_bytes).max(MIN_PACK);
         Self {
             sink,
             pack_bytes,
@@ -189,7 +189,7 @@ impl Pipeline {
     }
 
     /// What stopped the pipeline, unless it was the cancel flag.
-    pub(crate) fn take_failure(&self) -> Option<SeamError> {
+    pub(crate) fn take_failure(&self) -> Option<PackIoError> {
         lock(&self.failure).take()
     }
 
@@ -197,7 +197,7 @@ impl Pipeline {
         self.stopped.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed)
     }
 
-    fn fail(&self, error: SeamError) {
+    fn fail(&self, error: PackIoError) {
         lock(&self.failure).get_or_insert(error);
         self.stop();
     }
@@ -218,7 +218,7 @@ impl Pipeline {
             match had {
                 Ok(had) if had.len() == ids.len() => self.pass_on(batch, &had),
                 Ok(_) => {
-                    self.fail(SeamError::new("internal", "the store answered for other frames than asked"))
+                    self.fail(PackIoError::new("internal", "the store answered for other frames than asked"))
                 }
                 Err(error) => self.fail(error),
             }

@@ -16,7 +16,7 @@ use crate::fetch::tests::MemorySource;
 use crate::frame::{encode, frame_id};
 use crate::ids::FrameId;
 use crate::pack::PackBuilder;
-use crate::seam::FrameKind;
+use crate::pack_io::FrameKind;
 
 type Pages = HashMap<FrameId, Vec<u8>>;
 

@@ -17,7 +17,7 @@ use crate::fetch::FrameFetcher;
 use crate::ids::{AllocationId, FrameId, HostId, PackId, SnapshotId, SourceId};
 use crate::keys::{ObjectKey, Prefix, StateFile};
 use crate::manifest::{ManifestError, page_refs};
-use crate::seam::{FrameLocation, PackSink, PackSource, SealedPack, SeamError};
+use crate::pack_io::{FrameLocation, PackIoError, PackSink, PackSource, SealedPack};
 use crate::snapshot::{Names, SnapshotBody, SnapshotHeader, encode_body, encode_object};
 use crate::state::{Head, StateError, decode_head, encode_head};
 use crate::store::StoreError;
@@ -175,12 +175,12 @@ impl DirectSession {
 }
 
 impl PackSink for DirectSession {
-    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, PackIoError> {
         let index = self.index();
         Ok(frames.iter().map(|frame| index.contains(frame)).collect())
     }
 
-    fn put_pack(&self, pack: SealedPack) -> Result<(), SeamError> {
+    fn put_pack(&self, pack: SealedPack) -> Result<(), PackIoError> {
         let id = PackId { sha256: pack.sha256, allocation: AllocationId::generate() };
         let len = pack.bytes.len() as u64;
         self.runtime.block_on(self.repository.store().put(&ObjectKey::Pack(id), pack.bytes))?;
@@ -190,17 +190,17 @@ impl PackSink for DirectSession {
 }
 
 impl PackSource for DirectSession {
-    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
         let index = self.index();
         Ok(frames.iter().map(|frame| index.locate(frame)).collect())
     }
 
-    fn elsewhere(&self, frame: &FrameId, not_in: &[PackId]) -> Result<Option<FrameLocation>, SeamError> {
+    fn elsewhere(&self, frame: &FrameId, not_in: &[PackId]) -> Result<Option<FrameLocation>, PackIoError> {
         let index = self.index();
         Ok(index.locations(frame).find(|location| !not_in.contains(&location.pack)))
     }
 
-    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         Ok(self.runtime.block_on(self.repository.store().get_range(&ObjectKey::Pack(*pack), range))?)
     }
 }

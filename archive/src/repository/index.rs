@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::ids::{FrameId, PackId};
 use crate::pack::PackError;
-use crate::seam::{FrameKind, FrameLocation, PackEntry};
+use crate::pack_io::{FrameKind, FrameLocation, PackEntry};
 use crate::store::StoreError;
 
 /// A pack with its table.

@@ -27,8 +27,8 @@ pub use recovery::{RECOVERY_FILES, is_released, text};
 use crate::ids::{PackId, RepositoryId, SnapshotId};
 use crate::keys::{ObjectKey, Prefix};
 use crate::pack::{self, FOOTER_LEN, TableRead};
+use crate::pack_io::{PackEntry, PackSource};
 use crate::salvage::walk_frames;
-use crate::seam::{PackEntry, PackSource};
 use crate::snapshot::{self, Names, SnapshotBody, SnapshotError, SnapshotHeader};
 use crate::store::{Listed, Store, StoreError};
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::seam::SeamError;
+use crate::pack_io::PackIoError;
 
 /// What a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,7 +135,7 @@ impl std::error::Error for StoreError {
     }
 }
 
-impl From<StoreError> for SeamError {
+impl From<StoreError> for PackIoError {
     fn from(error: StoreError) -> Self {
         let mut seam = Self::new(error.kind.code(), error.message.clone());
         seam.source = Some(Box::new(error));

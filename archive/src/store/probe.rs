@@ -2,7 +2,7 @@
 //!
 //! Documentation and server names are no help: of four servers with the same
 //! interface, two ignore a put-if-absent and two a wrong checksum. Nothing
-//! that a repository's safety rests on is taken from here; it decides which
+//! that a repository's safety depends on is taken from here; it decides which
 //! way packs travel and what an operator is told.
 
 use serde::{Deserialize, Serialize};

@@ -17,8 +17,8 @@ use crate::fetch::FrameFetcher;
 use crate::ids::{FrameId, PackId};
 use crate::keys::ObjectKey;
 use crate::manifest::{ManifestError, ManifestReader, PageRefs, page_refs};
+use crate::pack_io::PackSource;
 use crate::repository::{DirectSession, Snapshot};
-use crate::seam::PackSource;
 
 const CACHE_BYTES: usize = 32 << 20;
 /// Frames looked up at once.

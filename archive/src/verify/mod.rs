@@ -28,8 +28,8 @@ pub use report::{AffectedFile, Problem, ProblemKind, Report};
 
 use crate::ids::{FrameId, PackId};
 use crate::keys::{ObjectKey, Prefix, StateFile};
+use crate::pack_io::{FrameLocation, PackEntry};
 use crate::repository::{Index, RECOVERY_FILES, Repository, RepositoryInfo, Snapshots, is_released, list};
-use crate::seam::{FrameLocation, PackEntry};
 use crate::state::{Head, decode_head, decode_hosts, decode_index, decode_policies};
 use crate::store::{Listed, StoreError};
 use crate::text::causes as chain;

@@ -10,8 +10,8 @@ use holdfast_archive::frame::{EncodedFrame, encode};
 use holdfast_archive::ids::{FrameId, HostId, SnapshotId, SourceId};
 use holdfast_archive::manifest::{ManifestReader, ManifestWriter};
 use holdfast_archive::pack::PackBuilder;
+use holdfast_archive::pack_io::{FrameKind, PackIoError, PackSink};
 use holdfast_archive::repository::{CryptoMode, DirectSession, InitOptions, Repository};
-use holdfast_archive::seam::{FrameKind, PackSink, SeamError};
 use holdfast_archive::snapshot::{SnapshotBody, SourceFacts, Stats};
 use holdfast_archive::store::{Store, StoreError};
 use holdfast_archive::verify::{Level, Report, Share, VerifyProgress, verify};
@@ -131,7 +131,7 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    fn keep(&mut self, frame: EncodedFrame) -> Result<FrameId, SeamError> {
+    fn keep(&mut self, frame: EncodedFrame) -> Result<FrameId, PackIoError> {
         let id = frame.id;
         if !self.session.have(&[id])?[0] && self.sent.insert(id) {
             self.builder.push(frame);

@@ -102,7 +102,7 @@ pub struct UpgradeRunArgs {
     pub target: ImageArgs,
     #[command(flatten)]
     pub options: UpgradeOptionArgs,
-    /// How containers are brought to rest for the snapshot before the upgrade [default: pause].
+    /// How containers are quiesced for the snapshot before the upgrade [default: pause].
     #[arg(long, value_enum)]
     pub consistency: Option<ConsistencyArg>,
     /// Start it and return.

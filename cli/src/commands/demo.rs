@@ -78,7 +78,7 @@ async fn tell(stack: &mut Stack, app: &App, dir: &Path) -> Result<()> {
     step.done(format!("by cron at {} → job {}", When(job.fire_unix_ms).local(), job.id));
     say_snapshot("snapshot 1", &job)?;
 
-    // At rest by our own hand, so that what is compared at the end is exactly
+    // Stopped by our own hand, so that what is compared at the end is exactly
     // what was backed up.
     app.pause()?;
     let reference = dir.join("reference");

@@ -11,7 +11,7 @@ use crate::repository::Repository;
 
 /// Rows listed when no limit is given, and at most.
 const LISTED: u32 = 100;
-const LISTED_MOST: u32 = 10_000;
+const MAX_LISTED: u32 = 10_000;
 
 /// Answers for the record.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ impl AuditService for AuditApi {
             actor: caller,
             action: method,
             outcome,
-            limit: if limit == 0 { LISTED } else { limit.min(LISTED_MOST) },
+            limit: if limit == 0 { LISTED } else { limit.min(MAX_LISTED) },
         };
         let rows = self.catalog.list_audit(&filter).await.map_err(|error| catalog_failed(&error))?;
         let rows: Vec<_> = rows.into_iter().map(|row| Ok(encode(row))).collect();

@@ -14,7 +14,7 @@ use holdfast_archive::entry::{Entry, EntryKind, FileData};
 use holdfast_archive::fetch::FrameFetcher;
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestReader;
-use holdfast_archive::seam::PackSource;
+use holdfast_archive::pack_io::PackSource;
 use holdfast_archive::snapshot::{SnapshotBody, Stats};
 use holdfast_archive::store::{StoreError, StoreErrorKind};
 use holdfast_proto::ids::JobId;
@@ -398,7 +398,7 @@ impl CatalogService for CatalogApi {
 mod tests {
     use holdfast_archive::fetch::FetchError;
     use holdfast_archive::ids::{AllocationId, PackId};
-    use holdfast_archive::seam::SeamError;
+    use holdfast_archive::pack_io::PackIoError;
     use tonic::Code;
 
     use super::*;
@@ -407,7 +407,7 @@ mod tests {
     fn a_snapshot_whose_store_is_out_of_reach_is_not_damaged() {
         let code = |kind| {
             let pack = PackId { sha256: [1; 32], allocation: AllocationId::generate() };
-            let source = Arc::new(SeamError::from(StoreError::new(kind, "packs/1")));
+            let source = Arc::new(PackIoError::from(StoreError::new(kind, "packs/1")));
             unreadable(&FetchError::Read { frame: FrameId([2; 32]), pack, source }).code()
         };
         assert_eq!(code(StoreErrorKind::Unreachable), Code::Unavailable);

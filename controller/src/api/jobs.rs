@@ -28,7 +28,7 @@ use crate::operations::start;
 
 /// Jobs listed when no limit is given, and at most.
 const LISTED: u32 = 50;
-const LISTED_MOST: u32 = 1000;
+const MAX_LISTED: u32 = 1000;
 
 /// Progress is shown to a watcher no more often than this.
 const WATCH_PACE: Duration = Duration::from_millis(200);
@@ -79,7 +79,7 @@ impl Watch {
                 return Ok(Some(event));
             }
             if self.ended {
-                self.jobs.board().remove_if_unwatched(self.id);
+                self.jobs.progress().remove_if_unwatched(self.id);
                 return Ok(None);
             }
             if let Some(looked) = self.looked {
@@ -94,7 +94,7 @@ impl Watch {
         // Closed: the job has ended, or its driver has let go of it and the
         // card was taken away; a new card tells about the next driver.
         if let Ok(Err(_)) = timeout(WATCH_SILENCE, self.version.changed()).await {
-            self.version = self.jobs.board().subscribe(self.id);
+            self.version = self.jobs.progress().subscribe(self.id);
         }
         tokio::time::sleep_until(looked + WATCH_PACE).await;
     }
@@ -110,7 +110,7 @@ impl Watch {
         };
         let events = self.jobs.catalog().job_events(self.id, self.after).await?;
         let job = self.jobs.wire(&record).await?;
-        let restore_progress = self.jobs.board().live(self.id).restore;
+        let restore_progress = self.jobs.progress().live(self.id).restore;
         let told = !events.is_empty();
         for EventRecord { sequence, at_ms, message } in events {
             self.after = sequence;
@@ -181,14 +181,14 @@ impl JobService for JobApi {
                     .ok_or_else(|| Word::InvalidRequest.status("an unknown job state"))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let limit = if limit == 0 { LISTED } else { limit.min(LISTED_MOST) };
+        let limit = if limit == 0 { LISTED } else { limit.min(MAX_LISTED) };
         let catalog = self.jobs.catalog();
         let shown = shown_hosts(catalog, &caller).await.map_err(|error| catalog_failed(&error))?;
         let filter = JobFilter {
             host,
             policy: (!policy.is_empty()).then_some(policy),
             states,
-            limit: if shown.is_some() { LISTED_MOST } else { limit },
+            limit: if shown.is_some() { MAX_LISTED } else { limit },
         };
         let mut records = catalog.jobs(&filter).await.map_err(|error| catalog_failed(&error))?;
         if let Some(shown) = shown {
@@ -217,7 +217,7 @@ impl JobService for JobApi {
             jobs: self.jobs.clone(),
             id: record.id,
             after,
-            version: self.jobs.board().subscribe(record.id),
+            version: self.jobs.progress().subscribe(record.id),
             waiting: std::collections::VecDeque::new(),
             ended: false,
             looked: None,

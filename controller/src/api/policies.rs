@@ -32,7 +32,7 @@ use crate::schedule::jitter::jitter;
 
 /// Fire times shown when a policy is applied or explained.
 const FIRES_SHOWN: usize = 5;
-const FIRES_MOST: usize = 100;
+const MAX_FIRES: usize = 100;
 
 /// Answers for policies.
 #[derive(Debug, Clone)]
@@ -350,7 +350,7 @@ impl PolicyService for PolicyApi {
         let record = names::policy(self.jobs.catalog(), &name).await?;
         let count = match count as usize {
             0 => FIRES_SHOWN,
-            count => count.min(FIRES_MOST),
+            count => count.min(MAX_FIRES),
         };
         let explained = self.explain(&record, count).await.map_err(|error| catalog_failed(&error))?;
         Ok(Response::new(explained))

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt as _;
 use holdfast_archive::ids::{FrameId, HostId, PackId};
-use holdfast_archive::seam::{FrameKind, FrameLocation, PackEntry};
+use holdfast_archive::pack_io::{FrameKind, FrameLocation, PackEntry};
 use roaring::RoaringTreemap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};

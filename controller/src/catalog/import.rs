@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
-use holdfast_archive::seam::PackEntry;
+use holdfast_archive::pack_io::PackEntry;
 use holdfast_archive::snapshot::{Names, SnapshotBody};
 use roaring::RoaringTreemap;
 use sqlx::Row as _;

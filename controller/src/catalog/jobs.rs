@@ -109,7 +109,7 @@ pub struct EventRecord {
 }
 
 /// How many ended upgrades are looked at; older ones are history.
-const ENDED_UPGRADES_MOST: u32 = 1000;
+const MAX_ENDED_UPGRADES: u32 = 1000;
 
 pub(super) const JOB_COLUMNS: &str = "select j.*, r.fire_ms from jobs j left join runs r on r.id = j.run_id";
 
@@ -469,7 +469,7 @@ impl Catalog {
              order by j.ended_ms desc, j.id desc limit $2"
         )))
         .bind(since_ms)
-        .bind(ENDED_UPGRADES_MOST)
+        .bind(MAX_ENDED_UPGRADES)
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(read).collect()

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use holdfast_archive::ids::{HostId, PackId};
-use holdfast_archive::seam::PackEntry;
+use holdfast_archive::pack_io::PackEntry;
 use roaring::RoaringTreemap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};

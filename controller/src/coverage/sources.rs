@@ -18,7 +18,7 @@ use crate::schedule::due::latest_fires;
 
 /// A source is not called overdue before its last good snapshot is this old:
 /// a backup takes a while.
-const OVERDUE_LEAST_MS: i64 = 30 * 60_000;
+const MIN_OVERDUE_MS: i64 = 30 * 60_000;
 
 /// Whether a source that is there is one that somebody could want protected. A
 /// volume that only the Engine has a name for and no container refers to is
@@ -92,7 +92,7 @@ pub(super) fn overdue(
         good_ms.is_none_or(|good| good < before_last.timestamp_millis())
     });
     let age = facts.now_ms - good_ms.unwrap_or(there_since_ms);
-    if !late || age < OVERDUE_LEAST_MS {
+    if !late || age < MIN_OVERDUE_MS {
         return None;
     }
     Some(Trouble {

@@ -4,8 +4,8 @@
 //! Truth is in the catalogue; what is held here is progress for the eye, who
 //! is to be cancelled, and bells to ring when there is something to do.
 
-pub mod board;
 pub mod parameters;
+pub mod progress;
 pub mod runner;
 pub mod settings;
 pub mod state;
@@ -27,7 +27,7 @@ use crate::clock::now_ms;
 use crate::fleet::Fleet;
 use crate::repository::Repository;
 
-use board::Board;
+use progress::ProgressTracker;
 use settings::Settings;
 use state::State;
 
@@ -59,7 +59,7 @@ struct Inner {
     fleet: Fleet,
     repository: Repository,
     settings: Settings,
-    board: Board,
+    progress: ProgressTracker,
     nudges: Nudges,
     /// Of this process: jobs another one drove are taken over.
     owner: String,
@@ -84,7 +84,7 @@ impl Jobs {
             fleet,
             repository,
             settings,
-            board: Board::default(),
+            progress: ProgressTracker::default(),
             nudges: Nudges::default(),
             owner: InstanceId::generate().to_string(),
             driven: Mutex::default(),
@@ -108,8 +108,8 @@ impl Jobs {
         &self.inner.settings
     }
 
-    pub fn board(&self) -> &Board {
-        &self.inner.board
+    pub fn progress(&self) -> &ProgressTracker {
+        &self.inner.progress
     }
 
     pub fn nudges(&self) -> &Nudges {
@@ -123,7 +123,7 @@ impl Jobs {
     /// Adds a line to a job's story and wakes its watchers.
     pub async fn tell(&self, job: JobId, message: &str) -> Result<(), CatalogError> {
         self.catalog().add_job_event(job, now_ms(), message).await?;
-        self.board().wake(job);
+        self.progress().wake(job);
         Ok(())
     }
 
@@ -135,7 +135,7 @@ impl Jobs {
         };
         let sources = self.catalog().job_sources(record.id).await?;
         let children = self.children(record).await?;
-        Ok(wire::job(record, &host, sources, children, &self.board().live(record.id)))
+        Ok(wire::job(record, &host, sources, children, &self.progress().live(record.id)))
     }
 
     async fn children(&self, record: &JobRecord) -> Result<Vec<v1::JobChild>, CatalogError> {
@@ -162,13 +162,13 @@ impl Jobs {
     pub async fn ended(&self, id: JobId) -> Result<JobRecord, CatalogError> {
         loop {
             // Before the row is read, so that no change falls in between.
-            let mut version = self.board().subscribe(id);
+            let mut version = self.progress().subscribe(id);
             let record = self.catalog().job(id).await?.ok_or_else(|| CatalogError::Unreadable {
                 what: "job",
                 value: format!("{id}, which is gone"),
             })?;
             if record.state.ended() {
-                self.board().remove_if_unwatched(id);
+                self.progress().remove_if_unwatched(id);
                 return Ok(record);
             }
             // Closed or late: the row tells.
@@ -202,7 +202,7 @@ impl Jobs {
         }
         let reason = format!("cancelled by {actor} before it started");
         if self.catalog().end_queued_job(id, State::Cancelled, "cancelled", &reason, now_ms()).await? {
-            self.board().remove(id);
+            self.progress().remove(id);
             return Ok(CancelOutcome::Cancelled);
         }
         if !self.catalog().request_cancel(id).await? {
@@ -230,7 +230,7 @@ impl Jobs {
 
     fn end_driving(&self, id: JobId) {
         self.driven().remove(&id);
-        self.board().remove(id);
+        self.progress().remove(id);
     }
 
     fn driven(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, CancellationToken>> {

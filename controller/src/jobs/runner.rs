@@ -20,7 +20,7 @@ use super::state::State;
 use crate::catalog::jobs::{Ending, JobRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
-use crate::operations::{self, Driving, Failure};
+use crate::operations::{self, Failure, JobRun};
 
 /// Between two attempts to write down how a job ended.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ impl Runner {
         Self { jobs, tasks: Mutex::default() }
     }
 
-    /// Starts driving a job this process holds. `taken_over`: an agent may be
+    /// Starts run a job this process holds. `taken_over`: an agent may be
     /// at work on it already.
     pub fn start(&self, record: JobRecord, taken_over: bool) {
         let Some(cancel) = self.jobs.begin_driving(record.id) else { return };
@@ -46,9 +46,9 @@ impl Runner {
         }
         let (jobs, id) = (self.jobs.clone(), record.id);
         let span = tracing::info_span!("job", job.id = %id, job.kind = ?record.parameters.kind());
-        let driving = Driving::new(jobs.clone(), record, cancel, taken_over);
+        let run = JobRun::new(jobs.clone(), record, cancel, taken_over);
         let task = async move {
-            drive(driving).await;
+            drive(run).await;
             jobs.end_driving(id);
             jobs.nudges().dispatcher.notify_one();
         };
@@ -64,9 +64,9 @@ impl Runner {
     }
 }
 
-async fn drive(driving: Driving) {
-    let (jobs, id, held) = (driving.jobs.clone(), driving.job.id, driving.held());
-    let outcome = match caught(run(driving)).await {
+async fn drive(run: JobRun) {
+    let (jobs, id, token) = (run.jobs.clone(), run.job.id, run.token());
+    let outcome = match caught(execute(run)).await {
         Ok(outcome) => outcome,
         Err(cause) => {
             tracing::error!(job.id = %id, cause, "a job panicked");
@@ -80,7 +80,7 @@ async fn drive(driving: Driving) {
             None => return,
         },
     };
-    finish(&jobs, id, held.get(), &ending).await;
+    finish(&jobs, id, token.get(), &ending).await;
 }
 
 /// Runs a future on a task of its own, which goes when this one does; gives
@@ -95,15 +95,15 @@ async fn caught<T: Send + 'static>(future: impl Future<Output = T> + Send + 'sta
     }
 }
 
-async fn run(mut driving: Driving) -> Result<Ending, Failure> {
-    let parameters = driving.job.parameters.clone();
+async fn execute(mut run: JobRun) -> Result<Ending, Failure> {
+    let parameters = run.job.parameters.clone();
     match &parameters {
-        Parameters::Backup(backup) => operations::backup::run(&mut driving, backup).await,
-        Parameters::Restore(restore) => operations::restore::run(&mut driving, restore).await,
-        Parameters::Prune {} => operations::prune::run(&mut driving).await,
-        Parameters::Upgrade(upgrade) => operations::upgrade::run(&mut driving, upgrade).await,
-        Parameters::Rollback(rollback) => operations::rollback::run(&mut driving, rollback).await,
-        Parameters::Rollout(rollout) => operations::rollout::run(&mut driving, rollout).await,
+        Parameters::Backup(backup) => operations::backup::run(&mut run, backup).await,
+        Parameters::Restore(restore) => operations::restore::run(&mut run, restore).await,
+        Parameters::Prune {} => operations::prune::run(&mut run).await,
+        Parameters::Upgrade(upgrade) => operations::upgrade::run(&mut run, upgrade).await,
+        Parameters::Rollback(rollback) => operations::rollback::run(&mut run, rollback).await,
+        Parameters::Rollout(rollout) => operations::rollout::run(&mut run, rollout).await,
     }
 }
 

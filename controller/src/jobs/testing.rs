@@ -12,7 +12,7 @@ use futures_util::Stream;
 use holdfast_archive::ids::HostId;
 use holdfast_archive::store::Store;
 use holdfast_proto::v1::container_service_server::ContainerServiceServer;
-use holdfast_proto::v1::restore_event::Event as RestoreHappening;
+use holdfast_proto::v1::restore_event::Event as RestoreAgentEvent;
 use holdfast_proto::v1::snapshot_event::Event;
 use holdfast_proto::v1::snapshot_service_server::{SnapshotService, SnapshotServiceServer};
 use holdfast_proto::v1::volume_service_server::{VolumeService, VolumeServiceServer};
@@ -37,7 +37,7 @@ pub(crate) enum BackupEnd {
     Partial,
     Failed,
     /// Only once it is cancelled, or released.
-    Held,
+    FencingToken,
 }
 
 #[derive(Debug, Default)]
@@ -165,8 +165,8 @@ impl FakeAgent {
     }
 
     /// Waits for the order to finish or to cancel; true: cancelled.
-    async fn end(&self, job: &str, held: bool) -> bool {
-        let mut finish = if held { self.released.subscribe() } else { self.finish.subscribe() };
+    async fn end(&self, job: &str, token: bool) -> bool {
+        let mut finish = if token { self.released.subscribe() } else { self.finish.subscribe() };
         let mut cancelled = self.cancelled.subscribe();
         tokio::select! {
             _ = finish.wait_for(|set| *set) => false,
@@ -212,7 +212,7 @@ impl SnapshotService for FakeAgent {
                 let _ = sender.send(Err(Status::unavailable("cut"))).await;
                 return;
             }
-            let cancelled = agent.end(&job, end == Some(BackupEnd::Held)).await;
+            let cancelled = agent.end(&job, end == Some(BackupEnd::FencingToken)).await;
             if !cancelled {
                 for source in &request.sources {
                     let finished = SourceFinished {
@@ -239,7 +239,8 @@ impl SnapshotService for FakeAgent {
         let request = request.into_inner();
         self.admit(&request.job_id, request.generation)?;
         let finished = RestoreFinished { ok: true, files: 3, ..Default::default() };
-        let last = RestoreEvent { job_id: request.job_id, event: Some(RestoreHappening::Finished(finished)) };
+        let last =
+            RestoreEvent { job_id: request.job_id, event: Some(RestoreAgentEvent::Finished(finished)) };
         Ok(Response::new(Box::pin(futures_util::stream::iter([Ok(last)]))))
     }
 

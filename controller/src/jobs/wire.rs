@@ -2,7 +2,7 @@
 
 use holdfast_proto::v1::{self, JobChild, JobSource};
 
-use super::board::Live;
+use super::progress::Live;
 use crate::catalog::jobs::JobRecord;
 
 /// A job for the wire. `host` is its name, empty for a job of no host.

@@ -74,7 +74,7 @@ async fn expired(jobs: &Jobs, record: &JobRecord, now: i64) -> Result<bool, Loop
     let error = format!("host `{name}` did not connect within {} hours", most / 3_600_000);
     if jobs.catalog().end_queued_job(record.id, State::Failed, "host-unreachable", &error, now).await? {
         tracing::warn!(job.id = %record.id, error, "a queued job was given up");
-        jobs.board().remove(record.id);
+        jobs.progress().remove(record.id);
     }
     Ok(true)
 }

@@ -35,7 +35,7 @@ use tonic::{Code, Request, Status};
 use super::host::{
     awaited, cancel_on_agent, client, containers, error_word, plain, unanswered, upgrade_on_agent,
 };
-use super::{Driving, Failure, texts};
+use super::{Failure, JobRun, texts};
 use crate::limits::{EVENT_MESSAGE, EVENTS_PER_SECOND};
 
 /// The error word of an agent for a caller that was replaced.
@@ -49,7 +49,7 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
 
 /// What must be heard out is given up after so many failures in a row: an
 /// hour, with the pauses between them.
-const TROUBLES_MOST: u32 = 60;
+const MAX_FAILED_ATTEMPTS: u32 = 60;
 
 /// What an agent is asked to do. Generations are filled in here.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ pub(super) enum Work {
 
 impl Work {
     /// Only the agent can say how it ends, once it may have begun.
-    fn heard_out(&self) -> bool {
+    fn must_await_outcome(&self) -> bool {
         match self {
             Self::Backup(_) | Self::Restore(_) => false,
             Self::Upgrade(_) | Self::RollBack(_) => true,
@@ -72,53 +72,53 @@ impl Work {
 
 /// What an agent tells.
 #[derive(Debug, Clone)]
-pub(super) enum Happening {
+pub(super) enum AgentEvent {
     Snapshot(SnapshotEvent),
     Restore(RestoreEvent),
     Upgrade(UpgradeEvent),
 }
 
-type Events = Pin<Box<dyn Stream<Item = Result<Happening, Status>> + Send>>;
+type Events = Pin<Box<dyn Stream<Item = Result<AgentEvent, Status>> + Send>>;
 
 /// A job on an agent.
 pub(super) struct AgentJob<'d> {
-    driving: &'d mut Driving,
+    run: &'d mut JobRun,
     host: HostId,
     work: Work,
     events: Option<Events>,
     attached_before: bool,
     /// An upgrade was heard of: it must not be begun again.
     begun: bool,
-    troubles: u32,
+    failed_attempts: u32,
     pace: Pace,
     /// Set once the agent was asked to cancel: it has until then to end.
     cancel_deadline: Option<Instant>,
 }
 
 impl<'d> AgentJob<'d> {
-    pub(super) fn new(driving: &'d mut Driving, host: HostId, work: Work) -> Self {
-        let attached_before = driving.taken_over;
-        let begun = driving.job.result.upgrade.as_ref().is_some_and(|report| !report.steps.is_empty());
+    pub(super) fn new(run: &'d mut JobRun, host: HostId, work: Work) -> Self {
+        let attached_before = run.taken_over;
+        let begun = run.job.result.upgrade.as_ref().is_some_and(|report| !report.steps.is_empty());
         Self {
-            driving,
+            run,
             host,
             work,
             events: None,
             attached_before,
             begun,
-            troubles: 0,
+            failed_attempts: 0,
             pace: Pace::new(Instant::now()),
             cancel_deadline: None,
         }
     }
 
-    pub(super) fn driving(&self) -> &Driving {
-        self.driving
+    pub(super) fn run(&self) -> &JobRun {
+        self.run
     }
 
     /// The next thing that happens; attaches, waits and tries again as
     /// needed. After a break everything is told again from the beginning.
-    pub(super) async fn next(&mut self) -> Result<Happening, Failure> {
+    pub(super) async fn next(&mut self) -> Result<AgentEvent, Failure> {
         loop {
             if self.events.is_none() {
                 self.events = Some(self.attach().await?);
@@ -129,8 +129,8 @@ impl<'d> AgentJob<'d> {
                     if let Some(rest) = self.pace.take(Instant::now()) {
                         tokio::time::sleep(rest).await;
                     }
-                    self.troubles = 0;
-                    self.begun |= matches!(event, Happening::Upgrade(_));
+                    self.failed_attempts = 0;
+                    self.begun |= matches!(event, AgentEvent::Upgrade(_));
                     return Ok(texts::cut(event));
                 }
                 Some(Err(status)) => self.broken(status).await?,
@@ -140,15 +140,15 @@ impl<'d> AgentJob<'d> {
     }
 
     /// One item of the stream; silence for too long is an error of it.
-    async fn listen(&mut self) -> Result<Option<Result<Happening, Status>>, Failure> {
+    async fn listen(&mut self) -> Result<Option<Result<AgentEvent, Status>>, Failure> {
         let Some(events) = self.events.as_mut() else { return Ok(None) };
-        let idle = self.driving.jobs.settings().stream_idle;
+        let idle = self.run.jobs.settings().stream_idle;
         let quiet = Instant::now() + idle;
-        let deadline = self.cancel_deadline.filter(|_| !self.work.heard_out()).unwrap_or(quiet);
+        let deadline = self.cancel_deadline.filter(|_| !self.work.must_await_outcome()).unwrap_or(quiet);
         if self.cancel_deadline.is_none() {
             tokio::select! {
                 biased;
-                () = self.driving.cancel.cancelled() => {}
+                () = self.run.cancel.cancelled() => {}
                 item = timeout_at(deadline, events.next()) => {
                     return Ok(item.unwrap_or_else(|_| Some(Err(silent()))));
                 }
@@ -158,19 +158,19 @@ impl<'d> AgentJob<'d> {
         }
         match timeout_at(deadline, events.next()).await {
             Ok(item) => Ok(item),
-            Err(_) if self.work.heard_out() => Ok(Some(Err(silent()))),
+            Err(_) if self.work.must_await_outcome() => Ok(Some(Err(silent()))),
             Err(_) => Err(Failure::Cancelled),
         }
     }
 
     async fn ask_to_cancel(&mut self) {
-        let settings = self.driving.jobs.settings();
+        let settings = self.run.jobs.settings();
         self.cancel_deadline = Some(Instant::now() + settings.cancel_wait);
-        let Some(channel) = self.driving.jobs.fleet().channel(self.host) else { return };
-        let answer = cancel_on_agent(channel, &self.driving.job.id.to_string(), settings.call).await;
+        let Some(channel) = self.run.jobs.fleet().channel(self.host) else { return };
+        let answer = cancel_on_agent(channel, &self.run.job.id.to_string(), settings.call).await;
         let Err(status) = answer else { return };
         tracing::warn!(%status, "the agent could not be asked to cancel");
-        if self.work.heard_out() {
+        if self.work.must_await_outcome() {
             // Asked again with the next stream.
             self.events = None;
         }
@@ -186,7 +186,7 @@ impl<'d> AgentJob<'d> {
             return Err(Failure::Cancelled);
         }
         tracing::warn!(%status, "lost sight of the job on its agent");
-        self.driving.tell(&format!("lost sight of the agent: {}", plain(&status))).await?;
+        self.run.tell(&format!("lost sight of the agent: {}", plain(&status))).await?;
         self.pause().await
     }
 
@@ -194,13 +194,13 @@ impl<'d> AgentJob<'d> {
     /// so that the next thing that is attached to is a new start.
     pub(super) async fn again_after_shutdown(&mut self) -> Result<(), Failure> {
         self.events = None;
-        self.driving.tell("the agent was stopped; the job goes on when it is back").await?;
-        let fleet = self.driving.jobs.fleet().clone();
+        self.run.tell("the agent was stopped; the job goes on when it is back").await?;
+        let fleet = self.run.jobs.fleet().clone();
         let mut changes = fleet.changes();
         let deadline = Instant::now() + SHUTDOWN_WAIT;
         while fleet.is_connected(self.host) {
             tokio::select! {
-                () = self.driving.cancel.cancelled() => return Err(Failure::Cancelled),
+                () = self.run.cancel.cancelled() => return Err(Failure::Cancelled),
                 changed = timeout_at(deadline, changes.changed()) => if !matches!(changed, Ok(Ok(()))) { break },
             }
         }
@@ -209,18 +209,18 @@ impl<'d> AgentJob<'d> {
 
     /// Whether the wish to cancel is reason enough to end the job here.
     fn gives_up(&self) -> bool {
-        self.driving.cancel.is_cancelled() && !self.must_hear()
+        self.run.cancel.is_cancelled() && !self.must_hear()
     }
 
     fn must_hear(&self) -> bool {
-        self.work.heard_out() && self.attached_before
+        self.work.must_await_outcome() && self.attached_before
     }
 
     async fn pause(&mut self) -> Result<(), Failure> {
-        self.troubles += 1;
-        let pause = self.driving.jobs.settings().retry_pause(self.troubles);
+        self.failed_attempts += 1;
+        let pause = self.run.jobs.settings().retry_pause(self.failed_attempts);
         if self.must_hear() {
-            if self.troubles > TROUBLES_MOST {
+            if self.failed_attempts > MAX_FAILED_ATTEMPTS {
                 let text = "the agent does not say how it ended; once it does: holdfast upgrade status";
                 return Err(Failure::failed("agent-unreachable", text));
             }
@@ -228,7 +228,7 @@ impl<'d> AgentJob<'d> {
             return Ok(());
         }
         tokio::select! {
-            () = self.driving.cancel.cancelled() => Err(Failure::Cancelled),
+            () = self.run.cancel.cancelled() => Err(Failure::Cancelled),
             () = tokio::time::sleep(pause) => Ok(()),
         }
     }
@@ -236,13 +236,13 @@ impl<'d> AgentJob<'d> {
     /// Opens the stream, for the first time or again.
     async fn attach(&mut self) -> Result<Events, Failure> {
         loop {
-            let most = self.driving.jobs.settings().host_gone;
-            let channel = awaited(self.driving, self.host, most, !self.must_hear()).await?;
+            let most = self.run.jobs.settings().host_gone;
+            let channel = awaited(self.run, self.host, most, !self.must_hear()).await?;
             let attempt = self.try_attach(channel).await;
             match attempt {
                 Ok(Ok(events)) => {
                     self.attached_before = true;
-                    if self.work.heard_out() {
+                    if self.work.must_await_outcome() {
                         self.cancel_deadline = None;
                     }
                     return Ok(events);
@@ -261,22 +261,22 @@ impl<'d> AgentJob<'d> {
         if self.gives_up() {
             return Err(Failure::Cancelled);
         }
-        let held = self.driving.held().get();
+        let token = self.run.token().get();
         if let Work::RollBack(request) = &self.work {
             let upgrade = request.upgrade.clone();
-            return Ok(self.open_rollback(channel, &upgrade, held).await);
+            return Ok(self.open_rollback(channel, &upgrade, token).await);
         }
         if !self.attached_before {
-            return Ok(self.open_begun(channel, held).await);
+            return Ok(self.open_begun(channel, token).await);
         }
         let running = match self.generation_on_agent(channel.clone()).await {
             Ok(running) => running,
             Err(status) => return Ok(Err(status)),
         };
         match running {
-            Some(seen) => self.attach_again(channel, held, seen).await,
-            None if matches!(self.work, Work::Upgrade(_)) => self.recall(channel, held).await,
-            None => self.start_again(channel, held).await,
+            Some(seen) => self.attach_again(channel, token, seen).await,
+            None if matches!(self.work, Work::Upgrade(_)) => self.recall(channel, token).await,
+            None => self.start_again(channel, token).await,
         }
     }
 
@@ -284,15 +284,15 @@ impl<'d> AgentJob<'d> {
     /// back, even nothing: from here on it may have begun.
     async fn open_begun(&mut self, channel: Channel, generation: u64) -> Result<Events, Status> {
         let opened = self.open(channel, generation).await;
-        self.attached_before |= self.work.heard_out();
+        self.attached_before |= self.work.must_await_outcome();
         opened
     }
 
     /// A rollback is the agent's own: the same call attaches to it. One that
     /// has ended is known by what became of its upgrade.
-    async fn open_rollback(&mut self, channel: Channel, upgrade: &str, held: u64) -> Result<Events, Status> {
+    async fn open_rollback(&mut self, channel: Channel, upgrade: &str, token: u64) -> Result<Events, Status> {
         if self.attached_before {
-            let call = self.driving.jobs.settings().call;
+            let call = self.run.jobs.settings().call;
             let known = upgrade_on_agent(channel.clone(), upgrade, call).await?;
             if let Some(upgrade) = known.filter(|known| known.state() == UpgradeState::RolledBack) {
                 let finished = UpgradeFinished {
@@ -301,34 +301,34 @@ impl<'d> AgentJob<'d> {
                     ..UpgradeFinished::default()
                 };
                 let event = UpgradeEvent {
-                    job_id: self.driving.job.id.to_string(),
+                    job_id: self.run.job.id.to_string(),
                     event: Some(Event::Finished(finished)),
                 };
-                return Ok(Box::pin(futures_util::stream::iter([Ok(Happening::Upgrade(event))])));
+                return Ok(Box::pin(futures_util::stream::iter([Ok(AgentEvent::Upgrade(event))])));
             }
         }
-        self.open_begun(channel, held).await
+        self.open_begun(channel, token).await
     }
 
     /// An upgrade that is not at work on its agent: hears how it ended, or
     /// begins it if it never did.
-    async fn recall(&mut self, channel: Channel, held: u64) -> Result<Result<Events, Status>, Failure> {
-        let (id, call) = (self.driving.job.id.to_string(), self.driving.jobs.settings().call);
+    async fn recall(&mut self, channel: Channel, token: u64) -> Result<Result<Events, Status>, Failure> {
+        let (id, call) = (self.run.job.id.to_string(), self.run.jobs.settings().call);
         match upgrade_on_agent(channel.clone(), &id, call).await {
-            Ok(Some(_)) => self.attach_again(channel, held, held).await,
+            Ok(Some(_)) => self.attach_again(channel, token, token).await,
             Ok(None) if self.begun => {
                 let text = "the host has no memory of this upgrade any more; look which container runs there, \
                             and at the agent's log";
                 Err(Failure::failed("upgrade-lost", text))
             }
-            Ok(None) if self.driving.cancel.is_cancelled() => {
+            Ok(None) if self.run.cancel.is_cancelled() => {
                 // Remembered there, should our first call still be on its way.
                 match cancel_on_agent(channel, &id, call).await {
                     Ok(()) => Err(Failure::Cancelled),
                     Err(status) => Ok(Err(status)),
                 }
             }
-            Ok(None) => self.start_again(channel, held).await,
+            Ok(None) => self.start_again(channel, token).await,
             Err(status) => Ok(Err(status)),
         }
     }
@@ -336,39 +336,39 @@ impl<'d> AgentJob<'d> {
     async fn attach_again(
         &mut self,
         channel: Channel,
-        held: u64,
+        token: u64,
         seen: u64,
     ) -> Result<Result<Events, Status>, Failure> {
-        let next = if self.driving.taken_over { held.max(seen) + 1 } else { held.max(seen) };
-        if next > held {
-            self.driving.raise(next, false).await?;
+        let next = if self.run.taken_over { token.max(seen) + 1 } else { token.max(seen) };
+        if next > token {
+            self.run.bump(next, false).await?;
         }
         let opened = self.open(channel, next).await;
         if opened.is_ok() {
-            self.driving.taken_over = false;
-            self.driving.tell("attached to the job on its agent again").await?;
+            self.run.taken_over = false;
+            self.run.tell("attached to the job on its agent again").await?;
         }
         Ok(opened)
     }
 
-    async fn start_again(&mut self, channel: Channel, held: u64) -> Result<Result<Events, Status>, Failure> {
-        let most = self.driving.jobs.settings().attempts;
-        if self.driving.attempt >= most {
+    async fn start_again(&mut self, channel: Channel, token: u64) -> Result<Result<Events, Status>, Failure> {
+        let most = self.run.jobs.settings().attempts;
+        if self.run.attempt >= most {
             return Err(Failure::failed(
                 "attempts",
                 format!("given up after {most} attempts; the agent's log has the cause"),
             ));
         }
-        self.driving.raise(held + 1, true).await?;
-        self.driving.taken_over = false;
-        self.driving.jobs.board().clear(self.driving.job.id);
-        self.driving.tell(&format!("attempt {} of {most}", self.driving.attempt)).await?;
-        Ok(self.open(channel, held + 1).await)
+        self.run.bump(token + 1, true).await?;
+        self.run.taken_over = false;
+        self.run.jobs.progress().clear(self.run.job.id);
+        self.run.tell(&format!("attempt {} of {most}", self.run.attempt)).await?;
+        Ok(self.open(channel, token + 1).await)
     }
 
     async fn generation_on_agent(&mut self, channel: Channel) -> Result<Option<u64>, Status> {
-        let id = self.driving.job.id.to_string();
-        let call = self.driving.jobs.settings().call;
+        let id = self.run.job.id.to_string();
+        let call = self.run.jobs.settings().call;
         let running = timeout(call, client(channel).list_running(ListRunningRequest {}))
             .await
             .map_err(|_| unanswered("for its running jobs", call))??;
@@ -377,7 +377,7 @@ impl<'d> AgentJob<'d> {
     }
 
     async fn open(&mut self, channel: Channel, generation: u64) -> Result<Events, Status> {
-        let call = self.driving.jobs.settings().call;
+        let call = self.run.jobs.settings().call;
         let late = |_| unanswered("to begin the job", call);
         let mut containers = containers(channel.clone()).max_decoding_message_size(EVENT_MESSAGE);
         let mut client = client(channel);
@@ -386,23 +386,22 @@ impl<'d> AgentJob<'d> {
                 request.generation = generation;
                 let stream =
                     timeout(call, client.create_snapshots(Request::new(request))).await.map_err(late)??;
-                Box::pin(stream.into_inner().map(|item| item.map(Happening::Snapshot)))
+                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Snapshot)))
             }
             Work::Restore(mut request) => {
                 request.generation = generation;
                 let stream =
                     timeout(call, client.restore_snapshot(Request::new(request))).await.map_err(late)??;
-                Box::pin(stream.into_inner().map(|item| item.map(Happening::Restore)))
+                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Restore)))
             }
             Work::Upgrade(mut request) => {
                 request.generation = generation;
-                let stream = begins(self.driving, containers.run_upgrade(Request::new(request))).await?;
-                Box::pin(stream.into_inner().map(|item| item.map(Happening::Upgrade)))
+                let stream = begins(self.run, containers.run_upgrade(Request::new(request))).await?;
+                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Upgrade)))
             }
             Work::RollBack(request) => {
-                let stream =
-                    begins(self.driving, containers.roll_back_upgrade(Request::new(request))).await?;
-                Box::pin(stream.into_inner().map(|item| item.map(Happening::Upgrade)))
+                let stream = begins(self.run, containers.roll_back_upgrade(Request::new(request))).await?;
+                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Upgrade)))
             }
         })
     }
@@ -467,13 +466,13 @@ fn silent() -> Status {
 
 /// Waits for an agent that looks at everything again before it begins. A wish
 /// to cancel ends the wait, not what may have begun by then.
-async fn begins<T>(driving: &Driving, opening: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let settings = driving.jobs.settings();
-    let cancelled = driving.cancel.is_cancelled();
+async fn begins<T>(run: &JobRun, opening: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let settings = run.jobs.settings();
+    let cancelled = run.cancel.is_cancelled();
     let most = if cancelled { settings.call } else { settings.fetch };
     tokio::select! {
         opened = timeout(most, opening) => opened.map_err(|_| unanswered("to begin the job", most))?,
-        () = driving.cancel.cancelled(), if !cancelled => {
+        () = run.cancel.cancelled(), if !cancelled => {
             Err(Status::unavailable("the wish to cancel came before an answer"))
         }
     }

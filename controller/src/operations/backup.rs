@@ -19,9 +19,9 @@ use holdfast_proto::v1::{
     self, CreateSnapshotsRequest, JobEnded, JobSource, SnapshotSource, SourceFinished, SourceKind,
 };
 
-use super::agent::{AgentJob, Happening, SHUTDOWN, Work};
+use super::agent::{AgentEvent, AgentJob, SHUTDOWN, Work};
 use super::host::{connected, error_word, plain};
-use super::{Driving, Failure, committed, missing};
+use super::{Failure, JobRun, committed, missing};
 use crate::catalog::jobs::Ending;
 use crate::catalog::sources::SourceRecord;
 use crate::clock::now_ms;
@@ -35,24 +35,24 @@ use crate::loops::inventory;
 use crate::policy::definition::VolumeFacts;
 use crate::quota::day_of;
 
-/// Error code of an agent that left a container at rest.
+/// Error code of an agent that left a container quiesced.
 const NOT_RESUMED: &str = "not-resumed";
 
 /// Times the host's volumes are asked for before that is the job's failure.
 const LIST_ATTEMPTS: u32 = 3;
 
-pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<Ending, Failure> {
-    let host = driving.job.host.ok_or_else(|| Failure::failed("internal", "a backup job without a host"))?;
-    let sources = sources(driving, host, backup).await?;
+pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, Failure> {
+    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "a backup job without a host"))?;
+    let sources = sources(run, host, backup).await?;
     if sources.is_empty() {
-        let by_hand = driving.job.policy.is_empty() && driving.job.parent.is_none();
+        let by_hand = run.job.policy.is_empty() && run.job.parent.is_none();
         let wanted = by_hand.then(|| backup.volumes.join("`, `"));
-        driving.tell("nothing on this host matches: nothing to back up").await?;
-        return Ok(nothing_taken(driving.job.result.clone(), wanted.as_deref()));
+        run.tell("nothing on this host matches: nothing to back up").await?;
+        return Ok(nothing_taken(run.job.result.clone(), wanted.as_deref()));
     }
-    driving.step(&format!("backing up {}", counted(sources.len(), "source"))).await?;
+    run.step(&format!("backing up {}", counted(sources.len(), "source"))).await?;
     let request = CreateSnapshotsRequest {
-        job_id: driving.job.id.to_string(),
+        job_id: run.job.id.to_string(),
         generation: 0,
         sources: sources
             .iter()
@@ -68,10 +68,10 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
         max_downtime_seconds: backup.max_downtime_seconds,
         allow_empty: backup.allow_empty,
     };
-    let mut tally = Tally::new(sources, driving.job.result.clone());
+    let mut tally = Tally::new(sources, run.job.result.clone());
     // An upgrade judges by its own rules how much of a source there has to be.
-    tally.may_shrink = driving.job.parent.is_some();
-    let mut agent = AgentJob::new(driving, host, Work::Backup(request));
+    tally.may_shrink = run.job.parent.is_some();
+    let mut agent = AgentJob::new(run, host, Work::Backup(request));
     let end = match hear(&mut agent, &mut tally).await {
         // The host went away, and what it has sent is here.
         Err(Failure::Failed { code, message }) => {
@@ -79,22 +79,22 @@ pub async fn run(driving: &mut Driving, backup: &BackupParameters) -> Result<End
         }
         end => end?,
     };
-    tally.by_catalogue(driving).await?;
+    tally.by_catalogue(run).await?;
     Ok(tally.ending(&end))
 }
 
 /// Follows the agent to the end of the job.
 async fn hear(agent: &mut AgentJob<'_>, tally: &mut Tally) -> Result<JobEnded, Failure> {
     loop {
-        let Happening::Snapshot(event) = agent.next().await? else { continue };
+        let AgentEvent::Snapshot(event) = agent.next().await? else { continue };
         match event.event {
             // Of other sources there is no progress to keep.
             Some(Event::Progress(progress)) if !tally.sources.contains_key(&progress.source_id) => {}
             Some(Event::Progress(progress)) => {
-                agent.driving().jobs.board().source_progress(agent.driving().job.id, progress);
+                agent.run().jobs.progress().source_progress(agent.run().job.id, progress);
             }
-            Some(Event::Source(finished)) => tally.source(agent.driving(), finished).await?,
-            Some(Event::Quiesced(quiesced)) => tally.quiesced(agent.driving(), quiesced).await?,
+            Some(Event::Source(finished)) => tally.source(agent.run(), finished).await?,
+            Some(Event::Quiesced(quiesced)) => tally.quiesced(agent.run(), quiesced).await?,
             Some(Event::Ended(end)) if end.error_code == SHUTDOWN => agent.again_after_shutdown().await?,
             Some(Event::Ended(end)) => return Ok(end),
             None => {}
@@ -104,21 +104,21 @@ async fn hear(agent: &mut AgentJob<'_>, tally: &mut Tally) -> Result<JobEnded, F
 
 /// The sources of the job: as written down, or chosen now.
 async fn sources(
-    driving: &mut Driving,
+    run: &mut JobRun,
     host: HostId,
     backup: &BackupParameters,
 ) -> Result<Vec<JobSource>, Failure> {
-    let catalog = driving.jobs.catalog();
-    let known = catalog.job_sources(driving.job.id).await?;
+    let catalog = run.jobs.catalog();
+    let known = catalog.job_sources(run.job.id).await?;
     if !known.is_empty() {
         return Ok(known);
     }
-    driving.step("looking for sources on the host").await?;
-    refresh(driving, host).await?;
+    run.step("looking for sources on the host").await?;
+    refresh(run, host).await?;
     let selector = backup.selector();
-    let all = driving.jobs.catalog().sources(Some(host)).await?;
-    missing::note(driving, host, backup, &all).await?;
-    let catalog = driving.jobs.catalog();
+    let all = run.jobs.catalog().sources(Some(host)).await?;
+    missing::note(run, host, backup, &all).await?;
+    let catalog = run.jobs.catalog();
     let mut chosen: Vec<SourceRecord> = all
         .into_iter()
         .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
@@ -137,7 +137,7 @@ async fn sources(
             ..JobSource::default()
         })
         .collect();
-    catalog.put_job_sources(driving.job.id, &sources).await?;
+    catalog.put_job_sources(run.job.id, &sources).await?;
     Ok(sources)
 }
 
@@ -152,26 +152,26 @@ pub fn facts(source: &SourceRecord) -> VolumeFacts<'_> {
     }
 }
 
-async fn refresh(driving: &Driving, host: HostId) -> Result<(), Failure> {
-    let settings = driving.jobs.settings();
-    let mut troubles = 0;
+async fn refresh(run: &JobRun, host: HostId) -> Result<(), Failure> {
+    let settings = run.jobs.settings();
+    let mut failed_attempts = 0;
     loop {
-        let channel = connected(driving, host, settings.host_gone).await?;
-        let error =
-            match inventory::refresh(driving.jobs.catalog(), host, channel, settings.call, now_ms()).await {
-                Ok(_) => return Ok(()),
-                Err(inventory::InventoryError::Catalog(error)) => return Err(error.into()),
-                Err(inventory::InventoryError::Agent(status)) => status,
-            };
-        troubles += 1;
-        if troubles >= LIST_ATTEMPTS {
+        let channel = connected(run, host, settings.host_gone).await?;
+        let error = match inventory::refresh(run.jobs.catalog(), host, channel, settings.call, now_ms()).await
+        {
+            Ok(_) => return Ok(()),
+            Err(inventory::InventoryError::Catalog(error)) => return Err(error.into()),
+            Err(inventory::InventoryError::Agent(status)) => status,
+        };
+        failed_attempts += 1;
+        if failed_attempts >= LIST_ATTEMPTS {
             let code = error_word(&error).unwrap_or_else(|| "agent-unreachable".to_owned());
             let message = format!("the host's volumes could not be listed: {}", plain(&error));
             return Err(Failure::failed(code, message));
         }
         tokio::select! {
-            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
-            () = tokio::time::sleep(settings.retry_pause(troubles)) => {}
+            () = run.cancel.cancelled() => return Err(Failure::Cancelled),
+            () = tokio::time::sleep(settings.retry_pause(failed_attempts)) => {}
         }
     }
 }
@@ -197,20 +197,20 @@ impl Tally {
     }
 
     /// Counts an event that is about to change the job's row.
-    async fn record(&mut self, driving: &Driving) -> Result<(), Failure> {
+    async fn record(&mut self, run: &JobRun) -> Result<(), Failure> {
         self.recorded += 1;
         if self.recorded <= RECORDED_EVENTS + 4 * self.sources.len() {
             return Ok(());
         }
         let text = "its agent reports ever new events of one backup; look at what runs on that host";
-        if let Some(host) = driving.job.host {
-            let reason = format!("job {} was ended: {text}", driving.job.id);
-            driving.jobs.catalog().alarm(host, day_of(now_ms()), &reason).await?;
+        if let Some(host) = run.job.host {
+            let reason = format!("job {} was ended: {text}", run.job.id);
+            run.jobs.catalog().alarm(host, day_of(now_ms()), &reason).await?;
         }
         Err(Failure::failed("agent-misbehaves", text))
     }
 
-    async fn source(&mut self, driving: &Driving, mut finished: SourceFinished) -> Result<(), Failure> {
+    async fn source(&mut self, run: &JobRun, mut finished: SourceFinished) -> Result<(), Failure> {
         let Some(source) = self.sources.get_mut(&finished.source_id) else {
             tracing::warn!(
                 source.id = finished.source_id,
@@ -218,44 +218,44 @@ impl Tally {
             );
             return Ok(());
         };
-        finished.partial |= is_partial(driving, &finished).await?;
+        finished.partial |= is_partial(run, &finished).await?;
         if source.finished.as_ref() == Some(&finished) {
             return Ok(());
         }
         let line = finished_line(&source.name, &finished);
         let id = finished.source_id.clone();
-        self.record(driving).await?;
+        self.record(run).await?;
         let Some(source) = self.sources.get_mut(&id) else { return Ok(()) };
         source.stats = finished.stats;
         source.phase = v1::SourcePhase::Unspecified.into();
         source.finished = Some(finished);
-        driving.jobs.catalog().put_job_sources(driving.job.id, std::slice::from_ref(source)).await?;
+        run.jobs.catalog().put_job_sources(run.job.id, std::slice::from_ref(source)).await?;
         failpoint("controller.job.after-source");
-        driving.tell(&line).await
+        run.tell(&line).await
     }
 
-    async fn quiesced(&mut self, driving: &Driving, quiesced: v1::ContainerQuiesced) -> Result<(), Failure> {
+    async fn quiesced(&mut self, run: &JobRun, quiesced: v1::ContainerQuiesced) -> Result<(), Failure> {
         if self.result.quiesced.contains(&quiesced) {
             return Ok(());
         }
-        self.record(driving).await?;
+        self.record(run).await?;
         let line = quiesced_line(&quiesced);
         // A container that could not be resumed and then was is one story.
         self.result.quiesced.retain(|q| q.resumed || q.container_id != quiesced.container_id);
         if self.result.quiesced.len() < QUIESCED {
             self.result.quiesced.push(quiesced);
         }
-        driving.record(&self.result).await?;
-        driving.tell(&line).await
+        run.record(&self.result).await?;
+        run.tell(&line).await
     }
 
     /// Takes in what the catalogue knows of sources that did not end well.
-    async fn by_catalogue(&mut self, driving: &Driving) -> Result<(), Failure> {
+    async fn by_catalogue(&mut self, run: &JobRun) -> Result<(), Failure> {
         for source in self.sources.values_mut() {
             if source.finished.as_ref().is_some_and(|finished| finished.ok) {
                 continue;
             }
-            let Some(finished) = committed::by_catalogue(driving, source).await? else { continue };
+            let Some(finished) = committed::by_catalogue(run, source).await? else { continue };
             let line = format!(
                 "{}: its snapshot was committed, and the host did not hear so: {}",
                 source.name, finished.snapshot_id
@@ -264,8 +264,8 @@ impl Tally {
             self.settled.push(before.map(|before| before.error_code).unwrap_or_default());
             source.stats = finished.stats;
             source.phase = v1::SourcePhase::Unspecified.into();
-            driving.jobs.catalog().put_job_sources(driving.job.id, std::slice::from_ref(source)).await?;
-            driving.tell(&line).await?;
+            run.jobs.catalog().put_job_sources(run.job.id, std::slice::from_ref(source)).await?;
+            run.tell(&line).await?;
         }
         Ok(())
     }
@@ -344,9 +344,9 @@ impl Tally {
 
 /// Whether the snapshot is partial by the catalogue: an attempt may report what
 /// it has read itself of one that an earlier attempt committed.
-async fn is_partial(driving: &Driving, finished: &SourceFinished) -> Result<bool, Failure> {
+async fn is_partial(run: &JobRun, finished: &SourceFinished) -> Result<bool, Failure> {
     let Ok(id) = finished.snapshot_id.parse() else { return Ok(false) };
-    Ok(driving.jobs.catalog().snapshot(&id).await?.is_some_and(|record| record.partial))
+    Ok(run.jobs.catalog().snapshot(&id).await?.is_some_and(|record| record.partial))
 }
 
 /// The end of a job that found nothing to take. `wanted`: what somebody asked

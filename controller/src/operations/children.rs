@@ -3,7 +3,7 @@
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ids::JobId;
 
-use super::{Driving, Failure, Held};
+use super::{Failure, FencingToken, JobRun};
 use crate::catalog::jobs::{JobRecord, NewJob};
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
@@ -17,18 +17,13 @@ const ACTOR: &str = "the job that started it";
 pub(super) struct Children {
     pub(super) jobs: Jobs,
     pub(super) parent: JobId,
-    pub(super) held: Held,
+    pub(super) token: FencingToken,
     actor: String,
 }
 
 impl Children {
-    pub(super) fn of(driving: &Driving) -> Self {
-        Self {
-            jobs: driving.jobs.clone(),
-            parent: driving.job.id,
-            held: driving.held(),
-            actor: driving.job.actor.clone(),
-        }
+    pub(super) fn of(run: &JobRun) -> Self {
+        Self { jobs: run.jobs.clone(), parent: run.job.id, token: run.token(), actor: run.job.actor.clone() }
     }
 
     /// The child in a role: found, or made now.
@@ -47,7 +42,7 @@ impl Children {
             not_before_ms: 0,
         };
         let catalog = self.jobs.catalog();
-        let made = catalog.create_child(self.parent, self.held.get(), role, &job, now_ms()).await?;
+        let made = catalog.create_child(self.parent, self.token.get(), role, &job, now_ms()).await?;
         let id = made.ok_or(Failure::Superseded)?;
         if id == job.id {
             self.jobs.tell(id, &format!("started by job {}", self.parent)).await?;
@@ -62,13 +57,13 @@ impl Children {
 
     /// Waits for a child that nothing may be done without. A wish to cancel
     /// is passed on to it; one that has ended has ended, wish or not.
-    pub(super) async fn await_or_cancel(&self, driving: &Driving, id: JobId) -> Result<JobRecord, Failure> {
+    pub(super) async fn await_or_cancel(&self, run: &JobRun, id: JobId) -> Result<JobRecord, Failure> {
         if let Some(record) = self.jobs.catalog().job(id).await?.filter(|record| record.state.ended()) {
             return Ok(record);
         }
         tokio::select! {
             record = self.jobs.ended(id) => return Ok(record?),
-            () = driving.cancel.cancelled() => {}
+            () = run.cancel.cancelled() => {}
         }
         self.cancel(id).await?;
         self.jobs.ended(id).await?;

@@ -6,7 +6,7 @@
 use holdfast_archive::ids::SourceId;
 use holdfast_proto::v1::{JobSource, SourceFinished};
 
-use super::{Driving, Failure};
+use super::{Failure, JobRun};
 use crate::api::catalog::snapshot_stats;
 use crate::api::status_map::causes;
 use crate::catalog::snapshots::SnapshotRecord;
@@ -15,40 +15,40 @@ use crate::repository::protocol::SnapshotState;
 /// How a source ended by the catalogue: well, where this job has committed a
 /// snapshot of it; `None` where it has not.
 pub(super) async fn by_catalogue(
-    driving: &Driving,
+    run: &JobRun,
     source: &JobSource,
 ) -> Result<Option<SourceFinished>, Failure> {
     let Ok(id) = source.source_id.parse::<SourceId>() else { return Ok(None) };
-    let Some(mut record) = of_job(driving, id).await? else { return Ok(None) };
+    let Some(mut record) = of_job(run, id).await? else { return Ok(None) };
     if record.state == SnapshotState::Committing {
         // Nothing more is needed from the agent. A store that is out of reach
         // ends this; the loop goes on with it.
-        if let Err(error) = driving.jobs.repository().finish_committing().await {
+        if let Err(error) = run.jobs.repository().finish_committing().await {
             tracing::warn!(snapshot.id = %record.id, error = %causes(&error), "a commit is not finished yet");
         }
-        let Some(now) = of_job(driving, id).await? else { return Ok(None) };
+        let Some(now) = of_job(run, id).await? else { return Ok(None) };
         record = now;
     }
     match record.state {
-        SnapshotState::Committed => Ok(Some(finished(driving, source, &record).await)),
+        SnapshotState::Committed => Ok(Some(finished(run, source, &record).await)),
         SnapshotState::Committing => {
             let text = format!(
                 "{}: its snapshot {} is complete and is committed as soon as the store answers",
                 source.name, record.id.number
             );
-            driving.tell(&text).await?;
+            run.tell(&text).await?;
             Ok(None)
         }
         SnapshotState::Forgotten | SnapshotState::Purging => Ok(None),
     }
 }
 
-async fn of_job(driving: &Driving, source: SourceId) -> Result<Option<SnapshotRecord>, Failure> {
-    Ok(driving.jobs.catalog().snapshot_of_job(driving.job.id, source).await?)
+async fn of_job(run: &JobRun, source: SourceId) -> Result<Option<SnapshotRecord>, Failure> {
+    Ok(run.jobs.catalog().snapshot_of_job(run.job.id, source).await?)
 }
 
-async fn finished(driving: &Driving, source: &JobSource, record: &SnapshotRecord) -> SourceFinished {
-    let account = driving.jobs.repository().account(record).await.ok();
+async fn finished(run: &JobRun, source: &JobSource, record: &SnapshotRecord) -> SourceFinished {
+    let account = run.jobs.repository().account(record).await.ok();
     let (stats, problems) = match account {
         Some(account) => (Some(snapshot_stats(account.stats)), account.problems),
         None => (source.stats, Vec::new()),

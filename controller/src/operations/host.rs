@@ -12,24 +12,24 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::{Driving, Failure};
+use super::{Failure, JobRun};
 use crate::api::status_map::Word;
 use crate::fleet::listing;
 use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
 
 /// Waits until the host is connected.
-pub(super) async fn connected(driving: &Driving, host: HostId, most: Duration) -> Result<Channel, Failure> {
-    awaited(driving, host, most, true).await
+pub(super) async fn connected(run: &JobRun, host: HostId, most: Duration) -> Result<Channel, Failure> {
+    awaited(run, host, most, true).await
 }
 
 /// The same; `cancellable`: a wish to cancel ends the wait.
 pub(super) async fn awaited(
-    driving: &Driving,
+    run: &JobRun,
     host: HostId,
     most: Duration,
     cancellable: bool,
 ) -> Result<Channel, Failure> {
-    let fleet = driving.jobs.fleet();
+    let fleet = run.jobs.fleet();
     let mut changes = fleet.changes();
     let deadline = Instant::now() + most;
     let mut told = false;
@@ -38,13 +38,13 @@ pub(super) async fn awaited(
             return Ok(channel);
         }
         if !told {
-            driving.step("waiting for the host to connect").await?;
+            run.step("waiting for the host to connect").await?;
             told = true;
         }
         tokio::select! {
-            () = driving.cancel.cancelled(), if cancellable => return Err(Failure::Cancelled),
+            () = run.cancel.cancelled(), if cancellable => return Err(Failure::Cancelled),
             changed = timeout_at(deadline, changes.changed()) => if !matches!(changed, Ok(Ok(()))) {
-                let name = driving.jobs.host_name(host).await?;
+                let name = run.jobs.host_name(host).await?;
                 return Err(Failure::failed(
                     "host-unreachable",
                     format!("host `{name}` was not connected for {} minutes", most.as_secs() / 60),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use holdfast_archive::ids::{HostId, SourceId};
 
 use super::backup::counted;
-use super::{Driving, Failure};
+use super::{Failure, JobRun};
 use crate::catalog::jobs::JobFilter;
 use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::sources::SourceRecord;
@@ -20,23 +20,23 @@ const RUNS_LOOKED_AT: u32 = 10;
 
 /// Records and tells what should be there and is not.
 pub(super) async fn note(
-    driving: &mut Driving,
+    run: &mut JobRun,
     host: HostId,
     backup: &BackupParameters,
     sources: &[SourceRecord],
 ) -> Result<(), Failure> {
-    let catalog = driving.jobs.catalog();
+    let catalog = run.jobs.catalog();
     let filter = SnapshotFilter { host: Some(host), ..SnapshotFilter::default() };
     let snapshots = catalog.snapshots(&filter).await?;
-    let last = last_run(driving, host, backup).await?;
+    let last = last_run(run, host, backup).await?;
     let missing =
         Expectation { selector: &backup.selector(), sources, kept: &Kept::of(&snapshots), last: &last }
             .missing();
-    driving.job.result.missing_sources = missing.iter().map(|missing| missing.name.clone()).collect();
-    driving.record(&driving.job.result).await?;
-    let host_name = driving.jobs.host_name(host).await?;
+    run.job.result.missing_sources = missing.iter().map(|missing| missing.name.clone()).collect();
+    run.record(&run.job.result).await?;
+    let host_name = run.jobs.host_name(host).await?;
     for missing in missing {
-        driving.tell(&line(&host_name, &missing)).await?;
+        run.tell(&line(&host_name, &missing)).await?;
     }
     Ok(())
 }
@@ -54,17 +54,17 @@ fn line(host: &str, missing: &Missing) -> String {
 /// The sources that the last run of the same policy had, if that selected
 /// volumes as this one does: an edited policy may well mean fewer.
 async fn last_run(
-    driving: &Driving,
+    run: &JobRun,
     host: HostId,
     backup: &BackupParameters,
 ) -> Result<BTreeSet<SourceId>, Failure> {
-    let catalog = driving.jobs.catalog();
-    if driving.job.policy.is_empty() {
+    let catalog = run.jobs.catalog();
+    if run.job.policy.is_empty() {
         return Ok(BTreeSet::new());
     }
     let filter = JobFilter {
         host: Some(host),
-        policy: Some(driving.job.policy.clone()),
+        policy: Some(run.job.policy.clone()),
         states: vec![State::Succeeded, State::Partial, State::Failed],
         limit: RUNS_LOOKED_AT,
     };

@@ -51,9 +51,9 @@ impl Failure {
 /// The generation a driver holds its job under, seen from outside its task
 /// too: a panic must not keep its end from being recorded.
 #[derive(Debug, Clone)]
-pub struct Held(Arc<AtomicU64>);
+pub struct FencingToken(Arc<AtomicU64>);
 
-impl Held {
+impl FencingToken {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
@@ -65,31 +65,31 @@ impl Held {
 
 /// A job in the hands of its driver.
 #[derive(Debug)]
-pub struct Driving {
+pub struct JobRun {
     pub jobs: Jobs,
     pub job: JobRecord,
     pub cancel: CancellationToken,
     /// Somebody drove it before: an agent may be at work on it.
     pub taken_over: bool,
     pub attempt: u32,
-    held: Held,
+    token: FencingToken,
 }
 
-impl Driving {
+impl JobRun {
     pub fn new(jobs: Jobs, job: JobRecord, cancel: CancellationToken, taken_over: bool) -> Self {
-        let held = Held(Arc::new(AtomicU64::new(job.generation)));
+        let token = FencingToken(Arc::new(AtomicU64::new(job.generation)));
         let attempt = job.attempt;
-        Self { jobs, job, cancel, taken_over, attempt, held }
+        Self { jobs, job, cancel, taken_over, attempt, token }
     }
 
-    pub fn held(&self) -> Held {
-        self.held.clone()
+    pub fn token(&self) -> FencingToken {
+        self.token.clone()
     }
 
     /// Records what the job does now; also a line of its story.
     pub async fn step(&self, text: &str) -> Result<(), Failure> {
         let catalog = self.jobs.catalog();
-        if !catalog.set_job_step(self.job.id, self.held.get(), text).await? {
+        if !catalog.set_job_step(self.job.id, self.token.get(), text).await? {
             return Err(Failure::Superseded);
         }
         self.jobs.tell(self.job.id, text).await?;
@@ -103,7 +103,7 @@ impl Driving {
 
     /// Records what is known of the result so far.
     pub async fn record(&self, result: &v1::Job) -> Result<(), Failure> {
-        if !self.jobs.catalog().set_job_result(self.job.id, self.held.get(), result).await? {
+        if !self.jobs.catalog().set_job_result(self.job.id, self.token.get(), result).await? {
             return Err(Failure::Superseded);
         }
         Ok(())
@@ -111,12 +111,12 @@ impl Driving {
 
     /// Holds the job under a higher generation from now on; `again` counts an
     /// attempt.
-    pub async fn raise(&mut self, next: u64, again: bool) -> Result<(), Failure> {
-        let held = self.held.get();
-        if !self.jobs.catalog().raise_generation(self.job.id, held, next, again).await? {
+    pub async fn bump(&mut self, next: u64, again: bool) -> Result<(), Failure> {
+        let token = self.token.get();
+        if !self.jobs.catalog().raise_generation(self.job.id, token, next, again).await? {
             return Err(Failure::Superseded);
         }
-        self.held.set(next);
+        self.token.set(next);
         self.attempt += u32::from(again);
         Ok(())
     }

@@ -7,7 +7,7 @@
 
 use holdfast_proto::v1::{self, PruneReport};
 
-use super::{Driving, Failure};
+use super::{Failure, JobRun};
 use crate::api::status_map::causes;
 use crate::catalog::jobs::Ending;
 use crate::jobs::state::State;
@@ -17,21 +17,21 @@ use crate::repository::{RepositoryError, gc};
 /// Rounds in one job; each is bounded.
 const ROUNDS: usize = 64;
 
-pub async fn run(driving: &mut Driving) -> Result<Ending, Failure> {
-    driving.step("looking for what nothing needs").await?;
+pub async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
+    run.step("looking for what nothing needs").await?;
     let mut total = PruneReport::default();
     for _ in 0..ROUNDS {
-        driving.cancelled()?;
-        let round = gc::round(driving.jobs.repository()).await.map_err(failed)?;
+        run.cancelled()?;
+        let round = gc::round(run.jobs.repository()).await.map_err(failed)?;
         let idle = round.packs_deleted == 0 && round.snapshots_purged == 0;
         add(&mut total, round);
-        driving.record(&v1::Job { prune: Some(total.clone()), ..v1::Job::default() }).await?;
+        run.record(&v1::Job { prune: Some(total.clone()), ..v1::Job::default() }).await?;
         if idle {
             break;
         }
-        driving.tell(&line(&total)).await?;
+        run.tell(&line(&total)).await?;
     }
-    driving.tell(&line(&total)).await?;
+    run.tell(&line(&total)).await?;
     let result = v1::Job { prune: Some(total), ..v1::Job::default() };
     Ok(Ending { state: State::Succeeded, error_code: String::new(), error: String::new(), result })
 }

@@ -5,8 +5,8 @@ use holdfast_proto::v1::restore_event::Event;
 use holdfast_proto::v1::restore_snapshot_request::Target;
 use holdfast_proto::v1::{self, NewVolume, RestoreFinished, RestoreSnapshotRequest};
 
-use super::agent::{AgentJob, Happening, SHUTDOWN, Work};
-use super::{Driving, Failure};
+use super::agent::{AgentEvent, AgentJob, SHUTDOWN, Work};
+use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
 use crate::jobs::parameters::{RestoreParameters, RestoreTarget};
 use crate::jobs::state::State;
@@ -26,11 +26,11 @@ const NOT_WHOLE: &str = "not-whole";
 const NAMED: usize = 5;
 const NAME_CHARS: usize = 200;
 
-pub async fn run(driving: &mut Driving, restore: &RestoreParameters) -> Result<Ending, Failure> {
-    let host = driving.job.host.ok_or_else(|| Failure::failed("internal", "a restore job without a host"))?;
-    driving.step(&format!("restoring to {}", target_text(&restore.target))).await?;
+pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending, Failure> {
+    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "a restore job without a host"))?;
+    run.step(&format!("restoring to {}", target_text(&restore.target))).await?;
     let request = RestoreSnapshotRequest {
-        job_id: driving.job.id.to_string(),
+        job_id: run.job.id.to_string(),
         generation: 0,
         snapshot_id: restore.snapshot.clone(),
         target: Some(target(&restore.target)),
@@ -40,12 +40,12 @@ pub async fn run(driving: &mut Driving, restore: &RestoreParameters) -> Result<E
         salvage: restore.salvage,
         paths: restore.paths.clone(),
     };
-    let mut agent = AgentJob::new(driving, host, Work::Restore(request));
+    let mut agent = AgentJob::new(run, host, Work::Restore(request));
     let finished = loop {
-        let Happening::Restore(event) = agent.next().await? else { continue };
+        let AgentEvent::Restore(event) = agent.next().await? else { continue };
         match event.event {
             Some(Event::Progress(progress)) => {
-                agent.driving().jobs.board().restore_progress(agent.driving().job.id, progress);
+                agent.run().jobs.progress().restore_progress(agent.run().job.id, progress);
             }
             Some(Event::Finished(finished)) if finished.error_code == SHUTDOWN => {
                 agent.again_after_shutdown().await?;
@@ -54,8 +54,8 @@ pub async fn run(driving: &mut Driving, restore: &RestoreParameters) -> Result<E
             None => {}
         }
     };
-    driving.tell(&finished_line(&finished)).await?;
-    let host = driving.jobs.host_name(host).await?;
+    run.tell(&finished_line(&finished)).await?;
+    let host = run.jobs.host_name(host).await?;
     Ok(ending(finished, restore, &host))
 }
 

@@ -1,11 +1,11 @@
-//! A committed upgrade undone, within its grace period.
+//! A committed upgrade rolled back, within its grace period.
 //!
 //! 1. **Find** the upgrade on its host, which alone knows whether there is
 //!    still a way back.
 //! 2. **Snapshot** of what will be discarded, as a child, while it is in use:
 //!    everything written since the upgrade. Left out on request, like step 4.
 //! 3. **Rest**: the agent stops what uses the data and says so.
-//! 4. **Snapshot at rest**, again a child and short after the first: nothing is
+//! 4. **Snapshot quiesced**, again a child and short after the first: nothing is
 //!    written between it and the end of what is discarded.
 //! 5. **Roll back**: the agent returns to the old container and to the data as
 //!    it was at the stop.
@@ -25,15 +25,15 @@ use tokio::task::JoinSet;
 use tonic::Status;
 use tracing::Instrument as _;
 
-use super::agent::{AgentJob, Happening, Work};
+use super::agent::{AgentEvent, AgentJob, Work};
 use super::children::Children;
 use super::host::{connected, error_word, plain, upgrade_on_agent, upgrades_on_agent};
 use super::start::begun;
-use super::upgrade::at_stop::{AtStop, Rest};
+use super::upgrade::at_stop::{AtStop, Stop};
 use super::upgrade::report::{Report, downtime_line};
 use super::upgrade::snapshots::{self, DISCARDED};
 use super::upgrade::start::channel;
-use super::{Driving, Failure};
+use super::{Failure, JobRun};
 use crate::api::names::{self, did_you_mean};
 use crate::api::status_map::{Word, catalog_failed};
 use crate::catalog::jobs::{Ending, NewJob};
@@ -43,43 +43,42 @@ use crate::jobs::parameters::{Parameters, RollbackParameters};
 use crate::jobs::state::State;
 
 /// Times a host is asked for its upgrades before that is the job's failure.
-const ASKED_MOST: u32 = 5;
+const MAX_ASKED: u32 = 5;
 
-pub async fn run(driving: &mut Driving, rollback: &RollbackParameters) -> Result<Ending, Failure> {
-    let host =
-        driving.job.host.ok_or_else(|| Failure::failed("internal", "a rollback job without a host"))?;
-    let upgrade = find(driving, host, &rollback.upgrade).await?;
-    let mut report = Report::of(driving);
+pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Ending, Failure> {
+    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "a rollback job without a host"))?;
+    let upgrade = find(run, host, &rollback.upgrade).await?;
+    let mut report = Report::of(run);
     report.about(&upgrade);
     // A former driver of this job was that far: what it discards is gone.
-    let under_way = driving.taken_over
+    let under_way = run.taken_over
         && matches!(
             upgrade.state(),
-            UpgradeState::RollingBack | UpgradeState::RolledBack | UpgradeState::Resting
+            UpgradeState::RollingBack | UpgradeState::RolledBack | UpgradeState::AwaitingRollbackSnapshot
         );
     if !under_way {
         if let Some(reason) = no_way_back(&upgrade) {
             return Err(Failure::failed("upgrade-not-undoable", reason));
         }
         if !rollback.without_snapshot {
-            snapshot_discarded(driving, host, &upgrade).await?;
+            snapshot_discarded(run, host, &upgrade).await?;
         }
-        driving.cancelled()?;
+        run.cancelled()?;
     }
-    driving.step(&format!("going back to {}", upgrade.from_image)).await?;
+    run.step(&format!("going back to {}", upgrade.from_image)).await?;
     let wait = !rollback.without_snapshot && !upgrade.sources.is_empty();
-    let Heard { finished, unmet } = follow(driving, host, &upgrade, wait, &mut report).await?;
+    let Heard { finished, snapshot_failure } = follow(run, host, &upgrade, wait, &mut report).await?;
     if let Some(line) = downtime_line(&finished) {
-        driving.tell(&line).await?;
+        run.tell(&line).await?;
     }
-    Ok(report.undone(&finished, unmet, driving.cancel.is_cancelled()))
+    Ok(report.rolled_back(&finished, snapshot_failure, run.cancel.is_cancelled()))
 }
 
-async fn find(driving: &Driving, host: HostId, upgrade: &str) -> Result<Upgrade, Failure> {
-    let settings = driving.jobs.settings();
-    let mut troubles = 0;
+async fn find(run: &JobRun, host: HostId, upgrade: &str) -> Result<Upgrade, Failure> {
+    let settings = run.jobs.settings();
+    let mut failed_attempts = 0;
     loop {
-        let channel = connected(driving, host, settings.host_gone).await?;
+        let channel = connected(run, host, settings.host_gone).await?;
         let status = match upgrade_on_agent(channel, upgrade, settings.call).await {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => {
@@ -88,15 +87,15 @@ async fn find(driving: &Driving, host: HostId, upgrade: &str) -> Result<Upgrade,
             }
             Err(status) => status,
         };
-        troubles += 1;
-        if troubles >= ASKED_MOST {
+        failed_attempts += 1;
+        if failed_attempts >= MAX_ASKED {
             let code = error_word(&status).unwrap_or_else(|| "agent-unreachable".to_owned());
             let message = format!("the host's upgrades could not be listed: {}", plain(&status));
             return Err(Failure::failed(code, message));
         }
         tokio::select! {
-            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
-            () = tokio::time::sleep(settings.retry_pause(troubles)) => {}
+            () = run.cancel.cancelled() => return Err(Failure::Cancelled),
+            () = tokio::time::sleep(settings.retry_pause(failed_attempts)) => {}
         }
     }
 }
@@ -111,7 +110,7 @@ fn no_way_back(upgrade: &Upgrade) -> Option<String> {
              the snapshots that were taken are not"
         )),
         UpgradeState::RolledBack => Some(format!("upgrade {id} of `{name}` was rolled back already")),
-        UpgradeState::RollingBack | UpgradeState::Resting => {
+        UpgradeState::RollingBack | UpgradeState::AwaitingRollbackSnapshot => {
             Some(format!("upgrade {id} of `{name}` is being rolled back"))
         }
         UpgradeState::Unspecified
@@ -126,31 +125,31 @@ fn no_way_back(upgrade: &Upgrade) -> Option<String> {
     }
 }
 
-async fn snapshot_discarded(driving: &Driving, host: HostId, upgrade: &Upgrade) -> Result<(), Failure> {
+async fn snapshot_discarded(run: &JobRun, host: HostId, upgrade: &Upgrade) -> Result<(), Failure> {
     if upgrade.sources.is_empty() {
         return Ok(());
     }
-    let children = Children::of(driving);
+    let children = Children::of(run);
     if children.find(DISCARDED).await?.is_none() {
-        driving.cancelled()?;
-        driving.step("snapshot of what will be discarded").await?;
+        run.cancelled()?;
+        run.step("snapshot of what will be discarded").await?;
     }
     let parameters = snapshots::parameters(&plan(upgrade), Consistency::None, true);
     let id = children.make(DISCARDED, host, parameters).await?;
-    let child = children.await_or_cancel(driving, id).await?;
-    // Files torn in use are read again at rest; what fails here would fail there,
+    let child = children.await_or_cancel(run, id).await?;
+    // Files torn in use are read again quiesced; what fails here would fail there,
     // with everything stopped for it.
     if matches!(child.state, State::Succeeded | State::Partial) {
         return Ok(());
     }
-    let problem = match snapshots::judge(&driving.jobs, &child, &upgrade.sources).await? {
+    let problem = match snapshots::judge(&run.jobs, &child, &upgrade.sources).await? {
         Ok(_) => return Ok(()),
         Err(problem) => problem,
     };
-    Err(Failure::failed("snapshot-before-failed", unmet_text(&problem)))
+    Err(Failure::failed("snapshot-before-failed", snapshot_failure_text(&problem)))
 }
 
-fn unmet_text(problem: &str) -> String {
+fn snapshot_failure_text(problem: &str) -> String {
     format!(
         "nothing was changed: the snapshot of what would be discarded {problem}; \
          to do without it: --without-snapshot"
@@ -162,41 +161,41 @@ fn plan(upgrade: &Upgrade) -> UpgradePlan {
     UpgradePlan { sources: upgrade.sources.clone(), ..UpgradePlan::default() }
 }
 
-/// How an agent's part ended. `unmet`: why the snapshot at rest did not do.
+/// How an agent's part ended. `snapshot_failure`: why the snapshot quiesced did not do.
 struct Heard {
     finished: UpgradeFinished,
-    unmet: Option<String>,
+    snapshot_failure: Option<String>,
 }
 
 async fn follow(
-    driving: &mut Driving,
+    run: &mut JobRun,
     host: HostId,
     upgrade: &Upgrade,
     wait: bool,
     report: &mut Report,
 ) -> Result<Heard, Failure> {
-    let (id, job_id) = (upgrade.job_id.clone(), driving.job.id.to_string());
-    let children = Children::of(driving);
+    let (id, job_id) = (upgrade.job_id.clone(), run.job.id.to_string());
+    let children = Children::of(run);
     // Beside the stream: the agent may end the wait while the snapshot is taken.
     // Dropped with the job, never detached.
     let mut beside = JoinSet::new();
     let mut last = None;
     let mut agent =
-        AgentJob::new(driving, host, Work::RollBack(RollBackUpgradeRequest { upgrade: id, job_id, wait }));
+        AgentJob::new(run, host, Work::RollBack(RollBackUpgradeRequest { upgrade: id, job_id, wait }));
     let finished = loop {
-        let Happening::Upgrade(event) = agent.next().await? else { continue };
+        let AgentEvent::Upgrade(event) = agent.next().await? else { continue };
         match event.event {
-            Some(Event::Step(step)) => report.step(agent.driving(), step).await?,
+            Some(Event::Step(step)) => report.step(agent.run(), step).await?,
             Some(Event::Finished(finished)) => break finished,
             Some(Event::Stopped(stopped)) => {
-                // Told again after a break; one rest is known by its end.
-                let rest =
-                    Rest::Undoing { upgrade: upgrade.job_id.clone(), until_unix_ms: stopped.until_unix_ms };
-                let role = rest.role();
+                // Sent again after a break; a stop is known by its end.
+                let stop =
+                    Stop::Rollback { upgrade: upgrade.job_id.clone(), until_unix_ms: stopped.until_unix_ms };
+                let role = stop.role();
                 if last.as_ref() == Some(&role) {
                     continue;
                 }
-                // What was begun for an earlier rest must not speak for this one,
+                // What was begun for an earlier stop must not speak for this one,
                 // neither to go on nor to go back.
                 beside.shutdown().await;
                 if let Some(earlier) = last.replace(role)
@@ -205,37 +204,37 @@ async fn follow(
                 {
                     children.cancel(child.id).await?;
                 }
-                let at_stop = AtStop::new(children.clone(), host, plan(upgrade), rest);
+                let at_stop = AtStop::new(children.clone(), host, plan(upgrade), stop);
                 beside.spawn(at_stop.run().in_current_span());
             }
             None => {}
         }
     };
     beside.shutdown().await;
-    let unmet = match last {
-        Some(role) => taken_at_rest(driving, upgrade, &role, report).await?,
+    let snapshot_failure = match last {
+        Some(role) => taken_quiesced(run, upgrade, &role, report).await?,
         None => None,
     };
-    Ok(Heard { finished, unmet })
+    Ok(Heard { finished, snapshot_failure })
 }
 
-/// Takes the snapshot at rest into the report. Gives why it did not do, if so;
+/// Takes the snapshot quiesced into the report. Gives why it did not do, if so;
 /// one that is still being taken is of no moment any more.
-async fn taken_at_rest(
-    driving: &Driving,
+async fn taken_quiesced(
+    run: &JobRun,
     upgrade: &Upgrade,
     role: &str,
     report: &mut Report,
 ) -> Result<Option<String>, Failure> {
-    let children = Children::of(driving);
+    let children = Children::of(run);
     let Some(child) = children.find(role).await? else { return Ok(None) };
     if !child.state.ended() {
         children.cancel(child.id).await?;
         return Ok(None);
     }
-    match snapshots::judge(&driving.jobs, &child, &upgrade.sources).await? {
-        Ok(taken) => report.before(driving, taken).await.map(|()| None),
-        Err(problem) => Ok(Some(unmet_text(&problem))),
+    match snapshots::judge(&run.jobs, &child, &upgrade.sources).await? {
+        Ok(taken) => report.before(run, taken).await.map(|()| None),
+        Err(problem) => Ok(Some(snapshot_failure_text(&problem))),
     }
 }
 

@@ -5,7 +5,7 @@ use holdfast_proto::v1::snapshot_event::Event as Snapshot;
 use holdfast_proto::v1::upgrade_event::Event as Upgraded;
 use holdfast_proto::v1::{ContainerQuiesced, SourceFinished, Upgrade, UpgradeFinished};
 
-use super::agent::Happening;
+use super::agent::AgentEvent;
 use crate::limits::clip;
 
 /// Lines kept of one list of problems or differences.
@@ -18,15 +18,15 @@ const NAME: usize = 256;
 const PROBLEM: usize = 1 << 10;
 
 /// The same with no text longer than one may be.
-pub(super) fn cut(mut happening: Happening) -> Happening {
-    match &mut happening {
-        Happening::Snapshot(event) => match &mut event.event {
+pub(super) fn cut(mut event: AgentEvent) -> AgentEvent {
+    match &mut event {
+        AgentEvent::Snapshot(event) => match &mut event.event {
             Some(Snapshot::Source(finished)) => cut_source(finished),
             Some(Snapshot::Quiesced(quiesced)) => cut_quiesced(quiesced),
             Some(Snapshot::Ended(ended)) => clip_all([&mut ended.error_code, &mut ended.error]),
             Some(Snapshot::Progress(_)) | None => {}
         },
-        Happening::Restore(event) => {
+        AgentEvent::Restore(event) => {
             if let Some(Restore::Finished(finished)) = &mut event.event {
                 clip_all([&mut finished.error_code, &mut finished.error]);
                 cut_lines(&mut finished.difference_list);
@@ -34,13 +34,13 @@ pub(super) fn cut(mut happening: Happening) -> Happening {
                 cut_lines(&mut finished.lost_list);
             }
         }
-        Happening::Upgrade(event) => match &mut event.event {
+        AgentEvent::Upgrade(event) => match &mut event.event {
             Some(Upgraded::Step(step)) => clip(&mut step.text),
             Some(Upgraded::Finished(finished)) => cut_finished(finished),
             Some(Upgraded::Stopped(_)) | None => {}
         },
     }
-    happening
+    event
 }
 
 fn cut_source(finished: &mut SourceFinished) {
@@ -101,7 +101,9 @@ mod tests {
         };
         for event in [Snapshot::Source(finished), Snapshot::Quiesced(quiesced)] {
             let event = SnapshotEvent { event: Some(event), ..SnapshotEvent::default() };
-            let Happening::Snapshot(event) = cut(Happening::Snapshot(event)) else { panic!("another kind") };
+            let AgentEvent::Snapshot(event) = cut(AgentEvent::Snapshot(event)) else {
+                panic!("another kind")
+            };
             assert!(event.encoded_len() <= (LINES + 4) * (TEXT + 8), "{}", event.encoded_len());
         }
         let upgrade = Upgrade {
@@ -112,7 +114,7 @@ mod tests {
         let finished =
             UpgradeFinished { error: long(), upgrade: Some(upgrade), ..UpgradeFinished::default() };
         let event = UpgradeEvent { event: Some(Upgraded::Finished(finished)), ..UpgradeEvent::default() };
-        let Happening::Upgrade(event) = cut(Happening::Upgrade(event)) else { panic!("another kind") };
+        let AgentEvent::Upgrade(event) = cut(AgentEvent::Upgrade(event)) else { panic!("another kind") };
         assert!(event.encoded_len() <= (LINES + 4) * (TEXT + 16), "{}", event.encoded_len());
     }
 }

@@ -1,4 +1,4 @@
-//! Commit and deletion: every decision that safety rests on, as pure
+//! Commit and deletion: every decision that safety depends on, as pure
 //! functions of a few facts.
 //!
 //! The SQL in `catalog` loads facts, asks here, and applies the answer inside

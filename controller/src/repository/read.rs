@@ -15,7 +15,7 @@ use holdfast_archive::frame::decode;
 use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
 use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::pack::MAX_PACK_LEN;
-use holdfast_archive::seam::{FrameLocation, PackSource, SeamError};
+use holdfast_archive::pack_io::{FrameLocation, PackIoError, PackSource};
 use holdfast_archive::store::{StoreError, StoreErrorKind};
 use holdfast_proto::ids::LeaseId;
 use roaring::RoaringTreemap;
@@ -483,15 +483,15 @@ pub struct SnapshotSource {
 }
 
 impl PackSource for SnapshotSource {
-    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
         let scope = Scope { host: self.host, only: None };
         self.runtime.block_on(self.repository.locate_in(&scope, frames)).map_err(|error| match error {
             RepositoryError::Store(error) => error.into(),
-            other => SeamError::new("catalog-failed", other.to_string()),
+            other => PackIoError::new("catalog-failed", other.to_string()),
         })
     }
 
-    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         Ok(self.runtime.block_on(self.repository.store().get_range(&ObjectKey::Pack(*pack), range))?)
     }
 
@@ -510,7 +510,7 @@ impl PackSource for SnapshotSource {
 #[cfg(test)]
 mod tests {
     use holdfast_archive::ids::AllocationId;
-    use holdfast_archive::seam::{FrameKind, PackEntry};
+    use holdfast_archive::pack_io::{FrameKind, PackEntry};
 
     use super::*;
 

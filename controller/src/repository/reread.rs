@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use holdfast_archive::ids::FrameId;
-use holdfast_archive::seam::FrameLocation;
+use holdfast_archive::pack_io::FrameLocation;
 use holdfast_archive::store::{StoreError, StoreErrorKind};
 
 use super::read::READS_OF_HOST;

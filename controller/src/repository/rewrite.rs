@@ -14,7 +14,7 @@ use holdfast_archive::frame::decode;
 use holdfast_archive::ids::{AllocationId, FrameId, PackId};
 use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::pack::PackBuilder;
-use holdfast_archive::seam::{PackEntry, SealedPack};
+use holdfast_archive::pack_io::{PackEntry, SealedPack};
 
 use super::protocol::PackCommit;
 use super::{Repository, RepositoryError};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use holdfast_archive::ids::{FrameId, HostId, PackId};
-use holdfast_archive::seam::{FrameKind, FrameLocation, PackEntry};
+use holdfast_archive::pack_io::{FrameKind, FrameLocation, PackEntry};
 use holdfast_archive::store::StoreErrorKind;
 use holdfast_proto::v1::repository_service_server::{RepositoryService, RepositoryServiceServer};
 use holdfast_proto::v1::{self, alloc_pack_response, commit_snapshot_response};

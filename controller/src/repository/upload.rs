@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use holdfast_archive::ids::{AllocationId, FrameId, HostId, PackId};
 use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::pack::{FOOTER_LEN, MAX_PACK_LEN, TableRead, check_table, read_table, table_len};
-use holdfast_archive::seam::PackEntry;
+use holdfast_archive::pack_io::PackEntry;
 use holdfast_archive::store::{Presigned, StoreErrorKind};
 use holdfast_proto::ids::LeaseId;
 use sha2::{Digest as _, Sha256};
@@ -350,7 +350,7 @@ pub(super) fn check_count(count: usize) -> Result<(), RepositoryError> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_archive::seam::FrameKind;
+    use holdfast_archive::pack_io::FrameKind;
 
     use super::*;
 

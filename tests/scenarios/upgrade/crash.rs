@@ -50,10 +50,10 @@ const BACK: [&str; 4] = [
 ];
 
 /// While a committed upgrade is undone, before anything goes back.
-const UNDO: [&str; 2] = ["agent.upgrade.undo-noted", "agent.upgrade.undo-rested"];
+const UNDO: [&str; 2] = ["agent.upgrade.rollback-asked", "agent.upgrade.rollback-quiesced"];
 
-/// When an agent that found everything at rest has set it going again.
-const AWAKE: &str = "agent.upgrade.undo-awake";
+/// When an agent that found everything quiesced has set it going again.
+const AWAKE: &str = "agent.upgrade.rollback-resumed";
 
 /// The same, of the controller.
 const UNDO_CONTROLLER: [&str; 3] = [
@@ -178,7 +178,7 @@ impl Scene {
         assert_eq!(newest["state"], "committed", "{newest}");
     }
 
-    /// Asks for the undoing; who is asked may be the one that dies.
+    /// Asks for the rollback; who is asked may be the one that dies.
     fn undo(&mut self) {
         let said = self.fleet.cli(&["upgrade", "rollback", "app", "--host", "host-a", "--no-wait"]);
         assert!(said.code == 0 || said.code == 7, "{}", said.stderr);
@@ -208,7 +208,7 @@ impl Scene {
         side_reaches(engine, "side");
         upgrades::assert_no_traces(engine, "app", "app-data");
         assert_eq!(things(engine), self.things, "{what}");
-        figure!("killed at {what} of an undoing: {}", newest["state"]);
+        figure!("killed at {what} of a rollback: {}", newest["state"]);
     }
 
     /// An Engine that went away before anything went back: the upgrade stays,
@@ -217,7 +217,7 @@ impl Scene {
     fn runs_as_upgraded(&mut self, what: &str) {
         let job = self.newest("rollback");
         let error = job["error"].as_str().unwrap_or_default();
-        // The latter where it was the snapshot at rest that the Engine's death cut off.
+        // The latter where it was the snapshot quiesced that the Engine's death cut off.
         let kept =
             ["nothing went back and everything runs as before: ", "nothing was changed: the snapshot "];
         assert!(kept.iter().any(|text| error.starts_with(text)), "{what}: {error}");
@@ -241,11 +241,11 @@ impl Scene {
         let time = |value: &Value| DateTime::parse_from_rfc3339(value.as_str()?).ok();
         let newest = self.fleet.newest("host-a", "app");
         let steps = newest["steps"].as_array().cloned().unwrap_or_default();
-        let rests = |step: &&Value| step["state"] == "stopping" || step["state"] == "resting";
-        let rested = steps.iter().filter(rests).filter_map(|step| time(&step["at"])).max();
+        let stops = |step: &&Value| step["state"] == "stopping" || step["state"] == "awaiting snapshot";
+        let stopped = steps.iter().filter(stops).filter_map(|step| time(&step["at"])).max();
         let engine = self.fleet.engine("host-a");
         let started = time(&engine.inspect("side")["State"]["StartedAt"]);
-        if started > rested && started.is_some_and(|at| at < killed) {
+        if started > stopped && started.is_some_and(|at| at < killed) {
             engine.docker(["start", "side"]);
         }
     }
@@ -405,7 +405,7 @@ fn u05_all_three_killed_while_an_upgrade_is_undone() {
         scene.fleet.host("host-a").start_agent(None);
         scene.settle_undone(point);
     }
-    // The one that comes dies, too, when it has set going what rested.
+    // The one that comes dies, too, when it has started what was stopped.
     for point in UNDO {
         scene.committed();
         scene.fleet.host("host-a").agent().kill();
@@ -429,7 +429,7 @@ fn u05_all_three_killed_while_an_upgrade_is_undone() {
         scene.fleet.start_controller(None);
         scene.settle_undone(point);
     }
-    for state in ["resting", "rolling back"] {
+    for state in ["awaiting snapshot", "rolling back"] {
         scene.committed();
         scene.undo();
         let seen = scene.wait_reached(state, |_| true);

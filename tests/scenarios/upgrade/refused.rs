@@ -202,7 +202,7 @@ fn no_space_for_the_clone_is_known_before_anything_stops() {
     assert_eq!(entries, 1, "something was put beside the data");
 }
 
-/// U08: a port, then a name, that is taken while everything is at rest: back,
+/// U08: a port, then a name, that is taken while everything is quiesced: back,
 /// and the old one runs as soon as it can.
 #[test]
 fn u08_a_port_or_name_taken_in_the_middle_leads_back() {
@@ -219,7 +219,7 @@ fn u08_a_port_or_name_taken_in_the_middle_leads_back() {
         fleet.controller().wait(60);
         let aside = format!("app.holdfast-old-{}", id[id.len() - 6..].to_lowercase());
         let engine = fleet.engine("host-a");
-        assert_eq!(engine.state("app"), "exited", "it is not at rest");
+        assert_eq!(engine.state("app"), "exited", "it is not quiesced");
         let intruder = match taken {
             "port" => engine.docker(["run", "-d", "-p", "18080:8080", App::V1.image()]),
             _ => engine.docker(["create", "--name", &aside, IMAGE]),

@@ -125,7 +125,7 @@ fn u05_the_agent_killed_between_an_old_container_and_its_stand_in() {
         assert_eq!(engine.docker(["exec", "app", "cat", "/note"]), notes.join("\n"), "{back}");
         data.assert_unchanged();
         assert_eq!(things(engine), all, "{back}");
-        figure!("killed at {back} of an undoing: {}", newest["state"]);
+        figure!("killed at {back} of a rollback: {}", newest["state"]);
     }
     // The grace period ends with nothing left over.
     let more = ["--allow-loss", "writable-layer"];

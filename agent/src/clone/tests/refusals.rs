@@ -164,7 +164,7 @@ fn an_order_to_stop_is_followed() {
 }
 
 #[test]
-fn a_file_written_to_while_it_should_rest_is_named() {
+fn a_file_written_to_while_it_should_be_quiesced_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let volume = Volume::in_dir(dir.path());
     let file = fs::File::create(volume.root.join("busy")).unwrap();

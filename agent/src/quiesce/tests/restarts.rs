@@ -1,11 +1,11 @@
-//! Containers that restart, or end slowly, while they are brought to rest:
+//! Containers that restart, or end slowly, while they are quiesced:
 //! what ran before runs in the end.
 
 use std::process::Command;
 
 use super::*;
 
-const BOTH: [Rest; 2] = [Rest::Pause, Rest::Stop];
+const BOTH: [QuiesceMode; 2] = [QuiesceMode::Pause, QuiesceMode::Stop];
 
 impl Bench {
     /// Kills a container's process as the kernel would; returns once its
@@ -21,11 +21,11 @@ impl Bench {
         .await;
     }
 
-    /// At rest with nothing in it yet: for a container that is brought to rest
+    /// Quiesced with nothing in it yet: for a container that is quiesced
     /// later than it was planned for.
-    async fn nothing_yet(&self, rest: Rest) -> Quiesced {
+    async fn nothing_yet(&self, mode: QuiesceMode) -> Quiesced {
         let place = Place::Volume { name: self.scene.name("nobodys"), path: "/nonexistent".into() };
-        let request = Request { places: vec![place], ..self.request(rest) };
+        let request = Request { places: vec![place], ..self.request(mode) };
         self.quiescer.quiesce(&request, &Cancel::new()).await.unwrap()
     }
 
@@ -62,20 +62,20 @@ fn assert_resumed(reports: &[v1::ContainerQuiesced]) {
 #[tokio::test]
 async fn h02_a_container_that_restarted_since_the_plan_resumes() {
     let Some(bench) = Bench::open().await else { return };
-    for rest in BOTH {
-        let name = bench.sleeper(rest.word(), &["--restart", "always"]).await;
+    for mode in BOTH {
+        let name = bench.sleeper(mode.as_str(), &["--restart", "always"]).await;
         let planned = bench.look(&name).await;
-        let quiesced = bench.nothing_yet(rest).await;
+        let quiesced = bench.nothing_yet(mode).await;
         bench.crash(&name).await;
-        let request = bench.request(rest);
-        quiesced.shared.bring_to_rest(&planned, &request, &Cancel::new()).await.unwrap();
+        let request = bench.request(mode);
+        quiesced.shared.quiesce_one(&planned, &request, &Cancel::new()).await.unwrap();
         assert!(!bench.is_running(&name).await);
         assert_eq!(quiesced.disturbances().await.unwrap(), Vec::<String>::new(), "it restarted before that");
         let reports = quiesced.resume().await;
         assert_eq!(reports.len(), 1);
         assert_resumed(&reports);
         assert!(bench.is_running(&name).await);
-        assert!(bench.payer.journal().is_empty());
+        assert!(bench.recovery.journal().is_empty());
         bench.scene.docker(&["rm", "-f", &name]);
     }
 }
@@ -83,16 +83,16 @@ async fn h02_a_container_that_restarted_since_the_plan_resumes() {
 #[tokio::test]
 async fn h02_the_next_agent_resumes_what_restarted_since_the_plan() {
     let Some(bench) = Bench::open().await else { return };
-    for rest in BOTH {
-        let name = bench.sleeper(rest.word(), &["--restart", "always"]).await;
+    for mode in BOTH {
+        let name = bench.sleeper(mode.as_str(), &["--restart", "always"]).await;
         let planned = bench.look(&name).await;
-        let quiesced = bench.nothing_yet(rest).await;
+        let quiesced = bench.nothing_yet(mode).await;
         bench.crash(&name).await;
-        let request = bench.request(rest);
-        quiesced.shared.bring_to_rest(&planned, &request, &Cancel::new()).await.unwrap();
+        let request = bench.request(mode);
+        quiesced.shared.quiesce_one(&planned, &request, &Cancel::new()).await.unwrap();
         let (_state, successor) = bench.successor();
-        assert!(successor.pay_all(Duration::from_secs(180)).await.is_empty());
-        assert!(bench.is_running(&name).await, "{rest:?}");
+        assert!(successor.carry_out_all(Duration::from_secs(180)).await.is_empty());
+        assert!(bench.is_running(&name).await, "{mode:?}");
         quiesced.resume().await;
         bench.scene.docker(&["rm", "-f", &name]);
     }
@@ -117,7 +117,7 @@ async fn containers_that_do_not_depend_on_each_other_stop_at_the_same_time() {
     }
     let data = bench.scene.engine.inspect_volume(&bench.scene.volume_name("data")).await.unwrap().mountpoint;
     until(async || data.join("ready-a").exists() && data.join("ready-b").exists()).await;
-    let quiesced = bench.quiesce(Rest::Stop).await;
+    let quiesced = bench.quiesce(QuiesceMode::Stop).await;
     for name in &names {
         let container = bench.look(name).await;
         assert_eq!((container.state, container.exit_code), (ContainerState::Exited, 0), "{name}");
@@ -134,7 +134,7 @@ async fn h02_a_container_that_restarts_while_another_one_stops_resumes() {
     let Some(bench) = Bench::open().await else { return };
     let database = bench.sleeper("b-db", &["--restart", "always"]).await;
     let (web, data) = bench.obstinate_with("a-web", &["--volumes-from", &database]).await;
-    let (quiescer, request) = (bench.quiescer.clone(), bench.request(Rest::Stop));
+    let (quiescer, request) = (bench.quiescer.clone(), bench.request(QuiesceMode::Stop));
     let request = Request { max_downtime: Duration::from_secs(600), ..request };
     let quiescing = tokio::spawn(async move { quiescer.quiesce(&request, &Cancel::new()).await });
     until(async || data.join("told").exists()).await;
@@ -156,14 +156,14 @@ async fn h02_a_container_that_restarts_while_another_one_stops_resumes() {
 #[tokio::test]
 async fn h02_what_ended_before_its_turn_is_neither_stopped_nor_started() {
     let Some(bench) = Bench::open().await else { return };
-    for rest in BOTH {
-        let name = bench.sleeper(rest.word(), &[]).await;
+    for mode in BOTH {
+        let name = bench.sleeper(mode.as_str(), &[]).await;
         let planned = bench.look(&name).await;
-        let quiesced = bench.nothing_yet(rest).await;
+        let quiesced = bench.nothing_yet(mode).await;
         bench.scene.docker(&["kill", &name]);
-        let request = bench.request(rest);
-        quiesced.shared.bring_to_rest(&planned, &request, &Cancel::new()).await.unwrap();
-        assert!(bench.payer.journal().is_empty());
+        let request = bench.request(mode);
+        quiesced.shared.quiesce_one(&planned, &request, &Cancel::new()).await.unwrap();
+        assert!(bench.recovery.journal().is_empty());
         assert_eq!(quiesced.resume().await, Vec::new());
         assert_eq!(bench.look(&name).await.state, ContainerState::Exited);
     }
@@ -173,7 +173,7 @@ async fn h02_what_ended_before_its_turn_is_neither_stopped_nor_started() {
 async fn h02_what_somebody_started_and_what_ended_again_after_our_stop_runs_in_the_end() {
     let Some(bench) = Bench::open().await else { return };
     let name = bench.sleeper("db", &[]).await;
-    let quiesced = bench.quiesce(Rest::Stop).await;
+    let quiesced = bench.quiesce(QuiesceMode::Stop).await;
     bench.scene.docker(&["start", &name]);
     bench.scene.docker(&["kill", &name]);
     let disturbed = quiesced.disturbances().await.unwrap();
@@ -187,7 +187,8 @@ async fn h02_a_job_cancelled_in_the_middle_of_a_stop_starts_the_container_once_i
     let Some(bench) = Bench::open().await else { return };
     let (name, data) = bench.obstinate("web").await;
     let before = bench.look(&name).await.started_at;
-    let (quiescer, request, cancel) = (bench.quiescer.clone(), bench.request(Rest::Stop), Cancel::new());
+    let (quiescer, request, cancel) =
+        (bench.quiescer.clone(), bench.request(QuiesceMode::Stop), Cancel::new());
     let quiescing = tokio::spawn({
         let cancel = cancel.clone();
         async move { quiescer.quiesce(&request, &cancel).await }
@@ -214,7 +215,7 @@ async fn h02_the_next_agent_starts_what_restarted_and_was_still_stopping_when_th
     fs::remove_file(data.join("ready")).unwrap();
     bench.crash(&name).await;
     until(async || data.join("ready").exists()).await;
-    let entry = ContainerDebt {
+    let entry = QuiescedContainer {
         job: JobId::generate(),
         container: before.id.clone(),
         name: name.clone(),
@@ -223,7 +224,7 @@ async fn h02_the_next_agent_starts_what_restarted_and_was_still_stopping_when_th
         written_unix_ms: crate::upgrade::record::now_unix_ms(),
         confirmed: false,
     };
-    bench.payer.journal().owe(Debt::Start(entry)).unwrap();
+    bench.recovery.journal().record(CleanupAction::Start(entry)).unwrap();
     let (_state, successor) = bench.successor();
     let stopping = tokio::spawn({
         let (engine, container) = (bench.scene.engine.clone(), bench.look(&name).await);
@@ -231,10 +232,10 @@ async fn h02_the_next_agent_starts_what_restarted_and_was_still_stopping_when_th
     });
     until(async || data.join("told").exists()).await;
     // A first look of the next agent: it runs, under another start time.
-    assert_eq!(successor.pay_all(Duration::ZERO).await.len(), 1, "it may still be stopping");
+    assert_eq!(successor.carry_out_all(Duration::ZERO).await.len(), 1, "it may still be stopping");
     fs::write(data.join("go"), "").unwrap();
     stopping.await.unwrap().unwrap();
-    assert!(successor.pay_all(Duration::from_secs(180)).await.is_empty());
+    assert!(successor.carry_out_all(Duration::from_secs(180)).await.is_empty());
     assert!(bench.is_running(&name).await);
 }
 
@@ -298,15 +299,15 @@ async fn h02_a_container_no_signal_ends_is_started_when_it_ends_at_last() {
     let before = bench.look(&name).await;
     disk.freeze();
     until(async || is_in_uninterruptible_sleep(before.pid)).await;
-    let paying = tokio::spawn(bench.payer.clone().run());
+    let working = tokio::spawn(bench.recovery.clone().run());
     let (quiescer, cancel) = (bench.quiescer.clone(), Cancel::new());
     let place = Place::Directory { path: disk.path.clone() };
-    let request = Request { places: vec![place], ..bench.request(Rest::Stop) };
+    let request = Request { places: vec![place], ..bench.request(QuiesceMode::Stop) };
     let quiescing = tokio::spawn({
         let cancel = cancel.clone();
         async move { quiescer.quiesce(&request, &cancel).await }
     });
-    until(async || !bench.payer.journal().is_empty()).await;
+    until(async || !bench.recovery.journal().is_empty()).await;
     // No proof: it makes the end come later than the stop timeout and a few
     // seconds, and before the Engine itself gives up.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -318,22 +319,22 @@ async fn h02_a_container_no_signal_ends_is_started_when_it_ends_at_last() {
     assert!(bench.is_running(&name).await);
     let not = quiescing.await.unwrap().expect_err("it is cancelled");
     assert_resumed(&not.reports);
-    until(async || bench.payer.journal().is_empty()).await;
-    paying.abort();
+    until(async || bench.recovery.journal().is_empty()).await;
+    working.abort();
     bench.scene.docker(&["rm", "-f", &name]);
 }
 
 #[tokio::test]
 async fn d03_a_container_that_is_gone_before_the_act_holds_up_nothing() {
     let Some(bench) = Bench::open().await else { return };
-    for rest in BOTH {
-        let name = bench.sleeper(rest.word(), &["--rm"]).await;
+    for mode in BOTH {
+        let name = bench.sleeper(mode.as_str(), &["--rm"]).await;
         let planned = bench.look(&name).await;
-        let quiesced = bench.nothing_yet(rest).await;
+        let quiesced = bench.nothing_yet(mode).await;
         bench.scene.docker(&["rm", "-f", &name]);
-        quiesced.shared.bring_to_rest(&planned, &bench.request(rest), &Cancel::new()).await.unwrap();
+        quiesced.shared.quiesce_one(&planned, &bench.request(mode), &Cancel::new()).await.unwrap();
         assert_eq!(quiesced.disturbances().await.unwrap(), Vec::<String>::new());
-        assert!(quiesced.resume().await.is_empty(), "nothing was brought to rest");
-        assert!(bench.payer.journal().is_empty());
+        assert!(quiesced.resume().await.is_empty(), "nothing was quiesced");
+        assert!(bench.recovery.journal().is_empty());
     }
 }

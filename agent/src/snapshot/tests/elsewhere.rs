@@ -123,8 +123,8 @@ async fn p05_a_failed_restore_into_a_bind_leaves_the_directory_as_it_was() {
 async fn p05_only_the_directory_that_was_seen_empty_is_emptied_and_only_while_nobody_uses_it() {
     use std::os::unix::fs::MetadataExt;
 
-    use crate::journal::Debt;
-    use crate::resume::{Outcome, Payment};
+    use crate::journal::CleanupAction;
+    use crate::resume::{Attempt, Outcome};
 
     let Some(bench) = Bench::open().await else { return };
     let job = JobId::generate();
@@ -140,20 +140,20 @@ async fn p05_only_the_directory_that_was_seen_empty_is_emptied_and_only_while_no
         let inode = fs::metadata(&device).unwrap().ino();
         (name, device, inode)
     };
-    let pay = async |name: &VolumeName, seen_empty: Option<u64>| {
-        let debt = Debt::RemoveVolume { job, name: name.to_string(), seen_empty };
-        let id = bench.payer.journal().owe(debt.clone()).unwrap();
-        bench.payer.pay(id, &debt, Outcome::Over).await.unwrap()
+    let carry_out = async |name: &VolumeName, seen_empty: Option<u64>| {
+        let action = CleanupAction::RemoveVolume { job, name: name.to_string(), seen_empty };
+        let id = bench.recovery.journal().record(action.clone()).unwrap();
+        bench.recovery.carry_out(id, &action, Outcome::Over).await.unwrap()
     };
     let is_there = async |name: &VolumeName| bench.scene.engine.inspect_volume(name).await.is_ok();
 
     let (name, device, inode) = half_restored("ours");
-    assert_eq!(pay(&name, Some(inode)).await, Payment::Paid);
+    assert_eq!(carry_out(&name, Some(inode)).await, Attempt::Done);
     assert_eq!((entries(&device), is_there(&name).await), (0, false));
 
     // Not seen empty: whatever is there was there before.
     let (name, device, _) = half_restored("theirs");
-    assert_eq!(pay(&name, None).await, Payment::Paid);
+    assert_eq!(carry_out(&name, None).await, Attempt::Done);
     assert_eq!((entries(&device), is_there(&name).await), (1, false));
 
     // Another directory has taken the place.
@@ -161,15 +161,17 @@ async fn p05_only_the_directory_that_was_seen_empty_is_emptied_and_only_while_no
     fs::rename(&device, device.with_extension("old")).unwrap();
     fs::create_dir(&device).unwrap();
     fs::write(device.join("theirs"), "precious").unwrap();
-    assert_eq!(pay(&name, Some(inode)).await, Payment::Paid);
+    assert_eq!(carry_out(&name, Some(inode)).await, Attempt::Done);
     assert_eq!((entries(&device), is_there(&name).await), (1, false));
 
     // A container mounts the directory by its path.
     let (name, device, inode) = half_restored("used");
     let mount = format!("{}:/data", device.join("dir").display());
     bench.scene.run_sleeper("user", &["-v", &mount]).await;
-    assert!(matches!(pay(&name, Some(inode)).await, Payment::Void(reason) if reason.contains("directory")));
+    assert!(
+        matches!(carry_out(&name, Some(inode)).await, Attempt::Void(reason) if reason.contains("directory"))
+    );
     assert_eq!((entries(&device), is_there(&name).await), (1, true));
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
     bench.scene.docker(&["rm", "-f", &bench.scene.name("user")]);
 }

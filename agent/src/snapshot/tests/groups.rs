@@ -30,10 +30,13 @@ impl Bench {
 
     /// The one of two that is paused, and the other, which must run.
     async fn resting_and_running<'a>(&self, pairs: [&'a Pair; 2]) -> (&'a Pair, &'a Pair) {
-        self.resting(pairs).await.unwrap_or_else(|other| panic!("not one of two is at rest: {other:?}"))
+        self.one_quiesced(pairs).await.unwrap_or_else(|other| panic!("not one of two is quiesced: {other:?}"))
     }
 
-    async fn resting<'a>(&self, pairs: [&'a Pair; 2]) -> Result<(&'a Pair, &'a Pair), [ContainerState; 2]> {
+    async fn one_quiesced<'a>(
+        &self,
+        pairs: [&'a Pair; 2],
+    ) -> Result<(&'a Pair, &'a Pair), [ContainerState; 2]> {
         let states = [self.state(&pairs[0].user).await, self.state(&pairs[1].user).await];
         match states {
             [ContainerState::Paused, ContainerState::Running] => Ok((pairs[0], pairs[1])),
@@ -43,9 +46,9 @@ impl Bench {
     }
 }
 
-fn request_of(pairs: [&Pair; 2], rest: Rest) -> BackupRequest {
+fn request_of(pairs: [&Pair; 2], mode: QuiesceMode) -> BackupRequest {
     let [first, second] = pairs;
-    let mut request = request(first.source, &first.name, Some(rest));
+    let mut request = request(first.source, &first.name, Some(mode));
     request
         .sources
         .push(SourceRequest { id: second.source, name: SourceName::Volume(second.name.to_string()) });
@@ -58,7 +61,7 @@ impl Outcome {
         self.sources.iter().find(|source| source.source_id == id).expect("every source finishes")
     }
 
-    fn rested(&self) -> Vec<&str> {
+    fn order(&self) -> Vec<&str> {
         self.quiesced.iter().map(|report| report.container_name.as_str()).collect()
     }
 }
@@ -69,7 +72,7 @@ async fn a_container_that_may_not_be_stopped_costs_no_other_volume_its_snapshot(
     let refused = bench.pair("once", &["--rm"]).await;
     let good = bench.pair("good", &[]).await;
     let [refused_before, good_before] = [bench.look(&refused.user).await, bench.look(&good.user).await];
-    let outcome = bench.run(request_of([&refused, &good], Rest::Stop)).await;
+    let outcome = bench.run(request_of([&refused, &good], QuiesceMode::Stop)).await;
 
     let failed = outcome.of_source(&refused);
     assert_eq!(failed.error_code, "would-be-removed", "{outcome:?}");
@@ -79,14 +82,14 @@ async fn a_container_that_may_not_be_stopped_costs_no_other_volume_its_snapshot(
     assert!(bench.repository.snapshots(refused.source).is_empty());
 
     assert!(outcome.of_source(&good).ok && !outcome.of_source(&good).partial, "{outcome:?}");
-    assert_eq!(outcome.rested(), [good.user.as_str()]);
+    assert_eq!(outcome.order(), [good.user.as_str()]);
     assert!(outcome.quiesced[0].resumed && outcome.quiesced[0].problem.is_empty(), "{outcome:?}");
     let good_after = bench.look(&good.user).await;
     assert_eq!(good_after.state, ContainerState::Running);
-    assert_ne!(good_after.started_at, good_before.started_at, "it was at rest");
+    assert_ne!(good_after.started_at, good_before.started_at, "it was quiesced");
     let (_, body) = bench.repository.snapshots(good.source).remove(0);
     assert_eq!((body.consistency.as_str(), body.downtime_ms), ("stop", outcome.quiesced[0].downtime_ms));
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,17 +104,18 @@ async fn containers_run_while_the_first_pass_reads_and_sends() {
             assert_eq!(before.state, ContainerState::Running);
             assert_eq!(bench.look(&pair.user).await, *before, "it was not touched");
         }
-        assert!(bench.payer.journal().is_empty(), "nothing is owed");
+        assert!(bench.recovery.journal().is_empty(), "the journal is empty");
         bench.repository.lock().stuck = None;
     };
-    let (outcome, ()) = tokio::join!(bench.run(request_of([&pairs[0], &pairs[1]], Rest::Stop)), looking);
+    let (outcome, ()) =
+        tokio::join!(bench.run(request_of([&pairs[0], &pairs[1]], QuiesceMode::Stop)), looking);
     assert!(outcome.ended.ok, "{outcome:?}");
     assert_eq!(outcome.quiesced.len(), 2, "{outcome:?}");
 }
 
 // The second pass reads the pages of the first, which is where it is stuck.
 #[tokio::test(flavor = "multi_thread")]
-async fn while_one_group_rests_the_containers_of_the_other_run() {
+async fn while_one_group_is_quiesced_the_containers_of_the_other_run() {
     let Some(bench) = Bench::open().await else { return };
     let pairs = [bench.pair("a", &[]).await, bench.pair("b", &[]).await];
     let pairs = [&pairs[0], &pairs[1]];
@@ -119,25 +123,25 @@ async fn while_one_group_rests_the_containers_of_the_other_run() {
     let looking = async {
         bench.called("locate").await;
         let (first, second) = bench.resting_and_running(pairs).await;
-        assert_eq!(bench.payer.journal().debts().len(), 1);
+        assert_eq!(bench.recovery.journal().actions().len(), 1);
         bench.repository.lock().stuck = None;
         [first.user.as_str(), second.user.as_str()]
     };
-    let (outcome, order) = tokio::join!(bench.run(request_of(pairs, Rest::Pause)), looking);
+    let (outcome, order) = tokio::join!(bench.run(request_of(pairs, QuiesceMode::Pause)), looking);
     assert!(outcome.ended.ok, "{outcome:?}");
-    assert_eq!(outcome.rested(), order, "each once, one after the other");
+    assert_eq!(outcome.order(), order, "each once, one after the other");
     for pair in pairs {
         assert_eq!(bench.state(&pair.user).await, ContainerState::Running);
         assert!(!outcome.of_source(pair).partial, "{outcome:?}");
     }
 }
 
-/// Maximum downtimes to try, in seconds. A rest that is over in a moment on an
+/// Maximum downtimes to try, in seconds. A pause that is over in a moment on an
 /// idle machine may take longer than one of them on a busy one: then nothing is
 /// shown either way, and the next one is tried.
 const MAXIMA: [u64; 3] = [5, 20, 45];
 
-/// It was at rest for as long as it may be.
+/// It was quiesced for as long as it may be.
 fn took_all(report: &v1::ContainerQuiesced, most: Duration) -> bool {
     u128::from(report.downtime_ms) >= most.as_millis()
 }
@@ -161,9 +165,9 @@ impl Bench {
         self.repository.lock().stuck = Some("locate");
         let looking = async {
             self.called("locate").await;
-            let first = self.resting(pairs).await.map(|(first, _)| first);
+            let first = self.one_quiesced(pairs).await.map(|(first, _)| first);
             if let Ok(first) = first {
-                // Until the watchdog has ended its rest.
+                // Until the watchdog has resumed it.
                 while self.state(&first.user).await != ContainerState::Running {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -171,7 +175,7 @@ impl Bench {
             self.repository.lock().stuck = None;
             first
         };
-        let asked = BackupRequest { max_downtime: Some(most), ..request_of(pairs, Rest::Pause) };
+        let asked = BackupRequest { max_downtime: Some(most), ..request_of(pairs, QuiesceMode::Pause) };
         let (outcome, seen) = tokio::join!(self.run(asked), looking);
         let seen = match seen {
             Ok(seen) => seen,
@@ -180,7 +184,7 @@ impl Bench {
                 return false;
             }
         };
-        let [first, second] = &outcome.quiesced[..] else { panic!("each rests once: {outcome:?}") };
+        let [first, second] = &outcome.quiesced[..] else { panic!("each is quiesced once: {outcome:?}") };
         let of = |report: &v1::ContainerQuiesced| {
             pairs.into_iter().find(|pair| pair.user == report.container_name).expect("one of the two")
         };
@@ -192,7 +196,7 @@ impl Bench {
         for pair in pairs {
             assert_eq!(self.state(&pair.user).await, ContainerState::Running);
         }
-        assert!(self.payer.journal().is_empty());
+        assert!(self.recovery.journal().is_empty());
         if !outcome.of_source(second).ok && took_all(free, most) {
             return false;
         }
@@ -227,7 +231,7 @@ impl Bench {
         self.scene.docker(&[&run[..], &[&image, "/bin/busybox", "sleep", "86400"]].concat());
         let asked = BackupRequest {
             max_downtime: Some(most),
-            ..request(SourceId::generate(), &name, Some(Rest::Stop))
+            ..request(SourceId::generate(), &name, Some(QuiesceMode::Stop))
         };
         let outcome = self.run(asked).await;
         if outcome.ended.error_code == "max-downtime" && took_all(&outcome.quiesced[0], most) {
@@ -242,12 +246,12 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_job_ends_the_group_at_rest_and_touches_no_other() {
+async fn a_cancelled_job_ends_the_quiesced_group_and_touches_no_other() {
     let Some(bench) = Bench::open().await else { return };
     let pairs = [bench.pair("a", &[]).await, bench.pair("b", &[]).await];
     let pairs = [&pairs[0], &pairs[1]];
     bench.repository.lock().stuck = Some("locate");
-    let asked = request_of(pairs, Rest::Pause);
+    let asked = request_of(pairs, QuiesceMode::Pause);
     let job = asked.job;
     let cancelling = async {
         bench.called("locate").await;
@@ -257,24 +261,24 @@ async fn a_cancelled_job_ends_the_group_at_rest_and_touches_no_other() {
     };
     let (outcome, first) = tokio::join!(bench.run(asked), cancelling);
     assert!(outcome.ended.cancelled, "{outcome:?}");
-    assert_eq!(outcome.rested(), [first]);
+    assert_eq!(outcome.order(), [first]);
     for pair in pairs {
         assert_eq!(outcome.of_source(pair).error_code, "cancelled", "{outcome:?}");
         assert_eq!(bench.state(&pair.user).await, ContainerState::Running);
     }
-    assert!(bench.payer.journal().is_empty());
+    assert!(bench.recovery.journal().is_empty());
     assert_eq!(bench.repository.open_leases(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_writes_to_both_rests_once_for_both() {
+async fn a_container_that_writes_to_both_is_quiesced_once_for_both() {
     let Some(bench) = Bench::open().await else { return };
     let first = bench.pair("a", &[]).await;
     let mount = format!("{}:/first", first.name);
     let second = bench.pair("b", &["-v", &mount]).await;
-    let outcome = bench.run(request_of([&first, &second], Rest::Pause)).await;
+    let outcome = bench.run(request_of([&first, &second], QuiesceMode::Pause)).await;
     assert!(outcome.ended.ok, "{outcome:?}");
-    let mut rested = outcome.rested();
+    let mut rested = outcome.order();
     rested.sort_unstable();
     assert_eq!(rested, [first.user.as_str(), second.user.as_str()]);
 }

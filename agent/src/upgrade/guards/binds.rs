@@ -1,7 +1,7 @@
 //! Writable directories of the host, mounted into the container. Such a place
 //! is no loss by itself: the new container has it too. But only what the host's
 //! own file admits is snapshotted and cloned; what the new version does to the
-//! rest could not be undone.
+//! others could not be undone.
 
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};

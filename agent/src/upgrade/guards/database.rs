@@ -18,7 +18,7 @@ use crate::upgrade::plan::image::{ImageFacts, Reference};
 const DEEPEST: usize = 4;
 
 /// Entries looked at in one tree at most.
-const MOST_ENTRIES: u64 = 20_000;
+const MAX_ENTRIES: u64 = 20_000;
 
 /// Bytes read of a file that holds a version.
 const HEAD: usize = 64 << 10;
@@ -216,7 +216,7 @@ fn find_in(source: &str, root: &OwnedFd) -> Result<Vec<Data>, Errno> {
     let mut entries = 0;
     walk(root, &mut |entry| {
         entries += 1;
-        if entries > MOST_ENTRIES {
+        if entries > MAX_ENTRIES {
             return Next::End;
         }
         if entry.kind == FileType::Directory {

@@ -12,7 +12,7 @@ use std::path::Path;
 const DIRECTORIES: [&str; 4] = ["/run", "/var/run", "/tmp", "/var/tmp"];
 
 /// The longest such file, bytes: a process number, a path, a port.
-const MOST_BYTES: u64 = 4096;
+const MAX_BYTES: u64 = 4096;
 
 /// The rule as plans state it.
 pub const RULE: &str = "under /run, /var/run, /tmp and /var/tmp neither empty files \
@@ -20,7 +20,7 @@ pub const RULE: &str = "under /run, /var/run, /tmp and /var/tmp neither empty fi
 
 /// Whether a regular file of this length is no data.
 pub fn is_runtime(path: &Path, bytes: u64) -> bool {
-    is_in_place(path) && (bytes == 0 || (bytes <= MOST_BYTES && has_runtime_name(path)))
+    is_in_place(path) && (bytes == 0 || (bytes <= MAX_BYTES && has_runtime_name(path)))
 }
 
 /// Whether a file of the image that is gone was such a file.

@@ -12,7 +12,7 @@ use super::view::{ContainerRoot, Next, walk};
 use super::{Loss, counted, runtime, size};
 
 /// Entries looked at in one tmpfs, so that a full one does not hold the plan up.
-const MOST_ENTRIES: u64 = 100_000;
+const MAX_ENTRIES: u64 = 100_000;
 
 /// Looks through a container's tmpfs mounts. One that does not run has none.
 /// Blocks while it reads.
@@ -49,7 +49,7 @@ fn look(root: Option<&ContainerRoot>, target: &str) -> Option<Loss> {
                 held.bytes += bytes;
                 held.first.get_or_insert_with(|| Path::new(target).join(&entry.path).display().to_string());
             }
-            if held.entries < MOST_ENTRIES { Next::Into } else { Next::End }
+            if held.entries < MAX_ENTRIES { Next::Into } else { Next::End }
         })
     });
     if let Err(error) = walked {
@@ -59,7 +59,7 @@ fn look(root: Option<&ContainerRoot>, target: &str) -> Option<Loss> {
         return Some(Loss::new(name, text));
     }
     let first = held.first?;
-    let files = match held.entries < MOST_ENTRIES {
+    let files = match held.entries < MAX_ENTRIES {
         true => counted(held.files, "file"),
         false => format!("more than {}", counted(held.files, "file")),
     };

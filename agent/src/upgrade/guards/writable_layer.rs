@@ -17,13 +17,13 @@ use crate::spec::base;
 use super::{Loss, counted, runtime, size};
 
 /// A larger layer is kept as an image only where that is allowed.
-const MOST_KEPT_BYTES: u64 = 1 << 30;
+const MAX_KEPT_BYTES: u64 = 1 << 30;
 
 /// What the plan names at most.
 const NAMED: usize = 5;
 
 /// Paths asked for one by one at most; further ones count as files.
-const MOST_ASKED: usize = 64;
+const MAX_ASKED: usize = 64;
 
 /// What the Engine puts into every container, and what it mounts over.
 const ENGINES_OWN: [&str; 10] = [
@@ -71,7 +71,7 @@ impl Layer {
         self.files.sort();
     }
 
-    /// What is made anew and not kept, in words; none where there is nothing.
+    /// What is recreated and not kept, in words; none where there is nothing.
     pub fn runtime_words(&self) -> Option<String> {
         let first = self.runtime.first()?.display().to_string();
         let files = counted(self.runtime.len(), "file");
@@ -102,7 +102,7 @@ pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> 
         layer.files = files;
         left = unknown;
     }
-    let further = left.split_off(left.len().min(MOST_ASKED));
+    let further = left.split_off(left.len().min(MAX_ASKED));
     for path in left {
         match engine.path_kind(&container.id, &path).await {
             Ok(PathKind::File { size_bytes }) => layer.files.push((path.into(), Some(size_bytes))),
@@ -118,14 +118,14 @@ pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> 
 }
 
 /// What is lost with the layer of the upgraded container, or of a dependent
-/// that is made anew with it.
+/// that is recreated with it.
 pub fn loss_of(layer: &Layer, dependent: Option<&str>) -> Option<Loss> {
     // A dependent is made of the same image again, with what is in there.
     let in_image = if dependent.is_some() { None } else { layer.in_image.clone() };
     let mut loss = loss(&Layer { in_image, ..layer.clone() })?;
     if let Some(name) = dependent {
         loss.name = format!("{}:{name}", loss.name);
-        loss.text = format!("`{name}` is made anew with it: {}", loss.text);
+        loss.text = format!("`{name}` is recreated with it: {}", loss.text);
     }
     Some(loss)
 }
@@ -181,11 +181,11 @@ pub fn summary(layer: &Layer) -> String {
 /// A layer that is too large to be kept as an image, unless that is allowed.
 pub fn too_large(layer: &Layer, name: &str) -> Option<Loss> {
     let bytes = layer.bytes();
-    (bytes > MOST_KEPT_BYTES).then(|| {
+    (bytes > MAX_KEPT_BYTES).then(|| {
         let text = format!(
             "`{name}` wrote {} outside its mounts, which would be kept for a rollback as an image of this host: more than {}; allowed, it is kept all the same",
             size(bytes),
-            size(MOST_KEPT_BYTES)
+            size(MAX_KEPT_BYTES)
         );
         Loss::new(format!("kept-layer:{name}"), text)
     })

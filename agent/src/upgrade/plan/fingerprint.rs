@@ -1,4 +1,4 @@
-//! One number for everything a plan rests on, so that a stored plan is run
+//! One number for everything a plan depends on, so that a stored plan is run
 //! only while the world is as it was. Pure.
 //!
 //! Sizes, free space, health and when the container was started are left out:
@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// What a plan rests on. The field names are part of the number.
+/// What a plan depends on. The field names are part of the number.
 #[derive(Debug, Serialize)]
 pub(super) struct World<'a> {
     pub(super) container_id: &'a str,

@@ -1,4 +1,4 @@
-//! What has to rest for an upgrade, in which order, and for how long. Pure.
+//! What has to be quiesced for an upgrade, in which order, and for how long. Pure.
 //!
 //! With a running container stop those that depend on it, however remotely, and
 //! every other one that writes the same data: the clone and the second snapshot
@@ -6,7 +6,7 @@
 //! mounted. Of a container that does not run nothing is started anew, so
 //! nothing has to stop for it.
 //!
-//! A container at rest that names by its id what is made anew is made anew too:
+//! A container quiesced that names by its id what is recreated is recreated too:
 //! it would never start again.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::engine::{Container, ContainerState, MountKind};
-use crate::quiesce::{Place, depends_on, is_own, live_users, lives_in, rest_order};
+use crate::quiesce::{Place, depends_on, is_own, live_users, lives_in, quiesce_order};
 use crate::upgrade::record::OLD_INFIX;
 
 use super::refusals::{Refusal, is_swarm};
@@ -23,7 +23,7 @@ use super::refusals::{Refusal, is_swarm};
 /// end sooner, some ask for minutes they never use.
 const TYPICAL_STOP_SECONDS: u64 = 10;
 
-/// What a source takes while everything rests, whatever its size: a look for
+/// What a source takes while everything is quiesced, whatever its size: a look for
 /// what changed since the first pass, twice.
 const SOURCE_SECONDS: u64 = 1;
 
@@ -54,10 +54,10 @@ pub(super) fn plan(
 ) -> Stops {
     let others: Vec<&Container> =
         containers.iter().filter(|one| one.id != old.id && !is_own(one, own)).collect();
-    let bound_at_rest =
-        |anew| if own == Some(old.id.as_str()) { Vec::new() } else { bound_at_rest(&others, anew) };
+    let bound_by_id =
+        |anew| if own == Some(old.id.as_str()) { Vec::new() } else { bound_by_id(&others, anew) };
     if old.state != ContainerState::Running {
-        let resting = bound_at_rest(vec![old]);
+        let resting = bound_by_id(vec![old]);
         let all = (0..resting.len()).collect();
         let mut stops = Stops { containers: in_order(&resting, &all), ..Stops::default() };
         stops.containers.push(old.clone());
@@ -100,12 +100,12 @@ pub(super) fn plan(
     for &i in &chosen {
         stops.refusals.extend(unstoppable(live[i], old, joined));
     }
-    let mut anew = made_anew(chosen.iter().map(|&i| live[i]).collect(), old);
+    let mut anew = recreated(chosen.iter().map(|&i| live[i]).collect(), old);
     anew.push(old);
     let mut candidates = live;
-    for resting in bound_at_rest(anew) {
+    for one in bound_by_id(anew) {
         chosen.insert(candidates.len());
-        candidates.push(resting);
+        candidates.push(one);
     }
     stops.containers = in_order(&candidates, &chosen);
     stops.containers.push(old.clone());
@@ -128,12 +128,12 @@ pub(super) fn plan(
 }
 
 fn in_order(containers: &[&Container], chosen: &BTreeSet<usize>) -> Vec<Container> {
-    rest_order(containers, chosen).into_iter().map(|i| containers[i].clone()).collect()
+    quiesce_order(containers, chosen).into_iter().map(|i| containers[i].clone()).collect()
 }
 
-/// Those of some containers that are made anew with an upgraded one: they name
+/// Those of some containers that are recreated with an upgraded one: they name
 /// it, or another such container, by its id.
-pub(in crate::upgrade) fn made_anew<'a>(mut some: Vec<&'a Container>, old: &Container) -> Vec<&'a Container> {
+pub(in crate::upgrade) fn recreated<'a>(mut some: Vec<&'a Container>, old: &Container) -> Vec<&'a Container> {
     let mut anew: Vec<&Container> = Vec::new();
     let is_bound = |one: &Container, anew: &[&Container]| {
         old.is_needed_by(one) || anew.iter().any(|made| made.is_needed_by(one))
@@ -144,9 +144,9 @@ pub(in crate::upgrade) fn made_anew<'a>(mut some: Vec<&'a Container>, old: &Cont
     anew
 }
 
-/// Containers at rest that name one of those by its id, or one another. What an
+/// Quiesced containers that name one of those by its id, or one another. What an
 /// upgrade keeps for a rollback of its own stays as it is.
-fn bound_at_rest<'a>(others: &[&'a Container], mut anew: Vec<&'a Container>) -> Vec<&'a Container> {
+fn bound_by_id<'a>(others: &[&'a Container], mut anew: Vec<&'a Container>) -> Vec<&'a Container> {
     let mut left: Vec<&Container> = others
         .iter()
         .copied()
@@ -287,7 +287,7 @@ mod tests {
             needing("api", &["db"]),
             needing("web", &["api"]),
             with_data(container("cron"), false),
-            container("stranger"),
+            container("writer"),
             Container { state: ContainerState::Exited, ..needing("idle", &["db"]) },
             agent,
         ];
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn who_rests_and_names_by_id_what_is_made_anew_comes_along() {
+    fn who_is_stopped_and_names_by_id_what_is_recreated_comes_along() {
         let resting =
             |name: &str, needs: &[&str]| Container { state: ContainerState::Exited, ..needing(name, needs) };
         let id = container("db").id;

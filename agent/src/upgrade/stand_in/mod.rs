@@ -32,14 +32,14 @@ use crate::engine::Container;
 use crate::failpoint::failpoint;
 use crate::recreate::{self, RecreateError};
 
-use super::back::look;
-use super::record::{Member, Remake, StandIn, StandIns};
-use super::{Driven, Failure};
+use super::record::{Member, Recreation, StandIn, StandIns};
+use super::rollback::look;
+use super::{Failure, UpgradeRun};
 
 /// Label of a stand-in: the upgrade it was made for.
 const MARK: &str = "holdfast.kept-for";
 
-impl Driven<'_> {
+impl UpgradeRun<'_> {
     /// Idempotent: entered again after a crash. An Engine that is away is an
     /// error; what it refuses only leaves the old containers kept as they are.
     pub(super) async fn put_stand_ins(&mut self) -> Result<(), Failure> {
@@ -71,15 +71,15 @@ impl Driven<'_> {
         let mut chosen: Vec<Container> = Vec::new();
         for index in (0..self.record.members.len()).rev() {
             let member = &self.record.members[index];
-            let Some(remake) = &member.remake else { continue };
-            let name = format!("{}-kept", remake.aside_name);
+            let Some(recreation) = &member.recreation else { continue };
+            let name = format!("{}-kept", recreation.aside_name);
             let Some(old) = look(self, &member.id).await? else { continue };
             let own = compose::is_its_own(|key| old.labels.get(key).map(String::as_str));
             if !own && !chosen.iter().any(|other| other.is_needed_by(&old)) {
                 continue;
             }
-            if let Some(remake) = self.record.members[index].remake.as_mut() {
-                remake.stand_in = Some(StandIn { name, id: String::new(), layer: None });
+            if let Some(recreation) = self.record.members[index].recreation.as_mut() {
+                recreation.stand_in = Some(StandIn { name, id: String::new(), layer: None });
             }
             chosen.push(old);
         }
@@ -95,7 +95,7 @@ impl Driven<'_> {
     async fn make_stand_ins(&mut self) -> Result<(), Failure> {
         for index in (0..self.record.members.len()).rev() {
             let member = self.record.members[index].clone();
-            let Some((remake, stand_in)) = standing_in(&member) else { continue };
+            let Some((recreation, stand_in)) = standing_in(&member) else { continue };
             let found = self.stand_in_of(stand_in).await?;
             let made = match found {
                 Some(found) if found.id == stand_in.id => found.id,
@@ -107,8 +107,8 @@ impl Driven<'_> {
                     let Some(old) = look(self, &member.id).await? else {
                         return Err(Failure::new("old-gone", "the old container was removed meanwhile"));
                     };
-                    let image_id = self.keep_layer(index, &old, remake).await?;
-                    self.make_stand_in(remake, stand_in, &image_id).await?
+                    let image_id = self.keep_layer(index, &old, recreation).await?;
+                    self.make_stand_in(recreation, stand_in, &image_id).await?
                 }
             };
             failpoint("agent.upgrade.stand-in-made");
@@ -116,34 +116,34 @@ impl Driven<'_> {
                 stand_in.id.clone_from(&made);
             }
             self.save().await?;
-            self.compare(&member, remake, &made).await?;
+            self.compare(&member, recreation, &made).await?;
         }
         Ok(())
     }
 
     async fn make_stand_in(
         &self,
-        remake: &Remake,
+        recreation: &Recreation,
         stand_in: &StandIn,
         image_id: &str,
     ) -> Result<String, Failure> {
         let image = self.context.engine.inspect_image_json(image_id).await?;
         let job = self.record.job.to_string();
-        let spec = likeness::stand_in(&remake.spec, &image["Config"]["Labels"], (MARK, &job));
+        let spec = likeness::stand_in(&recreation.spec, &image["Config"]["Labels"], (MARK, &job));
         let made = recreate::create(&self.context.engine, &spec, &stand_in.name, image_id, image_id).await;
         Ok(made.map_err(create_failed)?.id)
     }
 
     /// Whether the stand-in is what the old container is. One that its owner
     /// removed meanwhile cannot be asked.
-    async fn compare(&self, member: &Member, remake: &Remake, made: &str) -> Result<(), Failure> {
+    async fn compare(&self, member: &Member, recreation: &Recreation, made: &str) -> Result<(), Failure> {
         let engine = &self.context.engine;
         let old = match engine.inspect_container_json(&member.id).await {
             Err(error) if error.is_not_found() => return Ok(()),
             old => old?,
         };
         let new = engine.inspect_container_json(made).await?;
-        let differences = likeness::differences(&old, &new, &remake.spec);
+        let differences = likeness::differences(&old, &new, &recreation.spec);
         if differences.is_empty() {
             return Ok(());
         }
@@ -166,8 +166,8 @@ impl Driven<'_> {
             let Some((_, stand_in)) = standing_in(&member) else { continue };
             // One that somebody removed holds nothing: then the old one stays.
             if self.stand_in_of(stand_in).await?.is_none() && look(self, &member.id).await?.is_some() {
-                if let Some(remake) = self.record.members[index].remake.as_mut() {
-                    remake.stand_in = None;
+                if let Some(recreation) = self.record.members[index].recreation.as_mut() {
+                    recreation.stand_in = None;
                 }
                 self.save().await?;
                 continue;
@@ -198,14 +198,14 @@ impl Driven<'_> {
     }
 
     fn stand_in_mut(&mut self, index: usize) -> Option<&mut StandIn> {
-        self.record.members[index].remake.as_mut()?.stand_in.as_mut()
+        self.record.members[index].recreation.as_mut()?.stand_in.as_mut()
     }
 }
 
 /// How a member is recreated, and the stand-in of its old form.
-fn standing_in(member: &Member) -> Option<(&Remake, &StandIn)> {
-    let remake = member.remake.as_ref()?;
-    Some((remake, remake.stand_in.as_ref()?))
+fn standing_in(member: &Member) -> Option<(&Recreation, &StandIn)> {
+    let recreation = member.recreation.as_ref()?;
+    Some((recreation, recreation.stand_in.as_ref()?))
 }
 
 pub(super) fn create_failed(error: RecreateError) -> Failure {

@@ -9,7 +9,7 @@ use crate::entry::{Entry, path_order};
 use crate::fs::recent::RecentIds;
 use crate::ids::{FrameId, PackId};
 use crate::manifest::{Entries, ManifestError};
-use crate::seam::{FrameLocation, PackSource, SeamError};
+use crate::pack_io::{FrameLocation, PackIoError, PackSource};
 
 /// Page ids remembered: those of about a million entries.
 const PAGES: usize = 16 << 10;
@@ -32,7 +32,7 @@ impl Remembering {
 }
 
 impl PackSource for Remembering {
-    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
         let found = self.source.locate(frames)?;
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, _) in frames.iter().zip(&found).filter(|(_, location)| location.is_some()) {
@@ -41,7 +41,7 @@ impl PackSource for Remembering {
         Ok(found)
     }
 
-    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         self.source.read(pack, range)
     }
 

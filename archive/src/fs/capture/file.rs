@@ -20,7 +20,7 @@ use crate::fs::pipeline::{Known, Pipeline, Stopped};
 use crate::fs::ranges::Ranges;
 use crate::fs::walk::retry;
 use crate::ids::FrameId;
-use crate::seam::FrameKind;
+use crate::pack_io::FrameKind;
 
 /// What is read ahead of the cutter, bytes.
 const WINDOW: usize = 3 * CHUNK_MAX;

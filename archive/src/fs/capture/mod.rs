@@ -15,7 +15,7 @@ pub(super) mod unchanged;
 mod visit;
 
 pub use request::{
-    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, NestedMounts,
+    CaptureBase, CaptureError, CaptureOptions, CaptureRequest, Captured, MIN_MEMORY_BYTES, NestedMounts,
     TornPolicy,
 };
 pub use run::capture;

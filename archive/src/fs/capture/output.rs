@@ -13,7 +13,7 @@ use crate::fs::pipeline::{Known, Pipeline, Stopped};
 use crate::fs::recent::{Place, RecentFiles};
 use crate::ids::FrameId;
 use crate::manifest::{ManifestWriter, PageError, WriteError};
-use crate::seam::FrameKind;
+use crate::pack_io::FrameKind;
 
 /// What may wait for a group, bytes.
 const WAITING_BYTES: usize = 4 << 20;

@@ -8,11 +8,11 @@ use std::sync::atomic::AtomicBool;
 use crate::fs::CaptureProgress;
 use crate::ids::FrameId;
 use crate::manifest::ManifestError;
-use crate::seam::{PackSink, PackSource, SeamError};
+use crate::pack_io::{PackIoError, PackSink, PackSource};
 use crate::snapshot::Stats;
 
 /// The least a capture or a restore can work with, bytes.
-pub const LEAST_MEMORY_BYTES: usize = 48 << 20;
+pub const MIN_MEMORY_BYTES: usize = 48 << 20;
 
 /// A tree to capture.
 pub struct CaptureRequest<'a> {
@@ -74,7 +74,7 @@ pub struct CaptureOptions {
     pub pack_bytes: usize,
     /// Threads that compress; 0 for half of the processors.
     pub workers: usize,
-    /// All buffers together, bytes; at least [`LEAST_MEMORY_BYTES`] are used.
+    /// All buffers together, bytes; at least [`MIN_MEMORY_BYTES`] are used.
     pub memory_bytes: usize,
     /// Packs uploaded at once.
     pub upload_concurrency: usize,
@@ -124,7 +124,7 @@ pub enum CaptureError {
     #[error("`/proc` is not mounted: extended attributes cannot be read safely without it")]
     NoProc { source: std::io::Error },
     #[error("the repository took no more frames")]
-    Sink { source: SeamError },
+    Sink { source: PackIoError },
     #[error("the base snapshot cannot be read; try again, or without a base")]
     Source { source: ManifestError },
     #[error("the manifest cannot be written")]

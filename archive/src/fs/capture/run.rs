@@ -13,7 +13,7 @@ use super::base::{BaseEntries, Remembering};
 use super::file::Cutter;
 use super::output::Output;
 use super::request::{
-    CaptureError, CaptureOptions, CaptureRequest, Captured, LEAST_MEMORY_BYTES, NestedMounts, TornPolicy,
+    CaptureError, CaptureOptions, CaptureRequest, Captured, MIN_MEMORY_BYTES, NestedMounts, TornPolicy,
 };
 use super::unchanged::{UNSYNCED_NS, bound_ns, holds};
 use crate::entry::{Entry, EntryKind};
@@ -27,7 +27,7 @@ use crate::fs::text::{Findings, escape_path};
 use crate::fs::walk::{Step, Walk};
 use crate::ids::FrameId;
 use crate::manifest::{ManifestReader, ManifestWriter, PageError, WriteError};
-use crate::seam::FrameKind;
+use crate::pack_io::FrameKind;
 
 /// Raw pages of the base kept in memory, bytes.
 const PAGE_CACHE: usize = 4 << 20;
@@ -123,7 +123,7 @@ fn limits(options: &CaptureOptions) -> Limits {
         pack_bytes: options.pack_bytes,
         workers: workers.max(1),
         uploads: options.upload_concurrency.max(1),
-        memory_bytes: options.memory_bytes.max(LEAST_MEMORY_BYTES) - READER_BYTES,
+        memory_bytes: options.memory_bytes.max(MIN_MEMORY_BYTES) - READER_BYTES,
     }
 }
 

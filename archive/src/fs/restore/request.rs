@@ -8,7 +8,7 @@ use crate::fetch::FetchError;
 use crate::fs::RestoreProgress;
 use crate::ids::FrameId;
 use crate::manifest::ManifestError;
-use crate::seam::PackSource;
+use crate::pack_io::PackSource;
 
 /// A tree to restore.
 pub struct RestoreRequest {

@@ -27,8 +27,8 @@ const TOGETHER: usize = 1 << 20;
 /// file that is the same as an earlier one lies in that one's frame, which may
 /// be in any pack: the more files ask together, the more of them share a request
 /// and the decoding of a frame.
-const LEAST_TASK_BYTES: usize = 4 << 20;
-const MOST_TASK_BYTES: usize = 16 << 20;
+const MIN_TASK_BYTES: usize = 4 << 20;
+const MAX_TASK_BYTES: usize = 16 << 20;
 const TASK_FILES: usize = 8192;
 /// Data that one worker writes in one task, bytes: among larger files there are
 /// few that share a frame, and the other workers want some.
@@ -42,7 +42,7 @@ const READING_BYTES: usize = 14 << 20;
 const PAGE_CACHE: usize = 4 << 20;
 /// Frames of small files kept as they are stored: a copy of a file is anywhere
 /// in the tree, its content in the frame of the first.
-const MOST_KEPT: usize = 64 << 20;
+const MAX_KEPT: usize = 64 << 20;
 /// Links made at once, when everything before them is there.
 const LINKS: usize = 1024;
 /// And bytes of their paths.
@@ -63,7 +63,7 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
         return Err(RestoreError::NotEmpty);
     }
     // Half for what small files share, the rest for the workers.
-    let kept = (options.memory_bytes / 2).min(MOST_KEPT);
+    let kept = (options.memory_bytes / 2).min(MAX_KEPT);
     let memory_bytes = options.memory_bytes - kept;
     let fetcher = FrameFetcher::new(source, PAGE_CACHE).keeping(kept);
     let workers = workers(options.workers, memory_bytes);
@@ -120,13 +120,13 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
 fn workers(asked: usize, memory_bytes: usize) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = if asked == 0 { processors } else { asked };
-    wanted.min(memory_bytes.saturating_sub(PAGE_CACHE) / (READING_BYTES + LEAST_TASK_BYTES)).max(1)
+    wanted.min(memory_bytes.saturating_sub(PAGE_CACHE) / (READING_BYTES + MIN_TASK_BYTES)).max(1)
 }
 
 /// How much data one task may have, with so many workers in so much memory.
 fn task_bytes(workers: usize, memory_bytes: usize) -> usize {
     let each = memory_bytes.saturating_sub(PAGE_CACHE) / workers;
-    each.saturating_sub(READING_BYTES).clamp(LEAST_TASK_BYTES, MOST_TASK_BYTES)
+    each.saturating_sub(READING_BYTES).clamp(MIN_TASK_BYTES, MAX_TASK_BYTES)
 }
 
 fn unusable(error: Errno) -> RestoreError {
@@ -498,7 +498,7 @@ fn pieces(entry: &Entry) -> Vec<std::ops::Range<usize>> {
     let (mut start, mut bytes) = (0, 0);
     let extents = &data_of(entry).extents;
     for (n, extent) in extents.iter().enumerate() {
-        if n > start && (bytes >= 2 * LEAST_TASK_BYTES || n - start >= PIECE_EXTENTS) {
+        if n > start && (bytes >= 2 * MIN_TASK_BYTES || n - start >= PIECE_EXTENTS) {
             pieces.push(start..n);
             (start, bytes) = (n, 0);
         }

@@ -20,7 +20,7 @@ use crate::ids::FrameId;
 use crate::manifest::ManifestWriter;
 use crate::manifest::messages::{EntryMessage, LEAF, PageMessage};
 use crate::pack::PackBuilder;
-use crate::seam::{FrameKind, PackSink as _};
+use crate::pack_io::{FrameKind, PackSink as _};
 
 /// A row as another program would write it, whatever ours would.
 fn row(path: &str, kind: u32) -> EntryMessage {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::ids::{AllocationId, FrameId, PackId};
-use crate::seam::{FrameKind, FrameLocation, PackSink, PackSource, SealedPack, SeamError};
+use crate::pack_io::{FrameKind, FrameLocation, PackIoError, PackSink, PackSource, SealedPack};
 
 #[derive(Default)]
 pub(super) struct Memory {
@@ -42,17 +42,17 @@ impl Memory {
 }
 
 impl PackSink for Memory {
-    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError> {
+    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, PackIoError> {
         assert!(frames.len() <= 4096);
         self.asked.fetch_add(1, Ordering::Relaxed);
         let known = self.frames.lock().unwrap();
         Ok(frames.iter().map(|id| known.contains_key(id)).collect())
     }
 
-    fn put_pack(&self, pack: SealedPack) -> Result<(), SeamError> {
+    fn put_pack(&self, pack: SealedPack) -> Result<(), PackIoError> {
         let number = self.puts.fetch_add(1, Ordering::Relaxed);
         if self.fail_from.lock().unwrap().is_some_and(|from| number >= from) {
-            return Err(SeamError::new("unreachable", "the store is gone"));
+            return Err(PackIoError::new("unreachable", "the store is gone"));
         }
         let id = PackId { sha256: pack.sha256, allocation: AllocationId::generate() };
         self.packs.lock().unwrap().insert(id, pack.bytes);
@@ -65,14 +65,14 @@ impl PackSink for Memory {
 }
 
 impl PackSource for Memory {
-    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError> {
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
         let known = self.frames.lock().unwrap();
         Ok(frames.iter().map(|id| known.get(id).cloned()).collect())
     }
 
-    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError> {
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         let packs = self.packs.lock().unwrap();
-        let bytes = packs.get(pack).ok_or_else(|| SeamError::new("not-found", "no such pack"))?;
+        let bytes = packs.get(pack).ok_or_else(|| PackIoError::new("not-found", "no such pack"))?;
         Ok(bytes.slice(range.start as usize..range.end as usize))
     }
 }

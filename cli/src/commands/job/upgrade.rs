@@ -116,7 +116,7 @@ pub(in crate::commands) fn state_word(state: UpgradeState) -> &'static str {
         UpgradeState::Finished => "finished",
         UpgradeState::RollingBack => "rolling back",
         UpgradeState::RolledBack => "rolled back",
-        UpgradeState::Resting => "resting",
+        UpgradeState::AwaitingRollbackSnapshot => "awaiting snapshot",
     }
 }
 
@@ -169,7 +169,9 @@ impl UpgradeView {
         match kind {
             "rollout" => self.counts(),
             _ if self.from_image.is_empty() => self.container.clone(),
-            "rollback" => format!("{}: undoing {}", self.container, images(&self.from_image, &self.to_image)),
+            "rollback" => {
+                format!("{}: rolling back {}", self.container, images(&self.from_image, &self.to_image))
+            }
             _ => format!("{}: {}", self.container, images(&self.from_image, &self.to_image)),
         }
     }

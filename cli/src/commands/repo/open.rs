@@ -87,7 +87,7 @@ pub(super) async fn resolve(repository: &Repository, reference: &str) -> Result<
 }
 
 /// What is backed up of one source of one host. Names may be given twice: a
-/// host that was made anew under an old name is another one.
+/// host that was recreated under an old name is another one.
 type Place = (HostId, SourceId);
 
 fn choose(snapshots: &[Snapshot], reference: &str) -> Result<Snapshot> {

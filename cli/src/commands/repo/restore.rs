@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use holdfast_archive::fs::{RestoreError, RestoreOptions, RestoreProgress, RestoreRequest, compare, restore};
 use holdfast_archive::ids::FrameId;
-use holdfast_archive::seam::PackSource;
+use holdfast_archive::pack_io::PackSource;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 

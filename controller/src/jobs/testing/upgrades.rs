@@ -31,10 +31,10 @@ pub(super) struct Upgrades {
     begun: Vec<String>,
     proceeds: usize,
     cuts: u32,
-    /// Undoings come to rest so often.
+    /// Rollbacks is quiesced so often.
     rests: i64,
-    /// Jobs that undo an upgrade and wait at rest.
-    undoings: BTreeMap<String, Undoing>,
+    /// Jobs that undo an upgrade and wait quiesced.
+    rollbacks: BTreeMap<String, Undoing>,
 }
 
 /// The rest it is in, whether it may proceed from there, and how many backups
@@ -91,9 +91,9 @@ impl FakeAgent {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    /// Undoings come to rest twice, the second time while the snapshot of the
+    /// Rollbacks is quiesced twice, the second time while the snapshot of the
     /// first is taken, as of an agent that was restarted.
-    pub(crate) fn rest_twice(&self) {
+    pub(crate) fn stop_twice(&self) {
         self.told().upgrades.rests = 2;
     }
 
@@ -213,25 +213,25 @@ impl FakeAgent {
 
     /// False: it was cancelled.
     /// For the second time only once the snapshot of the first is being taken.
-    async fn comes_to_rest(&self, undoing: &str, rest: i64) -> i64 {
+    async fn stops_for_rollback(&self, undoing: &str, rest: i64) -> i64 {
         if rest > 0 {
-            let asked = self.told().upgrades.undoings.get(undoing).map_or(0, |undoing| undoing.backups);
-            eventually("the snapshot of the first rest", || self.backups().len() > asked).await;
+            let asked = self.told().upgrades.rollbacks.get(undoing).map_or(0, |undoing| undoing.backups);
+            eventually("the snapshot of the first stop", || self.backups().len() > asked).await;
         }
         let until_unix_ms = 77 + rest;
         let undoing_now = Undoing { until_unix_ms, proceed: false, backups: self.backups().len() };
-        self.told().upgrades.undoings.insert(undoing.to_owned(), undoing_now);
+        self.told().upgrades.rollbacks.insert(undoing.to_owned(), undoing_now);
         until_unix_ms
     }
 
-    async fn rests_until_told(&self, undoing: &str) -> bool {
+    async fn waits_for_proceed(&self, undoing: &str) -> bool {
         let (mut changed, mut cancelled) = (self.changed.subscribe(), self.cancelled.subscribe());
         loop {
             if cancelled.borrow_and_update().contains(undoing) {
                 return false;
             }
             changed.borrow_and_update();
-            if self.told().upgrades.undoings.get(undoing).is_some_and(|undoing| undoing.proceed) {
+            if self.told().upgrades.rollbacks.get(undoing).is_some_and(|undoing| undoing.proceed) {
                 return true;
             }
             tokio::select! {
@@ -409,7 +409,7 @@ impl ContainerService for FakeAgent {
                 return Err(Status::failed_precondition("a caller that was replaced"));
             }
             told.upgrades.proceeds += 1;
-            if let Some(undoing) = told.upgrades.undoings.get_mut(&job_id) {
+            if let Some(undoing) = told.upgrades.rollbacks.get_mut(&job_id) {
                 let proceeds = undoing.until_unix_ms == until_unix_ms;
                 undoing.proceed |= proceeds;
                 drop(told);
@@ -458,10 +458,10 @@ impl ContainerService for FakeAgent {
             let finished = self.put_back(&upgrade, known);
             return Ok(Response::new(Box::pin(stream::iter([wrap(&job_id, Event::Finished(finished))]))));
         }
-        let resting = Upgrade { state: UpgradeState::Resting.into(), ..known.clone() };
+        let resting = Upgrade { state: UpgradeState::AwaitingRollbackSnapshot.into(), ..known.clone() };
         {
             let mut told = self.told();
-            told.upgrades.undoings.insert(job_id.clone(), Undoing::default());
+            told.upgrades.rollbacks.insert(job_id.clone(), Undoing::default());
             if let Some(run) = told.upgrades.runs.get_mut(&upgrade) {
                 run.upgrade = resting;
             }
@@ -471,13 +471,13 @@ impl ContainerService for FakeAgent {
         let stops = stream::iter(0..rests).then(move |rest| {
             let (agent, job) = (agent.clone(), job.clone());
             async move {
-                let until_unix_ms = agent.comes_to_rest(&job, rest).await;
+                let until_unix_ms = agent.stops_for_rollback(&job, rest).await;
                 wrap(&job, Event::Stopped(UpgradeStopped { until_unix_ms, ..UpgradeStopped::default() }))
             }
         });
         let agent = self.clone();
         let end = stream::once(async move {
-            let finished = if agent.rests_until_told(&job_id).await {
+            let finished = if agent.waits_for_proceed(&job_id).await {
                 agent.put_back(&upgrade, known)
             } else {
                 if let Some(run) = agent.told().upgrades.runs.get_mut(&upgrade) {

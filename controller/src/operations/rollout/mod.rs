@@ -17,7 +17,7 @@ use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, UpgradeReport};
 
 use super::children::Children;
-use super::{Driving, Failure};
+use super::{Failure, JobRun};
 use crate::catalog::jobs::{Ending, JobRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
@@ -30,37 +30,36 @@ use course::{Course, Next, undo_role, upgrade_role};
 /// The word of an agent for an upgrade whose end it could not bring about.
 const UNSETTLED: &str = "unsettled";
 
-pub async fn run(driving: &mut Driving, rollout: &RolloutParameters) -> Result<Ending, Failure> {
-    let children = Children::of(driving);
+pub async fn run(run: &mut JobRun, rollout: &RolloutParameters) -> Result<Ending, Failure> {
+    let children = Children::of(run);
     let mut told: Option<HashSet<JobId>> = None;
     loop {
-        let rows = driving.jobs.catalog().child_jobs(driving.job.id).await?;
+        let rows = run.jobs.catalog().child_jobs(run.job.id).await?;
         let course = Course::of(&rows, rollout.targets.len());
-        tell_ends(driving, &rows, &mut told).await?;
-        driving.record(&result(&course)).await?;
-        if driving.cancel.is_cancelled() {
+        tell_ends(run, &rows, &mut told).await?;
+        run.record(&result(&course)).await?;
+        if run.cancel.is_cancelled() {
             return Err(call_off(&children, &course).await?);
         }
         match course.next(rollout, now_ms()) {
-            Next::Upgrade(index) => begin(driving, &children, rollout, index).await?,
-            Next::Undo(index) => undo(driving, &children, rollout, &course, index).await?,
-            Next::Await(ids) => await_any(driving, &ids).await?,
-            Next::Pause(until_ms) => pause(driving, until_ms).await?,
+            Next::Upgrade(index) => begin(run, &children, rollout, index).await?,
+            Next::Undo(index) => undo(run, &children, rollout, &course, index).await?,
+            Next::Await(ids) => await_any(run, &ids).await?,
+            Next::Pause(until_ms) => pause(run, until_ms).await?,
             Next::Done => return Ok(ending(rollout, &course, &rows)),
         }
     }
 }
 
 async fn begin(
-    driving: &Driving,
+    run: &JobRun,
     children: &Children,
     rollout: &RolloutParameters,
     index: usize,
 ) -> Result<(), Failure> {
     let Some(place) = rollout.targets.get(index) else { return Ok(()) };
-    let text =
-        format!("upgrading {}, {} of {}", named(driving, place).await?, index + 1, rollout.targets.len());
-    driving.step(&text).await?;
+    let text = format!("upgrading {}, {} of {}", named(run, place).await?, index + 1, rollout.targets.len());
+    run.step(&text).await?;
     let upgrade = UpgradeParameters { container: place.container.clone(), ..rollout.upgrade.clone() };
     children.make(&upgrade_role(index), place.host, Parameters::Upgrade(upgrade)).await?;
     failpoint("controller.rollout.after-child");
@@ -68,7 +67,7 @@ async fn begin(
 }
 
 async fn undo(
-    driving: &Driving,
+    run: &JobRun,
     children: &Children,
     rollout: &RolloutParameters,
     course: &Course,
@@ -77,7 +76,7 @@ async fn undo(
     let (Some(place), Some(upgrade)) = (rollout.targets.get(index), course.upgrade(index)) else {
         return Ok(());
     };
-    driving.step(&format!("undoing {}", named(driving, place).await?)).await?;
+    run.step(&format!("rolling back {}", named(run, place).await?)).await?;
     let rollback = RollbackParameters {
         upgrade: upgrade.to_string(),
         container: place.container.clone(),
@@ -88,23 +87,23 @@ async fn undo(
     Ok(())
 }
 
-async fn named(driving: &Driving, place: &RolloutPlace) -> Result<String, Failure> {
-    Ok(format!("{} on {}", place.container, driving.jobs.host_name(place.host).await?))
+async fn named(run: &JobRun, place: &RolloutPlace) -> Result<String, Failure> {
+    Ok(format!("{} on {}", place.container, run.jobs.host_name(place.host).await?))
 }
 
-async fn await_any(driving: &Driving, ids: &[JobId]) -> Result<(), Failure> {
-    let ends = ids.iter().map(|id| Box::pin(driving.jobs.ended(*id)));
+async fn await_any(run: &JobRun, ids: &[JobId]) -> Result<(), Failure> {
+    let ends = ids.iter().map(|id| Box::pin(run.jobs.ended(*id)));
     tokio::select! {
-        () = driving.cancel.cancelled() => Ok(()),
+        () = run.cancel.cancelled() => Ok(()),
         (ended, _, _) = select_all(ends) => Ok(ended.map(drop)?),
     }
 }
 
-async fn pause(driving: &Driving, until_ms: i64) -> Result<(), Failure> {
-    driving.step("pausing before the next batch").await?;
+async fn pause(run: &JobRun, until_ms: i64) -> Result<(), Failure> {
+    run.step("pausing before the next batch").await?;
     let left = Duration::from_millis(until_ms.saturating_sub(now_ms()).max(0).unsigned_abs());
     tokio::select! {
-        () = driving.cancel.cancelled() => {}
+        () = run.cancel.cancelled() => {}
         () = tokio::time::sleep(left) => {}
     }
     Ok(())
@@ -123,7 +122,7 @@ async fn call_off(children: &Children, course: &Course) -> Result<Failure, Failu
 
 /// A line for each child that has ended since the last look.
 async fn tell_ends(
-    driving: &Driving,
+    run: &JobRun,
     rows: &[JobRecord],
     told: &mut Option<HashSet<JobId>>,
 ) -> Result<(), Failure> {
@@ -138,14 +137,14 @@ async fn tell_ends(
             continue;
         }
         let host = match row.host {
-            Some(host) => driving.jobs.host_name(host).await?,
+            Some(host) => run.jobs.host_name(host).await?,
             None => String::new(),
         };
         let mut line = format!("{} on {host}: {}", row.parameters.container(), row.state.as_str());
         if !row.error.is_empty() {
             line.push_str(&format!(": {}", row.error));
         }
-        driving.tell(&line).await?;
+        run.tell(&line).await?;
     }
     Ok(())
 }

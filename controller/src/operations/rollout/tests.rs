@@ -87,7 +87,7 @@ async fn a_rollout_stops_at_the_first_failure_beyond_the_limit_and_undoes_the_re
         let first = if undo { "app:1" } else { "app:2" };
         assert_eq!(counts, if undo { (0, 1, 1, 1) } else { (1, 1, 0, 1) });
         assert_eq!((images(&agent), agent.begun()), (vec![first.into(), "app:1".into(), "app:1".into()], 2));
-        // What is undone is snapshotted before: in use, and at rest.
+        // What is undone is snapshotted before: in use, and quiesced.
         let upgrades = 2 * 2;
         assert_eq!(agent.backups().len(), upgrades + if undo { 2 } else { 0 });
         driver.stop().await;
@@ -193,7 +193,7 @@ async fn a_rollback_snapshots_what_it_discards_and_is_done_once() {
     assert_eq!(agent.images()["other"], "app:1");
     let report = job.upgrade.expect("a report");
     assert_eq!((report.snapshots_before.len(), report.rolled_back), (1, true));
-    // The upgrade's two, then one in use and, everything at rest, the one that counts.
+    // The upgrade's two, then one in use and, everything quiesced, the one that counts.
     let asked: Vec<Consistency> = agent.backups().iter().map(|backup| backup.consistency()).collect();
     assert_eq!(asked[2..], [Consistency::None, Consistency::None], "{asked:?}");
     assert_eq!(job.children.len(), 2, "{:#?}", job.children);
@@ -204,18 +204,18 @@ async fn a_rollback_snapshots_what_it_discards_and_is_done_once() {
     driver.stop().await;
 }
 
-/// An agent that was restarted at rest woke everything and came to rest again:
-/// what was written in between is in no snapshot of the first rest.
+/// An agent that was restarted quiesced woke everything and was quiesced again:
+/// what was written in between is in no snapshot of the first stop.
 #[tokio::test]
-async fn a_second_rest_has_a_snapshot_of_its_own() {
+async fn a_second_stop_has_a_snapshot_of_its_own() {
     let (bench, agent) = bench().await;
     agent.container("other", &[("app", "other")], &["a"]);
     let jobs = bench.jobs();
     let driver = driver(&jobs).await;
     upgraded(&jobs).await;
-    agent.rest_twice();
+    agent.stop_twice();
     // After the upgrade's two and the one in use.
-    agent.backup_ends(3, BackupEnd::Held);
+    agent.backup_ends(3, BackupEnd::FencingToken);
     let id = roll_back(&jobs, "other", false).await.expect("starts");
     let job = ended(&jobs, &id).await;
     assert_eq!((job.state(), job.error.as_str()), (JobState::Succeeded, ""), "{job:#?}");
@@ -229,7 +229,7 @@ async fn a_second_rest_has_a_snapshot_of_its_own() {
 async fn without_a_good_snapshot_nothing_is_discarded_unless_that_is_wanted() {
     let (bench, agent) = bench().await;
     agent.container("other", &[("app", "other")], &["a"]);
-    // Partial in use is no reason; at rest it is.
+    // Partial in use is no reason; quiesced it is.
     agent.backup_ends(2, BackupEnd::Partial);
     agent.backup_ends(3, BackupEnd::Partial);
     let jobs = bench.jobs();

@@ -1,6 +1,6 @@
-//! What happens while everything stands still, for an upgrade or for the
-//! undoing of one: a snapshot of that moment, then the word to proceed. Or, if
-//! the snapshot does not come about, the word to go back to what was.
+//! What happens while everything is stopped, for an upgrade or for the
+//! rollback of one: a snapshot of that moment, then the call to proceed. Or, if
+//! the snapshot fails, the call to go back to what was.
 //!
 //! Runs beside the agent's stream, which may bring the end at any time: the
 //! agent waits only so long. Each call is repeated until the agent answers;
@@ -20,22 +20,22 @@ use crate::operations::Failure;
 use crate::operations::children::Children;
 use crate::operations::host::{cancel_on_agent, containers, unanswered, upgrade_on_agent};
 
-/// For what everything stands still.
+/// What everything is stopped for.
 #[derive(Debug, Clone)]
-pub(in crate::operations) enum Rest {
+pub(in crate::operations) enum Stop {
     /// The old container's data is about to be the new one's.
     Upgrade,
     /// What was written since this upgrade is about to be discarded.
-    Undoing { upgrade: String, until_unix_ms: i64 },
+    Rollback { upgrade: String, until_unix_ms: i64 },
 }
 
-/// What is done between the stop and the word to proceed.
+/// What is done between the stop and the call to proceed.
 #[derive(Debug, Clone)]
 pub(in crate::operations) struct AtStop {
     children: Children,
     host: HostId,
     plan: UpgradePlan,
-    rest: Rest,
+    stop: Stop,
 }
 
 /// What the agent is called for.
@@ -46,19 +46,19 @@ enum Call {
     GoBack,
 }
 
-impl Rest {
+impl Stop {
     /// The child that takes its snapshot.
     pub(in crate::operations) fn role(&self) -> String {
         match self {
             Self::Upgrade => AT_STOP.to_owned(),
-            Self::Undoing { until_unix_ms, .. } => snapshots::discarded_at_rest(*until_unix_ms),
+            Self::Rollback { until_unix_ms, .. } => snapshots::discarded_at_stop(*until_unix_ms),
         }
     }
 
     fn until_unix_ms(&self) -> i64 {
         match self {
             Self::Upgrade => 0,
-            Self::Undoing { until_unix_ms, .. } => *until_unix_ms,
+            Self::Rollback { until_unix_ms, .. } => *until_unix_ms,
         }
     }
 
@@ -66,7 +66,7 @@ impl Rest {
     pub(in crate::operations) fn snapshot(&self) -> &'static str {
         match self {
             Self::Upgrade => "the snapshot at the stop",
-            Self::Undoing { .. } => "the snapshot of what would be discarded",
+            Self::Rollback { .. } => "the snapshot of what would be discarded",
         }
     }
 }
@@ -76,9 +76,9 @@ impl AtStop {
         children: Children,
         host: HostId,
         plan: UpgradePlan,
-        rest: Rest,
+        stop: Stop,
     ) -> Self {
-        Self { children, host, plan, rest }
+        Self { children, host, plan, stop }
     }
 
     pub(in crate::operations) async fn run(self) {
@@ -93,18 +93,18 @@ impl AtStop {
         }
         let jobs = &self.children.jobs;
         if !self.plan.sources.is_empty() {
-            let role = self.rest.role();
+            let role = self.stop.role();
             let told = self.children.find(&role).await?.is_some();
             if !told {
                 jobs.tell(self.children.parent, "stopped; snapshot of this moment").await?;
             }
-            // At rest already: nothing is left to pause.
+            // Quiesced already: nothing is left to pause.
             let parameters = snapshots::parameters(&self.plan, Consistency::None, true);
             let id = self.children.make(&role, self.host, parameters).await?;
             failpoint("controller.upgrade.at-stop-snapshot");
             let child = jobs.ended(id).await?;
             if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
-                let message = format!("{} {problem}", self.rest.snapshot());
+                let message = format!("{} {problem}", self.stop.snapshot());
                 jobs.tell(self.children.parent, &format!("{message}; going back")).await?;
                 return Err(Failure::failed("snapshot-at-stop-failed", message));
             }
@@ -118,8 +118,8 @@ impl AtStop {
     /// A stop that is told again may be long over.
     async fn still_stopped(&self) -> bool {
         let state = self.until_answered(Call::State).await;
-        if matches!(self.rest, Rest::Undoing { .. }) {
-            return state == UpgradeState::Resting;
+        if matches!(self.stop, Stop::Rollback { .. }) {
+            return state == UpgradeState::AwaitingRollbackSnapshot;
         }
         match state {
             UpgradeState::Unspecified
@@ -132,7 +132,7 @@ impl AtStop {
             | UpgradeState::Committed
             | UpgradeState::Finished
             | UpgradeState::RollingBack
-            | UpgradeState::Resting
+            | UpgradeState::AwaitingRollbackSnapshot
             | UpgradeState::RolledBack => false,
         }
     }
@@ -141,7 +141,7 @@ impl AtStop {
     /// generation may just have been raised by who follows the stream.
     async fn until_answered(&self, call: Call) -> UpgradeState {
         let (fleet, settings) = (self.children.jobs.fleet(), self.children.jobs.settings());
-        let mut troubles = 0;
+        let mut failed_attempts = 0;
         loop {
             let answer = match fleet.channel(self.host) {
                 Some(channel) => self.make(call, channel, settings.call).await,
@@ -151,8 +151,8 @@ impl AtStop {
                 Ok(state) => return state,
                 Err(status) => tracing::warn!(%status, ?call, "the agent did not take a call of its upgrade"),
             }
-            troubles += 1;
-            tokio::time::sleep(settings.retry_pause(troubles)).await;
+            failed_attempts += 1;
+            tokio::time::sleep(settings.retry_pause(failed_attempts)).await;
         }
     }
 
@@ -161,9 +161,9 @@ impl AtStop {
         let job_id = self.children.parent.to_string();
         match call {
             Call::State => {
-                let upgrade = match &self.rest {
-                    Rest::Upgrade => &job_id,
-                    Rest::Undoing { upgrade, .. } => upgrade,
+                let upgrade = match &self.stop {
+                    Stop::Upgrade => &job_id,
+                    Stop::Rollback { upgrade, .. } => upgrade,
                 };
                 let known = upgrade_on_agent(channel, upgrade, most).await?;
                 return Ok(known.map(|upgrade| upgrade.state()).unwrap_or_default());
@@ -171,8 +171,8 @@ impl AtStop {
             Call::Proceed => {
                 let request = ProceedUpgradeRequest {
                     job_id,
-                    generation: self.children.held.get(),
-                    until_unix_ms: self.rest.until_unix_ms(),
+                    generation: self.children.token.get(),
+                    until_unix_ms: self.stop.until_unix_ms(),
                 };
                 let answer = timeout(most, containers(channel).proceed_upgrade(request)).await;
                 answer.map_err(|_| unanswered("to go on with the upgrade", most))??;

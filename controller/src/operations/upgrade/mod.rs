@@ -28,53 +28,52 @@ use holdfast_proto::v1::{RunUpgradeRequest, UpgradeFinished, UpgradePlan};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use super::agent::{AgentJob, Happening, Work};
+use super::agent::{AgentEvent, AgentJob, Work};
 use super::children::Children;
-use super::{Driving, Failure};
+use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
 use crate::failpoint::failpoint;
 use crate::jobs::parameters::UpgradeParameters;
-use at_stop::{AtStop, Rest};
+use at_stop::{AtStop, Stop};
 use report::Report;
 use snapshots::{AT_STOP, BEFORE};
 
-pub async fn run(driving: &mut Driving, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
-    let host =
-        driving.job.host.ok_or_else(|| Failure::failed("internal", "an upgrade job without a host"))?;
-    let plan = plan::of_job(driving, host, upgrade).await?;
-    let mut report = Report::of(driving);
+pub async fn run(run: &mut JobRun, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
+    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "an upgrade job without a host"))?;
+    let plan = plan::of_job(run, host, upgrade).await?;
+    let mut report = Report::of(run);
     report.planned(&plan);
-    snapshot_before(driving, host, upgrade, &plan, &mut report).await?;
+    snapshot_before(run, host, upgrade, &plan, &mut report).await?;
     failpoint("controller.upgrade.after-before-snapshot");
-    let finished = follow(driving, host, upgrade, &plan, &mut report).await?;
-    let unmet = after_stop(driving, &plan, &mut report).await?;
+    let finished = follow(run, host, upgrade, &plan, &mut report).await?;
+    let snapshot_failure = after_stop(run, &plan, &mut report).await?;
     if let Some(line) = report::downtime_line(&finished) {
-        driving.tell(&line).await?;
+        run.tell(&line).await?;
     }
-    Ok(report.ending(&finished, unmet, driving.cancel.is_cancelled()))
+    Ok(report.ending(&finished, snapshot_failure, run.cancel.is_cancelled()))
 }
 
 async fn snapshot_before(
-    driving: &Driving,
+    run: &JobRun,
     host: HostId,
     upgrade: &UpgradeParameters,
     plan: &UpgradePlan,
     report: &mut Report,
 ) -> Result<(), Failure> {
     if plan.sources.is_empty() {
-        return driving.tell("the plan has no volume or directory to snapshot").await;
+        return run.tell("the plan has no volume or directory to snapshot").await;
     }
-    let children = Children::of(driving);
+    let children = Children::of(run);
     if children.find(BEFORE).await?.is_none() {
-        driving.cancelled()?;
+        run.cancelled()?;
         let what = super::backup::counted(plan.sources.len(), "source");
-        driving.step(&format!("snapshot of {what} before anything stops")).await?;
+        run.step(&format!("snapshot of {what} before anything stops")).await?;
     }
     let parameters = snapshots::parameters(plan, upgrade.consistency(), false);
     let id = children.make(BEFORE, host, parameters).await?;
-    let child = children.await_or_cancel(driving, id).await?;
-    match snapshots::judge(&driving.jobs, &child, &plan.sources).await? {
-        Ok(taken) => report.before(driving, taken).await,
+    let child = children.await_or_cancel(run, id).await?;
+    match snapshots::judge(&run.jobs, &child, &plan.sources).await? {
+        Ok(taken) => report.before(run, taken).await,
         Err(problem) => {
             let message = format!("nothing was changed: the snapshot before the upgrade {problem}");
             Err(Failure::failed("snapshot-before-failed", message))
@@ -84,30 +83,30 @@ async fn snapshot_before(
 
 /// Has the agent run the upgrade, or finds it at work on it, and hears it out.
 async fn follow(
-    driving: &mut Driving,
+    run: &mut JobRun,
     host: HostId,
     upgrade: &UpgradeParameters,
     plan: &UpgradePlan,
     report: &mut Report,
 ) -> Result<UpgradeFinished, Failure> {
     let request = RunUpgradeRequest {
-        job_id: driving.job.id.to_string(),
+        job_id: run.job.id.to_string(),
         generation: 0,
         container: upgrade.container.clone(),
         image: upgrade.image.clone(),
         fingerprint: plan.fingerprint.clone(),
         options: Some(plan::options(upgrade)?),
     };
-    let at_stop = AtStop::new(Children::of(driving), host, plan.clone(), Rest::Upgrade);
+    let at_stop = AtStop::new(Children::of(run), host, plan.clone(), Stop::Upgrade);
     // Beside the stream: the agent may go back while the snapshot is taken.
     // Dropped with the job, never detached.
     let mut beside = JoinSet::new();
-    let mut agent = AgentJob::new(driving, host, Work::Upgrade(request));
+    let mut agent = AgentJob::new(run, host, Work::Upgrade(request));
     let finished = loop {
-        let Happening::Upgrade(event) = agent.next().await? else { continue };
+        let AgentEvent::Upgrade(event) = agent.next().await? else { continue };
         failpoint("controller.upgrade.after-run");
         match event.event {
-            Some(Event::Step(step)) => report.step(agent.driving(), step).await?,
+            Some(Event::Step(step)) => report.step(agent.run(), step).await?,
             // Told again after a break; done once.
             Some(Event::Stopped(_)) if beside.is_empty() => {
                 beside.spawn(at_stop.clone().run().in_current_span());
@@ -123,17 +122,17 @@ async fn follow(
 /// The snapshot at the stop as it is when the agent is done. Gives why it did
 /// not do, if so. One that is still being taken is of no moment any more.
 async fn after_stop(
-    driving: &Driving,
+    run: &JobRun,
     plan: &UpgradePlan,
     report: &mut Report,
 ) -> Result<Option<String>, Failure> {
-    let children = Children::of(driving);
+    let children = Children::of(run);
     let Some(child) = children.find(AT_STOP).await? else { return Ok(None) };
     if !child.state.ended() {
         children.cancel(child.id).await?;
         return Ok(None);
     }
-    match snapshots::judge(&driving.jobs, &child, &plan.sources).await? {
+    match snapshots::judge(&run.jobs, &child, &plan.sources).await? {
         Ok(taken) => {
             report.at_stop(taken);
             Ok(None)

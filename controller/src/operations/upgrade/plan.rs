@@ -13,13 +13,13 @@ use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
 use crate::jobs::parameters::UpgradeParameters;
 use crate::operations::host::{connected, containers, error_word, plain, unanswered};
-use crate::operations::{Driving, Failure};
+use crate::operations::{Failure, JobRun};
 
 /// A plan can be run for a day.
 pub const VALID_MS: i64 = 24 * 3_600_000;
 
 /// Times a host is asked for a plan before that is the job's failure.
-const ASKED_MOST: u32 = 3;
+const MAX_ASKED: u32 = 3;
 
 /// Why a plan is not run: a stable word, a sentence, the next command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub fn changed(shown: &UpgradePlan, now: &UpgradePlan) -> Option<Refusal> {
     }
     let differences = differences(shown, now);
     let what = if differences.is_empty() {
-        "nothing that the plan shows, but something it rests on".to_owned()
+        "nothing that the plan shows, but something it is quiesced on".to_owned()
     } else {
         differences.join("; ")
     };
@@ -116,15 +116,15 @@ pub(super) fn options(upgrade: &UpgradeParameters) -> Result<UpgradeOptions, Fai
 
 /// The plan this job runs: as it was written down, or made now.
 pub(super) async fn of_job(
-    driving: &Driving,
+    run: &JobRun,
     host: HostId,
     upgrade: &UpgradeParameters,
 ) -> Result<UpgradePlan, Failure> {
-    let (catalog, id) = (driving.jobs.catalog(), driving.job.id.to_string());
+    let (catalog, id) = (run.jobs.catalog(), run.job.id.to_string());
     if let Some(kept) = catalog.upgrade_plan(&id).await? {
         return Ok(kept.plan);
     }
-    driving.cancelled()?;
+    run.cancelled()?;
     let shown = match upgrade.plan_id.as_str() {
         "" => None,
         plan => {
@@ -133,7 +133,7 @@ pub(super) async fn of_job(
             Some(kept.ok_or_else(gone)?.plan)
         }
     };
-    driving.step("asking the host what the upgrade would do").await?;
+    run.step("asking the host what the upgrade would do").await?;
     let request = PlanUpgradeRequest {
         container: upgrade.container.clone(),
         image: upgrade.image.clone(),
@@ -141,44 +141,43 @@ pub(super) async fn of_job(
         pull: upgrade.pull && shown.is_none(),
         options: Some(options(upgrade)?),
     };
-    let plan = ask_patiently(driving, host, &request).await?;
+    let plan = ask_patiently(run, host, &request).await?;
     let refused = shown.and_then(|shown| changed(&shown, &plan)).or_else(|| refusal(&plan));
     if let Some(Refusal { code, message, hint }) = refused {
         let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
         return Err(Failure::failed(code, format!("nothing was changed: {message}{hint}")));
     }
-    let record =
-        PlanRecord { id, host, request, plan, created_ms: now_ms(), actor: driving.job.actor.clone() };
+    let record = PlanRecord { id, host, request, plan, created_ms: now_ms(), actor: run.job.actor.clone() };
     catalog.put_upgrade_plan(&record).await?;
     Ok(record.plan)
 }
 
 async fn ask_patiently(
-    driving: &Driving,
+    run: &JobRun,
     host: HostId,
     request: &PlanUpgradeRequest,
 ) -> Result<UpgradePlan, Failure> {
-    let settings = driving.jobs.settings();
-    let mut troubles = 0;
+    let settings = run.jobs.settings();
+    let mut failed_attempts = 0;
     loop {
-        let channel = connected(driving, host, settings.host_gone).await?;
+        let channel = connected(run, host, settings.host_gone).await?;
         let asked = tokio::select! {
-            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
+            () = run.cancel.cancelled() => return Err(Failure::Cancelled),
             asked = ask(channel, request.clone(), settings.fetch) => asked,
         };
         let status = match asked {
             Ok(plan) => return Ok(plan),
             Err(status) => status,
         };
-        troubles += 1;
+        failed_attempts += 1;
         let passing = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
-        if !passing || troubles >= ASKED_MOST {
+        if !passing || failed_attempts >= MAX_ASKED {
             let code = error_word(&status).unwrap_or_else(|| "agent-refused".to_owned());
             return Err(Failure::failed(code, format!("the host made no plan: {}", plain(&status))));
         }
         tokio::select! {
-            () = driving.cancel.cancelled() => return Err(Failure::Cancelled),
-            () = tokio::time::sleep(settings.retry_pause(troubles)) => {}
+            () = run.cancel.cancelled() => return Err(Failure::Cancelled),
+            () = tokio::time::sleep(settings.retry_pause(failed_attempts)) => {}
         }
     }
 }
@@ -238,6 +237,6 @@ mod tests {
              the new image's id was sha256:2, is sha256:3"
         );
         let unseen = UpgradePlan { fingerprint: "3".into(), ..plan() };
-        assert!(changed(&plan(), &unseen).expect("changed").message.ends_with("something it rests on"));
+        assert!(changed(&plan(), &unseen).expect("changed").message.ends_with("something it is quiesced on"));
     }
 }

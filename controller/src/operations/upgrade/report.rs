@@ -8,10 +8,10 @@ use holdfast_proto::v1::{
 use crate::catalog::jobs::Ending;
 use crate::jobs::state::State;
 use crate::jobs::wire::millis;
-use crate::operations::{Driving, Failure};
+use crate::operations::{Failure, JobRun};
 
 /// Steps kept; an upgrade has a dozen.
-const STEPS_MOST: usize = 200;
+const MAX_STEPS: usize = 200;
 
 /// The report of one job, growing.
 #[derive(Debug)]
@@ -19,8 +19,8 @@ pub(in crate::operations) struct Report(UpgradeReport);
 
 impl Report {
     /// As far as it was recorded.
-    pub(in crate::operations) fn of(driving: &Driving) -> Self {
-        Self(driving.job.result.upgrade.clone().unwrap_or_default())
+    pub(in crate::operations) fn of(run: &JobRun) -> Self {
+        Self(run.job.result.upgrade.clone().unwrap_or_default())
     }
 
     pub(super) fn planned(&mut self, plan: &UpgradePlan) {
@@ -38,11 +38,11 @@ impl Report {
 
     pub(in crate::operations) async fn before(
         &mut self,
-        driving: &Driving,
+        run: &JobRun,
         taken: Vec<String>,
     ) -> Result<(), Failure> {
         self.0.snapshots_before = taken;
-        driving.record(&self.result()).await
+        run.record(&self.result()).await
     }
 
     pub(super) fn at_stop(&mut self, taken: Vec<String>) {
@@ -51,18 +51,18 @@ impl Report {
 
     pub(in crate::operations) async fn step(
         &mut self,
-        driving: &Driving,
+        run: &JobRun,
         step: UpgradeStep,
     ) -> Result<(), Failure> {
-        if self.0.steps.contains(&step) || self.0.steps.len() >= STEPS_MOST {
+        if self.0.steps.contains(&step) || self.0.steps.len() >= MAX_STEPS {
             return Ok(());
         }
         let line = step.text.clone();
         self.0.state = step.state;
         self.0.steps.push(step);
         // Recorded before it is told: that the upgrade has begun must be known.
-        driving.record(&self.result()).await?;
-        driving.step(&line).await
+        run.record(&self.result()).await?;
+        run.step(&line).await
     }
 
     pub(in crate::operations) fn result(&self) -> v1::Job {
@@ -82,18 +82,18 @@ impl Report {
         self.0.grace_until_unix_ms = upgrade.grace_until_unix_ms;
         // What a controller that was away did not hear.
         for step in &upgrade.steps {
-            if !self.0.steps.contains(step) && self.0.steps.len() < STEPS_MOST {
+            if !self.0.steps.contains(step) && self.0.steps.len() < MAX_STEPS {
                 self.0.steps.push(step.clone());
             }
         }
         self.0.steps.sort_by_key(|step| step.unix_ms);
     }
 
-    /// How an upgrade ends. `unmet`: why the snapshot at the stop did not do.
+    /// How an upgrade ends. `snapshot_failure`: why the snapshot at the stop did not do.
     pub(super) fn ending(
         mut self,
         finished: &UpgradeFinished,
-        unmet: Option<String>,
+        snapshot_failure: Option<String>,
         cancel_wanted: bool,
     ) -> Ending {
         self.finished(finished);
@@ -104,7 +104,7 @@ impl Report {
         if finished.cancelled && cancel_wanted {
             return ended(State::Cancelled, "cancelled", format!("{after}cancelled on request"), &self);
         }
-        let (code, cause) = match unmet {
+        let (code, cause) = match snapshot_failure {
             Some(problem) => ("snapshot-at-stop-failed", problem),
             None if finished.error.is_empty() => {
                 (finished.error_code.as_str(), "the agent's log has the cause".to_owned())
@@ -115,12 +115,12 @@ impl Report {
         ended(State::Failed, code, format!("{after}{cause}"), &self)
     }
 
-    /// How an undoing ends.
-    /// `unmet`: why the snapshot of what is discarded did not do.
-    pub(in crate::operations) fn undone(
+    /// How a rollback ends.
+    /// `snapshot_failure`: why the snapshot of what is discarded did not do.
+    pub(in crate::operations) fn rolled_back(
         mut self,
         finished: &UpgradeFinished,
-        unmet: Option<String>,
+        snapshot_failure: Option<String>,
         cancel_wanted: bool,
     ) -> Ending {
         self.finished(finished);
@@ -131,7 +131,7 @@ impl Report {
             let text = "cancelled on request; everything runs as before".to_owned();
             return ended(State::Cancelled, "cancelled", text, &self);
         }
-        if let Some(problem) = unmet {
+        if let Some(problem) = snapshot_failure {
             return ended(State::Failed, "snapshot-before-failed", problem, &self);
         }
         let code = if finished.error_code.is_empty() { "rollback-failed" } else { &finished.error_code };
@@ -157,8 +157,8 @@ pub(in crate::operations) fn downtime_line(finished: &UpgradeFinished) -> Option
 mod tests {
     use super::*;
 
-    fn ending(finished: UpgradeFinished, unmet: Option<&str>, cancel: bool) -> Ending {
-        Report(UpgradeReport::default()).ending(&finished, unmet.map(str::to_owned), cancel)
+    fn ending(finished: UpgradeFinished, snapshot_failure: Option<&str>, cancel: bool) -> Ending {
+        Report(UpgradeReport::default()).ending(&finished, snapshot_failure.map(str::to_owned), cancel)
     }
 
     #[test]
@@ -182,6 +182,6 @@ mod tests {
         assert_eq!(ending(sent_back, Some("the snapshot was cancelled"), true).state, State::Cancelled);
         let stuck = UpgradeFinished { rolled_back: false, ..back };
         assert_eq!(ending(stuck.clone(), None, false).error, "it is unhealthy");
-        assert_eq!(Report(UpgradeReport::default()).undone(&stuck, None, true).state, State::Failed);
+        assert_eq!(Report(UpgradeReport::default()).rolled_back(&stuck, None, true).state, State::Failed);
     }
 }

@@ -1,4 +1,4 @@
-//! Snapshots that an upgrade rests on: backups of exactly its sources, as
+//! Snapshots that an upgrade depends on: backups of exactly its sources, as
 //! children, and whether such a child will do. A partial snapshot does not.
 
 use holdfast_proto::v1::{Consistency, JobSource, UpgradePlan, UpgradeSource};
@@ -12,13 +12,13 @@ use crate::jobs::state::State;
 /// Roles of children. Kept in rows: they stay.
 pub(in crate::operations) const BEFORE: &str = "before";
 pub(in crate::operations) const AT_STOP: &str = "at-stop";
-/// Of what an undoing will discard, while it is in use: most of the upload.
+/// Of what a rollback will discard, while it is in use: most of the upload.
 pub(in crate::operations) const DISCARDED: &str = "discarded";
 
-/// The same with everything at rest, once for each time it came to rest: an
+/// The same with everything quiesced, once for each time it was quiesced: an
 /// agent that was restarted meanwhile set everything going again, and what was
 /// written then is in no earlier snapshot.
-pub(super) fn discarded_at_rest(until_unix_ms: i64) -> String {
+pub(super) fn discarded_at_stop(until_unix_ms: i64) -> String {
     format!("{DISCARDED}-{until_unix_ms}")
 }
 

@@ -162,13 +162,13 @@ async fn restarted(
 
 #[tokio::test]
 async fn p02_a_restarted_controller_goes_on_with_the_snapshot_before() {
-    let hold = |agent: &FakeAgent| agent.backup_ends(0, BackupEnd::Held);
+    let hold = |agent: &FakeAgent| agent.backup_ends(0, BackupEnd::FencingToken);
     restarted(hold, |agent| agent.backups().len() == 1, FakeAgent::release).await;
 }
 
 #[tokio::test]
 async fn p02_a_restarted_controller_goes_on_with_the_snapshot_at_the_stop() {
-    let hold = |agent: &FakeAgent| agent.backup_ends(1, BackupEnd::Held);
+    let hold = |agent: &FakeAgent| agent.backup_ends(1, BackupEnd::FencingToken);
     restarted(hold, |agent| agent.backups().len() == 2, FakeAgent::release).await;
 }
 
@@ -221,7 +221,7 @@ async fn cancel(jobs: &Jobs, id: &str) {
 #[tokio::test]
 async fn cancelled_before_the_stop_nothing_is_changed_and_the_child_ends_too() {
     let (bench, agent) = bench().await;
-    agent.backup_ends(0, BackupEnd::Held);
+    agent.backup_ends(0, BackupEnd::FencingToken);
     let jobs = bench.jobs();
     let driver = driver(&jobs).await;
     let id = start(&jobs).await;
@@ -234,12 +234,12 @@ async fn cancelled_before_the_stop_nothing_is_changed_and_the_child_ends_too() {
 }
 
 #[tokio::test]
-async fn cancelled_at_the_stop_or_later_it_goes_back_and_is_heard_out() {
+async fn cancelled_at_the_stop_or_later_it_goes_back_and_its_outcome_is_awaited() {
     for state in [UpgradeState::Preparing, UpgradeState::Stopped, UpgradeState::Gating] {
         let (bench, agent) = bench().await;
         agent.hold_at(Some(state));
         if state == UpgradeState::Stopped {
-            agent.backup_ends(1, BackupEnd::Held);
+            agent.backup_ends(1, BackupEnd::FencingToken);
         }
         let jobs = bench.jobs();
         let driver = driver(&jobs).await;

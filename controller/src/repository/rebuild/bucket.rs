@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::DateTime;
 use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
-use holdfast_archive::seam::{FrameLocation, PackEntry};
+use holdfast_archive::pack_io::{FrameLocation, PackEntry};
 use holdfast_archive::snapshot::{Names, SnapshotBody, SnapshotHeader};
 use roaring::RoaringTreemap;
 
@@ -219,7 +219,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use holdfast_archive::ids::{AllocationId, RepositoryId, SnapshotId, SourceId};
-    use holdfast_archive::seam::FrameKind;
+    use holdfast_archive::pack_io::FrameKind;
 
     use super::*;
 

@@ -133,7 +133,7 @@ impl Repository {
         }
     }
 
-    /// A head that cannot be read is made anew from what snapshots say.
+    /// A head that cannot be read is recreated from what snapshots say.
     async fn head_for_reconciliation(&self, bucket: &mut Bucket) -> Result<Head, RepositoryError> {
         match self.read_head(true).await? {
             HeadRead::Head(head) => Ok(head),

@@ -11,8 +11,8 @@ use futures_util::StreamExt as _;
 use holdfast_archive::frame::decode;
 use holdfast_archive::ids::{FrameId, PackId};
 use holdfast_archive::keys::{ObjectKey, Prefix};
+use holdfast_archive::pack_io::{FrameLocation, PackEntry};
 use holdfast_archive::salvage::walk_frames;
-use holdfast_archive::seam::{FrameLocation, PackEntry};
 use holdfast_archive::state::{IndexedPack, decode_index};
 
 use super::bucket::{Bucket, Found};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
 use holdfast_archive::keys::ObjectKey;
-use holdfast_archive::seam::PackEntry;
+use holdfast_archive::pack_io::PackEntry;
 use holdfast_archive::snapshot::{encode_body, encode_object};
 use roaring::RoaringTreemap;
 

@@ -1,6 +1,6 @@
 //! What a lease is still good for when that for which it was granted is over.
 
-use holdfast_archive::seam::FrameLocation;
+use holdfast_archive::pack_io::FrameLocation;
 use holdfast_proto::v1;
 use tonic::{Code, Status};
 

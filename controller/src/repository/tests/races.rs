@@ -2,7 +2,7 @@
 //! catalogue. `exploration` goes through all of them at once, but over a
 //! model of both.
 
-use holdfast_archive::seam::FrameLocation;
+use holdfast_archive::pack_io::FrameLocation;
 use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, Verb};
 use holdfast_proto::v1::PruneReport;
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use holdfast_archive::keys::RecoveryFile;
+use holdfast_archive::pack_io::FrameLocation;
 use holdfast_archive::repository::text;
-use holdfast_archive::seam::FrameLocation;
 use holdfast_archive::state::IndexedPack;
 use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, StoreErrorKind, Verb};
 use holdfast_archive::verify::ProblemKind;

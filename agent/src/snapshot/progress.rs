@@ -20,36 +20,36 @@ const TICK: Duration = Duration::from_millis(300);
 
 /// All sources of one job.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct ProgressTracker {
     job: JobId,
     feed: Arc<Feed<v1::SnapshotEvent>>,
-    rows: Mutex<Vec<Arc<Row>>>,
+    rows: Mutex<Vec<Arc<SourceProgress>>>,
 }
 
 /// One source.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct SourceProgress {
     source: String,
     expected_bytes: u64,
     phase: AtomicI32,
-    state: Mutex<RowState>,
+    state: Mutex<SourceState>,
 }
 
 #[derive(Debug, Default)]
-struct RowState {
+struct SourceState {
     /// What earlier passes read and sent.
     carried: Stats,
     progress: Option<Arc<CaptureProgress>>,
     finished: bool,
 }
 
-impl Board {
+impl ProgressTracker {
     pub(super) fn new(job: JobId, feed: Arc<Feed<v1::SnapshotEvent>>) -> Self {
         Self { job, feed, rows: Mutex::default() }
     }
 
-    pub(super) fn add(&self, source: String, expected_bytes: u64) -> Arc<Row> {
-        let row = Arc::new(Row {
+    pub(super) fn add(&self, source: String, expected_bytes: u64) -> Arc<SourceProgress> {
+        let row = Arc::new(SourceProgress {
             source,
             expected_bytes,
             phase: AtomicI32::new(v1::SourcePhase::Queued.into()),
@@ -61,13 +61,13 @@ impl Board {
 
     /// Tells until the handle is dropped.
     pub(super) fn start(self: &Arc<Self>) -> AbortOnDropHandle<()> {
-        let board = self.clone();
+        let progress = self.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                board.tell();
+                progress.tell();
             }
         }))
     }
@@ -92,7 +92,7 @@ impl Board {
     }
 }
 
-impl Row {
+impl SourceProgress {
     pub(super) fn set_phase(&self, phase: v1::SourcePhase) {
         self.phase.store(phase.into(), Ordering::Relaxed);
     }
@@ -125,7 +125,7 @@ impl Row {
         self.lock().finished = true;
     }
 
-    fn lock(&self) -> MutexGuard<'_, RowState> {
+    fn lock(&self) -> MutexGuard<'_, SourceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn passes_add_up_what_moved_and_not_what_is_there() {
-        let board = Board::new(JobId::generate(), Arc::new(Feed::new()));
-        let row = board.add("s".to_owned(), 0);
+        let progress = ProgressTracker::new(JobId::generate(), Arc::new(Feed::new()));
+        let row = progress.add("s".to_owned(), 0);
         row.lock().carried = Stats { read_bytes: 10, new_bytes: 4, stored_bytes: 2, ..Stats::default() };
         let last = Stats { entries: 3, read_bytes: 1, changed_files: 1, ..Stats::default() };
         let expected = Stats { read_bytes: 11, new_bytes: 4, stored_bytes: 2, ..last };

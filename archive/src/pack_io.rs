@@ -47,7 +47,7 @@ pub struct SealedPack {
 /// A failure of the other side of a seam. Retries have been made already.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct SeamError {
+pub struct PackIoError {
     /// Stable word: "auth", "unreachable", "lease-lost", "not-found", "cancelled", ...
     pub code: &'static str,
     /// A sentence for people, cause included.
@@ -56,7 +56,7 @@ pub struct SeamError {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-impl SeamError {
+impl PackIoError {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), source: None }
     }
@@ -65,27 +65,27 @@ impl SeamError {
 /// Takes frames.
 pub trait PackSink: Send + Sync {
     /// Which of these need not be sent. At most 4096 at a time.
-    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, SeamError>;
+    fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, PackIoError>;
 
     /// Returns once the pack is stored and its frames may be referred to.
     /// Called from several threads at once, as many as uploads may run.
-    fn put_pack(&self, pack: SealedPack) -> Result<(), SeamError>;
+    fn put_pack(&self, pack: SealedPack) -> Result<(), PackIoError>;
 }
 
 /// Gives frames.
 pub trait PackSource: Send + Sync {
     /// Where each of these lies; `None` where it is not there. At most 4096
     /// at a time.
-    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, SeamError>;
+    fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError>;
 
     /// Where else this frame lies than in these packs, which did not give it.
     /// A source that knows one place a frame need not have this.
-    fn elsewhere(&self, _frame: &FrameId, _not_in: &[PackId]) -> Result<Option<FrameLocation>, SeamError> {
+    fn elsewhere(&self, _frame: &FrameId, _not_in: &[PackId]) -> Result<Option<FrameLocation>, PackIoError> {
         Ok(None)
     }
 
     /// Exactly the bytes of that range of the pack.
-    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, SeamError>;
+    fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError>;
 
     /// Told of a frame that is gone or damaged where [`Self::locate`] said it
     /// lies, so that whoever keeps the books can have it sent again. May be

@@ -20,26 +20,26 @@ pub struct Live {
 }
 
 #[derive(Debug)]
-struct Card {
+struct Entry {
     live: Live,
     version: watch::Sender<u64>,
 }
 
-impl Default for Card {
+impl Default for Entry {
     fn default() -> Self {
         Self { live: Live::default(), version: watch::channel(0).0 }
     }
 }
 
-/// One card a job that is running or watched.
+/// One entry a job that is running or watched.
 #[derive(Debug, Default)]
-pub struct Board {
-    cards: Mutex<HashMap<JobId, Card>>,
+pub struct ProgressTracker {
+    entries: Mutex<HashMap<JobId, Entry>>,
 }
 
-impl Board {
+impl ProgressTracker {
     pub fn live(&self, job: JobId) -> Live {
-        self.lock().get(&job).map(|card| card.live.clone()).unwrap_or_default()
+        self.lock().get(&job).map(|entry| entry.live.clone()).unwrap_or_default()
     }
 
     pub fn source_progress(&self, job: JobId, progress: SourceProgress) {
@@ -54,8 +54,8 @@ impl Board {
 
     /// Wakes the watchers of a job: its rows changed.
     pub fn wake(&self, job: JobId) {
-        if let Some(card) = self.lock().get(&job) {
-            card.version.send_modify(|version| *version += 1);
+        if let Some(entry) = self.lock().get(&job) {
+            entry.version.send_modify(|version| *version += 1);
         }
     }
 
@@ -71,9 +71,9 @@ impl Board {
 
     /// A watcher of an ended job leaves nothing behind.
     pub fn remove_if_unwatched(&self, job: JobId) {
-        let mut cards = self.lock();
-        if cards.get(&job).is_some_and(|card| card.version.receiver_count() <= 1) {
-            cards.remove(&job);
+        let mut entries = self.lock();
+        if entries.get(&job).is_some_and(|entry| entry.version.receiver_count() <= 1) {
+            entries.remove(&job);
         }
     }
 
@@ -83,15 +83,15 @@ impl Board {
     }
 
     fn change(&self, job: JobId, change: impl FnOnce(&mut Live)) {
-        let mut cards = self.lock();
-        let card = cards.entry(job).or_default();
-        change(&mut card.live);
-        card.version.send_modify(|version| *version += 1);
+        let mut entries = self.lock();
+        let entry = entries.entry(job).or_default();
+        change(&mut entry.live);
+        entry.version.send_modify(|version| *version += 1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Card>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Entry>> {
         // Plain maps: a panic under the lock leaves them whole.
-        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -101,15 +101,15 @@ mod tests {
 
     #[tokio::test]
     async fn watchers_wake_on_progress_and_at_the_end() {
-        let (board, job) = (Board::default(), JobId::generate());
-        let mut watcher = board.subscribe(job);
-        board.source_progress(job, SourceProgress { source_id: "a".into(), ..Default::default() });
+        let (progress, job) = (ProgressTracker::default(), JobId::generate());
+        let mut watcher = progress.subscribe(job);
+        progress.source_progress(job, SourceProgress { source_id: "a".into(), ..Default::default() });
         watcher.changed().await.expect("woken");
-        assert_eq!(board.live(job).sources.len(), 1);
-        board.clear(job);
-        assert!(board.live(job).sources.is_empty());
+        assert_eq!(progress.live(job).sources.len(), 1);
+        progress.clear(job);
+        assert!(progress.live(job).sources.is_empty());
         watcher.changed().await.expect("woken");
-        board.remove(job);
+        progress.remove(job);
         assert!(watcher.changed().await.is_err());
     }
 }

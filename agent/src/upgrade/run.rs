@@ -20,7 +20,7 @@ const TOLD_AFTER: u32 = 5;
 pub(super) type UpgradeJob = Job<v1::UpgradeEvent>;
 
 /// An upgrade in the hands of whoever drives it.
-pub(super) struct Driven<'a> {
+pub(super) struct UpgradeRun<'a> {
     pub(super) context: &'a Context,
     pub(super) record: Record,
     pub(super) job: Option<&'a UpgradeJob>,
@@ -32,12 +32,12 @@ pub(super) struct Driven<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ending {
     Commit,
-    Back,
-    /// Of an undoing that did not begin: everything runs again.
-    Wake,
+    RollBack,
+    /// Of a rollback that did not begin: everything runs again.
+    Resume,
 }
 
-impl Driven<'_> {
+impl UpgradeRun<'_> {
     /// On disk, and in what is listed, when it returns.
     pub(super) async fn save(&mut self) -> Result<(), Failure> {
         let (store, record) = (self.context.store.clone(), self.record.clone());
@@ -80,8 +80,8 @@ impl Driven<'_> {
         loop {
             let tried = match ending {
                 Ending::Commit => self.finish_commit().await,
-                Ending::Back => self.back().await,
-                Ending::Wake => self.wake().await,
+                Ending::RollBack => self.roll_back().await,
+                Ending::Resume => self.resume().await,
             };
             let Err(failure) = tried else { return };
             attempts += 1;
@@ -108,8 +108,8 @@ impl Driven<'_> {
         if self.record.state() == State::Committing {
             return self.until_done(Ending::Commit, within).await;
         }
-        if self.record.state() == State::Resting {
-            return self.until_done(Ending::Wake, within).await;
+        if self.record.state() == State::AwaitingRollbackSnapshot {
+            return self.until_done(Ending::Resume, within).await;
         }
         let failure = if self.record.error_code.is_empty() {
             Failure::new("interrupted", "the agent was cut off in the middle of the upgrade")
@@ -117,9 +117,9 @@ impl Driven<'_> {
             Failure::new(self.record.error_code.clone(), self.record.error.clone())
         };
         if self.record.state() != State::RollingBack {
-            self.begin_back(&failure).await;
+            self.begin_rollback(&failure).await;
         }
-        self.until_done(Ending::Back, within).await;
+        self.until_done(Ending::RollBack, within).await;
     }
 
     /// Committing only goes forward, here as after a crash.
@@ -127,13 +127,13 @@ impl Driven<'_> {
         if self.record.state() == State::Committing {
             self.until_done(Ending::Commit, None).await;
         } else {
-            self.go_back(failure).await;
+            self.end_rolled_back(failure).await;
         }
     }
 
-    pub(super) async fn go_back(&mut self, failure: &Failure) {
-        self.begin_back(failure).await;
-        self.until_done(Ending::Back, None).await;
+    pub(super) async fn end_rolled_back(&mut self, failure: &Failure) {
+        self.begin_rollback(failure).await;
+        self.until_done(Ending::RollBack, None).await;
     }
 }
 

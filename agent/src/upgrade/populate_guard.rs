@@ -14,7 +14,7 @@ use std::path::Path;
 const PLACEHOLDER: &str = ".holdfast-not-empty";
 
 /// Puts the placeholder into a directory that has nothing in it.
-pub(super) fn occupy(directory: &Path) -> io::Result<()> {
+pub(super) fn place(directory: &Path) -> io::Result<()> {
     if fs::read_dir(directory)?.next().is_none() {
         fs::File::create_new(directory.join(PLACEHOLDER))?;
     }
@@ -24,7 +24,7 @@ pub(super) fn occupy(directory: &Path) -> io::Result<()> {
 /// Takes the placeholder away, if it is there. That is looked at first: on a
 /// filesystem that has become read-only a removal fails also where there is
 /// nothing to remove.
-pub(super) fn vacate(directory: &Path) -> io::Result<()> {
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
     let placeholder = directory.join(PLACEHOLDER);
     let removed = fs::symlink_metadata(&placeholder).and_then(|_| fs::remove_file(&placeholder));
     match removed {
@@ -38,14 +38,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_empty_directory_is_occupied_and_vacating_twice_is_fine() {
+    fn only_an_empty_directory_gets_a_guard_and_removing_it_twice_is_fine() {
         let dir = tempfile::tempdir().unwrap();
-        occupy(dir.path()).unwrap();
+        place(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        vacate(dir.path()).unwrap();
-        vacate(dir.path()).unwrap();
+        remove(dir.path()).unwrap();
+        remove(dir.path()).unwrap();
         fs::write(dir.path().join("own"), "x").unwrap();
-        occupy(dir.path()).unwrap();
+        place(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Brings one container to rest.
+//! Quiesce one container.
 //!
 //! 1. Inspect it: minutes may lie between the plan and its turn, and a restart
 //!    policy may have started it anew. One that does not run any more is left
@@ -22,11 +22,11 @@ use futures_util::{StreamExt as _, stream};
 use crate::cancel::Cancel;
 use crate::engine::{Container, ContainerState, EngineError, EngineErrorKind};
 use crate::failpoint::failpoint;
-use crate::journal::{ContainerDebt, Debt};
+use crate::journal::{CleanupAction, QuiescedContainer};
 use crate::resume::{Act, Outcome, blocking};
 use crate::upgrade::record::now_unix_ms;
 
-use super::{AT_ONCE, Held, QuiesceError, Request, Rest, Shared};
+use super::{AT_ONCE, Held, QuiesceError, QuiesceMode, Request, Shared};
 
 /// The longest an Engine is told to wait before it kills what it stops.
 const LONGEST_STOP: Duration = Duration::from_secs(300);
@@ -36,7 +36,7 @@ impl Shared {
     /// time; each is in the journal before it is touched. Once one fails no
     /// other is begun, and those under way are waited for: what is written down
     /// is in `held` when this returns.
-    pub(super) async fn all_to_rest(
+    pub(super) async fn quiesce_all(
         self: &Arc<Self>,
         planned: &[Container],
         request: &Request,
@@ -49,7 +49,7 @@ impl Shared {
                 if failed.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let outcome = self.bring_to_rest(container, request, cancel).await;
+                let outcome = self.quiesce_one(container, request, cancel).await;
                 failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
                 outcome
             }));
@@ -58,9 +58,9 @@ impl Shared {
         outcomes.into_iter().collect()
     }
 
-    /// Returns once the container is at rest, or does not run for reasons of
+    /// Returns once the container is quiesced, or does not run for reasons of
     /// its own. After an error it is in `held` if it was touched.
-    pub(super) async fn bring_to_rest(
+    pub(super) async fn quiesce_one(
         self: &Arc<Self>,
         planned: &Container,
         request: &Request,
@@ -73,7 +73,7 @@ impl Shared {
             Ok(container) => container,
             // It has ended since and was removed, as with `--rm`: it writes nothing.
             Err(error) if error.is_not_found() => return Ok(()),
-            Err(error) => return Err(refused(planned, request.rest, &error)),
+            Err(error) => return Err(refused(planned, request.mode, &error)),
         };
         if !may_run(container.state) {
             return Ok(());
@@ -82,11 +82,11 @@ impl Shared {
         let held = self.write_down(container, request, stop_limit).await?;
         failpoint("agent.quiesce.before-act");
         let name = held.container.name.clone();
-        let acting = tokio::spawn(self.clone().act(held, request.rest, stop_limit));
+        let acting = tokio::spawn(self.clone().act(held, request.mode, stop_limit));
         tokio::select! {
             acted = acting => acted.unwrap_or_else(|error| Err(QuiesceError::Refused {
                 name,
-                how: request.rest.word(),
+                how: request.mode.as_str(),
                 cause: error.to_string(),
             })),
             () = cancel.cancelled() => Err(QuiesceError::Cancelled),
@@ -99,7 +99,7 @@ impl Shared {
         request: &Request,
         stop_limit: Duration,
     ) -> Result<Held, QuiesceError> {
-        let entry = ContainerDebt {
+        let entry = QuiescedContainer {
             job: request.job,
             container: container.id.clone(),
             name: container.name.clone(),
@@ -108,26 +108,31 @@ impl Shared {
             written_unix_ms: now_unix_ms(),
             confirmed: false,
         };
-        let debt = match request.rest {
-            Rest::Pause => Debt::Unpause(entry),
-            Rest::Stop => Debt::Start(entry),
+        let action = match request.mode {
+            QuiesceMode::Pause => CleanupAction::Unpause(entry),
+            QuiesceMode::Stop => CleanupAction::Start(entry),
         };
-        let (payer, written) = (self.payer.clone(), debt.clone());
-        let id = blocking(move || payer.journal().owe(written)).await?;
-        let held = Held { id, debt, container, act: Act::begin(), since: tokio::time::Instant::now() };
+        let (recovery, written) = (self.recovery.clone(), action.clone());
+        let id = blocking(move || recovery.journal().record(written)).await?;
+        let held = Held { id, action, container, act: Act::begin(), since: tokio::time::Instant::now() };
         self.held().push(held.clone());
         Ok(held)
     }
 
-    async fn act(self: Arc<Self>, held: Held, rest: Rest, stop_limit: Duration) -> Result<(), QuiesceError> {
+    async fn act(
+        self: Arc<Self>,
+        held: Held,
+        mode: QuiesceMode,
+        stop_limit: Duration,
+    ) -> Result<(), QuiesceError> {
         let container = &held.container;
-        let answer = match rest {
-            Rest::Pause => self.engine.pause_container(&container.id).await,
-            Rest::Stop => self.engine.stop_container(container, Some(stop_limit)).await,
+        let answer = match mode {
+            QuiesceMode::Pause => self.engine.pause_container(&container.id).await,
+            QuiesceMode::Stop => self.engine.stop_container(container, Some(stop_limit)).await,
         };
         match &answer {
             Ok(()) => held.act.answered(Outcome::Confirmed),
-            Err(error) if is_refusal(rest, error) => held.act.answered(Outcome::Over),
+            Err(error) if is_refusal(mode, error) => held.act.answered(Outcome::Over),
             // The Engine may still be at it.
             Err(_) => {}
         }
@@ -135,46 +140,46 @@ impl Shared {
             Ok(()) => {}
             // Removed between the look and the act.
             Err(error) if error.is_not_found() => return Ok(()),
-            Err(error) => return Err(refused(container, rest, &error)),
+            Err(error) => return Err(refused(container, mode, &error)),
         }
-        failpoint(match rest {
-            Rest::Pause => "agent.quiesce.after-pause",
-            Rest::Stop => "agent.quiesce.after-stop",
+        failpoint(match mode {
+            QuiesceMode::Pause => "agent.quiesce.after-pause",
+            QuiesceMode::Stop => "agent.quiesce.after-stop",
         });
-        self.look_after(held, rest).await
+        self.look_after(held, mode).await
     }
 
-    async fn look_after(&self, held: Held, rest: Rest) -> Result<(), QuiesceError> {
-        let Held { id, debt, container, .. } = held;
+    async fn look_after(&self, held: Held, mode: QuiesceMode) -> Result<(), QuiesceError> {
+        let Held { id, action, container, .. } = held;
         let seen = match self.engine.inspect_container(&container.id).await {
             Ok(seen) => seen,
             // Whoever removed it did not wait for us.
             Err(error) if error.is_not_found() => return Ok(()),
-            Err(error) => return Err(refused(&container, rest, &error)),
+            Err(error) => return Err(refused(&container, mode, &error)),
         };
-        let debt = confirmed(debt, &seen.started_at);
+        let action = confirmed(action, &seen.started_at);
         if let Some(held) = self.held().iter_mut().find(|held| held.id == id) {
-            held.debt = debt.clone();
+            held.action = action.clone();
             held.container.started_at = seen.started_at;
         }
         // Without it the next agent still knows what was seen before the act.
-        if let Err(error) = self.payer.amend(id, debt).await {
-            tracing::warn!(%error, container.name, "the journal does not say that a container is at rest");
+        if let Err(error) = self.recovery.amend(id, action).await {
+            tracing::warn!(%error, container.name, "the journal does not say that a container is quiesced");
         }
         Ok(())
     }
 }
 
-fn confirmed(mut debt: Debt, seen_started_at: &str) -> Debt {
-    if let Debt::Start(entry) | Debt::Unpause(entry) = &mut debt {
+fn confirmed(mut action: CleanupAction, seen_started_at: &str) -> CleanupAction {
+    if let CleanupAction::Start(entry) | CleanupAction::Unpause(entry) = &mut action {
         entry.started_at = seen_started_at.to_owned();
         entry.confirmed = true;
     }
-    debt
+    action
 }
 
-fn refused(container: &Container, rest: Rest, error: &EngineError) -> QuiesceError {
-    QuiesceError::Refused { name: container.name.clone(), how: rest.word(), cause: error.to_string() }
+fn refused(container: &Container, mode: QuiesceMode, error: &EngineError) -> QuiesceError {
+    QuiesceError::Refused { name: container.name.clone(), how: mode.as_str(), cause: error.to_string() }
 }
 
 /// Whether its processes may write now or without anybody's doing.
@@ -184,14 +189,14 @@ fn may_run(state: ContainerState) -> bool {
 
 /// Whether an error says that the Engine does not go on with it. A stop that
 /// failed may have sent its signal.
-fn is_refusal(rest: Rest, error: &EngineError) -> bool {
+fn is_refusal(mode: QuiesceMode, error: &EngineError) -> bool {
     match error.kind() {
         EngineErrorKind::NotFound
         | EngineErrorKind::Conflict
         | EngineErrorKind::Invalid
         | EngineErrorKind::Permission
         | EngineErrorKind::Unsupported => true,
-        EngineErrorKind::Failed => rest == Rest::Pause,
+        EngineErrorKind::Failed => mode == QuiesceMode::Pause,
         EngineErrorKind::Unreachable | EngineErrorKind::Timeout => false,
     }
 }

@@ -18,7 +18,7 @@ use crate::spec::no_restart;
 
 use super::forward::since;
 use super::record::Member;
-use super::{Driven, Failure, emptiness};
+use super::{Failure, UpgradeRun, populate_guard};
 
 /// How long the old container's health is waited for; it stays in any case.
 const HEALTH_LIMIT: Duration = Duration::from_secs(60);
@@ -27,16 +27,16 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 /// may be free a minute later. With the pauses between, some three minutes.
 const TRIES: u32 = 10;
 
-impl Driven<'_> {
+impl UpgradeRun<'_> {
     /// Written down before the first act: a crash from here on goes back too.
-    pub(super) async fn begin_back(&mut self, failure: &Failure) {
-        if let Err(error) = self.note_back(failure).await {
+    pub(super) async fn begin_rollback(&mut self, failure: &Failure) {
+        if let Err(error) = self.note_rollback(failure).await {
             // The state before it is on disk, and leads back as well.
             tracing::error!(job.id = %self.record.job, error = %error, "that an upgrade goes back could not be written down");
         }
     }
 
-    pub(super) async fn note_back(&mut self, failure: &Failure) -> Result<(), Failure> {
+    pub(super) async fn note_rollback(&mut self, failure: &Failure) -> Result<(), Failure> {
         self.record.error_code = failure.code.clone();
         self.record.error = failure.message.clone();
         self.step(State::RollingBack, format!("going back: {}", failure.message)).await?;
@@ -46,15 +46,15 @@ impl Driven<'_> {
 
     /// Idempotent: entered again after a crash, or an Engine that went away.
     /// What fails for one container does not keep the others stopped.
-    pub(super) async fn back(&mut self) -> Result<(), Failure> {
+    pub(super) async fn roll_back(&mut self) -> Result<(), Failure> {
         // A placeholder that cannot be taken away, from a filesystem that has
         // become read-only, keeps nothing stopped: the data beside it is in place.
-        let vacated = self.placeholders(emptiness::vacate).await;
+        let removed = self.placeholders(populate_guard::remove).await;
         if !self.record.data_is_back {
             self.bring_data_back().await?;
         }
         let mut problems = Problems::default();
-        problems.note(&self.record.target().name, vacated);
+        problems.note(&self.record.target().name, removed);
         let mut gone = Vec::with_capacity(self.record.members.len());
         for index in 0..self.record.members.len() {
             gone.push(self.remove_new(index).await);
@@ -102,7 +102,7 @@ impl Driven<'_> {
     async fn bring_data_back(&mut self) -> Result<(), Failure> {
         let exchange = self.record.put_back || self.record.was_started();
         if exchange {
-            self.take_strangers_in().await?;
+            self.add_external_writers().await?;
         }
         for member in self.record.members.clone() {
             self.end_new(&member, exchange).await?;
@@ -115,28 +115,28 @@ impl Driven<'_> {
         self.save().await
     }
 
-    /// Whoever else came to use the data rests meanwhile, as a member does: it
+    /// Whoever else came to use the data is stopped meanwhile, as a member is: it
     /// would go on writing to what is thrown away.
-    async fn take_strangers_in(&mut self) -> Result<(), Failure> {
-        for stranger in self.external_writers().await? {
-            let inspected = self.context.engine.inspect_container_json(&stranger.id).await?;
+    async fn add_external_writers(&mut self) -> Result<(), Failure> {
+        for writer in self.external_writers().await? {
+            let inspected = self.context.engine.inspect_container_json(&writer.id).await?;
             let removed =
-                if stranger.auto_remove { ", and the Engine removes it, as it was told to" } else { "" };
+                if writer.auto_remove { ", and the Engine removes it, as it was told to" } else { "" };
             let text =
-                format!("`{}` uses the data that goes back: it rests meanwhile{removed}", stranger.name);
+                format!("`{}` uses the data that goes back: it is quiesced meanwhile{removed}", writer.name);
             let member = Member {
-                id: stranger.id.clone(),
-                name: stranger.name.clone(),
+                id: writer.id.clone(),
+                name: writer.name.clone(),
                 was_running: true,
                 restart_policy: inspected["HostConfig"]["RestartPolicy"].clone(),
                 touched: true,
-                remake: None,
+                recreation: None,
                 former_ids: Vec::new(),
             };
             self.record.members.insert(0, member);
-            // What is owed is on disk before it is done.
+            // What has to be undone is on disk before it is done.
             self.note(text).await?;
-            self.set_policy(&stranger.id, &no_restart()).await?;
+            self.set_policy(&writer.id, &no_restart()).await?;
         }
         Ok(())
     }
@@ -212,7 +212,7 @@ impl Driven<'_> {
     /// alone, which were written down when it was made.
     async fn remove_new(&mut self, index: usize) -> Result<(), Failure> {
         let member = self.record.members[index].clone();
-        if member.remake.is_none() {
+        if member.recreation.is_none() {
             return Ok(());
         }
         if let Some(new) = self.new_of(&member).await? {
@@ -220,13 +220,13 @@ impl Driven<'_> {
             self.context.engine.remove_container(&new.id).await?;
         }
         let engine = &self.context.engine;
-        let Some(remake) = &self.record.members[index].remake else { return Ok(()) };
+        let Some(recreation) = &self.record.members[index].recreation else { return Ok(()) };
         // After a commit they may hold what was written for days, and no
         // snapshot of the sources has it: they stay, and are said.
         if self.record.put_back {
             return Ok(());
         }
-        for volume in &remake.own_volumes {
+        for volume in &recreation.own_volumes {
             let Ok(name) = volume.parse::<VolumeName>() else { continue };
             if self.record.sources.iter().any(|source| source.name == *volume)
                 || !engine.volume_users(&name).await?.is_empty()
@@ -245,8 +245,8 @@ impl Driven<'_> {
         if !self.record.put_back {
             return Ok(());
         }
-        let remakes = self.record.members.iter().filter_map(|member| member.remake.as_ref());
-        let kept: Vec<String> = remakes.flat_map(|remake| remake.own_volumes.clone()).collect();
+        let recreations = self.record.members.iter().filter_map(|member| member.recreation.as_ref());
+        let kept: Vec<String> = recreations.flat_map(|recreation| recreation.own_volumes.clone()).collect();
         if kept.is_empty() {
             return Ok(());
         }
@@ -256,7 +256,7 @@ impl Driven<'_> {
 
     /// A container that appeared under its temporary name after the upgrade
     /// had ended, with the volumes made for it alone.
-    pub(super) async fn remove_latecomers(&mut self) -> Result<(), Failure> {
+    pub(super) async fn remove_orphans(&mut self) -> Result<(), Failure> {
         for index in 0..self.record.members.len() {
             let member = self.record.members[index].clone();
             if !member.is_creation_unanswered() {
@@ -281,8 +281,8 @@ impl Driven<'_> {
             return Ok(());
         }
         let own = self.volumes_of_its_own(index, &new.id).await?;
-        if let Some(remake) = self.record.members[index].remake.as_mut() {
-            remake.own_volumes = own;
+        if let Some(recreation) = self.record.members[index].recreation.as_mut() {
+            recreation.own_volumes = own;
         }
         self.save().await
     }
@@ -339,7 +339,7 @@ impl Driven<'_> {
         self.record.is_finishing = true;
         self.save().await?;
         for member in self.record.members.clone() {
-            if member.remake.is_some() {
+            if member.recreation.is_some() {
                 self.context.engine.remove_container(&member.id).await?;
             }
         }
@@ -361,8 +361,8 @@ impl Driven<'_> {
 
     /// The new container of a member, also one that was made and not yet noted.
     async fn new_of(&self, member: &Member) -> Result<Option<Container>, Failure> {
-        let Some(remake) = &member.remake else { return Ok(None) };
-        let name = if remake.new_id.is_empty() { &remake.temporary_name } else { &remake.new_id };
+        let Some(recreation) = &member.recreation else { return Ok(None) };
+        let name = if recreation.new_id.is_empty() { &recreation.temporary_name } else { &recreation.new_id };
         Ok(look(self, name).await?.filter(|found| found.id != member.id))
     }
 }
@@ -385,8 +385,8 @@ impl Problems {
     }
 }
 
-pub(super) async fn look(driven: &Driven<'_>, id: &str) -> Result<Option<Container>, EngineError> {
-    match driven.context.engine.inspect_container(id).await {
+pub(super) async fn look(run: &UpgradeRun<'_>, id: &str) -> Result<Option<Container>, EngineError> {
+    match run.context.engine.inspect_container(id).await {
         Ok(container) => Ok(Some(container)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),

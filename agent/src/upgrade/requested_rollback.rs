@@ -1,13 +1,13 @@
-//! A committed upgrade undone on request.
+//! A committed upgrade rolled back on request.
 //!
 //! What was written since the upgrade is discarded, and whoever asks may want a
 //! snapshot of it. Taken before the stop it would miss what is written until
-//! then. So everything rests first, and the data goes back only when the caller
+//! then. So everything is quiesced first, and the data goes back only when the caller
 //! says that it has its snapshot; if it does not, everything runs again and the
 //! upgrade stays.
 //!
-//! That things rest for this is a state of its own, on disk before the first of
-//! them is told to stop, with what is to be set going again: whoever finds it
+//! That containers are stopped for this is a state of its own, on disk before the
+//! first of them is told to stop, with what is to be started again: whoever finds it
 //! after a crash does so.
 
 use std::time::Duration;
@@ -19,93 +19,94 @@ use tokio::sync::Notify;
 use crate::failpoint::failpoint;
 use crate::spec::no_restart;
 
-use super::back::Problems;
 use super::context::Context;
-use super::driven::{Driven, Ending, UpgradeJob, failed};
 use super::forward::{cancelled, since};
 use super::guards::{counted, writable_layer};
-use super::handover::{Custody, Own};
-use super::record::{Record, Rest, Resting, Source, now_unix_ms};
+use super::handover::{Own, UpgradeOwner};
+use super::record::{QuiescedForRollback, QuiescedMember, Record, Source, now_unix_ms};
+use super::rollback::Problems;
+use super::run::{Ending, UpgradeJob, UpgradeRun, failed};
 use super::{ASKED, Failure};
 
-/// What the caller of an undoing wants.
+/// How a rollback is to go.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
-    /// It takes a snapshot while everything rests.
+pub(super) struct RollbackOptions {
+    /// It takes a snapshot while everything is quiesced.
     pub(super) wait: bool,
 }
 
 impl Context {
     /// None: a helper, or the agent that comes, knows the end.
-    pub(super) async fn undo(
+    pub(super) async fn roll_back(
         &self,
         record: Record,
         job: &UpgradeJob,
-        wish: Wish,
+        options: RollbackOptions,
     ) -> Option<v1::UpgradeFinished> {
         if record.state() == State::RollingBack {
             return self.repeat(record.job, job).await;
         }
-        let _turn = self.turn.clone().lock_owned().await;
-        // One that rests was left so by an agent that is gone.
-        let undoable = |record: &Record| {
-            matches!(record.state(), State::Committed | State::Resting) && !record.is_finishing
+        let _lock = self.quiesce_lock.clone().lock_owned().await;
+        // One that is stopped for this was left so by an agent that is gone.
+        let can_roll_back = |record: &Record| {
+            matches!(record.state(), State::Committed | State::AwaitingRollbackSnapshot)
+                && !record.is_finishing
         };
-        let (hold, record) = match self.take_fresh(record.job, undoable) {
+        let (hold, record) = match self.take_fresh(record.job, can_roll_back) {
             Ok(taken) => taken,
             Err(failure) => return Some(failed(&failure)),
         };
-        let mut driven = Driven { context: self, record, job: Some(job), tries: 0 };
-        if driven.record.state() == State::Resting {
-            driven.until_done(Ending::Wake, None).await;
+        let mut run = UpgradeRun { context: self, record, job: Some(job), tries: 0 };
+        if run.record.state() == State::AwaitingRollbackSnapshot {
+            run.until_done(Ending::Resume, None).await;
         }
-        if let Err(failure) = driven.may_undo().await {
+        if let Err(failure) = run.check_rollback().await {
             return Some(failed(&failure));
         }
         let asked = Failure::new(ASKED, "rolled back on request");
         // Its downtime is this one's, not the upgrade's.
-        driven.record.stopped_unix_ms = now_unix_ms();
+        run.record.stopped_unix_ms = now_unix_ms();
         // Whoever started the new container, the data goes back.
-        driven.record.put_back = true;
-        if let Some(own) = self.own.as_ref().filter(|own| own.is_one_of(&driven.record)) {
-            return hand_back(&mut driven, own, &asked).await;
+        run.record.put_back = true;
+        if let Some(own) = self.own.as_ref().filter(|own| own.is_one_of(&run.record)) {
+            return hand_back(&mut run, own, &asked).await;
         }
-        if wish.wait
-            && !driven.record.sources.is_empty()
-            && let Err(failure) = driven.rest_and_wait(job, &hold.bell).await
+        if options.wait
+            && !run.record.sources.is_empty()
+            && let Err(failure) = run.quiesce_and_wait(job, &hold.proceed).await
         {
-            return Some(driven.awake_after(&failure).await);
+            return Some(run.resumed_after(&failure).await);
         }
         // Not written down it would not be gone on with after a crash: the state
         // on disk would still lead to running containers on the new data.
-        let rest = driven.record.rest.take();
-        if let Err(failure) = driven.note_back(&asked).await {
-            driven.record.rest = rest;
-            return Some(driven.awake_after(&failure).await);
+        let quiesced = run.record.quiesced.take();
+        if let Err(failure) = run.note_rollback(&asked).await {
+            run.record.quiesced = quiesced;
+            return Some(run.resumed_after(&failure).await);
         }
-        driven.until_done(Ending::Back, None).await;
-        Some(driven.finished())
+        run.until_done(Ending::RollBack, None).await;
+        Some(run.finished())
     }
 }
 
-async fn hand_back(driven: &mut Driven<'_>, own: &Own, asked: &Failure) -> Option<v1::UpgradeFinished> {
-    match driven.hand_back(own, asked).await {
-        Ok(Custody::Helper) => None,
-        Ok(_) => Some(driven.finished()),
+async fn hand_back(run: &mut UpgradeRun<'_>, own: &Own, asked: &Failure) -> Option<v1::UpgradeFinished> {
+    match run.hand_back(own, asked).await {
+        Ok(UpgradeOwner::Helper) => None,
+        Ok(_) => Some(run.finished()),
         Err(failure) => Some(failed(&failure)),
     }
 }
 
-impl Driven<'_> {
+impl UpgradeRun<'_> {
     /// Whether a committed upgrade can be undone now, and how those that were
-    /// not made anew were left by their owner meanwhile: what was stopped by
+    /// not recreated were left by their owner meanwhile: what was stopped by
     /// hand in the grace period is not to be started.
-    async fn may_undo(&mut self) -> Result<(), Failure> {
-        self.owe_nothing().await?;
-        self.refuse_undo().await?;
+    async fn check_rollback(&mut self) -> Result<(), Failure> {
+        self.await_cleanup().await?;
+        self.refuse_rollback().await?;
         for index in 0..self.record.members.len() {
             let member = &self.record.members[index];
-            if member.remake.is_some() {
+            if member.recreation.is_some() {
                 continue;
             }
             let Some((container, policy)) = self.found(&member.id).await? else { continue };
@@ -129,38 +130,38 @@ impl Driven<'_> {
         Ok(Some((container, inspected["HostConfig"]["RestartPolicy"].clone())))
     }
 
-    async fn rest_and_wait(&mut self, job: &UpgradeJob, bell: &Notify) -> Result<(), Failure> {
-        self.rest(job).await?;
+    async fn quiesce_and_wait(&mut self, job: &UpgradeJob, proceed: &Notify) -> Result<(), Failure> {
+        self.quiesce(job).await?;
         let most = Duration::from_secs(self.record.options.stopped_seconds.into());
         let until = now_unix_ms().saturating_add(i64::try_from(most.as_millis()).unwrap_or(i64::MAX));
-        if let Some(rest) = self.record.rest.as_mut() {
-            rest.until_unix_ms = until;
+        if let Some(quiesced) = self.record.quiesced.as_mut() {
+            quiesced.until_unix_ms = until;
         }
         self.save().await?;
-        // What rang until now meant an earlier rest, left by an agent that died.
-        let _ = bell.notified().now_or_never();
+        // A signal until now meant an earlier stop, left by an agent that died.
+        let _ = proceed.notified().now_or_never();
         let sources = self.record.sources.iter().map(Source::wire).collect();
         self.push(Event::Stopped(v1::UpgradeStopped { sources, until_unix_ms: until }));
         tokio::select! {
-            () = bell.notified() => {}
+            () = proceed.notified() => {}
             () = job.cancel.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep(most) => {
                 let message = format!("nobody said within {} s that the snapshot is taken", most.as_secs());
                 return Err(Failure::new("abandoned", message));
             }
         }
-        self.refuse_awake().await
+        self.refuse_running().await
     }
 
-    /// Brings to rest what uses the data, dependents first, and the kept old
+    /// Quiesces what uses the data, dependents first, and the kept old
     /// container, should somebody have started it.
-    async fn rest(&mut self, job: &UpgradeJob) -> Result<(), Failure> {
+    async fn quiesce(&mut self, job: &UpgradeJob) -> Result<(), Failure> {
         let mut containers = Vec::new();
         for member in &self.record.members {
-            let new = member.remake.as_ref().map(|remake| remake.new_id.as_str());
+            let new = member.recreation.as_ref().map(|recreation| recreation.new_id.as_str());
             for id in [Some(member.id.as_str()), new].into_iter().flatten() {
                 let Some((container, restart_policy)) = self.found(id).await? else { continue };
-                containers.push(Resting {
+                containers.push(QuiescedMember {
                     id: container.id,
                     name: container.name,
                     was_running: container.state.is_live(),
@@ -171,22 +172,23 @@ impl Driven<'_> {
         let names: Vec<&str> =
             containers.iter().filter(|one| one.was_running).map(|one| one.name.as_str()).collect();
         let text = format!("stopping {} for a snapshot of what is discarded", names.join(", "));
-        self.record.rest = Some(Rest { undoing: job.id, until_unix_ms: 0, containers: containers.clone() });
-        self.step(State::Resting, text).await?;
-        failpoint("agent.upgrade.undo-noted");
-        for resting in &containers {
-            self.set_policy(&resting.id, &no_restart()).await?;
+        self.record.quiesced =
+            Some(QuiescedForRollback { rollback: job.id, until_unix_ms: 0, containers: containers.clone() });
+        self.step(State::AwaitingRollbackSnapshot, text).await?;
+        failpoint("agent.upgrade.rollback-asked");
+        for one in &containers {
+            self.set_policy(&one.id, &no_restart()).await?;
         }
-        for resting in containers.iter().filter(|one| one.was_running) {
+        for one in containers.iter().filter(|one| one.was_running) {
             if job.cancel.is_cancelled() {
                 return Err(cancelled());
             }
-            let container = self.context.engine.inspect_container(&resting.id).await?;
+            let container = self.context.engine.inspect_container(&one.id).await?;
             self.context.engine.stop_container(&container, None).await?;
         }
-        failpoint("agent.upgrade.undo-rested");
+        failpoint("agent.upgrade.rollback-quiesced");
         self.tell_of_layers().await?;
-        self.refuse_awake().await
+        self.refuse_running().await
     }
 
     /// The snapshot is of volumes and directories: what else the new container
@@ -196,7 +198,7 @@ impl Driven<'_> {
             .record
             .members
             .iter()
-            .filter_map(|member| member.remake.as_ref().map(|remake| remake.new_id.clone()))
+            .filter_map(|member| member.recreation.as_ref().map(|recreation| recreation.new_id.clone()))
             .collect();
         for id in new {
             let Some((container, _)) = self.found(&id).await? else { continue };
@@ -211,39 +213,40 @@ impl Driven<'_> {
         Ok(())
     }
 
-    /// Refuses to go on when somebody started what has to rest.
-    async fn refuse_awake(&self) -> Result<(), Failure> {
-        for resting in self.record.rest.iter().flat_map(|rest| &rest.containers) {
-            if let Some((container, _)) = self.found(&resting.id).await?
+    /// Refuses to go on when somebody started what has to be quiesced.
+    async fn refuse_running(&self) -> Result<(), Failure> {
+        for one in self.record.quiesced.iter().flat_map(|quiesced| &quiesced.containers) {
+            if let Some((container, _)) = self.found(&one.id).await?
                 && container.state.is_live()
             {
-                let name = &resting.name;
-                let message = format!("container `{name}` was started by somebody else while it had to rest");
+                let name = &one.name;
+                let message =
+                    format!("container `{name}` was started by somebody else while it had to stay quiesced");
                 return Err(Failure::new("disturbed", message));
             }
         }
         self.refuse_external_writers().await
     }
 
-    async fn awake_after(&mut self, failure: &Failure) -> v1::UpgradeFinished {
-        self.until_done(Ending::Wake, None).await;
+    async fn resumed_after(&mut self, failure: &Failure) -> v1::UpgradeFinished {
+        self.until_done(Ending::Resume, None).await;
         let message = format!("nothing went back and everything runs as before: {failure}");
         failed(&Failure::new(failure.code.clone(), message))
     }
 
-    /// Everything as it was before it rested. Idempotent: entered again after a
+    /// Everything as it was before it was stopped. Idempotent: entered again after a
     /// crash.
-    pub(super) async fn wake(&mut self) -> Result<(), Failure> {
-        let rest = self.record.rest.clone();
+    pub(super) async fn resume(&mut self) -> Result<(), Failure> {
+        let quiesced = self.record.quiesced.clone();
         let mut problems = Problems::default();
-        for resting in rest.iter().flat_map(|rest| &rest.containers).rev() {
-            let started = if resting.was_running { self.start(&resting.id).await } else { Ok(()) };
-            let policy = self.set_policy(&resting.id, &resting.restart_policy).await;
-            problems.note(&resting.name, started.and(policy));
+        for one in quiesced.iter().flat_map(|quiesced| &quiesced.containers).rev() {
+            let started = if one.was_running { self.start(&one.id).await } else { Ok(()) };
+            let policy = self.set_policy(&one.id, &one.restart_policy).await;
+            problems.note(&one.name, started.and(policy));
         }
         self.settle(problems)?;
-        failpoint("agent.upgrade.undo-awake");
-        self.record.rest = None;
+        failpoint("agent.upgrade.rollback-resumed");
+        self.record.quiesced = None;
         self.record.put_back = false;
         let text = format!(
             "nothing went back; everything runs again after {} s",
