@@ -51,7 +51,7 @@ pub struct NotAllowed {
 
 impl Right {
     /// The word in `allow`.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Backup => "backup",
             Self::Restore => "restore",
@@ -64,13 +64,13 @@ impl Right {
     fn from_word(word: &str) -> Option<Self> {
         [Self::Backup, Self::Restore, Self::Remove, Self::Exec, Self::Container]
             .into_iter()
-            .find(|right| right.word() == word)
+            .find(|right| right.as_str() == word)
     }
 }
 
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}`", self.word())
+        write!(f, "`{}`", self.as_str())
     }
 }
 
@@ -137,7 +137,7 @@ impl Allow {
     /// The words, rights first.
     pub fn words(&self) -> Vec<String> {
         let words = self.read();
-        let rights = words.rights.iter().map(|right| right.word().to_owned());
+        let rights = words.rights.iter().map(|right| right.as_str().to_owned());
         rights.chain(words.paths.iter().map(|path| path.display().to_string())).collect()
     }
 

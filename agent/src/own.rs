@@ -137,7 +137,7 @@ impl Own {
         let this = self.container.as_deref() == Some(container.id.as_str());
         let what = match (this, container.role()) {
             (true, _) => "agent of this host",
-            (false, Some(role)) => role.word(),
+            (false, Some(role)) => role.as_str(),
             (false, None) => return Ok(()),
         };
         Err(OwnRefused::Container { name: container.name.clone(), what })
@@ -180,7 +180,7 @@ impl Own {
                 Role::Agent => state_dir.strip_prefix(&mount.target).ok()?,
             };
             matches!(mount.kind, MountKind::Volume | MountKind::Bind).then(|| Place {
-                what: format!("the state of the {} in container `{}`", role.word(), container.name),
+                what: format!("the state of the {} in container `{}`", role.as_str(), container.name),
                 volume: (mount.kind == MountKind::Volume).then(|| mount.source.clone()),
                 path: Path::new(&mount.host_path).join(below),
                 id: None,
@@ -212,7 +212,7 @@ impl OwnPlaces {
             return Some(place.what.clone());
         }
         if let Some(role) = volume.role() {
-            return Some(format!("the state of a Holdfast {}, by its label", role.word()));
+            return Some(format!("the state of a Holdfast {}, by its label", role.as_str()));
         }
         let root = &volume.mountpoint;
         let inside = |place: &&Place| root.has_root() && place.path.starts_with(root) && place.is_visible();

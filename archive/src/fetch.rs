@@ -54,7 +54,7 @@ impl FetchError {
         }
     }
 
-    /// The stable word of the other side, where it is what failed.
+    /// The error code of the other side, where it is what failed.
     pub fn code(&self) -> Option<&'static str> {
         match self {
             Self::Read { source, .. } | Self::Locate { source } => Some(source.code),

@@ -89,7 +89,7 @@
 //! # How it is used
 //!
 //! Capture and restore (module and feature `fs`) talk to whoever
-//! stores frames by [`seam`]; [`fetch`] reads frames through it. A
+//! stores frames by [`pack_io`]; [`fetch`] reads frames through it. A
 //! [`repository`] opened in place is one such store, an agent's session with
 //! its controller the other.
 

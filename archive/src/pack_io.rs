@@ -44,11 +44,11 @@ pub struct SealedPack {
     pub table: Vec<PackEntry>,
 }
 
-/// A failure of the other side of a seam. Retries have been made already.
+/// A failure of the other side of this interface. Retries have been made already.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct PackIoError {
-    /// Stable word: "auth", "unreachable", "lease-lost", "not-found", "cancelled", ...
+    /// Error code: "auth", "unreachable", "lease-lost", "not-found", "cancelled", ...
     pub code: &'static str,
     /// A sentence for people, cause included.
     pub message: String,

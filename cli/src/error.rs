@@ -30,7 +30,7 @@ pub enum Exit {
 #[derive(Debug)]
 pub struct CliError {
     pub exit: Exit,
-    /// Stable word, for programs.
+    /// Error code, for programs.
     pub code: String,
     pub message: String,
     /// Further lines, such as a list of problems.
@@ -95,10 +95,10 @@ fn exit_for(code: Code) -> Exit {
     }
 }
 
-/// How something ends that failed with this stable word, where the word says
+/// How something ends that failed with this error code, where the code says
 /// more than that it failed.
-pub fn exit_for_word(word: &str) -> Option<Exit> {
-    match word {
+pub fn exit_for_code(code: &str) -> Option<Exit> {
+    match code {
         "agent-unreachable" | "engine-timeout" | "engine-unreachable" | "host-not-connected"
         | "host-timeout" | "host-unreachable" | "store-clock-skew" | "store-no-bucket"
         | "store-throttled" | "store-unreachable" | "unreachable" => Some(Exit::Unreachable),
@@ -108,7 +108,7 @@ pub fn exit_for_word(word: &str) -> Option<Exit> {
     }
 }
 
-fn word_for(code: Code) -> &'static str {
+fn code_for(code: Code) -> &'static str {
     match code {
         Code::Ok => "ok",
         Code::Cancelled => "cancelled",
@@ -135,14 +135,14 @@ impl From<Status> for CliError {
         let text =
             |key: &str| status.metadata().get(key).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let message = if status.message().is_empty() {
-            format!("the server answered `{}` and no more", word_for(status.code()))
+            format!("the server answered `{}` and no more", code_for(status.code()))
         } else {
             status.message().to_owned()
         };
-        let word = text(holdfast_proto::ERROR_CODE_METADATA);
+        let code = text(holdfast_proto::ERROR_CODE_METADATA);
         Self {
-            exit: word.as_deref().and_then(exit_for_word).unwrap_or_else(|| exit_for(status.code())),
-            code: word.unwrap_or_else(|| word_for(status.code()).to_owned()),
+            exit: code.as_deref().and_then(exit_for_code).unwrap_or_else(|| exit_for(status.code())),
+            code: code.unwrap_or_else(|| code_for(status.code()).to_owned()),
             message,
             more: Vec::new(),
             hint: text(holdfast_proto::HINT_METADATA),
@@ -184,13 +184,13 @@ mod tests {
     #[test]
     fn a_store_or_host_out_of_reach_has_its_exit_code_whatever_the_status() {
         for word in ["store-unreachable", "store-no-bucket", "host-unreachable", "unreachable"] {
-            assert_eq!(exit_for_word(word), Some(Exit::Unreachable), "{word}");
+            assert_eq!(exit_for_code(word), Some(Exit::Unreachable), "{word}");
         }
         let mut metadata = MetadataMap::new();
         metadata.insert(holdfast_proto::ERROR_CODE_METADATA, "store-no-bucket".parse().expect("ascii"));
         let status = Status::with_metadata(Code::FailedPrecondition, "no such bucket", metadata);
         assert_eq!(CliError::from(status).exit, Exit::Unreachable);
-        assert_eq!(exit_for_word("store-full"), None);
+        assert_eq!(exit_for_code("store-full"), None);
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub const EVENTS_PER_SECOND: u32 = 1000;
 pub const RECORDED_EVENTS: usize = 1000;
 /// Containers named in one job's result.
 pub const QUIESCED: usize = 256;
-/// Lines in the story of one job.
+/// Lines in the event log of one job.
 pub const JOB_LINES: u64 = 10_000;
 
 // What one host may add in a day (UTC).

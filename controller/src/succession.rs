@@ -239,7 +239,7 @@ mod tests {
             ended_upgrades: Vec::new(),
             damaged: std::collections::HashMap::new(),
         };
-        coverage(&facts).troubles.into_iter().map(|trouble| (trouble.host, trouble.kind)).collect()
+        coverage(&facts).problems.into_iter().map(|problem| (problem.host, problem.kind)).collect()
     }
 
     #[tokio::test]

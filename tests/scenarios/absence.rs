@@ -80,10 +80,10 @@ fn h06_volumes_that_vanished_are_missed_until_they_are_retired() {
     let (code, job) = run(&fleet, "nightly");
     assert_eq!((code, &job["state"], &job["error_code"]), (1, &"failed".into(), &"source-missing".into()));
     assert!(job["error"].as_str().unwrap().contains("2 sources missing: db_a, db_b"), "{job}");
-    let story = fleet.cli(&["job", "watch", job["id"].as_str().unwrap()]);
+    let log = fleet.cli(&["job", "watch", job["id"].as_str().unwrap()]);
     for name in ["db_a", "db_b"] {
         let line = format!("volume `{name}` is MISSING: it is gone from the host since");
-        assert!(story.stderr.contains(&line), "{}", story.stderr);
+        assert!(log.stderr.contains(&line), "{}", log.stderr);
         let hint = wait_named(&fleet, "vanished-source", "host-a", name);
         assert!(hint.ends_with(&format!("holdfast source retire host-a/{name}")), "{hint}");
     }

@@ -17,7 +17,7 @@ fn left_behind(engine: &Engine) -> String {
 }
 
 #[test]
-fn the_demo_tells_its_story_and_leaves_nothing() {
+fn the_demo_walks_through_and_leaves_nothing() {
     require_engine!();
     let engine = Engine::start();
     let tmp = engine.dir().join("tmp");

@@ -23,8 +23,8 @@ fn snapshots_are_forgotten_together_policies_are_suspended_and_jobs_have_an_even
         ]);
         jobs.push(job["id"].as_str().unwrap().to_owned());
     }
-    let story = fleet.json(&["job", "logs", &jobs[0]]);
-    assert!(story.as_array().unwrap().len() > 1 && story[0]["at"].is_string(), "{story}");
+    let log = fleet.json(&["job", "logs", &jobs[0]]);
+    assert!(log.as_array().unwrap().len() > 1 && log[0]["at"].is_string(), "{log}");
     assert!(fleet.ok(&["job", "logs", &jobs[0]]).lines().count() > 1);
 
     // `@latest` is the same one for both, though one goes before the other.

@@ -125,7 +125,7 @@ impl Contained {
         })
     }
 
-    /// Plans, runs and hears the upgrade out; also how often the stream broke.
+    /// Plans, runs and awaits the end of the upgrade; also how often the stream broke.
     fn upgrade(&self, image: &str, options: UpgradeOptions) -> (UpgradeFinished, usize) {
         self.hear_out(&self.begin(image, options))
     }

@@ -10,7 +10,7 @@ use crate::failpoints::FailPoint;
 use crate::process::Process;
 use crate::wait;
 
-/// How containers of an Engine end, as the Engine tells it.
+/// How containers of an Engine end, as the Engine reports it.
 pub struct Deaths {
     events: Process,
 }

@@ -65,7 +65,7 @@ async fn connect(path: PathBuf) -> Channel {
     }))
 }
 
-fn word(status: &tonic::Status) -> &str {
+fn code_of(status: &tonic::Status) -> &str {
     status.metadata().get(ERROR_CODE_METADATA).and_then(|word| word.to_str().ok()).unwrap_or_default()
 }
 
@@ -89,7 +89,7 @@ async fn volumes_are_served_over_the_socket() {
     let mut other = create(&name, &label);
     other.labels.insert("tier".to_owned(), "gold".to_owned());
     let refused = volumes.create_volume(other).await.unwrap_err();
-    assert_eq!((refused.code(), word(&refused)), (Code::AlreadyExists, "conflict"));
+    assert_eq!((refused.code(), code_of(&refused)), (Code::AlreadyExists, "conflict"));
 
     let at = format!("{name}:/data:ro");
     let user = scene.run_sleeper("user", &["-v", &at]).await;
@@ -115,7 +115,7 @@ async fn volumes_are_served_over_the_socket() {
 
     let request = v1::RemoveVolumeRequest { name: name.clone() };
     let refused = volumes.remove_volume(request.clone()).await.unwrap_err();
-    assert_eq!((refused.code(), word(&refused)), (Code::FailedPrecondition, "conflict"));
+    assert_eq!((refused.code(), code_of(&refused)), (Code::FailedPrecondition, "conflict"));
     scene.docker(&["rm", "-f", &user]);
     volumes.remove_volume(request.clone()).await.unwrap();
     assert_eq!(volumes.remove_volume(request).await.unwrap_err().code(), Code::NotFound);
@@ -147,7 +147,7 @@ async fn pruning_takes_a_dry_run_and_the_names_it_gave() {
     let mut request =
         v1::PruneVolumesRequest { labels: vec![scene.label()], include_named: true, ..Default::default() };
     let refused = volumes.prune_volumes(request.clone()).await.unwrap_err();
-    assert_eq!((refused.code(), word(&refused)), (Code::InvalidArgument, "invalid-request"));
+    assert_eq!((refused.code(), code_of(&refused)), (Code::InvalidArgument, "invalid-request"));
     request.dry_run = true;
     let shown = volumes.prune_volumes(request.clone()).await.unwrap().into_inner();
     request.names = shown.volumes.into_iter().map(|volume| volume.name).collect();
@@ -197,7 +197,11 @@ async fn x18_hostile_names_reach_no_path_of_the_engine() {
             volumes.create_volume(create(&name, "x")).await.unwrap_err(),
             volumes.remove_volume(v1::RemoveVolumeRequest { name: name.clone() }).await.unwrap_err(),
         ] {
-            assert_eq!((status.code(), word(&status)), (Code::InvalidArgument, "invalid-name"), "{name:?}");
+            assert_eq!(
+                (status.code(), code_of(&status)),
+                (Code::InvalidArgument, "invalid-name"),
+                "{name:?}"
+            );
         }
     }
     let mut mounts = MountServiceClient::new(agent.channel.clone());
@@ -219,16 +223,16 @@ async fn x26_what_the_host_does_not_allow_is_refused_whoever_asks() {
         volumes.remove_volume(v1::RemoveVolumeRequest { name: "v".to_owned() }).await.unwrap_err(),
         volumes.prune_volumes(v1::PruneVolumesRequest::default()).await.unwrap_err(),
     ] {
-        assert_eq!((status.code(), word(&status)), (Code::PermissionDenied, "not-allowed"));
+        assert_eq!((status.code(), code_of(&status)), (Code::PermissionDenied, "not-allowed"));
         assert!(status.metadata().get(HINT_METADATA).is_some());
     }
     // Looking at what a prune would remove is allowed; it fails for another reason.
     let look = v1::PruneVolumesRequest { dry_run: true, ..Default::default() };
     let status = volumes.prune_volumes(look).await.unwrap_err();
-    assert_eq!((status.code(), word(&status)), (Code::Unavailable, "engine-unreachable"));
+    assert_eq!((status.code(), code_of(&status)), (Code::Unavailable, "engine-unreachable"));
     // Looking is allowed; it fails for another reason.
     let status = volumes.list_volumes(v1::ListVolumesRequest::default()).await.unwrap_err();
-    assert_eq!((status.code(), word(&status)), (Code::Unavailable, "engine-unreachable"));
+    assert_eq!((status.code(), code_of(&status)), (Code::Unavailable, "engine-unreachable"));
 }
 
 /// A request for a volume with these options.
@@ -254,7 +258,11 @@ async fn v02_x26_a_volume_that_leads_elsewhere_is_refused_by_name_whoever_asks()
         let agent = Agent::start(&format!("allow = {allow}"), engine).await;
         for (request, named) in &elsewhere {
             let status = agent.volumes().create_volume(request.clone()).await.unwrap_err();
-            assert_eq!((status.code(), word(&status)), (Code::PermissionDenied, "not-allowed"), "{status:?}");
+            assert_eq!(
+                (status.code(), code_of(&status)),
+                (Code::PermissionDenied, "not-allowed"),
+                "{status:?}"
+            );
             assert!(
                 status.message().contains(named) && status.message().contains("`container`"),
                 "{status:?}"
@@ -262,14 +270,14 @@ async fn v02_x26_a_volume_that_leads_elsewhere_is_refused_by_name_whoever_asks()
         }
         let status = agent.volumes().create_volume(with_options("", &inside)).await.unwrap_err();
         let expected = if allow.contains('/') { "engine-unreachable" } else { "not-allowed" };
-        assert_eq!(word(&status), expected, "{allow}: {status:?}");
+        assert_eq!(code_of(&status), expected, "{allow}: {status:?}");
         let status = agent.volumes().create_volume(with_options("", &[("size", "1g")])).await.unwrap_err();
-        assert_eq!(word(&status), "engine-unreachable", "that is Docker's own directory");
+        assert_eq!(code_of(&status), "engine-unreachable", "that is Docker's own directory");
     }
     let agent = Agent::start("allow = [\"restore\", \"container\"]", engine).await;
     for (request, _) in &elsewhere {
         let status = agent.volumes().create_volume(request.clone()).await.unwrap_err();
-        assert_eq!(word(&status), "engine-unreachable", "root may: {status:?}");
+        assert_eq!(code_of(&status), "engine-unreachable", "root may: {status:?}");
     }
 }
 

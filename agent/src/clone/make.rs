@@ -18,7 +18,7 @@ use super::error::CloneError;
 use super::flags;
 
 /// Why an entry was not copied.
-pub(super) enum Trouble {
+pub(super) enum EntryError {
     /// A call on the source failed; it may have changed or gone.
     Source(Errno, &'static str),
     /// A call on the clone failed; nobody else touches that.
@@ -31,7 +31,7 @@ pub(super) enum Trouble {
     Is(CloneError),
 }
 
-impl From<Side> for Trouble {
+impl From<Side> for EntryError {
     fn from(side: Side) -> Self {
         match side {
             Side::Source(error) => Self::Source(error, "read"),
@@ -61,20 +61,20 @@ pub(super) struct Made {
     pub(super) bound_ns: i128,
 }
 
-pub(super) fn file(spot: &Spot<'_>, copier: &mut Copier<'_>, state: Source) -> Result<Made, Trouble> {
+pub(super) fn file(spot: &Spot<'_>, copier: &mut Copier<'_>, state: Source) -> Result<Made, EntryError> {
     let (file, stat) = open(spot)?;
     let bound_ns = state.bound_ns(file.as_fd(), ctime_ns(&stat));
-    let set = flags::read(file.as_fd()).map_err(|error| Trouble::Source(error, "read"))?;
-    let to = create_file(spot.clone, spot.name).map_err(|error| Trouble::Clone(error, "created"))?;
+    let set = flags::read(file.as_fd()).map_err(|error| EntryError::Source(error, "read"))?;
+    let to = create_file(spot.clone, spot.name).map_err(|error| EntryError::Clone(error, "created"))?;
     flags::carry(set, to.as_fd()).map_err(|error| lacks("its flags", error))?;
     let copied = copier.copy(file.as_fd(), to.as_fd(), &stat)?;
-    let xattrs = xattrs_of_file(file.as_fd()).map_err(|error| Trouble::Source(error, "read"))?;
-    let after = fstat(&file).map_err(|error| Trouble::Source(error, "read"))?;
+    let xattrs = xattrs_of_file(file.as_fd()).map_err(|error| EntryError::Source(error, "read"))?;
+    let after = fstat(&file).map_err(|error| EntryError::Source(error, "read"))?;
     let meant = entry(b"", EntryKind::File(FileData::default()), &stat, xattrs);
     let mut missing = Vec::new();
     apply(to.as_fd(), &Wanted { entry: &meant, mode_mask: 0o7777, capability: true }, &mut missing);
     none(&missing)?;
-    let made = fstat(&to).map_err(|error| Trouble::Clone(error, "read"))?;
+    let made = fstat(&to).map_err(|error| EntryError::Clone(error, "read"))?;
     let torn = copied == Copied::Short || changed(&stat, &after);
     let freezing = flags::freezing(set);
     if !freezing.is_empty() {
@@ -116,12 +116,12 @@ pub(super) fn now_ns() -> i128 {
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
 }
 
-fn open(spot: &Spot<'_>) -> Result<(OwnedFd, Stat), Trouble> {
-    let source = |error| Trouble::Source(error, "opened");
+fn open(spot: &Spot<'_>) -> Result<(OwnedFd, Stat), EntryError> {
+    let source = |error| EntryError::Source(error, "opened");
     let handle = handle(spot.source, spot.name, Mounts::Stay).map_err(source)?;
     // Only what is a regular file is opened: a device's driver would be called, a FIFO would wait.
     if type_of(&fstat(&handle).map_err(source)?) != FileType::RegularFile {
-        return Err(Trouble::Raced);
+        return Err(EntryError::Raced);
     }
     let file = reopen_file(handle.as_fd()).map_err(source)?;
     let stat = fstat(&file).map_err(source)?;
@@ -129,7 +129,7 @@ fn open(spot: &Spot<'_>) -> Result<(OwnedFd, Stat), Trouble> {
 }
 
 /// A link, FIFO, socket or device. `stat` is what it was found to be.
-pub(super) fn special(spot: &Spot<'_>, stat: &Stat, state: Source) -> Result<Made, Trouble> {
+pub(super) fn special(spot: &Spot<'_>, stat: &Stat, state: Source) -> Result<Made, EntryError> {
     let kind = type_of(stat);
     let bound_ns = match state {
         Source::Live { grace_ns, .. } => now_ns() - grace_ns,
@@ -138,26 +138,26 @@ pub(super) fn special(spot: &Spot<'_>, stat: &Stat, state: Source) -> Result<Mad
     let target = match kind {
         FileType::Symlink => {
             let target = readlinkat(spot.source, spot.name, Vec::new());
-            Some(target.map_err(|error| Trouble::Source(error, "read"))?)
+            Some(target.map_err(|error| EntryError::Source(error, "read"))?)
         }
         _ => None,
     };
-    let xattrs = xattrs_at(spot.source, spot.name).map_err(|error| Trouble::Source(error, "read"))?;
+    let xattrs = xattrs_at(spot.source, spot.name).map_err(|error| EntryError::Source(error, "read"))?;
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let after = statat(spot.source, spot.name, flags).map_err(|error| Trouble::Source(error, "read"))?;
+    let after = statat(spot.source, spot.name, flags).map_err(|error| EntryError::Source(error, "read"))?;
     let torn = after.st_ino != stat.st_ino || type_of(&after) != kind || changed(stat, &after);
     let made = match &target {
         Some(target) => symlinkat(target, spot.clone, spot.name),
         None => mknodat(spot.clone, spot.name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev),
     };
-    made.map_err(|error| Trouble::Clone(error, "created"))?;
+    made.map_err(|error| EntryError::Clone(error, "created"))?;
     let clone_inode = finish(spot, stat, target.map(|target| target.into_bytes()), xattrs)?;
     let (copied, freezing) = (Copied::Bytes(0), IFlags::empty());
     Ok(Made { stat: *stat, clone_inode, freezing, copied, torn, bound_ns })
 }
 
-fn finish(spot: &Spot<'_>, stat: &Stat, target: Option<Vec<u8>>, xattrs: Xattrs) -> Result<u64, Trouble> {
-    let clone = |error| Trouble::Clone(error, "opened");
+fn finish(spot: &Spot<'_>, stat: &Stat, target: Option<Vec<u8>>, xattrs: Xattrs) -> Result<u64, EntryError> {
+    let clone = |error| EntryError::Clone(error, "opened");
     let handle = handle(spot.clone, spot.name, Mounts::Stay).map_err(clone)?;
     let made = fstat(&handle).map_err(clone)?;
     if type_of(&made) != type_of(stat) {
@@ -177,10 +177,10 @@ fn finish(spot: &Spot<'_>, stat: &Stat, target: Option<Vec<u8>>, xattrs: Xattrs)
 }
 
 /// Fails with the first of what a copy could not be given.
-pub(super) fn none(missing: &[Missing]) -> Result<(), Trouble> {
-    missing.first().map_or(Ok(()), |what| Err(Trouble::Lacks(what.to_string())))
+pub(super) fn none(missing: &[Missing]) -> Result<(), EntryError> {
+    missing.first().map_or(Ok(()), |what| Err(EntryError::Lacks(what.to_string())))
 }
 
-pub(super) fn lacks(what: &str, error: Errno) -> Trouble {
-    Trouble::Lacks(format!("{what} ({error})"))
+pub(super) fn lacks(what: &str, error: Errno) -> EntryError {
+    EntryError::Lacks(format!("{what} ({error})"))
 }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::content::{Copied, Copier};
 use super::error::{CloneError, shown, shown_below};
 use super::flags;
-use super::make::{self, Made, Source, Spot, Trouble, lacks, none};
+use super::make::{self, EntryError, Made, Source, Spot, lacks, none};
 use super::notes::{Note, Noted, Notes};
 use super::pass::{Stats, Trees};
 use super::remove::remove_at;
@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
                     let path = self.walk.path().to_vec();
                     self.settle(&path, visited)?;
                 }
-                Step::Lost(path) => self.settle(&path, Err(Trouble::Raced))?,
+                Step::Lost(path) => self.settle(&path, Err(EntryError::Raced))?,
                 Step::End => break,
             }
         }
@@ -104,58 +104,61 @@ impl<'a> Run<'a> {
     }
 
     /// A first pass goes on past whatever changes under it.
-    fn settle(&mut self, path: &[u8], outcome: Result<(), Trouble>) -> Result<(), CloneError> {
-        let trouble = match outcome {
+    fn settle(&mut self, path: &[u8], outcome: Result<(), EntryError>) -> Result<(), CloneError> {
+        let error = match outcome {
             Ok(()) => return Ok(()),
-            Err(trouble) => trouble,
+            Err(error) => error,
         };
         let source = || shown_below(self.trees.root_path, path);
-        match trouble {
-            Trouble::Raced
-            | Trouble::Source(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE | Errno::INVAL, _) => {
+        match error {
+            EntryError::Raced
+            | EntryError::Source(
+                Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE | Errno::INVAL,
+                _,
+            ) => {
                 if self.is_quiesced() || path.is_empty() {
                     return Err(CloneError::Changing { path: source() });
                 }
                 self.stats.missed += 1;
                 Ok(())
             }
-            Trouble::Source(error, action) => Err(CloneError::of(source(), action, error)),
-            Trouble::Clone(error, action) => {
+            EntryError::Source(error, action) => Err(CloneError::of(source(), action, error)),
+            EntryError::Clone(error, action) => {
                 Err(CloneError::of(shown_below(self.trees.clone_path, path), action, error))
             }
-            Trouble::Lacks(what) => Err(CloneError::Lacks { path: source(), what }),
-            Trouble::Quota => Err(CloneError::Quota { path: source() }),
-            Trouble::Is(error) => Err(error),
+            EntryError::Lacks(what) => Err(CloneError::Lacks { path: source(), what }),
+            EntryError::Quota => Err(CloneError::Quota { path: source() }),
+            EntryError::Is(error) => Err(error),
         }
     }
 
-    fn enter_root(&mut self) -> Result<(), Trouble> {
+    fn enter_root(&mut self) -> Result<(), EntryError> {
         let xattrs = xattrs_of_file(self.trees.source.as_fd());
-        let xattrs = xattrs.map_err(|error| Trouble::Source(error, "read"))?;
-        self.walk.enter_root().map_err(|error| Trouble::Source(error, "read"))?;
+        let xattrs = xattrs.map_err(|error| EntryError::Source(error, "read"))?;
+        self.walk.enter_root().map_err(|error| EntryError::Source(error, "read"))?;
         let clone = reopen_directory(self.trees.clone.as_fd());
-        let clone = clone.map_err(|error| Trouble::Clone(error, "opened"))?;
+        let clone = clone.map_err(|error| EntryError::Clone(error, "opened"))?;
         let stat = self.trees.stat;
         self.enter(clone, &stat, xattrs)
     }
 
-    fn visit(&mut self) -> Result<(), Trouble> {
+    fn visit(&mut self) -> Result<(), EntryError> {
         let stat = statat(self.walk.dir(), self.walk.name(), LOOK);
-        let stat = stat.map_err(|error| Trouble::Source(error, "read"))?;
+        let stat = stat.map_err(|error| EntryError::Source(error, "read"))?;
         if stat.st_dev != self.trees.stat.st_dev {
-            return Err(Trouble::Source(Errno::XDEV, "read"));
+            return Err(EntryError::Source(Errno::XDEV, "read"));
         }
         match type_of(&stat) {
             FileType::Directory => self.directory(&stat),
-            FileType::Unknown => Err(Trouble::Source(Errno::OPNOTSUPP, "read")),
+            FileType::Unknown => Err(EntryError::Source(Errno::OPNOTSUPP, "read")),
             kind => self.leaf(&stat, kind),
         }
     }
 
-    fn directory(&mut self, stat: &Stat) -> Result<(), Trouble> {
+    fn directory(&mut self, stat: &Stat) -> Result<(), EntryError> {
         let name = self.walk.name().to_owned();
-        self.walk.enter(stat, Mounts::Stay).map_err(|error| Trouble::Source(error, "opened"))?;
-        let xattrs = xattrs_of_file(self.walk.dir()).map_err(|error| Trouble::Source(error, "read"))?;
+        self.walk.enter(stat, Mounts::Stay).map_err(|error| EntryError::Source(error, "opened"))?;
+        let xattrs = xattrs_of_file(self.walk.dir()).map_err(|error| EntryError::Source(error, "read"))?;
         let there = self.there(&name)?;
         let kept = there.is_some_and(|there| type_of(&there) == FileType::Directory);
         if !kept {
@@ -165,8 +168,8 @@ impl<'a> Run<'a> {
         self.enter(clone, stat, xattrs)
     }
 
-    fn open_directory(&self, name: &CStr, kept: bool) -> Result<OwnedFd, Trouble> {
-        let clone = |action| move |error| Trouble::Clone(error, action);
+    fn open_directory(&self, name: &CStr, kept: bool) -> Result<OwnedFd, EntryError> {
+        let clone = |action| move |error| EntryError::Clone(error, action);
         let top = self.trail.top().map_err(clone("opened"))?;
         if !kept {
             mkdirat(top, name, Mode::RWXU).map_err(clone("created"))?;
@@ -175,10 +178,10 @@ impl<'a> Run<'a> {
     }
 
     /// Goes into a directory of the clone. The walk is in its source already.
-    fn enter(&mut self, clone: OwnedFd, stat: &Stat, xattrs: Xattrs) -> Result<(), Trouble> {
-        let set = flags::read(self.walk.dir()).map_err(|error| Trouble::Source(error, "read"))?;
+    fn enter(&mut self, clone: OwnedFd, stat: &Stat, xattrs: Xattrs) -> Result<(), EntryError> {
+        let set = flags::read(self.walk.dir()).map_err(|error| EntryError::Source(error, "read"))?;
         if set.contains(IFlags::PROJECT_INHERIT) {
-            return Err(Trouble::Quota);
+            return Err(EntryError::Quota);
         }
         flags::carry(set, clone.as_fd()).map_err(|error| lacks("its flags", error))?;
         self.prune(&clone)?;
@@ -186,13 +189,13 @@ impl<'a> Run<'a> {
             entry: entry(self.walk.path(), EntryKind::Directory, stat, xattrs),
             freezing: flags::freezing(set),
         };
-        self.trail.push(clone, meant).map_err(|error| Trouble::Clone(error, "opened"))
+        self.trail.push(clone, meant).map_err(|error| EntryError::Clone(error, "opened"))
     }
 
     /// Removes what the directory of the clone has and its source has not.
-    fn prune(&mut self, clone: &OwnedFd) -> Result<(), Trouble> {
+    fn prune(&mut self, clone: &OwnedFd) -> Result<(), EntryError> {
         let (Some(names), true) = (self.walk.names(), self.noted.is_some()) else { return Ok(()) };
-        let there = Names::read(clone.as_fd()).map_err(|error| Trouble::Clone(error, "read"))?;
+        let there = Names::read(clone.as_fd()).map_err(|error| EntryError::Clone(error, "read"))?;
         let mut next = 0;
         for at in 0..there.len() {
             let Some((name, _)) = there.get(at) else { break };
@@ -200,7 +203,7 @@ impl<'a> Run<'a> {
                 next += 1;
             }
             if names.get(next).is_none_or(|(wanted, _)| wanted != name) {
-                remove_at(clone.as_fd(), name).map_err(|error| Trouble::Clone(error, "removed"))?;
+                remove_at(clone.as_fd(), name).map_err(|error| EntryError::Clone(error, "removed"))?;
                 self.stats.removed += 1;
             }
         }
@@ -208,7 +211,7 @@ impl<'a> Run<'a> {
     }
 
     /// What the clone has under this name.
-    fn there(&self, name: &CStr) -> Result<Option<Stat>, Trouble> {
+    fn there(&self, name: &CStr) -> Result<Option<Stat>, EntryError> {
         if self.noted.is_none() {
             return Ok(None);
         }
@@ -216,21 +219,21 @@ impl<'a> Run<'a> {
         match found {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(Trouble::Clone(error, "read")),
+            Err(error) => Err(EntryError::Clone(error, "read")),
         }
     }
 
     /// Removes what is there.
-    fn make_room(&mut self, name: &CStr, there: Option<&Stat>) -> Result<(), Trouble> {
+    fn make_room(&mut self, name: &CStr, there: Option<&Stat>) -> Result<(), EntryError> {
         if there.is_some() {
             let removed = self.trail.top().and_then(|top| remove_at(top, name));
-            removed.map_err(|error| Trouble::Clone(error, "removed"))?;
+            removed.map_err(|error| EntryError::Clone(error, "removed"))?;
             self.stats.removed += 1;
         }
         Ok(())
     }
 
-    fn leaf(&mut self, stat: &Stat, kind: FileType) -> Result<(), Trouble> {
+    fn leaf(&mut self, stat: &Stat, kind: FileType) -> Result<(), EntryError> {
         let name = self.walk.name().to_owned();
         let note = match &mut self.noted {
             Some(noted) => noted.on(self.walk.path()).map_err(unnoted)?,
@@ -249,7 +252,7 @@ impl<'a> Run<'a> {
             self.remember_frozen(self.walk.path().to_vec(), note.freezing)?;
         } else {
             self.make_room(&name, there.as_ref())?;
-            let top = self.trail.top().map_err(|error| Trouble::Clone(error, "opened"))?;
+            let top = self.trail.top().map_err(|error| EntryError::Clone(error, "opened"))?;
             let spot = Spot { source: self.walk.dir(), clone: top, name: &name };
             let made = match kind {
                 FileType::RegularFile => make::file(&spot, &mut self.copier, self.state)?,
@@ -269,7 +272,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn made(&mut self, made: &Made) -> Result<(), Trouble> {
+    fn made(&mut self, made: &Made) -> Result<(), EntryError> {
         match made.copied {
             Copied::Shared => self.stats.shared_files += 1,
             Copied::Bytes(bytes) => {
@@ -279,7 +282,7 @@ impl<'a> Run<'a> {
             Copied::Short => {}
         }
         if made.torn {
-            return Err(Trouble::Raced);
+            return Err(EntryError::Raced);
         }
         if let Some(notes) = &mut self.notes
             && ctime_ns(&made.stat) < made.bound_ns
@@ -291,8 +294,8 @@ impl<'a> Run<'a> {
     }
 
     /// A further name of what is in the clone under its first.
-    fn link(&mut self, name: &CStr, first: &[u8]) -> Result<(), Trouble> {
-        let clone = |action| move |error| Trouble::Clone(error, action);
+    fn link(&mut self, name: &CStr, first: &[u8]) -> Result<(), EntryError> {
+        let clone = |action| move |error| EntryError::Clone(error, action);
         let (above, first) = split_path(first);
         let above = descend(self.trees.clone.as_fd(), above).map_err(clone("linked"))?;
         let meant = statat(&above, first, LOOK).map_err(clone("linked"))?;
@@ -325,7 +328,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn remember_frozen(&mut self, path: Vec<u8>, freezing: IFlags) -> Result<(), Trouble> {
+    fn remember_frozen(&mut self, path: Vec<u8>, freezing: IFlags) -> Result<(), EntryError> {
         if freezing.is_empty() || !self.is_quiesced() {
             return Ok(());
         }
@@ -371,6 +374,6 @@ fn look_of(stat: &Stat) -> u32 {
     mark(stat) ^ ctime_ns(stat) as u32
 }
 
-fn unnoted(source: io::Error) -> Trouble {
-    Trouble::Is(CloneError::Io { path: "the notes about the copy".to_owned(), action: "kept", source })
+fn unnoted(source: io::Error) -> EntryError {
+    EntryError::Is(CloneError::Io { path: "the notes about the copy".to_owned(), action: "kept", source })
 }

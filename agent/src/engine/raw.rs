@@ -77,7 +77,7 @@ impl Engine {
         .await
     }
 
-    /// A container as the Engine tells of it, by name or id.
+    /// A container as the Engine reports it, by name or id.
     ///
     /// # Errors
     /// `NotFound` when there is none.
@@ -86,7 +86,7 @@ impl Engine {
         self.ask(&operation, LOOKUP_LIMIT, Method::GET, format!("/containers/{id}/json"), None).await
     }
 
-    /// An image as the Engine tells of it, by reference or id.
+    /// An image as the Engine reports it, by reference or id.
     ///
     /// # Errors
     /// `NotFound` when it is not on this host.
@@ -177,10 +177,10 @@ impl Engine {
     pub async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
         let operation = format!("remove image `{}`", shorten(reference));
         let path = format!("/images/{}", checked_reference(reference)?);
-        self.tell(&operation, Method::DELETE, path, None).await
+        self.act(&operation, Method::DELETE, path, None).await
     }
 
-    /// A network as the Engine tells of it, by name or id.
+    /// A network as the Engine reports it, by name or id.
     ///
     /// # Errors
     /// `NotFound` when there is none.
@@ -207,7 +207,7 @@ impl Engine {
             format!("connect container `{}` to network `{}`", shorten(container), shorten(network));
         let path = format!("/networks/{}/connect", checked(network)?);
         let body = json!({ "Container": checked(container)?, "EndpointConfig": endpoint });
-        self.tell(&operation, Method::POST, path, Some(&body)).await
+        self.act(&operation, Method::POST, path, Some(&body)).await
     }
 
     /// Disconnects a container from a network. One that is not connected is
@@ -220,7 +220,7 @@ impl Engine {
             format!("disconnect container `{}` from network `{}`", shorten(container), shorten(network));
         let path = format!("/networks/{}/disconnect", checked(network)?);
         let body = json!({ "Container": checked(container)?, "Force": true });
-        match self.tell(&operation, Method::POST, path, Some(&body)).await {
+        match self.act(&operation, Method::POST, path, Some(&body)).await {
             Err(error) if !error.to_string().contains("is not connected to") => Err(error),
             _ => Ok(()),
         }
@@ -233,7 +233,7 @@ impl Engine {
     pub async fn rename_container(&self, id: &str, name: &str) -> Result<(), EngineError> {
         let operation = format!("rename container `{}` to `{}`", shorten(id), shorten(name));
         let path = format!("/containers/{}/rename?name={}", checked(id)?, checked(name)?);
-        self.tell(&operation, Method::POST, path, None).await
+        self.act(&operation, Method::POST, path, None).await
     }
 
     /// Sets when the Engine starts a container again: as `RestartPolicy` in
@@ -246,7 +246,7 @@ impl Engine {
         let operation = format!("set the restart policy of container `{}`", shorten(id));
         let path = format!("/containers/{}/update", checked(id)?);
         let body = json!({ "RestartPolicy": policy });
-        self.tell(&operation, Method::POST, path, Some(&body)).await
+        self.act(&operation, Method::POST, path, Some(&body)).await
     }
 
     /// What is in a container's own filesystem that its image does not have,
@@ -355,7 +355,7 @@ impl Engine {
     }
 
     /// One request that changes something and whose answer says nothing.
-    async fn tell(
+    async fn act(
         &self,
         operation: &str,
         method: Method,

@@ -20,7 +20,7 @@ pub enum Role {
 
 impl Role {
     /// "controller" or "agent".
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Controller => "controller",
             Self::Agent => "agent",

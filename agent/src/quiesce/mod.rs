@@ -84,7 +84,7 @@ pub enum QuiesceError {
 }
 
 impl QuiesceError {
-    /// Stable word for events.
+    /// Error code for events.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Engine(_) => "engine",

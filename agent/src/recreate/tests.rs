@@ -1,5 +1,5 @@
 //! The promise: a container recreated of another image is the same container,
-//! field by field. Every leaf of what the Engine tells of the two is compared;
+//! field by field. Every leaf of what the Engine reports about the two is compared;
 //! one that differs fails unless a table says why it may. Every setting the
 //! Engine shows must be used by one of the containers here, so that a field
 //! nobody thought of fails, too.

@@ -17,7 +17,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::status::{Word, causes, creating, did_you_mean};
+use super::status::{ErrorCode, causes, creating, did_you_mean};
 use super::volumes::globs;
 use super::{convert, run_request, upgrades};
 use crate::allow::Right;
@@ -60,7 +60,8 @@ impl ContainerApi {
     async fn find(&self, id: &str) -> Result<Container, Status> {
         match self.engine.inspect_container(id).await {
             Ok(container) if container.is_holder() => {
-                Err(Word::Conflict.status(format!("container `{id}` is the agent's own: it goes by itself")))
+                Err(ErrorCode::Conflict
+                    .status(format!("container `{id}` is the agent's own: it goes by itself")))
             }
             Ok(container) => Ok(container),
             Err(error) => Err(self.unknown(id, error).await),
@@ -81,7 +82,7 @@ impl ContainerApi {
         }
         let containers = self.engine.list_containers().await.unwrap_or_default();
         let names = containers.iter().filter(|other| !other.is_holder()).map(|other| other.name.as_str());
-        Word::NotFound.status(format!("container `{id}` is not there{}", did_you_mean(id, names)))
+        ErrorCode::NotFound.status(format!("container `{id}` is not there{}", did_you_mean(id, names)))
     }
 }
 
@@ -193,7 +194,7 @@ impl ContainerService for ContainerApi {
         let v1::StopContainerRequest { container, timeout_seconds } = request.into_inner();
         if let Some(seconds) = timeout_seconds.filter(|&seconds| seconds > MAX_STOP_SECONDS) {
             let message = format!("a stop timeout of {seconds} s is too long: {MAX_STOP_SECONDS} s at most");
-            return Err(Word::InvalidRequest.status(message));
+            return Err(ErrorCode::InvalidRequest.status(message));
         }
         let container = self.find(&container).await?;
         self.own.refuse_container(&container)?;

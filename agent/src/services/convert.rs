@@ -82,7 +82,7 @@ fn mount(mount: Mount) -> v1::Mount {
     v1::Mount { kind: kind.into(), source, target, read_only, propagation, driver, anonymous, size_bytes }
 }
 
-/// A container as the Engine tells of it.
+/// A container as the Engine reports it.
 pub(super) fn container(inspect: &Value) -> v1::Container {
     let (state, config) = (&inspect["State"], &inspect["Config"]);
     let labels = config["Labels"].as_object().into_iter().flatten();

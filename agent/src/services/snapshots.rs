@@ -190,17 +190,17 @@ pub(super) fn cancelled_before() -> Status {
 }
 
 pub(super) fn admission_status(error: AdmissionError) -> Status {
-    let (code, word) = match &error {
+    let (code, error_code) = match &error {
         AdmissionError::StaleGeneration { .. } => (Code::FailedPrecondition, "stale-generation"),
         AdmissionError::OtherKind { .. } => (Code::InvalidArgument, "invalid-request"),
         AdmissionError::Stopping => (Code::Unavailable, "shutdown"),
     };
-    status(code, word, error.to_string())
+    status(code, error_code, error.to_string())
 }
 
-fn status(code: Code, word: &'static str, message: impl Into<String>) -> Status {
+fn status(code: Code, error_code: &'static str, message: impl Into<String>) -> Status {
     let mut status = Status::new(code, message);
-    status.metadata_mut().insert(ERROR_CODE_METADATA, MetadataValue::from_static(word));
+    status.metadata_mut().insert(ERROR_CODE_METADATA, MetadataValue::from_static(error_code));
     status
 }
 

@@ -1,7 +1,7 @@
-//! Every error a caller of the agent can meet, in one table: the stable word,
+//! Every error a caller of the agent can meet, in one table: the error code,
 //! the gRPC code, and what to try next.
 //!
-//! The word and the hint travel as metadata, so that a caller need not read
+//! The code and the hint travel as metadata, so that a caller need not read
 //! sentences. A message is the error with its causes: what the Engine said is
 //! in them, and it names the object.
 
@@ -22,9 +22,9 @@ use crate::usage::UsageError;
 use crate::volume_path::ReachError;
 use crate::volume_settings::VolumeNotAllowed;
 
-/// The stable word of an error. Words are never reused for another meaning.
+/// The error code of an error. Codes are never reused for another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum ErrorCode {
     NotFound,
     Conflict,
     InvalidName,
@@ -41,7 +41,7 @@ pub enum Word {
     ReadFailed,
 }
 
-impl Word {
+impl ErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotFound => "not-found",
@@ -102,7 +102,7 @@ impl Word {
         }
     }
 
-    /// A status with this word and its hint.
+    /// A status with this code and its hint.
     pub fn status(self, message: impl Into<String>) -> Status {
         self.with_code(self.code(), message)
     }
@@ -127,83 +127,83 @@ pub(crate) fn did_you_mean<'a>(name: &str, others: impl Iterator<Item = &'a str>
 /// A name that is taken is its own code where something was to be made.
 pub(crate) fn creating(error: EngineError) -> Status {
     match error.kind() {
-        EngineErrorKind::Conflict => Word::Conflict.with_code(Code::AlreadyExists, error.to_string()),
+        EngineErrorKind::Conflict => ErrorCode::Conflict.with_code(Code::AlreadyExists, error.to_string()),
         _ => error.into(),
     }
 }
 
-fn engine_word(error: &EngineError) -> Word {
+fn engine_code(error: &EngineError) -> ErrorCode {
     match error.kind() {
-        EngineErrorKind::NotFound => Word::NotFound,
-        EngineErrorKind::Conflict => Word::Conflict,
-        EngineErrorKind::Invalid => Word::InvalidRequest,
-        EngineErrorKind::Permission => Word::EnginePermission,
-        EngineErrorKind::Unreachable => Word::EngineUnreachable,
-        EngineErrorKind::Timeout => Word::EngineTimeout,
-        EngineErrorKind::Unsupported => Word::EngineUnsupported,
-        EngineErrorKind::Failed => Word::EngineFailed,
+        EngineErrorKind::NotFound => ErrorCode::NotFound,
+        EngineErrorKind::Conflict => ErrorCode::Conflict,
+        EngineErrorKind::Invalid => ErrorCode::InvalidRequest,
+        EngineErrorKind::Permission => ErrorCode::EnginePermission,
+        EngineErrorKind::Unreachable => ErrorCode::EngineUnreachable,
+        EngineErrorKind::Timeout => ErrorCode::EngineTimeout,
+        EngineErrorKind::Unsupported => ErrorCode::EngineUnsupported,
+        EngineErrorKind::Failed => ErrorCode::EngineFailed,
     }
 }
 
-fn holder_word(error: &HolderError) -> Word {
+fn holder_code(error: &HolderError) -> ErrorCode {
     match error {
-        HolderError::Engine { source, .. } | HolderError::Remove { source, .. } => engine_word(source),
-        HolderError::Journal(_) => Word::JournalFailed,
+        HolderError::Engine { source, .. } | HolderError::Remove { source, .. } => engine_code(source),
+        HolderError::Journal(_) => ErrorCode::JournalFailed,
         HolderError::Invisible { .. } | HolderError::NotCompared { .. } | HolderError::Architecture(_) => {
-            Word::VolumeNotReachable
+            ErrorCode::VolumeNotReachable
         }
     }
 }
 
-fn reach_word(error: &ReachError) -> Word {
+fn reach_code(error: &ReachError) -> ErrorCode {
     match error {
-        ReachError::Engine(error) => engine_word(error),
-        ReachError::Holder(error) => holder_word(error),
-        ReachError::Refused { .. } => Word::VolumeNotReachable,
-        ReachError::Open { .. } => Word::ReadFailed,
-        ReachError::Replaced { .. } => Word::VolumeReplaced,
+        ReachError::Engine(error) => engine_code(error),
+        ReachError::Holder(error) => holder_code(error),
+        ReachError::Refused { .. } => ErrorCode::VolumeNotReachable,
+        ReachError::Open { .. } => ErrorCode::ReadFailed,
+        ReachError::Replaced { .. } => ErrorCode::VolumeReplaced,
     }
 }
 
 impl From<EngineError> for Status {
     fn from(error: EngineError) -> Self {
-        engine_word(&error).status(causes(&error))
+        engine_code(&error).status(causes(&error))
     }
 }
 
 impl From<HolderError> for Status {
     fn from(error: HolderError) -> Self {
-        holder_word(&error).status(causes(&error))
+        holder_code(&error).status(causes(&error))
     }
 }
 
 impl From<ReachError> for Status {
     fn from(error: ReachError) -> Self {
-        reach_word(&error).status(causes(&error))
+        reach_code(&error).status(causes(&error))
     }
 }
 
 impl From<InvalidVolumeName> for Status {
     fn from(error: InvalidVolumeName) -> Self {
-        Word::InvalidName.status(error.to_string())
+        ErrorCode::InvalidName.status(error.to_string())
     }
 }
 
 impl From<NotAllowed> for Status {
     fn from(error: NotAllowed) -> Self {
-        Word::NotAllowed.status(error.to_string())
+        ErrorCode::NotAllowed.status(error.to_string())
     }
 }
 
 impl From<VolumeNotAllowed> for Status {
     fn from(error: VolumeNotAllowed) -> Self {
-        Word::NotAllowed.status(error.to_string())
+        ErrorCode::NotAllowed.status(error.to_string())
     }
 }
 
 impl From<OwnRefused> for Status {
     fn from(refused: OwnRefused) -> Self {
-        Word::Conflict.status(refused.to_string())
+        ErrorCode::Conflict.status(refused.to_string())
     }
 }
 
@@ -219,7 +219,7 @@ impl From<ChangeError> for Status {
 impl From<PruneError> for Status {
     fn from(error: PruneError) -> Self {
         match error {
-            PruneError::NothingNamed => Word::InvalidRequest.status(error.to_string()),
+            PruneError::NothingNamed => ErrorCode::InvalidRequest.status(error.to_string()),
             PruneError::Engine(error) => error.into(),
         }
     }
@@ -227,40 +227,40 @@ impl From<PruneError> for Status {
 
 impl From<SpecError> for Status {
     fn from(error: SpecError) -> Self {
-        let word = match &error {
-            SpecError::Engine(error) => engine_word(error),
-            SpecError::ImageGone { .. } => Word::Conflict,
-            SpecError::Odd { .. } => Word::EngineFailed,
+        let code = match &error {
+            SpecError::Engine(error) => engine_code(error),
+            SpecError::ImageGone { .. } => ErrorCode::Conflict,
+            SpecError::Odd { .. } => ErrorCode::EngineFailed,
         };
-        word.status(causes(&error))
+        code.status(causes(&error))
     }
 }
 
 impl From<RecreateError> for Status {
     fn from(error: RecreateError) -> Self {
-        let word = match &error {
-            RecreateError::Engine(error) => engine_word(error),
-            RecreateError::ImageMoved { .. } => Word::Conflict,
-            RecreateError::Left { .. } => Word::EngineFailed,
+        let code = match &error {
+            RecreateError::Engine(error) => engine_code(error),
+            RecreateError::ImageMoved { .. } => ErrorCode::Conflict,
+            RecreateError::Left { .. } => ErrorCode::EngineFailed,
         };
-        word.status(causes(&error))
+        code.status(causes(&error))
     }
 }
 
 impl From<InvalidRun> for Status {
     fn from(error: InvalidRun) -> Self {
-        Word::InvalidRequest.status(error.to_string())
+        ErrorCode::InvalidRequest.status(error.to_string())
     }
 }
 
 impl From<UsageError> for Status {
     fn from(error: UsageError) -> Self {
-        let word = match &error {
-            UsageError::Reach(error) => reach_word(error),
-            UsageError::Walk { .. } | UsageError::Moved { .. } => Word::ReadFailed,
-            UsageError::Abandoned => Word::EngineTimeout,
+        let code = match &error {
+            UsageError::Reach(error) => reach_code(error),
+            UsageError::Walk { .. } | UsageError::Moved { .. } => ErrorCode::ReadFailed,
+            UsageError::Abandoned => ErrorCode::EngineTimeout,
         };
-        word.status(causes(&error))
+        code.status(causes(&error))
     }
 }
 

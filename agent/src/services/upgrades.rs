@@ -10,7 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use super::snapshots::{admission_status, cancelled_before, parse_job};
-use super::status::Word;
+use super::status::ErrorCode;
 use crate::upgrade::plan::PlanRequest;
 use crate::upgrade::record::{Options, Probe};
 use crate::upgrade::{RunRequest, UpgradeError, Upgrades};
@@ -34,7 +34,9 @@ pub(super) async fn plan(
 pub(super) fn run(upgrades: &Upgrades, request: v1::RunUpgradeRequest) -> Result<Events, Status> {
     let v1::RunUpgradeRequest { job_id, generation, container, image, fingerprint, options } = request;
     if fingerprint.is_empty() {
-        return Err(Word::InvalidRequest.status("an upgrade is run by a plan: its fingerprint is missing"));
+        return Err(
+            ErrorCode::InvalidRequest.status("an upgrade is run by a plan: its fingerprint is missing")
+        );
     }
     let wire = options.clone().unwrap_or_default();
     let request = RunRequest {
@@ -83,7 +85,7 @@ pub(super) fn roll_back(upgrades: &Upgrades, request: &v1::RollBackUpgradeReques
 fn parse_plan(request: v1::PlanUpgradeRequest) -> Result<PlanRequest, Status> {
     let v1::PlanUpgradeRequest { container, image, pull, options } = request;
     if container.is_empty() {
-        return Err(Word::InvalidRequest.status("the container to upgrade is missing"));
+        return Err(ErrorCode::InvalidRequest.status("the container to upgrade is missing"));
     }
     let options = options.unwrap_or_default();
     // Wrong ones are refused with the plan, not when it is run.
@@ -116,26 +118,26 @@ fn parse_probe(kind: Kind) -> Result<Probe, Status> {
         u16::try_from(port)
             .ok()
             .filter(|port| *port > 0)
-            .ok_or_else(|| Word::InvalidRequest.status(format!("{port} is no port: 1 to 65535 are")))
+            .ok_or_else(|| ErrorCode::InvalidRequest.status(format!("{port} is no port: 1 to 65535 are")))
     };
     match kind {
         Kind::Command(command) if command.argv.is_empty() => {
-            Err(Word::InvalidRequest.status("the probe's command is empty"))
+            Err(ErrorCode::InvalidRequest.status("the probe's command is empty"))
         }
         Kind::Command(command) => Ok(Probe::Command(command.argv)),
         Kind::TcpPort(tcp) => Ok(Probe::Tcp(port(tcp)?)),
         Kind::Http(http) if http.path.starts_with('/') => {
             Ok(Probe::Http { port: port(http.port)?, path: http.path })
         }
-        Kind::Http(http) => Err(Word::InvalidRequest
+        Kind::Http(http) => Err(ErrorCode::InvalidRequest
             .status(format!("`{}` is no path: it begins with `/`", http.path.escape_debug()))),
     }
 }
 
 fn upgrade_status(error: UpgradeError) -> Status {
     match error {
-        UpgradeError::Unknown(_) => Word::NotFound.status(error.to_string()),
-        UpgradeError::WrongState { .. } => Word::Conflict.status(error.to_string()),
+        UpgradeError::Unknown(_) => ErrorCode::NotFound.status(error.to_string()),
+        UpgradeError::WrongState { .. } => ErrorCode::Conflict.status(error.to_string()),
         UpgradeError::NotAllowed(error) => error.into(),
         UpgradeError::Admission(error) => admission_status(error),
         UpgradeError::Failed(failure) => {
@@ -146,15 +148,15 @@ fn upgrade_status(error: UpgradeError) -> Status {
                 "engine-timeout" => Code::DeadlineExceeded,
                 _ => Code::FailedPrecondition,
             };
-            worded(code, &failure.code, failure.message)
+            coded(code, &failure.code, failure.message)
         }
     }
 }
 
-fn worded(code: Code, word: &str, message: impl Into<String>) -> Status {
+fn coded(code: Code, error_code: &str, message: impl Into<String>) -> Status {
     let mut status = Status::new(code, message);
-    if let Ok(word) = MetadataValue::try_from(word) {
-        status.metadata_mut().insert(ERROR_CODE_METADATA, word);
+    if let Ok(error_code) = MetadataValue::try_from(error_code) {
+        status.metadata_mut().insert(ERROR_CODE_METADATA, error_code);
     }
     status
 }

@@ -15,7 +15,7 @@ use holdfast_proto::v1::volume_service_server::VolumeService;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::status::{Word, creating, did_you_mean};
+use super::status::{ErrorCode, creating, did_you_mean};
 use crate::allow::Right;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineErrorKind, NewVolume, Volume, VolumeName};
@@ -82,7 +82,7 @@ impl VolumeApi {
         }
         let volumes = self.engine.list_volumes().await.unwrap_or_default();
         let suggestion = did_you_mean(name.as_str(), volumes.iter().map(|other| other.name.as_str()));
-        Word::NotFound.status(format!("volume `{name}` is not there{suggestion}"))
+        ErrorCode::NotFound.status(format!("volume `{name}` is not there{suggestion}"))
     }
 
     /// The Engine names users by id; people know them by name.
@@ -94,7 +94,7 @@ impl VolumeApi {
         let users: Vec<String> = users.iter().map(|user| format!("`{}`", user.name)).collect();
         match users.as_slice() {
             [] => error.into(),
-            users => Word::Conflict.status(format!("volume `{name}` is in use by {}", users.join(", "))),
+            users => ErrorCode::Conflict.status(format!("volume `{name}` is in use by {}", users.join(", "))),
         }
     }
 }
@@ -228,7 +228,7 @@ pub(super) fn globs(patterns: &[String]) -> Result<Option<GlobSet>, Status> {
         return Ok(None);
     }
     let refused =
-        |error: globset::Error| Word::InvalidRequest.status(format!("a name pattern is wrong: {error}"));
+        |error: globset::Error| ErrorCode::InvalidRequest.status(format!("a name pattern is wrong: {error}"));
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         set.add(Glob::new(pattern).map_err(refused)?);

@@ -159,7 +159,7 @@ fn cancelled(reason: Option<CancelReason>) -> PackIoError {
     }
 }
 
-/// Sorts a status. The stable word comes from the controller's metadata where
+/// Sorts a status. The error code comes from the controller's metadata where
 /// it sends one.
 fn refusal(what: &'static str, status: &Status) -> Refusal {
     let word = status.metadata().get(ERROR_CODE_METADATA).and_then(|word| word.to_str().ok());

@@ -7,7 +7,7 @@
 //! allocated twice that way leaves an intent nobody uses, never a pack that
 //! lies. What the controller *refuses* is not repeated.
 //!
-//! Capture and restore run on plain threads; the seam's methods block those
+//! Capture and restore run on plain threads; the methods of [`pack_io`](holdfast_archive::pack_io) block those
 //! on the runtime and must never be called from one of its own threads.
 
 mod call;

@@ -491,12 +491,12 @@ impl Backup<'_> {
         target.row.finish();
         target.session.close().await;
         target.source.release().await;
-        self.tell(Event::Source(finished));
+        self.emit(Event::Source(finished));
     }
 
     fn failed(&self, source: SourceId, begun: Instant, failure: Failure) {
         let event = self.failed_event(source, begun, failure);
-        self.tell(Event::Source(event));
+        self.emit(Event::Source(event));
     }
 
     fn failed_event(&self, source: SourceId, begun: Instant, failure: Failure) -> v1::SourceFinished {
@@ -526,11 +526,11 @@ impl Backup<'_> {
                     format!("container `{}` has not resumed: {}", report.container_name, report.problem);
                 self.note(Failure::new("not-resumed", message));
             }
-            self.tell(Event::Quiesced(report));
+            self.emit(Event::Quiesced(report));
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn emit(&self, event: Event) {
         self.job.feed.push(v1::SnapshotEvent { job_id: self.job.id.to_string(), event: Some(event) });
     }
 

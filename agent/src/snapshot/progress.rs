@@ -67,12 +67,12 @@ impl ProgressTracker {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                progress.tell();
+                progress.emit();
             }
         }))
     }
 
-    fn tell(&self) {
+    fn emit(&self) {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for row in rows {
             if row.lock().finished {

@@ -165,7 +165,7 @@ impl Restore<'_> {
     ) -> Result<v1::RestoreFinished, Failure> {
         space::check(target, body, &self.options(), session).await?;
         let written = {
-            let _telling = self.tell(v1::RestorePhase::Writing, body);
+            let _reporting = self.report_progress(v1::RestorePhase::Writing, body);
             self.write(session, body, target).await?
         };
         failpoint("agent.restore.written");
@@ -175,7 +175,7 @@ impl Restore<'_> {
         })?;
         failpoint("agent.restore.before-verify");
         let compared = {
-            let _telling = self.tell(v1::RestorePhase::Verifying, body);
+            let _reporting = self.report_progress(v1::RestorePhase::Verifying, body);
             self.compare(session, body, target).await?
         };
         let compared = compared.after(&written);
@@ -233,7 +233,7 @@ impl Restore<'_> {
     }
 
     /// Tells how far it is until the handle is dropped.
-    fn tell(&self, phase: v1::RestorePhase, body: &SnapshotBody) -> AbortOnDropHandle<()> {
+    fn report_progress(&self, phase: v1::RestorePhase, body: &SnapshotBody) -> AbortOnDropHandle<()> {
         let (feed, job, progress) = (self.job.feed.clone(), self.job.id.to_string(), self.progress.clone());
         let (total_entries, total_bytes) = (body.stats.entries, body.stats.size_bytes);
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -296,7 +296,7 @@ fn shortened(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
-/// The stable word for a tree that could not be restored or compared.
+/// The error code for a tree that could not be restored or compared.
 fn tree_code(error: &RestoreError) -> &'static str {
     match error {
         RestoreError::Target { .. } | RestoreError::NoProc { .. } => "unreadable",

@@ -58,7 +58,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Stable word for events.
+    /// Error code for events.
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Name(_) => "invalid-name",
@@ -84,7 +84,7 @@ fn directory_code(error: &DirectoryError) -> &'static str {
     }
 }
 
-/// The stable word for what the Engine did not do.
+/// The error code for what the Engine did not do.
 pub(crate) fn engine_code(error: &EngineError) -> &'static str {
     match error.kind() {
         EngineErrorKind::NotFound => "not-found",

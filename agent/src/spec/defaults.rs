@@ -1,6 +1,6 @@
 //! What the Engine fills in where nobody set anything, taken out for people.
 //!
-//! The Engine tells all settings of a host configuration, some sixty, most of
+//! The Engine reports all settings of a host configuration, some sixty, most of
 //! them zero. A container that is recreated gets them as they are, since a
 //! newer Engine may mean something else by leaving one out; a reader wants
 //! what somebody set.

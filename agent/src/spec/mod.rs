@@ -1,7 +1,7 @@
 //! What a person set of a container: its configuration less what the image
 //! and the Engine set by themselves.
 //!
-//! The Engine tells of a container as it is, which is a merge: settings of the
+//! The Engine reports a container as it is, which is a merge: settings of the
 //! image stand among those of the person, and addresses the Engine gave among
 //! addresses that were asked for. A container recreated of all that would pin
 //! the old image's defaults, and would clash or lie where the Engine had
@@ -121,7 +121,7 @@ impl Facts {
 impl Spec {
     /// Subtracts. `image` is the inspected image of the id the container runs;
     /// `former_ids` are ids of containers that had its name before. Names of
-    /// other containers stay as the Engine tells them.
+    /// other containers stay as the Engine reports them.
     ///
     /// # Errors
     /// When the inspected JSON is not that of a container.

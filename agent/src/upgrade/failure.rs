@@ -6,7 +6,7 @@ use crate::engine::{EngineError, EngineErrorKind};
 use super::plan::PlanError;
 use super::record::StoreError;
 
-/// Why an upgrade does not go on: a stable word and a sentence.
+/// Why an upgrade does not go on: an error code and a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {

@@ -154,7 +154,7 @@ pub struct Member {
     pub id: String,
     pub name: String,
     pub was_running: bool,
-    /// As the Engine tells it: put back at the end.
+    /// As the Engine reports it: put back at the end.
     pub restart_policy: Value,
     /// Its restart policy or its state is changed, or is about to be.
     pub touched: bool,
@@ -244,7 +244,7 @@ pub enum Probe {
     Http { port: u16, path: String },
 }
 
-/// A line of the upgrade's story.
+/// A line of the upgrade's event log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Step {
     pub state: i32,
@@ -379,7 +379,7 @@ impl Record {
             .any(|recreation| recreation.started)
     }
 
-    pub fn tell(&mut self, text: impl Into<String>) -> Step {
+    pub fn add_step(&mut self, text: impl Into<String>) -> Step {
         let step = Step { state: self.state, text: text.into(), unix_ms: now_unix_ms() };
         self.steps.push(step.clone());
         step

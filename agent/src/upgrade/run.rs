@@ -54,7 +54,7 @@ impl UpgradeRun<'_> {
 
     /// A line within a state.
     pub(super) async fn note(&mut self, text: impl Into<String>) -> Result<(), Failure> {
-        let step = self.record.tell(text);
+        let step = self.record.add_step(text);
         self.save().await?;
         tracing::info!(job.id = %self.record.job, container.name = self.record.target().name,
             state = ?self.record.state(), "{}", step.text);

@@ -35,7 +35,7 @@ pub enum StoreErrorKind {
 }
 
 impl StoreErrorKind {
-    /// The stable word of this kind.
+    /// The error code of this kind.
     pub fn code(self) -> &'static str {
         match self {
             Self::NotFound => "not-found",
@@ -137,8 +137,8 @@ impl std::error::Error for StoreError {
 
 impl From<StoreError> for PackIoError {
     fn from(error: StoreError) -> Self {
-        let mut seam = Self::new(error.kind.code(), error.message.clone());
-        seam.source = Some(Box::new(error));
-        seam
+        let mut failure = Self::new(error.kind.code(), error.message.clone());
+        failure.source = Some(Box::new(error));
+        failure
     }
 }

@@ -42,7 +42,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    /// One stable word.
+    /// One error code.
     pub fn name(self) -> &'static str {
         match self {
             Self::RepositoryInfo => "repository-info",

@@ -45,7 +45,7 @@ pub(super) async fn run(_env: &Env, args: DemoArgs) -> Result<Exit> {
         dir.path().display()
     ));
     let mut stack = Stack::prepare(layout)?;
-    tell(&mut stack, &app, dir.path()).await?;
+    walk_through(&mut stack, &app, dir.path()).await?;
     stack.stop();
     drop(app);
     output::say(format!(
@@ -55,8 +55,8 @@ pub(super) async fn run(_env: &Env, args: DemoArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The story, step by step.
-async fn tell(stack: &mut Stack, app: &App, dir: &Path) -> Result<()> {
+/// The walk-through, step by step.
+async fn walk_through(stack: &mut Stack, app: &App, dir: &Path) -> Result<()> {
     let step = Step::begin("controller up");
     let client = stack.start_controller().await?;
     step.done(format!("sqlite, repository {}, TLS on {}", "directory", stack.layout.context()?.address));
@@ -106,7 +106,7 @@ async fn tell(stack: &mut Stack, app: &App, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A line of the story with the time it took.
+/// A line of the walk-through with the time it took.
 struct Step {
     name: &'static str,
     begun: Instant,

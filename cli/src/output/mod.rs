@@ -80,7 +80,7 @@ impl Content {
     }
 }
 
-/// A line of a story told on standard output.
+/// A line of a walk-through on standard output.
 pub fn say(line: impl AsRef<str>) {
     let _ = writeln!(std::io::stdout().lock(), "{}", printable(line.as_ref()));
 }

@@ -4,7 +4,7 @@ use holdfast_proto::v1::audit_service_server::AuditService;
 use holdfast_proto::v1::{self, ListAuditRequest, VerifyAuditRequest, VerifyAuditResponse};
 use tonic::{Request, Response, Status};
 
-use super::status_map::{Word, catalog_failed, causes};
+use super::status_map::{ErrorCode, catalog_failed, causes};
 use crate::catalog::audit::{AuditCheck, AuditFilter, AuditRow, Book, Outcome};
 use crate::catalog::{Catalog, CatalogError};
 use crate::repository::Repository;
@@ -75,7 +75,7 @@ impl AuditService for AuditApi {
         let known = [Outcome::Allowed, Outcome::Ok, Outcome::Denied, Outcome::Failed];
         if !outcome.is_empty() && !known.iter().any(|known| known.as_str() == outcome) {
             let message = format!("`{outcome}` is no outcome: allowed, ok, denied and failed are");
-            return Err(Word::InvalidRequest.status(message));
+            return Err(ErrorCode::InvalidRequest.status(message));
         }
         let filter = AuditFilter {
             since_ms: since_unix_ms,

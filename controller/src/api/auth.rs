@@ -27,7 +27,7 @@ use super::denials::Denials;
 use super::roles::{About, Access, AdminField, AnsweredBy, Names, NeedsAdmin, Rule, rule};
 use super::scope::{Call, refuse_other_hosts};
 use super::sessions::Sessions;
-use super::status_map::{Word, catalog_failed, causes};
+use super::status_map::{ErrorCode, catalog_failed, causes};
 use super::subject::{UnreadableRequest, admin_field, describe, field_texts};
 use super::timed::Timed;
 use crate::catalog::Catalog;
@@ -203,7 +203,7 @@ impl Gate {
                 self.denials
                     .record("anonymous", rule.path, "", "the token is not known or was revoked")
                     .await;
-                Err(Word::Unauthenticated.status("the token is not known or was revoked"))
+                Err(ErrorCode::Unauthenticated.status("the token is not known or was revoked"))
             }
         }
     }
@@ -213,7 +213,7 @@ impl Gate {
         if operator.has_expired(now) {
             let ago = ago(now.saturating_sub(operator.expires_ms.unwrap_or(now)));
             let refusal =
-                Word::TokenExpired.status(format!("the token of `{}` expired {ago} ago", operator.name));
+                ErrorCode::TokenExpired.status(format!("the token of `{}` expired {ago} ago", operator.name));
             self.denials.record(&operator.name, rule.path, "", refusal.message()).await;
             return Err(refusal);
         }
@@ -232,13 +232,17 @@ impl Gate {
             let standing = self.catalog.certificate_standing(host, &certificate.serial, now).await;
             match standing.map_err(|error| catalog_failed(&error))? {
                 Standing::Good { name } => return Ok(Caller::Agent { host, host_name: name }),
-                Standing::Unknown => Word::CertificateRefused.status("the certificate's host is not known"),
-                Standing::Revoked { name } => Word::HostRevoked.status(format!("host `{name}` was revoked")),
-                Standing::Denied { name } => Word::CertificateRefused
+                Standing::Unknown => {
+                    ErrorCode::CertificateRefused.status("the certificate's host is not known")
+                }
+                Standing::Revoked { name } => {
+                    ErrorCode::HostRevoked.status(format!("host `{name}` was revoked"))
+                }
+                Standing::Denied { name } => ErrorCode::CertificateRefused
                     .status(format!("this certificate of host `{name}` was replaced by another")),
             }
         } else {
-            Word::CertificateRefused.status("the certificate is not valid now")
+            ErrorCode::CertificateRefused.status("the certificate is not valid now")
         };
         self.denials.record(&format!("agent:{host}"), rule.path, "", refusal.message()).await;
         Err(refusal)
@@ -246,18 +250,17 @@ impl Gate {
 
     async fn refuse(&self, rule: &Rule, caller: &Caller, answering: Option<&str>) -> Status {
         let status = match (rule.access, caller) {
-            (_, Caller::Anonymous) => Word::Unauthenticated.status("this call needs a token or certificate"),
-            (Access::Role(needed), Caller::Operator { name, role, .. }) => Word::RoleTooLow.status(format!(
-                "`{name}` is {}, this call needs {}",
-                role.as_str(),
-                needed.as_str()
-            )),
-            (Access::Role(_), Caller::Agent { .. }) => {
-                Word::RoleTooLow.status("hosts may not make this call")
+            (_, Caller::Anonymous) => {
+                ErrorCode::Unauthenticated.status("this call needs a token or certificate")
             }
-            (Access::Agent, _) => Word::AgentOnly.status("only an agent may make this call"),
+            (Access::Role(needed), Caller::Operator { name, role, .. }) => ErrorCode::RoleTooLow
+                .status(format!("`{name}` is {}, this call needs {}", role.as_str(), needed.as_str())),
+            (Access::Role(_), Caller::Agent { .. }) => {
+                ErrorCode::RoleTooLow.status("hosts may not make this call")
+            }
+            (Access::Agent, _) => ErrorCode::AgentOnly.status("only an agent may make this call"),
             (Access::Nobody | Access::Anyone, _) => {
-                Word::NotForwardable.status("this call is made to hosts by jobs alone")
+                ErrorCode::NotForwardable.status("this call is made to hosts by jobs alone")
             }
         };
         self.denials.record(&caller.actor(), rule.path, &on(answering), status.message()).await;
@@ -278,7 +281,8 @@ impl Gate {
     async fn record(&self, caller: &Caller, call: Call<'_>) -> Result<String, Status> {
         let rule = call.rule;
         let (Some(_), Some(message)) = (rule.audit, call.message) else { return Ok(String::new()) };
-        let mut subject = subject(call).map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
+        let mut subject =
+            subject(call).map_err(|error| ErrorCode::InvalidRequest.status(error.to_string()))?;
         self.refuse_admin_fields(caller, call, message, &subject).await?;
         subject.push_str(&self.planned(rule, message).await?);
         let entry = AuditEntry {
@@ -322,10 +326,10 @@ impl Gate {
             return Ok(());
         }
         let field = admin_field(call.rule.path, call.rule.admin_fields, message)
-            .map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
+            .map_err(|error| ErrorCode::InvalidRequest.status(error.to_string()))?;
         let Some(AdminField { name: field, needs }) = field else { return Ok(()) };
         let done = if *needs == NeedsAdmin::Unset { "left out" } else { "set" };
-        let status = Word::RoleTooLow.status(format!(
+        let status = ErrorCode::RoleTooLow.status(format!(
             "`{name}` is {}, and `{field}` can only be {done} by {}",
             role.as_str(),
             Role::Admin.as_str()
@@ -403,7 +407,7 @@ fn make_known(peer: Option<&Peer>, caller: &Caller) -> Result<(), Status> {
     };
     match peer {
         Some(peer) if !peer.ticket.belongs_to(owner) => {
-            Err(Word::TooMany.status("there is no place for a further connection; try again"))
+            Err(ErrorCode::TooMany.status("there is no place for a further connection; try again"))
         }
         _ => Ok(()),
     }
@@ -448,9 +452,8 @@ async fn read_message(body: Body) -> Result<Bytes, Status> {
     match read {
         Err(_) => Err(Status::deadline_exceeded("the request did not arrive in time")),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Word::MessageTooLarge.status(format!("the request is larger than {MAX_MESSAGE_BYTES} bytes")))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ErrorCode::MessageTooLarge
+            .status(format!("the request is larger than {MAX_MESSAGE_BYTES} bytes"))),
         Ok(Err(_)) => Err(Status::cancelled("the request was cut off")),
     }
 }

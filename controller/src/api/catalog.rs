@@ -30,7 +30,7 @@ use super::caller::Caller;
 use super::names;
 use super::reading::{ReaderGone, Readings, Sender};
 use super::scope::shown_hosts;
-use super::status_map::{Word, catalog_failed, causes, tagged};
+use super::status_map::{ErrorCode, catalog_failed, causes, tagged};
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
 use crate::policy::definition::pattern;
@@ -177,7 +177,7 @@ fn unreadable(error: &(dyn std::error::Error + 'static)) -> Status {
     let text = format!("the snapshot could not be read: {}", causes(error));
     match out_of_reach(error) {
         Some(kind) => tagged(Status::unavailable(text), kind.code(), "holdfast status"),
-        None => Word::Damaged.status(text),
+        None => ErrorCode::Damaged.status(text),
     }
 }
 
@@ -200,7 +200,7 @@ fn out_of_reach(error: &(dyn std::error::Error + 'static)) -> Option<StoreErrorK
 }
 
 fn no_such_path(path: &[u8]) -> Status {
-    Word::PathUnknown.status(format!("`{}` is not in the snapshot", String::from_utf8_lossy(path)))
+    ErrorCode::PathUnknown.status(format!("`{}` is not in the snapshot", String::from_utf8_lossy(path)))
 }
 
 /// Lists a directory, or everything from it down.
@@ -241,7 +241,7 @@ fn read_file(
         let frame = fetcher.get(extent.frame).map_err(|error| unreadable(&error))?;
         let (from, len) = (extent.frame_offset as usize, extent.len as usize);
         let Some(end) = from.checked_add(len).filter(|end| *end <= frame.len()) else {
-            return Err(Word::Damaged.status("the manifest refers past the end of a frame"));
+            return Err(ErrorCode::Damaged.status("the manifest refers past the end of a frame"));
         };
         let mut rest = frame.slice(from..end);
         while !rest.is_empty() {
@@ -263,7 +263,7 @@ fn file_at(manifest: &ManifestReader<'_>, path: &[u8]) -> Result<FileData, Statu
             _ => break,
         }
     }
-    Err(Word::InvalidRequest.status(format!("`{}` is no regular file", String::from_utf8_lossy(&path))))
+    Err(ErrorCode::InvalidRequest.status(format!("`{}` is no regular file", String::from_utf8_lossy(&path))))
 }
 
 fn zeros(mut count: u64, sender: &Sender<ReadFileResponse>) -> Result<(), Status> {
@@ -304,12 +304,14 @@ impl CatalogService for CatalogApi {
         };
         let job: Option<JobId> = match job_id.as_str() {
             "" => None,
-            id => Some(id.parse().map_err(|_| Word::JobUnknown.status(format!("job `{id}` is not known")))?),
+            id => Some(
+                id.parse().map_err(|_| ErrorCode::JobUnknown.status(format!("job `{id}` is not known")))?,
+            ),
         };
         let glob = match source.as_str() {
             "" => None,
             text => Some(pattern(text).map_err(|error| {
-                Word::InvalidRequest.status(format!("`{text}` is no glob: {}", error.kind()))
+                ErrorCode::InvalidRequest.status(format!("`{text}` is no glob: {}", error.kind()))
             })?),
         };
         let states = if with_forgotten {

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
 use super::denials::Denials;
-use super::status_map::{Word, catalog_failed, causes};
+use super::status_map::{ErrorCode, catalog_failed, causes};
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::hosts::{Enrolled, Enrolment};
@@ -60,12 +60,12 @@ impl EnrolmentApi {
         let Some((name, quota)) = exceeded else { return Ok(()) };
         let reason = format!("it came to its quota {name} = {quota}");
         self.catalog.alarm(host, day, &reason).await.map_err(failed)?;
-        Err(Word::TooMany.status(format!("this host may renew its certificate {quota} times a day")))
+        Err(ErrorCode::TooMany.status(format!("this host may renew its certificate {quota} times a day")))
     }
 
-    async fn refuse(&self, word: Word, peer: &str, host_name: &str, message: &str) -> Status {
+    async fn refuse(&self, code: ErrorCode, peer: &str, host_name: &str, message: &str) -> Status {
         self.denials.record(peer, JOIN, &format!("host={host_name}"), message).await;
-        word.status(message)
+        code.status(message)
     }
 
     async fn note(&self, action: &str, actor: &str, host: &str, detail: &str) -> Result<(), Status> {
@@ -85,10 +85,10 @@ impl EnrolmentService for EnrolmentApi {
         };
         let JoinRequest { token, csr_pem, instance_id, agent_version } = request.into_inner();
         let token: JoinToken =
-            token.parse().map_err(|error| Word::JoinTokenInvalid.status(format!("{error}")))?;
-        let key = csr::public_key(&csr_pem).map_err(|error| Word::CsrInvalid.status(causes(&error)))?;
+            token.parse().map_err(|error| ErrorCode::JoinTokenInvalid.status(format!("{error}")))?;
+        let key = csr::public_key(&csr_pem).map_err(|error| ErrorCode::CsrInvalid.status(causes(&error)))?;
         if instance_id.len() > MAX_TEXT_LEN || agent_version.len() > MAX_TEXT_LEN {
-            return Err(Word::InvalidRequest.status("instance id or version is too long"));
+            return Err(ErrorCode::InvalidRequest.status("instance id or version is too long"));
         }
         let now = now_ms();
         let serial = Serial::generate();
@@ -108,15 +108,15 @@ impl EnrolmentService for EnrolmentApi {
             Enrolled::Unknown => {
                 // Whoever sends these knows no secret: worth a log line, no row.
                 tracing::warn!(peer, "an unknown join token was shown");
-                return Err(Word::JoinTokenInvalid.status("this join token is not known here"));
+                return Err(ErrorCode::JoinTokenInvalid.status("this join token is not known here"));
             }
             Enrolled::Used { .. } => {
                 let message = "alarm: this join token was used before; if that was not you, revoke the host";
-                return Err(self.refuse(Word::JoinTokenUsed, &peer, name, message).await);
+                return Err(self.refuse(ErrorCode::JoinTokenUsed, &peer, name, message).await);
             }
             Enrolled::Expired { .. } => {
                 let message = "this join token has expired";
-                return Err(self.refuse(Word::JoinTokenExpired, &peer, name, message).await);
+                return Err(self.refuse(ErrorCode::JoinTokenExpired, &peer, name, message).await);
             }
         };
         let certificate_pem = self
@@ -147,10 +147,10 @@ impl EnrolmentService for EnrolmentApi {
         let host = Caller::host(&request)?;
         let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.clone());
         let Some(certificate) = certificate else {
-            return Err(Word::CertificateRefused.status("renewal needs the certificate it replaces"));
+            return Err(ErrorCode::CertificateRefused.status("renewal needs the certificate it replaces"));
         };
         let key = csr::public_key(&request.into_inner().csr_pem)
-            .map_err(|error| Word::CsrInvalid.status(causes(&error)))?;
+            .map_err(|error| ErrorCode::CsrInvalid.status(causes(&error)))?;
         let now = now_ms();
         self.count_renewal(host, now).await?;
         let serial = Serial::generate();
@@ -165,7 +165,7 @@ impl EnrolmentService for EnrolmentApi {
             .await
             .map_err(|error| catalog_failed(&error))?;
         if !renewed {
-            return Err(Word::CertificateRefused.status("this certificate was replaced by another"));
+            return Err(ErrorCode::CertificateRefused.status("this certificate was replaced by another"));
         }
         self.note(RENEW, &caller.actor(), &host.to_string(), "renewed").await?;
         Ok(Response::new(RenewResponse {
@@ -178,5 +178,5 @@ impl EnrolmentService for EnrolmentApi {
 
 fn signing_failed(error: &AuthorityError) -> Status {
     tracing::error!(error = %causes(error), "a certificate could not be signed");
-    Word::Internal.status("the certificate could not be signed")
+    ErrorCode::Internal.status("the certificate could not be signed")
 }

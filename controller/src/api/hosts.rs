@@ -12,7 +12,7 @@ use holdfast_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
-use super::status_map::{Word, catalog_failed};
+use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::{HostRecord, NewJoinToken, TOKEN_LIFE_MS};
 use crate::catalog::jobs::JobFilter;
 use crate::catalog::snapshots::SnapshotFilter;
@@ -169,13 +169,14 @@ impl HostService for HostApi {
         request: Request<CreateJoinTokenRequest>,
     ) -> Result<Response<CreateJoinTokenResponse>, Status> {
         let CreateJoinTokenRequest { name, labels, valid_seconds } = request.into_inner();
-        let name: Name = name.parse().map_err(|error| Word::InvalidName.status(format!("{error}")))?;
-        let labels = check_labels(&labels).map_err(|error| Word::InvalidLabel.status(error.to_string()))?;
+        let name: Name = name.parse().map_err(|error| ErrorCode::InvalidName.status(format!("{error}")))?;
+        let labels =
+            check_labels(&labels).map_err(|error| ErrorCode::InvalidLabel.status(error.to_string()))?;
         let seconds = match valid_seconds {
             0 => MAX_TOKEN_SECONDS,
             seconds if seconds <= MAX_TOKEN_SECONDS => seconds,
             _ => {
-                return Err(Word::InvalidRequest.status("a join token is valid for an hour at most"));
+                return Err(ErrorCode::InvalidRequest.status("a join token is valid for an hour at most"));
             }
         };
         let secret = token::random_secret();
@@ -204,7 +205,7 @@ impl HostService for HostApi {
         host.labels.extend(set);
         host.labels.retain(|key, _| !remove.contains(key));
         host.labels =
-            check_labels(&host.labels).map_err(|error| Word::InvalidLabel.status(error.to_string()))?;
+            check_labels(&host.labels).map_err(|error| ErrorCode::InvalidLabel.status(error.to_string()))?;
         self.catalog.set_host_labels(host.id, &host.labels).await.map_err(|error| catalog_failed(&error))?;
         Ok(Response::new(self.encode(host)))
     }
@@ -230,7 +231,7 @@ impl HostService for HostApi {
             None => Err(find_host(&self.catalog, &name)
                 .await
                 .err()
-                .unwrap_or_else(|| Word::HostUnknown.status(format!("host `{name}` is not known")))),
+                .unwrap_or_else(|| ErrorCode::HostUnknown.status(format!("host `{name}` is not known")))),
         }
     }
 }

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::caller::Caller;
 use super::names;
 use super::scope::shown_hosts;
-use super::status_map::{Word, catalog_failed};
+use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
 use crate::jobs::state::State;
@@ -48,9 +48,9 @@ impl JobApi {
     }
 
     async fn find(&self, id: &str) -> Result<JobRecord, Status> {
-        let unknown = || Word::JobUnknown.status(format!("job `{id}` is not known"));
+        let unknown = || ErrorCode::JobUnknown.status(format!("job `{id}` is not known"));
         let parsed: JobId = id.parse().map_err(|_| {
-            Word::InvalidRequest.status_with_hint(format!("`{id}` is no job id"), "holdfast job ls")
+            ErrorCode::InvalidRequest.status_with_hint(format!("`{id}` is no job id"), "holdfast job ls")
         })?;
         self.jobs.catalog().job(parsed).await.map_err(|error| catalog_failed(&error))?.ok_or_else(unknown)
     }
@@ -60,7 +60,7 @@ impl JobApi {
     }
 }
 
-/// One watcher's place in a job's story.
+/// One watcher's place in a job's event log.
 struct Watch {
     jobs: Jobs,
     id: JobId,
@@ -92,7 +92,7 @@ impl Watch {
     /// Until there is something new, and it is time to show it.
     async fn wait(&mut self, looked: Instant) {
         // Closed: the job has ended, or its driver has let go of it and the
-        // card was taken away; a new card tells about the next driver.
+        // entry was removed; a new one is about the next driver.
         if let Ok(Err(_)) = timeout(WATCH_SILENCE, self.version.changed()).await {
             self.version = self.jobs.progress().subscribe(self.id);
         }
@@ -178,7 +178,7 @@ impl JobService for JobApi {
                 v1::JobState::try_from(state)
                     .ok()
                     .and_then(State::from_wire)
-                    .ok_or_else(|| Word::InvalidRequest.status("an unknown job state"))
+                    .ok_or_else(|| ErrorCode::InvalidRequest.status("an unknown job state"))
             })
             .collect::<Result<Vec<_>, _>>()?;
         let limit = if limit == 0 { LISTED } else { limit.min(MAX_LISTED) };
@@ -248,10 +248,10 @@ impl JobService for JobApi {
             CancelOutcome::AlreadyEnded => {
                 let record = self.find(&record.id.to_string()).await?;
                 let state = record.state.as_str();
-                Err(Word::JobEnded.status(format!("job {} has ended already: {state}", record.id)))
+                Err(ErrorCode::JobEnded.status(format!("job {} has ended already: {state}", record.id)))
             }
             CancelOutcome::Unknown => {
-                Err(Word::JobUnknown.status(format!("job `{}` is not known", record.id)))
+                Err(ErrorCode::JobUnknown.status(format!("job `{}` is not known", record.id)))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::status_map::{Word, catalog_failed};
+use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::Catalog;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
@@ -26,14 +26,14 @@ pub(crate) fn did_you_mean<'k>(wanted: &str, known: impl IntoIterator<Item = &'k
 /// A host by name or id.
 pub(crate) async fn host(catalog: &Catalog, name: &str) -> Result<HostRecord, Status> {
     if name.is_empty() {
-        return Err(Word::HostRequired.status("no host is named"));
+        return Err(ErrorCode::HostRequired.status("no host is named"));
     }
     if let Some(host) = catalog.host_by_name(name).await.map_err(|error| catalog_failed(&error))? {
         return Ok(host);
     }
     let known = catalog.host_names().await.map_err(|error| catalog_failed(&error))?;
     let near = did_you_mean(name, known.iter().map(String::as_str));
-    Err(Word::HostUnknown.status(format!("host `{name}` is not known{near}")))
+    Err(ErrorCode::HostUnknown.status(format!("host `{name}` is not known{near}")))
 }
 
 /// A policy by name.
@@ -43,7 +43,7 @@ pub(crate) async fn policy(catalog: &Catalog, name: &str) -> Result<PolicyRecord
     }
     let known = catalog.policies().await.map_err(|error| catalog_failed(&error))?;
     let near = did_you_mean(name, known.iter().map(|record| record.policy.name.as_str()));
-    Err(Word::PolicyUnknown.status(format!("policy `{name}` is not known{near}")))
+    Err(ErrorCode::PolicyUnknown.status(format!("policy `{name}` is not known{near}")))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::status_map::Word;
+use super::status_map::ErrorCode;
 use crate::limits::{ANSWER_STALL, ANSWER_WAIT, ANSWERS, ANSWERS_OF_OPERATOR};
 
 pub(super) type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -84,7 +84,7 @@ impl Readings {
         };
         match tokio::time::timeout(self.wait, taken).await {
             Ok(Some(place)) => Ok(place),
-            Ok(None) | Err(_) => Err(Word::TooMany.status(format!(
+            Ok(None) | Err(_) => Err(ErrorCode::TooMany.status(format!(
                 "`{caller}` reads from too many snapshots at once, or all do: end one of these calls first"
             ))),
         }

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::caller::{Caller, HostScope};
 use super::roles::{About, Names, Rule};
-use super::status_map::{Word, catalog_failed};
+use super::status_map::{ErrorCode, catalog_failed};
 use super::subject::{UnreadableRequest, field_texts};
 use crate::catalog::{Catalog, CatalogError};
 use crate::repository::RepositoryError;
@@ -40,7 +40,7 @@ pub(super) async fn refuse_other_hosts(
     let Some(limits) = caller.limits() else { return Ok(()) };
     let refused = |what: &str| {
         let message = format!("`{}` is good only for hosts with {limits}: {what}", caller.actor());
-        Err(Word::OutOfScope.status(message))
+        Err(ErrorCode::OutOfScope.status(message))
     };
     match call.rule.about {
         About::Shown => Ok(()),
@@ -56,7 +56,7 @@ pub(super) async fn refuse_other_hosts(
             let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
             let texts = call.message.ok_or(UnreadableRequest);
             let texts = texts.and_then(|frame| field_texts(call.rule.path, &names, frame));
-            let texts = texts.map_err(|error| Word::InvalidRequest.status(error.to_string()))?;
+            let texts = texts.map_err(|error| ErrorCode::InvalidRequest.status(error.to_string()))?;
             if texts.iter().all(String::is_empty) {
                 return refused("name one of them");
             }

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::caller::Caller;
 use super::names::{self, did_you_mean};
 use super::scope::shown_hosts;
-use super::status_map::{Word, catalog_failed};
+use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::binds::BindRecord;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
@@ -107,7 +107,7 @@ impl SourceApi {
                 host.name
             );
             let hint = format!("holdfast volume inspect {name} --host {}", host.name);
-            return Err(Word::SourceThere.status_with_hint(message, &hint));
+            return Err(ErrorCode::SourceThere.status_with_hint(message, &hint));
         }
         let policies = self.catalog.policies().await.map_err(|error| catalog_failed(&error))?;
         let naming = |policy: &crate::policy::Policy| {
@@ -116,7 +116,7 @@ impl SourceApi {
         let Some(record) = policies.iter().find(|record| naming(&record.policy)) else { return Ok(()) };
         let policy = &record.policy.name;
         let message = format!("policy `{policy}` names directory `{name}`: take it out there first");
-        Err(Word::SourceThere.status_with_hint(message, &format!("holdfast policy show {policy}")))
+        Err(ErrorCode::SourceThere.status_with_hint(message, &format!("holdfast policy show {policy}")))
     }
 
     async fn retire(&self, request: RetireSourceRequest) -> Result<Source, Status> {
@@ -138,11 +138,11 @@ impl SourceApi {
             let near = did_you_mean(&name, known.iter().map(|source| source.name.as_str()));
             let hint = format!("holdfast source ls --host {}", host.name);
             let message = format!("host `{}` never had a source `{name}`{near}", host.name);
-            return Err(Word::SourceUnknown.status_with_hint(message, &hint));
+            return Err(ErrorCode::SourceUnknown.status_with_hint(message, &hint));
         }
         tracing::info!(host.id = %host.id, host.name = %host.name, source = name, undo, "source retired");
         let answer = known.into_iter().find(|source| source.name == name);
-        answer.ok_or_else(|| Word::Internal.status("the source just retired is not there"))
+        answer.ok_or_else(|| ErrorCode::Internal.status("the source just retired is not there"))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::sources::SourceRecord;
 use crate::catalog::usage::Alarm;
 use crate::clock::now_ms;
-use crate::coverage::{Coverage, Facts, HostCoverage, Trouble, UPGRADE_NEWS_MS, ago, coverage};
+use crate::coverage::{Coverage, Facts, HostCoverage, Problem, UPGRADE_NEWS_MS, ago, coverage};
 use crate::jobs::Jobs;
 use crate::loops::{Cause, Failing, Statuses};
 use crate::quota::day_of;
@@ -55,7 +55,7 @@ impl StatusApi {
 
     async fn answer(&self) -> Result<GetStatusResponse, CatalogError> {
         let facts = self.facts().await?;
-        let Coverage { hosts, troubles } = coverage(&facts);
+        let Coverage { hosts, problems } = coverage(&facts);
         let (repository, remedy) = self.repository().await?;
         let versions: BTreeMap<&str, (String, i64)> = facts
             .hosts
@@ -66,7 +66,7 @@ impl StatusApi {
                 (host.name.as_str(), (version, host.last_seen_ms.unwrap_or(0)))
             })
             .collect();
-        let mut problems: Vec<StatusProblem> = troubles.into_iter().map(problem).collect();
+        let mut problems: Vec<StatusProblem> = problems.into_iter().map(problem).collect();
         let repository_problem = repository_problem(&repository, remedy);
         let failing = self.loops.failing().into_iter().filter(|failing| match failing.cause {
             // What is behind these is told once, and better.
@@ -173,8 +173,8 @@ fn host_status(line: HostCoverage, engine_version: String, last_seen_unix_ms: i6
     }
 }
 
-fn problem(trouble: Trouble) -> StatusProblem {
-    let Trouble { kind, host, source, message, hint } = trouble;
+fn problem(problem: Problem) -> StatusProblem {
+    let Problem { kind, host, source, message, hint } = problem;
     StatusProblem { kind: kind.to_owned(), host, source, message, hint }
 }
 

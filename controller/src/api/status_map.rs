@@ -1,4 +1,4 @@
-//! Every error an operator or agent can meet, in one table: the stable word,
+//! Every error an operator or agent can meet, in one table: the error code,
 //! the gRPC code, and what to try next.
 //!
 //! A `Status` made here carries the word and the hint as metadata, so that the
@@ -12,9 +12,9 @@ use tonic::{Code, Status};
 
 use crate::catalog::CatalogError;
 
-/// The stable word of an error. Words are never reused for another meaning.
+/// The error code of an error. Codes are never reused for another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum ErrorCode {
     Unauthenticated,
     TokenExpired,
     RoleTooLow,
@@ -59,7 +59,7 @@ pub enum Word {
     Internal,
 }
 
-impl Word {
+impl ErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
@@ -202,7 +202,7 @@ impl Word {
     }
 }
 
-/// Adds a stable word and a hint to a status.
+/// Adds an error code and a hint to a status.
 pub fn tagged(mut status: Status, word: &'static str, hint: &str) -> Status {
     status.metadata_mut().insert(ERROR_CODE_METADATA, MetadataValue::from_static(word));
     // Metadata is ASCII; a hint that is not stays out rather than being mangled.
@@ -218,7 +218,7 @@ pub fn tagged(mut status: Status, word: &'static str, hint: &str) -> Status {
 /// caller it is one sentence.
 pub fn catalog_failed(error: &CatalogError) -> Status {
     tracing::error!(error = %causes(error), "the catalogue failed");
-    Word::CatalogFailed.status("the controller's catalogue failed")
+    ErrorCode::CatalogFailed.status("the controller's catalogue failed")
 }
 
 #[cfg(test)]
@@ -227,11 +227,11 @@ mod tests {
 
     #[test]
     fn a_status_carries_word_and_hint() {
-        let status = Word::HostUnknown.status("host `web-3` is not known");
+        let status = ErrorCode::HostUnknown.status("host `web-3` is not known");
         assert_eq!(status.code(), Code::NotFound);
         assert_eq!(status.metadata().get(ERROR_CODE_METADATA).expect("word"), "host-unknown");
         assert_eq!(status.metadata().get(HINT_METADATA).expect("hint"), "holdfast host ls");
-        let status = Word::InvalidRequest.status("no");
+        let status = ErrorCode::InvalidRequest.status("no");
         assert!(status.metadata().get(HINT_METADATA).is_none());
     }
 }

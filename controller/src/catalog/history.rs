@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::{Catalog, CatalogError};
 
 impl Catalog {
-    /// Removes ended jobs with their stories; gives how many. The newest of
+    /// Removes ended jobs with their event logs; gives how many. The newest of
     /// each kind, policy and host that ended by itself stays, for it says how things stand, and one
     /// made under a clock that was ahead is not that; one
     /// whose snapshot is there stays, for it says which policy made that; a

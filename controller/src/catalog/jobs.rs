@@ -100,7 +100,7 @@ pub enum GrantKind {
     Restore { snapshot: SnapshotId },
 }
 
-/// A line of a job's story.
+/// A line of a job's event log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRecord {
     pub sequence: u64,
@@ -281,7 +281,7 @@ impl Catalog {
     }
 
     /// Ends a job its driver holds, and its leases with it, and writes the last
-    /// line of its story: who sees the end sees the line. False: the driver was superseded.
+    /// line of its event log: who sees the end sees the line. False: the driver was superseded.
     pub async fn finish_job(
         &self,
         id: JobId,
@@ -382,7 +382,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Adds a line to a job's story; gives its sequence number, from 1. A story
+    /// Adds a line to a job's event log; gives its sequence number, from 1. An event log
     /// that is as long as one may be stays as it is.
     pub async fn add_job_event(&self, id: JobId, at_ms: i64, message: &str) -> Result<u64, CatalogError> {
         let mut connection = self.pool().acquire().await?;

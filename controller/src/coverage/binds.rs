@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::sources::firing;
-use super::{Facts, Trouble};
+use super::{Facts, Problem};
 use crate::catalog::binds::BindRecord;
 use crate::catalog::hosts::HostRecord;
 
@@ -19,7 +19,7 @@ const DATA_ROOT: &str = "/var/lib/docker";
 
 /// Binds of running containers that no policy covers. One whose directory was
 /// backed up once is a source, and is named as that.
-pub(super) fn unprotected(facts: &Facts, host: &HostRecord) -> Vec<Trouble> {
+pub(super) fn unprotected(facts: &Facts, host: &HostRecord) -> Vec<Problem> {
     let data_root = data_root(host);
     facts
         .binds
@@ -27,7 +27,7 @@ pub(super) fn unprotected(facts: &Facts, host: &HostRecord) -> Vec<Trouble> {
         .filter(|bind| bind.host == host.id && bind.gone_ms.is_none() && bind.retired_ms.is_none())
         .filter(|bind| holds_data(bind, data_root) && !is_source(facts, bind))
         .filter(|bind| !firing(facts, host).any(|record| covers(&record.policy.directories, &bind.path)))
-        .map(|bind| trouble(host, bind))
+        .map(|bind| problem(host, bind))
         .collect()
 }
 
@@ -57,9 +57,9 @@ fn is_source(facts: &Facts, bind: &BindRecord) -> bool {
     facts.sources.iter().any(|source| source.host == bind.host && source.name == bind.path)
 }
 
-fn trouble(host: &HostRecord, bind: &BindRecord) -> Trouble {
+fn problem(host: &HostRecord, bind: &BindRecord) -> Problem {
     let noun = if bind.containers.len() == 1 { "container" } else { "containers" };
-    Trouble {
+    Problem {
         kind: "unprotected-bind",
         host: host.name.clone(),
         source: bind.path.clone(),

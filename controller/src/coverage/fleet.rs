@@ -1,7 +1,7 @@
 //! Hosts that are not there.
 
 use super::words::{ago, is_of_the_future};
-use super::{Facts, Trouble};
+use super::{Facts, Problem};
 use crate::catalog::hosts::{AwaitedHost, HostRecord};
 
 /// A host that has not been connected for this long is silent. One that has
@@ -9,8 +9,8 @@ use crate::catalog::hosts::{AwaitedHost, HostRecord};
 const SILENT_MS: i64 = 5 * 60_000;
 
 /// A fleet in which there was never a host protects nothing.
-pub(super) fn without_hosts(facts: &Facts) -> Option<Trouble> {
-    (facts.hosts.is_empty() && facts.awaited.is_empty()).then(|| Trouble {
+pub(super) fn without_hosts(facts: &Facts) -> Option<Problem> {
+    (facts.hosts.is_empty() && facts.awaited.is_empty()).then(|| Problem {
         kind: "no-hosts",
         host: String::new(),
         source: String::new(),
@@ -21,32 +21,32 @@ pub(super) fn without_hosts(facts: &Facts) -> Option<Trouble> {
 
 /// Hosts that somebody meant to have: a join token was made for the name, or
 /// a policy names it, and no host has joined under it.
-pub(super) fn awaited(facts: &Facts) -> Vec<Trouble> {
+pub(super) fn awaited(facts: &Facts) -> Vec<Problem> {
     let by_token = |awaited: &&AwaitedHost| {
         !facts.hosts.iter().any(|host| host.name == awaited.name && host.retired_ms.is_none())
     };
-    let mut troubles: Vec<Trouble> =
+    let mut problems: Vec<Problem> =
         facts.awaited.iter().filter(by_token).map(|awaited| by_its_token(facts, awaited)).collect();
     for record in facts.policies.iter().filter(|record| record.policy.enabled) {
         for name in record.policy.hosts.names.plain_names() {
             let known = facts.hosts.iter().any(|host| host.name == name)
-                || troubles.iter().any(|trouble| trouble.host == name);
+                || problems.iter().any(|problem| problem.host == name);
             if !known {
-                troubles.push(by_a_policy(name, &record.policy.name));
+                problems.push(by_a_policy(name, &record.policy.name));
             }
         }
     }
-    troubles
+    problems
 }
 
-fn by_its_token(facts: &Facts, awaited: &AwaitedHost) -> Trouble {
+fn by_its_token(facts: &Facts, awaited: &AwaitedHost) -> Problem {
     let AwaitedHost { name, created_ms, expires_ms } = awaited;
     let next = if *expires_ms > facts.now_ms {
         "on the host: holdfast-agent join TOKEN-FILE".to_owned()
     } else {
         format!("holdfast host token {name}, then on the host: holdfast-agent join TOKEN-FILE")
     };
-    Trouble {
+    Problem {
         kind: "awaited-host",
         host: name.clone(),
         source: String::new(),
@@ -58,8 +58,8 @@ fn by_its_token(facts: &Facts, awaited: &AwaitedHost) -> Trouble {
     }
 }
 
-fn by_a_policy(name: &str, policy: &str) -> Trouble {
-    Trouble {
+fn by_a_policy(name: &str, policy: &str) -> Problem {
+    Problem {
         kind: "awaited-host",
         host: name.to_owned(),
         source: String::new(),
@@ -72,7 +72,7 @@ fn by_a_policy(name: &str, policy: &str) -> Trouble {
 }
 
 /// What is wrong with a host as a whole.
-pub(super) fn trouble(facts: &Facts, host: &HostRecord, connected: bool) -> Option<Trouble> {
+pub(super) fn problem(facts: &Facts, host: &HostRecord, connected: bool) -> Option<Problem> {
     let (kind, message, hint) = if let Some(revoked_ms) = host.revoked_ms {
         let message =
             format!("revoked {} ago: nothing on it is backed up any more", ago(facts.now_ms - revoked_ms));
@@ -92,18 +92,18 @@ pub(super) fn trouble(facts: &Facts, host: &HostRecord, connected: bool) -> Opti
         let message = format!("its Docker Engine does not answer: {problem}");
         ("engine-unreachable", message, "on the host: systemctl status docker".to_owned())
     };
-    Some(Trouble { kind, host: host.name.clone(), source: String::new(), message, hint })
+    Some(Problem { kind, host: host.name.clone(), source: String::new(), message, hint })
 }
 
 /// What the repository has lost of what a host sent. It stays until that is
 /// sent again, or no snapshot needs it any more.
-pub(super) fn damage(facts: &Facts, host: &HostRecord) -> Option<Trouble> {
+pub(super) fn damage(facts: &Facts, host: &HostRecord) -> Option<Problem> {
     let pieces = facts.damaged.get(&host.id).copied().filter(|pieces| *pieces > 0)?;
     let (are, they, them) = match pieces {
         1 => ("1 stored piece of its data is".to_owned(), "it is", "it"),
         _ => (format!("{pieces} stored pieces of its data are"), "they are", "them"),
     };
-    Some(Trouble {
+    Some(Problem {
         kind: "damaged",
         host: host.name.clone(),
         source: String::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use holdfast_proto::v1::JobKind;
 
-use super::{Facts, SOURCE_MISSING, Trouble};
+use super::{Facts, Problem, SOURCE_MISSING};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::state::State;
@@ -14,7 +14,7 @@ fn host_of<'f>(facts: &'f Facts, job: &JobRecord) -> Option<&'f HostRecord> {
     facts.hosts.iter().find(|host| Some(host.id) == job.host && host.revoked_ms.is_none())
 }
 
-pub(super) fn failed_jobs(facts: &Facts) -> Vec<Trouble> {
+pub(super) fn failed_jobs(facts: &Facts) -> Vec<Problem> {
     let bad = |job: &&JobRecord| matches!(job.state, State::Failed | State::Partial);
     facts
         .latest_backups
@@ -40,14 +40,14 @@ fn excused(facts: &Facts, host: &HostRecord, job: &JobRecord) -> bool {
     job.error_code == SOURCE_MISSING && job.result.missing_sources.iter().all(retired)
 }
 
-fn failed_job(job: &JobRecord, host: String) -> Trouble {
+fn failed_job(job: &JobRecord, host: String) -> Problem {
     let what = if job.policy.is_empty() {
         "the last backup by hand".to_owned()
     } else {
         format!("the last backup of policy {}", job.policy)
     };
     let how = if job.state == State::Partial { "was partial" } else { "failed" };
-    Trouble {
+    Problem {
         kind: "failed-job",
         host,
         source: String::new(),
@@ -58,7 +58,7 @@ fn failed_job(job: &JobRecord, host: String) -> Trouble {
 
 /// The last upgrade or rollback of a container, where it failed: what went
 /// back, and above all what could not be brought to its end.
-pub(super) fn failed_upgrades(facts: &Facts) -> Vec<Trouble> {
+pub(super) fn failed_upgrades(facts: &Facts) -> Vec<Problem> {
     let mut told = BTreeSet::new();
     facts
         .ended_upgrades
@@ -67,7 +67,7 @@ pub(super) fn failed_upgrades(facts: &Facts) -> Vec<Trouble> {
         .filter(|job| job.state == State::Failed)
         .filter_map(|job| {
             let what = if job.parameters.kind() == JobKind::Rollback { "rollback" } else { "upgrade" };
-            Some(Trouble {
+            Some(Problem {
                 kind: "failed-job",
                 host: host_of(facts, job)?.name.clone(),
                 source: String::new(),

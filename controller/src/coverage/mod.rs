@@ -79,8 +79,8 @@ pub struct HostCoverage {
 
 /// Something to be done by a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// Stable word.
+pub struct Problem {
+    /// Error code.
     pub kind: &'static str,
     pub host: String,
     pub source: String,
@@ -93,7 +93,7 @@ pub struct Trouble {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     pub hosts: Vec<HostCoverage>,
-    pub troubles: Vec<Trouble>,
+    pub problems: Vec<Problem>,
 }
 
 /// Computes the picture. Retired hosts and sources are not in it: giving them
@@ -101,20 +101,20 @@ pub struct Coverage {
 pub fn coverage(facts: &Facts) -> Coverage {
     let kept = Kept::of(&facts.snapshots);
     let mut coverage = Coverage::default();
-    coverage.troubles.extend(fleet::without_hosts(facts));
-    coverage.troubles.extend(fleet::awaited(facts));
+    coverage.problems.extend(fleet::without_hosts(facts));
+    coverage.problems.extend(fleet::awaited(facts));
     for host in facts.hosts.iter().filter(|host| host.retired_ms.is_none()) {
-        let line = one_host(facts, &kept, host, &mut coverage.troubles);
+        let line = one_host(facts, &kept, host, &mut coverage.problems);
         coverage.hosts.push(line);
     }
-    coverage.troubles.extend(jobs::failed_jobs(facts));
-    coverage.troubles.extend(jobs::failed_upgrades(facts));
-    let nothing = policies::matching_nothing(facts, &coverage.troubles);
-    coverage.troubles.extend(nothing);
+    coverage.problems.extend(jobs::failed_jobs(facts));
+    coverage.problems.extend(jobs::failed_upgrades(facts));
+    let nothing = policies::matching_nothing(facts, &coverage.problems);
+    coverage.problems.extend(nothing);
     coverage
 }
 
-fn one_host(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, troubles: &mut Vec<Trouble>) -> HostCoverage {
+fn one_host(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, problems: &mut Vec<Problem>) -> HostCoverage {
     let connected = facts.connected.contains(&host.id);
     let mut line = HostCoverage {
         host: host.name.clone(),
@@ -125,8 +125,8 @@ fn one_host(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, troubles: &mut Ve
         missing: 0,
         last_backup_ms: kept.newest_of_host(host.id).unwrap_or(0),
     };
-    troubles.extend(fleet::trouble(facts, host, connected));
-    troubles.extend(fleet::damage(facts, host));
+    problems.extend(fleet::problem(facts, host, connected));
+    problems.extend(fleet::damage(facts, host));
     let mut found = Vec::new();
     for source in facts.sources.iter().filter(|source| source.host == host.id) {
         found.extend(one_source(facts, kept, host, source, &mut line));
@@ -142,9 +142,9 @@ fn one_host(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, troubles: &mut Ve
     let vanished = |source: &SourceRecord| kept.count(source.id) > 0;
     found.extend(policies::missing_volumes(facts, host, vanished));
     found.extend(binds::unprotected(facts, host));
-    // A host that is refused can mend none of its sources: one trouble says so.
+    // A host that is refused can mend none of its sources: one problem says so.
     if host.revoked_ms.is_none() {
-        troubles.extend(found);
+        problems.extend(found);
     }
     line
 }
@@ -155,7 +155,7 @@ fn one_source(
     host: &HostRecord,
     source: &SourceRecord,
     line: &mut HostCoverage,
-) -> Vec<Trouble> {
+) -> Vec<Problem> {
     // Nobody could want it protected, whatever it was before.
     if !source.own.is_empty() {
         return Vec::new();
@@ -177,18 +177,18 @@ fn one_source(
         return Vec::new();
     }
     line.sources += 1;
-    let mut troubles = Vec::new();
+    let mut problems = Vec::new();
     if policies.is_empty() {
-        troubles.push(sources::unprotected(host, source));
+        problems.push(sources::unprotected(host, source));
     } else {
         line.protected += 1;
         let there = (source.name.as_str(), source.first_seen_ms);
         let overdue = sources::overdue(facts, host, there, &policies, kept.good_ms(source.id, facts.now_ms));
         line.overdue += u32::from(overdue.is_some());
-        troubles.extend(overdue);
+        problems.extend(overdue);
     }
-    troubles.extend(sources::shrunk(kept, host, source));
-    troubles
+    problems.extend(sources::shrunk(kept, host, source));
+    problems
 }
 
 #[cfg(test)]

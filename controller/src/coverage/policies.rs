@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_proto::v1::SourceKind;
 
-use super::{Facts, Trouble};
+use super::{Facts, Problem};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::sources::SourceRecord;
 use crate::policy::Policy;
@@ -19,7 +19,7 @@ pub(super) fn missing_volumes(
     facts: &Facts,
     host: &HostRecord,
     vanished: impl Fn(&SourceRecord) -> bool,
-) -> Vec<Trouble> {
+) -> Vec<Problem> {
     // Until the host was seen, what it has is not known.
     if host.last_seen_ms.is_none() {
         return Vec::new();
@@ -40,9 +40,9 @@ pub(super) fn missing_volumes(
     naming.into_iter().map(|(name, policies)| missing_volume(host, name, &policies)).collect()
 }
 
-fn missing_volume(host: &HostRecord, name: &str, policies: &[&str]) -> Trouble {
+fn missing_volume(host: &HostRecord, name: &str, policies: &[&str]) -> Problem {
     let noun = if policies.len() == 1 { "policy" } else { "policies" };
-    Trouble {
+    Problem {
         kind: "missing-volume",
         host: host.name.clone(),
         source: name.to_owned(),
@@ -56,44 +56,44 @@ fn missing_volume(host: &HostRecord, name: &str, policies: &[&str]) -> Trouble {
 
 /// Policies that match nothing on any host, and those that match nothing on a
 /// host they name, unless what they miss there is named already.
-pub(super) fn matching_nothing(facts: &Facts, named: &[Trouble]) -> Vec<Trouble> {
-    let mut troubles = Vec::new();
+pub(super) fn matching_nothing(facts: &Facts, named: &[Problem]) -> Vec<Problem> {
+    let mut problems = Vec::new();
     for record in facts.policies.iter().filter(|record| record.policy.enabled) {
         let policy = &record.policy;
         let matches = policy.matches(&facts.hosts, &facts.sources);
         if matches.iter().all(|found| found.sources.is_empty()) {
-            troubles.push(nothing(policy, None));
+            problems.push(nothing(policy, None));
             continue;
         }
         let by_name = |host: &HostRecord| policy.hosts.names.plain_names().any(|name| name == host.name);
         for found in matches.iter().filter(|found| found.sources.is_empty() && by_name(found.host)) {
-            let explained = |trouble: &Trouble| {
-                trouble.host == found.host.name && explains(facts, policy, found.host, trouble)
+            let explained = |problem: &Problem| {
+                problem.host == found.host.name && explains(facts, policy, found.host, problem)
             };
             if !named.iter().any(explained) {
-                troubles.push(nothing(policy, Some(found.host)));
+                problems.push(nothing(policy, Some(found.host)));
             }
         }
     }
-    troubles
+    problems
 }
 
-/// Whether a trouble about a host says why the policy matches nothing there.
-fn explains(facts: &Facts, policy: &Policy, host: &HostRecord, trouble: &Trouble) -> bool {
-    match trouble.kind {
+/// Whether a problem about a host says why the policy matches nothing there.
+fn explains(facts: &Facts, policy: &Policy, host: &HostRecord, problem: &Problem) -> bool {
+    match problem.kind {
         "vanished-source" => {
-            volumes(facts, host).any(|source| source.name == trouble.source && policy.wants(source))
+            volumes(facts, host).any(|source| source.name == problem.source && policy.wants(source))
         }
-        "missing-volume" => policy.volumes.promised().any(|name| name == trouble.source),
+        "missing-volume" => policy.volumes.promised().any(|name| name == problem.source),
         // Nothing is known of its sources.
         "silent-host" => host.last_seen_ms.is_none(),
         _ => false,
     }
 }
 
-fn nothing(policy: &Policy, host: Option<&HostRecord>) -> Trouble {
+fn nothing(policy: &Policy, host: Option<&HostRecord>) -> Problem {
     let name = &policy.name;
-    Trouble {
+    Problem {
         kind: "policy-matches-nothing",
         host: host.map(|host| host.name.clone()).unwrap_or_default(),
         source: String::new(),

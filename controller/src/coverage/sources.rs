@@ -7,7 +7,7 @@ use holdfast_proto::v1::SourceKind;
 
 use super::kept::Kept;
 use super::words::{ago, counted, instant, noun, since};
-use super::{Facts, Trouble};
+use super::{Facts, Problem};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
 use crate::catalog::snapshots::SnapshotRecord;
@@ -61,9 +61,9 @@ pub(super) fn naming<'f>(facts: &'f Facts, host: &'f HostRecord, path: &str) -> 
     firing(facts, host).filter(names).collect()
 }
 
-pub(super) fn unprotected(host: &HostRecord, source: &SourceRecord) -> Trouble {
+pub(super) fn unprotected(host: &HostRecord, source: &SourceRecord) -> Problem {
     let flag = noun(source);
-    Trouble {
+    Problem {
         kind: "unprotected",
         host: host.name.clone(),
         source: source.name.clone(),
@@ -80,7 +80,7 @@ pub(super) fn overdue(
     (name, there_since_ms): (&str, i64),
     policies: &[&PolicyRecord],
     good_ms: Option<i64>,
-) -> Option<Trouble> {
+) -> Option<Problem> {
     let now = instant(facts.now_ms);
     // What was noted under a clock that was ahead excuses no night until then.
     let there_since_ms = since(there_since_ms, facts.now_ms);
@@ -95,7 +95,7 @@ pub(super) fn overdue(
     if !late || age < MIN_OVERDUE_MS {
         return None;
     }
-    Some(Trouble {
+    Some(Problem {
         kind: "overdue",
         host: host.name.clone(),
         source: name.to_owned(),
@@ -109,12 +109,12 @@ pub(super) fn overdue(
 
 /// It was backed up and is gone: more likely a disk that is not mounted, or an
 /// Engine with another data root, than the truth.
-pub(super) fn vanished(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, source: &SourceRecord) -> Trouble {
+pub(super) fn vanished(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, source: &SourceRecord) -> Problem {
     let what = noun(source);
     let gone = ago(facts.now_ms - source.gone_ms.unwrap_or(facts.now_ms));
     let newest = ago(facts.now_ms - kept.newest_ms(source.id).unwrap_or(0));
     let snapshots = counted(kept.count(source.id), "snapshot");
-    Trouble {
+    Problem {
         kind: "vanished-source",
         host: host.name.clone(),
         source: source.name.clone(),
@@ -133,7 +133,7 @@ pub(super) fn vanished(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, source
 /// Whether less than a tenth is left of what an older snapshot holds, and
 /// nobody has accepted that. The largest of them is named: while it is kept,
 /// the content can be brought back.
-pub(super) fn shrunk(kept: &Kept<'_>, host: &HostRecord, source: &SourceRecord) -> Option<Trouble> {
+pub(super) fn shrunk(kept: &Kept<'_>, host: &HostRecord, source: &SourceRecord) -> Option<Problem> {
     let (newest, older) = kept.snapshots(source.id).split_first()?;
     let now = newest.extent.filter(|_| !newest.shrink_accepted)?;
     let accepted = older.iter().position(|snapshot| snapshot.shrink_accepted);
@@ -143,7 +143,7 @@ pub(super) fn shrunk(kept: &Kept<'_>, host: &HostRecord, source: &SourceRecord) 
         measure.iter().filter(larger).max_by_key(|snapshot| snapshot.extent.map(|e| e.size_bytes))?;
     let then = largest.extent?;
     let flag = noun(source);
-    Some(Trouble {
+    Some(Problem {
         kind: "shrunk-source",
         host: host.name.clone(),
         source: source.name.clone(),

@@ -130,7 +130,7 @@ fn upgrade(host: &HostRecord, undo: bool, state: State, error: &str) -> JobRecor
 }
 
 fn kinds(facts: &Facts) -> Vec<(&'static str, String)> {
-    coverage(facts).troubles.into_iter().map(|trouble| (trouble.kind, trouble.source)).collect()
+    coverage(facts).problems.into_iter().map(|problem| (problem.kind, problem.source)).collect()
 }
 
 const NIGHTLY: &str = "name = 'nightly'\nvolumes = ['db_*']\n[schedule]\ncron = '0 2 * * *'\n";
@@ -173,7 +173,7 @@ fn overdue_goes_by_fire_times_and_complete_snapshots() {
 }
 
 #[test]
-fn silence_failure_and_a_policy_without_matches_are_troubles() {
+fn silence_failure_and_a_policy_without_matches_are_problems() {
     let (mut web, mut db) = (host("web-1"), host("db-1"));
     web.last_seen_ms = Some(NOW - 48 * HOUR);
     db.last_seen_ms = None;
@@ -200,21 +200,21 @@ fn a_failed_upgrade_is_told_of_until_one_goes_well() {
     let mut facts = facts(vec![web.clone()], Vec::new(), Vec::new());
     let failed = upgrade(&web, false, State::Failed, "rolled back: it is unhealthy");
     facts.ended_upgrades = vec![failed.clone(), upgrade(&web, false, State::Succeeded, "")];
-    let troubles = coverage(&facts).troubles;
-    assert_eq!(troubles.len(), 1);
-    assert_eq!((troubles[0].kind, troubles[0].host.as_str()), ("failed-job", "web-1"));
+    let problems = coverage(&facts).problems;
+    assert_eq!(problems.len(), 1);
+    assert_eq!((problems[0].kind, problems[0].host.as_str()), ("failed-job", "web-1"));
     assert_eq!(
-        troubles[0].message,
+        problems[0].message,
         "the last upgrade of container `db` failed: rolled back: it is unhealthy"
     );
-    assert_eq!(troubles[0].hint, format!("holdfast job show {}", failed.id));
+    assert_eq!(problems[0].hint, format!("holdfast job show {}", failed.id));
     facts.ended_upgrades.insert(0, upgrade(&web, true, State::Failed, "the port is taken"));
     assert_eq!(
-        coverage(&facts).troubles[0].message,
+        coverage(&facts).problems[0].message,
         "the last rollback of container `db` failed: the port is taken"
     );
     facts.ended_upgrades.insert(0, upgrade(&web, false, State::Succeeded, ""));
-    assert_eq!(coverage(&facts).troubles, []);
+    assert_eq!(coverage(&facts).problems, []);
     facts.ended_upgrades = vec![failed];
     facts.hosts[0].revoked_ms = Some(1);
     assert_eq!(kinds(&facts), [("revoked-host", String::new())]);

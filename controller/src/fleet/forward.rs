@@ -13,7 +13,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::Fleet;
 use crate::api::caller::Caller;
-use crate::api::status_map::{Word, catalog_failed};
+use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::Catalog;
 use crate::catalog::hosts::HostRecord;
 
@@ -31,7 +31,7 @@ pub async fn forward(
 ) -> Result<http::Response<Body>, Status> {
     let name = request.headers().get(HOST_METADATA).and_then(|value| value.to_str().ok());
     let Some(name) = name else {
-        return Err(Word::HostRequired.status("this call is answered by a host, and none was named"));
+        return Err(ErrorCode::HostRequired.status("this call is answered by a host, and none was named"));
     };
     let host = find_host(catalog, name).await?;
     let Some(mut channel) = fleet.channel(host.id) else { return Err(not_connected(&host)) };
@@ -77,10 +77,10 @@ pub async fn find_host(catalog: &Catalog, name: &str) -> Result<HostRecord, Stat
     let shown: String = name.chars().take(80).collect::<String>().escape_debug().to_string();
     let near = nearest(name, &names);
     if near.is_empty() {
-        return Err(Word::HostUnknown.status(format!("host `{shown}` is not known")));
+        return Err(ErrorCode::HostUnknown.status(format!("host `{shown}` is not known")));
     }
     let near = near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    Err(Word::HostUnknown.status(format!("host `{shown}` is not known; did you mean {near}?")))
+    Err(ErrorCode::HostUnknown.status(format!("host `{shown}` is not known; did you mean {near}?")))
 }
 
 /// At most three names that could have been meant, the likeliest first.
@@ -96,14 +96,15 @@ pub fn nearest<'a>(name: &str, known: &'a [String]) -> Vec<&'a str> {
 
 fn not_connected(host: &HostRecord) -> Status {
     if host.revoked_ms.is_some() {
-        let hint = Word::HostRevoked.hint();
-        return Word::HostNotConnected.status_with_hint(format!("host `{}` was revoked", host.name), hint);
+        let hint = ErrorCode::HostRevoked.hint();
+        return ErrorCode::HostNotConnected
+            .status_with_hint(format!("host `{}` was revoked", host.name), hint);
     }
     let seen = match host.last_seen_ms.and_then(chrono::DateTime::from_timestamp_millis) {
         Some(at) => format!("last seen {}", at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)),
         None => "it never was".to_owned(),
     };
-    Word::HostNotConnected.status(format!("host `{}` is not connected; {seen}", host.name))
+    ErrorCode::HostNotConnected.status(format!("host `{}` is not connected; {seen}", host.name))
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ struct Inner {
     driven: Mutex<HashMap<JobId, CancellationToken>>,
 }
 
-/// What became of a wish to cancel.
+/// What became of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelOutcome {
     /// It had not started and never will.
@@ -120,8 +120,8 @@ impl Jobs {
         &self.inner.owner
     }
 
-    /// Adds a line to a job's story and wakes its watchers.
-    pub async fn tell(&self, job: JobId, message: &str) -> Result<(), CatalogError> {
+    /// Adds a line to a job's event log and wakes its watchers.
+    pub async fn log_event(&self, job: JobId, message: &str) -> Result<(), CatalogError> {
         self.catalog().add_job_event(job, now_ms(), message).await?;
         self.progress().wake(job);
         Ok(())
@@ -208,7 +208,7 @@ impl Jobs {
         if !self.catalog().request_cancel(id).await? {
             return Ok(CancelOutcome::AlreadyEnded);
         }
-        self.tell(id, &format!("{actor} asked to cancel")).await?;
+        self.log_event(id, &format!("{actor} asked to cancel")).await?;
         let token = self.driven().get(&id).cloned();
         if let Some(token) = token {
             token.cancel();

@@ -44,11 +44,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Pause after `troubles` failures in a row, from 1. A quarter of it is
+    /// Pause after `failures` failures in a row, from 1. A quarter of it is
     /// drawn, so that a fleet that lost its controller does not come back as
     /// one.
-    pub fn retry_pause(&self, troubles: u32) -> Duration {
-        let doubled = self.retry_first.saturating_mul(1 << troubles.saturating_sub(1).min(16));
+    pub fn retry_pause(&self, failures: u32) -> Duration {
+        let doubled = self.retry_first.saturating_mul(1 << failures.saturating_sub(1).min(16));
         let pause = doubled.min(self.retry_most);
         pause.mul_f64(rand::random_range(0.75..=1.0))
     }

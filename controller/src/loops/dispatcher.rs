@@ -21,7 +21,7 @@ pub async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<(), CatalogError>
     for record in jobs.catalog().orphaned_jobs(jobs.owner()).await? {
         if jobs.catalog().take_over_job(record.id, record.owner.as_deref(), jobs.owner()).await? {
             tracing::info!(job.id = %record.id, "taking over a running job");
-            jobs.tell(record.id, "a restarted controller takes the job over").await?;
+            jobs.log_event(record.id, "a restarted controller takes the job over").await?;
             runner.start(record, true);
         }
     }
@@ -56,7 +56,7 @@ async fn claim(jobs: &Jobs, runner: &Runner, record: JobRecord, now: i64) -> Res
     failpoint("controller.dispatch.after-claim");
     let Some(record) = jobs.catalog().job(record.id).await? else { return Ok(false) };
     tracing::info!(job.id = %record.id, job.policy = record.policy, "the job starts");
-    jobs.tell(record.id, "started").await?;
+    jobs.log_event(record.id, "started").await?;
     runner.start(record, false);
     Ok(true)
 }

@@ -109,9 +109,9 @@ async fn fire(
         match job.skipped_for {
             Some(other) => {
                 tracing::warn!(policy.name = policy.name, job.id = %job.id, other = %other, "skipped: the last job has not ended");
-                jobs.tell(job.id, &format!("skipped: job {other} has not ended")).await?;
+                jobs.log_event(job.id, &format!("skipped: job {other} has not ended")).await?;
             }
-            None => jobs.tell(job.id, &format!("policy {} fired", policy.name)).await?,
+            None => jobs.log_event(job.id, &format!("policy {} fired", policy.name)).await?,
         }
     }
     Ok(())

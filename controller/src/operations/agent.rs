@@ -12,9 +12,9 @@
 //! to the repository carry the generation, and one that is behind is accepted
 //! there until a newer attempt has begun, one that is ahead is not.
 //!
-//! Upgrades and rollbacks are *heard out*: once the agent may have begun one,
-//! only the agent knows how it ends, so neither a wish to cancel nor a lost
-//! stream ends the job here; the wish is passed on and the end awaited. An
+//! Upgrades and rollbacks are *awaited to their end*: once the agent may have begun one,
+//! only the agent knows how it ends, so neither a request to cancel nor a lost
+//! stream ends the job here; the request is passed on and the end awaited. An
 //! upgrade is never begun a second time either: an agent that lost the stream
 //! still remembers the upgrade and repeats how it ended.
 
@@ -47,7 +47,7 @@ pub(super) const SHUTDOWN: &str = "shutdown";
 /// An agent that said it stops is gone after this, or is a new one by now.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
 
-/// What must be heard out is given up after so many failures in a row: an
+/// What must be awaited to its end is given up after so many failures in a row: an
 /// hour, with the pauses between them.
 const MAX_FAILED_ATTEMPTS: u32 = 60;
 
@@ -70,7 +70,7 @@ impl Work {
     }
 }
 
-/// What an agent tells.
+/// What an agent reports.
 #[derive(Debug, Clone)]
 pub(super) enum AgentEvent {
     Snapshot(SnapshotEvent),
@@ -186,7 +186,7 @@ impl<'d> AgentJob<'d> {
             return Err(Failure::Cancelled);
         }
         tracing::warn!(%status, "lost sight of the job on its agent");
-        self.run.tell(&format!("lost sight of the agent: {}", plain(&status))).await?;
+        self.run.log_event(&format!("lost sight of the agent: {}", plain(&status))).await?;
         self.pause().await
     }
 
@@ -194,7 +194,7 @@ impl<'d> AgentJob<'d> {
     /// so that the next thing that is attached to is a new start.
     pub(super) async fn again_after_shutdown(&mut self) -> Result<(), Failure> {
         self.events = None;
-        self.run.tell("the agent was stopped; the job goes on when it is back").await?;
+        self.run.log_event("the agent was stopped; the job goes on when it is back").await?;
         let fleet = self.run.jobs.fleet().clone();
         let mut changes = fleet.changes();
         let deadline = Instant::now() + SHUTDOWN_WAIT;
@@ -207,7 +207,7 @@ impl<'d> AgentJob<'d> {
         Ok(())
     }
 
-    /// Whether the wish to cancel is reason enough to end the job here.
+    /// Whether the request to cancel is reason enough to end the job here.
     fn gives_up(&self) -> bool {
         self.run.cancel.is_cancelled() && !self.must_hear()
     }
@@ -346,7 +346,7 @@ impl<'d> AgentJob<'d> {
         let opened = self.open(channel, next).await;
         if opened.is_ok() {
             self.run.taken_over = false;
-            self.run.tell("attached to the job on its agent again").await?;
+            self.run.log_event("attached to the job on its agent again").await?;
         }
         Ok(opened)
     }
@@ -362,7 +362,7 @@ impl<'d> AgentJob<'d> {
         self.run.bump(token + 1, true).await?;
         self.run.taken_over = false;
         self.run.jobs.progress().clear(self.run.job.id);
-        self.run.tell(&format!("attempt {} of {most}", self.run.attempt)).await?;
+        self.run.log_event(&format!("attempt {} of {most}", self.run.attempt)).await?;
         Ok(self.open(channel, token + 1).await)
     }
 
@@ -473,7 +473,7 @@ async fn begins<T>(run: &JobRun, opening: impl Future<Output = Result<T, Status>
     tokio::select! {
         opened = timeout(most, opening) => opened.map_err(|_| unanswered("to begin the job", most))?,
         () = run.cancel.cancelled(), if !cancelled => {
-            Err(Status::unavailable("the wish to cancel came before an answer"))
+            Err(Status::unavailable("the request to cancel came before an answer"))
         }
     }
 }

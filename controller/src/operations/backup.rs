@@ -47,7 +47,7 @@ pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, 
     if sources.is_empty() {
         let by_hand = run.job.policy.is_empty() && run.job.parent.is_none();
         let wanted = by_hand.then(|| backup.volumes.join("`, `"));
-        run.tell("nothing on this host matches: nothing to back up").await?;
+        run.log_event("nothing on this host matches: nothing to back up").await?;
         return Ok(nothing_taken(run.job.result.clone(), wanted.as_deref()));
     }
     run.step(&format!("backing up {}", counted(sources.len(), "source"))).await?;
@@ -176,7 +176,7 @@ async fn refresh(run: &JobRun, host: HostId) -> Result<(), Failure> {
     }
 }
 
-/// What is known of the sources so far. Everything an agent tells may be told
+/// What is known of the sources so far. Everything an agent reports may be reported
 /// again after a break, so each fact is taken in once.
 struct Tally {
     sources: BTreeMap<String, JobSource>,
@@ -231,7 +231,7 @@ impl Tally {
         source.finished = Some(finished);
         run.jobs.catalog().put_job_sources(run.job.id, std::slice::from_ref(source)).await?;
         failpoint("controller.job.after-source");
-        run.tell(&line).await
+        run.log_event(&line).await
     }
 
     async fn quiesced(&mut self, run: &JobRun, quiesced: v1::ContainerQuiesced) -> Result<(), Failure> {
@@ -240,13 +240,13 @@ impl Tally {
         }
         self.record(run).await?;
         let line = quiesced_line(&quiesced);
-        // A container that could not be resumed and then was is one story.
+        // A container that could not be resumed and then was is one event.
         self.result.quiesced.retain(|q| q.resumed || q.container_id != quiesced.container_id);
         if self.result.quiesced.len() < QUIESCED {
             self.result.quiesced.push(quiesced);
         }
         run.record(&self.result).await?;
-        run.tell(&line).await
+        run.log_event(&line).await
     }
 
     /// Takes in what the catalogue knows of sources that did not end well.
@@ -265,7 +265,7 @@ impl Tally {
             source.stats = finished.stats;
             source.phase = v1::SourcePhase::Unspecified.into();
             run.jobs.catalog().put_job_sources(run.job.id, std::slice::from_ref(source)).await?;
-            run.tell(&line).await?;
+            run.log_event(&line).await?;
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ impl Children {
         let made = catalog.create_child(self.parent, self.token.get(), role, &job, now_ms()).await?;
         let id = made.ok_or(Failure::Superseded)?;
         if id == job.id {
-            self.jobs.tell(id, &format!("started by job {}", self.parent)).await?;
+            self.jobs.log_event(id, &format!("started by job {}", self.parent)).await?;
             self.jobs.nudges().dispatcher.notify_one();
         }
         Ok(id)
@@ -55,8 +55,8 @@ impl Children {
         Ok(self.jobs.catalog().child_job(self.parent, role).await?)
     }
 
-    /// Waits for a child that nothing may be done without. A wish to cancel
-    /// is passed on to it; one that has ended has ended, wish or not.
+    /// Waits for a child that nothing may be done without. A request to cancel
+    /// is passed on to it; one that has ended has ended, requested or not.
     pub(super) async fn await_or_cancel(&self, run: &JobRun, id: JobId) -> Result<JobRecord, Failure> {
         if let Some(record) = self.jobs.catalog().job(id).await?.filter(|record| record.state.ended()) {
             return Ok(record);

@@ -36,7 +36,7 @@ pub(super) async fn by_catalogue(
                 "{}: its snapshot {} is complete and is committed as soon as the store answers",
                 source.name, record.id.number
             );
-            run.tell(&text).await?;
+            run.log_event(&text).await?;
             Ok(None)
         }
         SnapshotState::Forgotten | SnapshotState::Purging => Ok(None),

@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Failure, JobRun};
-use crate::api::status_map::Word;
+use crate::api::status_map::ErrorCode;
 use crate::fleet::listing;
 use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
 
@@ -22,7 +22,7 @@ pub(super) async fn connected(run: &JobRun, host: HostId, most: Duration) -> Res
     awaited(run, host, most, true).await
 }
 
-/// The same; `cancellable`: a wish to cancel ends the wait.
+/// The same; `cancellable`: a request to cancel ends the wait.
 pub(super) async fn awaited(
     run: &JobRun,
     host: HostId,
@@ -103,7 +103,7 @@ pub(super) async fn containers_on_agent(
 /// What is said of a host that is connected and does not answer: the agent
 /// itself is there, and waits for its Engine.
 pub(crate) fn unanswered(asked: &str, within: Duration) -> Status {
-    Word::HostTimeout.status(format!(
+    ErrorCode::HostTimeout.status(format!(
         "the host was asked {asked}, and there was no answer within {} s: its agent is connected, so most likely \
          its Docker Engine hangs, or a volume plugin for which that waits",
         within.as_secs()
@@ -118,7 +118,7 @@ pub(super) fn client(channel: Channel) -> SnapshotServiceClient<Channel> {
     SnapshotServiceClient::new(channel).max_decoding_message_size(EVENT_MESSAGE)
 }
 
-/// The stable word that came with a status.
+/// The error code that came with a status.
 pub(super) fn error_word(status: &Status) -> Option<String> {
     status.metadata().get(ERROR_CODE_METADATA).and_then(|word| word.to_str().ok()).map(str::to_owned)
 }

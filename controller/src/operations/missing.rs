@@ -36,7 +36,7 @@ pub(super) async fn note(
     run.record(&run.job.result).await?;
     let host_name = run.jobs.host_name(host).await?;
     for missing in missing {
-        run.tell(&line(&host_name, &missing)).await?;
+        run.log_event(&line(&host_name, &missing)).await?;
     }
     Ok(())
 }

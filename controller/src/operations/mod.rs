@@ -35,7 +35,7 @@ pub enum Failure {
     Cancelled,
     #[error("the job is driven by somebody else")]
     Superseded,
-    /// A stable word and a sentence for people.
+    /// A error code and a sentence for people.
     #[error("{message}")]
     Failed { code: String, message: String },
     #[error("the catalogue failed")]
@@ -86,19 +86,19 @@ impl JobRun {
         self.token.clone()
     }
 
-    /// Records what the job does now; also a line of its story.
+    /// Records what the job does now; also a line of its event log.
     pub async fn step(&self, text: &str) -> Result<(), Failure> {
         let catalog = self.jobs.catalog();
         if !catalog.set_job_step(self.job.id, self.token.get(), text).await? {
             return Err(Failure::Superseded);
         }
-        self.jobs.tell(self.job.id, text).await?;
+        self.jobs.log_event(self.job.id, text).await?;
         Ok(())
     }
 
-    /// A line of the job's story.
-    pub async fn tell(&self, text: &str) -> Result<(), Failure> {
-        Ok(self.jobs.tell(self.job.id, text).await?)
+    /// A line of the job's event log.
+    pub async fn log_event(&self, text: &str) -> Result<(), Failure> {
+        Ok(self.jobs.log_event(self.job.id, text).await?)
     }
 
     /// Records what is known of the result so far.

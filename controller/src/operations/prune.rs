@@ -29,9 +29,9 @@ pub async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
         if idle {
             break;
         }
-        run.tell(&line(&total)).await?;
+        run.log_event(&line(&total)).await?;
     }
-    run.tell(&line(&total)).await?;
+    run.log_event(&line(&total)).await?;
     let result = v1::Job { prune: Some(total), ..v1::Job::default() };
     Ok(Ending { state: State::Succeeded, error_code: String::new(), error: String::new(), result })
 }

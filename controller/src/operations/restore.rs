@@ -54,7 +54,7 @@ pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending
             None => {}
         }
     };
-    run.tell(&finished_line(&finished)).await?;
+    run.log_event(&finished_line(&finished)).await?;
     let host = run.jobs.host_name(host).await?;
     Ok(ending(finished, restore, &host))
 }

@@ -10,8 +10,8 @@
 //! 5. **Roll back**: the agent returns to the old container and to the data as
 //!    it was at the stop.
 //!
-//! Up to step 5 a wish to cancel, or a snapshot that does not come about, ends
-//! the job with everything running as before. Then it is heard out: an agent
+//! Up to step 5 a request to cancel, or a snapshot that does not come about, ends
+//! the job with everything running as before. Then it is awaited to its end: an agent
 //! that goes back goes all the way.
 
 use holdfast_archive::ids::HostId;
@@ -35,7 +35,7 @@ use super::upgrade::snapshots::{self, DISCARDED};
 use super::upgrade::start::channel;
 use super::{Failure, JobRun};
 use crate::api::names::{self, did_you_mean};
-use crate::api::status_map::{Word, catalog_failed};
+use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::jobs::{Ending, NewJob};
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
@@ -69,7 +69,7 @@ pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Endi
     let wait = !rollback.without_snapshot && !upgrade.sources.is_empty();
     let Heard { finished, snapshot_failure } = follow(run, host, &upgrade, wait, &mut report).await?;
     if let Some(line) = downtime_line(&finished) {
-        run.tell(&line).await?;
+        run.log_event(&line).await?;
     }
     Ok(report.rolled_back(&finished, snapshot_failure, run.cancel.is_cancelled()))
 }
@@ -247,7 +247,7 @@ pub async fn start(
     let StartRollbackRequest { host, upgrade, without_snapshot } = request;
     let host = names::host(jobs.catalog(), &host).await?;
     if upgrade.is_empty() {
-        return Err(Word::InvalidRequest.status("name a container, or the job id of its upgrade"));
+        return Err(ErrorCode::InvalidRequest.status("name a container, or the job id of its upgrade"));
     }
     let channel = channel(jobs, &host)?;
     let known = upgrades_on_agent(channel, ListUpgradesRequest::default(), jobs.settings().call).await?;
@@ -255,10 +255,10 @@ pub async fn start(
         let near = did_you_mean(&upgrade, known.iter().map(|known| known.container_name.as_str()));
         let message = format!("host `{}` remembers no upgrade of `{upgrade}`{near}", host.name);
         let hint = format!("holdfast upgrade status --host {}", host.name);
-        return Err(Word::UpgradeUnknown.status_with_hint(message, &hint));
+        return Err(ErrorCode::UpgradeUnknown.status_with_hint(message, &hint));
     };
     if let Some(reason) = no_way_back(found) {
-        return Err(Word::UpgradeNotUndoable.status(reason));
+        return Err(ErrorCode::UpgradeNotUndoable.status(reason));
     }
     let parameters = RollbackParameters {
         upgrade: found.job_id.clone(),

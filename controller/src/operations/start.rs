@@ -18,7 +18,7 @@ use super::backup::facts;
 use super::host::unanswered;
 use super::restore::target_text;
 use crate::api::names::{self, did_you_mean};
-use crate::api::status_map::{Word, catalog_failed};
+use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::runs::RunJob;
@@ -48,7 +48,7 @@ pub async fn backup(
     let mut warnings = Vec::new();
     for host in &hosts {
         if host.revoked_ms.is_some() {
-            return Err(Word::HostRevoked.status(format!("host `{}` is revoked", host.name)));
+            return Err(ErrorCode::HostRevoked.status(format!("host `{}` is revoked", host.name)));
         }
         look_at(jobs, host, &mut warnings).await;
         if policy.is_empty() {
@@ -96,7 +96,7 @@ type Chosen = (String, BackupParameters, Vec<HostRecord>);
 
 async fn by_policy(jobs: &Jobs, request: &StartBackupRequest) -> Result<Chosen, Status> {
     if !request.volumes.is_empty() || !request.directories.is_empty() {
-        return Err(Word::InvalidRequest.status("a policy and sources by hand exclude each other"));
+        return Err(ErrorCode::InvalidRequest.status("a policy and sources by hand exclude each other"));
     }
     let record = names::policy(jobs.catalog(), &request.policy).await?;
     let policy = record.policy;
@@ -108,14 +108,13 @@ async fn by_policy(jobs: &Jobs, request: &StartBackupRequest) -> Result<Chosen, 
         if hosts.is_empty() {
             let message = format!("policy `{}` does not select host `{}`", policy.name, wanted.name);
             let hint = format!("holdfast policy explain {}", policy.name);
-            return Err(Word::InvalidRequest.status_with_hint(message, &hint));
+            return Err(ErrorCode::InvalidRequest.status_with_hint(message, &hint));
         }
     }
     if hosts.is_empty() {
         let hint = format!("holdfast policy explain {}", policy.name);
-        return Err(
-            Word::NothingMatches.status_with_hint(format!("policy `{}` matches no host", policy.name), &hint)
-        );
+        return Err(ErrorCode::NothingMatches
+            .status_with_hint(format!("policy `{}` matches no host", policy.name), &hint));
     }
     let mut parameters = BackupParameters::of_policy(&policy);
     parameters.allow_empty = request.allow_empty;
@@ -132,32 +131,31 @@ async fn by_policy(jobs: &Jobs, request: &StartBackupRequest) -> Result<Chosen, 
 }
 
 fn consistency(request: &StartBackupRequest) -> Result<Consistency, Status> {
-    Consistency::try_from(request.consistency)
-        .map_err(|_| Word::InvalidRequest.status("an unknown consistency; none, pause and stop are known"))
+    Consistency::try_from(request.consistency).map_err(|_| {
+        ErrorCode::InvalidRequest.status("an unknown consistency; none, pause and stop are known")
+    })
 }
 
 fn nested_mounts(request: &StartBackupRequest) -> Result<NestedMounts, Status> {
     NestedMounts::try_from(request.nested_mounts).map_err(|_| {
-        Word::InvalidRequest.status("an unknown way with nested mounts; partial and leave-out are known")
+        ErrorCode::InvalidRequest.status("an unknown way with nested mounts; partial and leave-out are known")
     })
 }
 
 fn by_hand(request: &StartBackupRequest) -> Result<BackupParameters, Status> {
     if request.volumes.is_empty() && request.directories.is_empty() {
-        return Err(
-            Word::InvalidRequest.status("nothing to back up: name a policy, volumes (globs) or directories")
-        );
+        return Err(ErrorCode::InvalidRequest
+            .status("nothing to back up: name a policy, volumes (globs) or directories"));
     }
     for glob in &request.volumes {
         if let Err(error) = pattern(glob) {
-            return Err(Word::InvalidRequest.status(format!("`{glob}` is no glob: {}", error.kind())));
+            return Err(ErrorCode::InvalidRequest.status(format!("`{glob}` is no glob: {}", error.kind())));
         }
     }
     for path in &request.directories {
         if !path.starts_with('/') || path.split('/').any(|part| matches!(part, "." | "..")) {
-            return Err(
-                Word::InvalidRequest.status(format!("`{path}` is no absolute path without `.` and `..`"))
-            );
+            return Err(ErrorCode::InvalidRequest
+                .status(format!("`{path}` is no absolute path without `.` and `..`")));
         }
     }
     let consistency = match consistency(request)? {
@@ -202,7 +200,7 @@ async fn known_volumes(jobs: &Jobs, host: &HostRecord, parameters: &BackupParame
         if !there.contains(&name) {
             let near = did_you_mean(name, there.iter().copied());
             let hint = format!("holdfast volume ls --host {}", host.name);
-            return Err(Word::VolumeUnknown
+            return Err(ErrorCode::VolumeUnknown
                 .status_with_hint(format!("volume `{name}` is not on host `{}`{near}", host.name), &hint));
         }
     }
@@ -214,7 +212,7 @@ async fn known_volumes(jobs: &Jobs, host: &HostRecord, parameters: &BackupParame
             let hint = format!("holdfast volume ls --host {}", host.name);
             let message =
                 format!("no volume on host `{}` matches `{glob}`; {}", host.name, what_there_is(&there));
-            return Err(Word::NothingMatches.status_with_hint(message, &hint));
+            return Err(ErrorCode::NothingMatches.status_with_hint(message, &hint));
         }
     }
     Ok(())
@@ -246,7 +244,8 @@ async fn policy_matches(jobs: &Jobs, policy: &str, hosts: &[HostRecord]) -> Resu
     let on: Vec<String> = hosts.iter().map(|host| format!("`{}`", host.name)).collect();
     let message =
         format!("policy `{}` matches nothing on {}; {}", policy.name, on.join(", "), what_there_is(&there));
-    Err(Word::NothingMatches.status_with_hint(message, &format!("holdfast policy explain {}", policy.name)))
+    Err(ErrorCode::NothingMatches
+        .status_with_hint(message, &format!("holdfast policy explain {}", policy.name)))
 }
 
 /// Volumes named in a refusal; more are counted.
@@ -298,9 +297,9 @@ async fn plan(
 
 pub(super) async fn begun(jobs: &Jobs, id: JobId, line: &str) -> Result<Job, Status> {
     let failed = |error| catalog_failed(&error);
-    jobs.tell(id, line).await.map_err(failed)?;
+    jobs.log_event(id, line).await.map_err(failed)?;
     let record = jobs.catalog().job(id).await.map_err(failed)?;
-    let record = record.ok_or_else(|| Word::Internal.status("the job just made is not there"))?;
+    let record = record.ok_or_else(|| ErrorCode::Internal.status("the job just made is not there"))?;
     jobs.wire(&record).await.map_err(failed)
 }
 
@@ -328,7 +327,9 @@ pub async fn restore(
     let found = crate::api::catalog::resolve(jobs, &snapshot).await?;
     let body = crate::api::catalog::body(jobs, &found).await?;
     let target = match (as_volume.as_str(), directory.as_str()) {
-        ("", "") => return Err(Word::InvalidRequest.status("name a target: a new volume or a directory")),
+        ("", "") => {
+            return Err(ErrorCode::InvalidRequest.status("name a target: a new volume or a directory"));
+        }
         (name, "") => RestoreTarget::NewVolume {
             name: name.to_owned(),
             driver,
@@ -337,11 +338,11 @@ pub async fn restore(
             labels: BTreeMap::new(),
         },
         ("", _) if !driver.is_empty() || !options.is_empty() => {
-            return Err(Word::InvalidRequest.status("a driver and options are for a new volume"));
+            return Err(ErrorCode::InvalidRequest.status("a driver and options are for a new volume"));
         }
         ("", path) if path.starts_with('/') => RestoreTarget::Directory(path.to_owned()),
-        ("", path) => return Err(Word::InvalidRequest.status(format!("`{path}` is no absolute path"))),
-        _ => return Err(Word::InvalidRequest.status("a new volume and a directory exclude each other")),
+        ("", path) => return Err(ErrorCode::InvalidRequest.status(format!("`{path}` is no absolute path"))),
+        _ => return Err(ErrorCode::InvalidRequest.status("a new volume and a directory exclude each other")),
     };
     if let RestoreTarget::NewVolume { name, .. } = &target {
         volume_is_free(jobs, &host, name).await?;
@@ -385,7 +386,7 @@ pub async fn restore(
     let id = job.id;
     let job = begun(jobs, id, &format!("started by {actor}")).await?;
     if let Some(line) = not_applied {
-        jobs.tell(id, &line).await.map_err(|error| catalog_failed(&error))?;
+        jobs.log_event(id, &line).await.map_err(|error| catalog_failed(&error))?;
     }
     jobs.nudges().dispatcher.notify_one();
     Ok(StartRestoreResponse { job: Some(job), plan })
@@ -469,7 +470,7 @@ fn settings_text(settings: &BTreeMap<String, String>) -> String {
 }
 
 pub(super) fn not_connected(host: &HostRecord) -> Status {
-    Word::HostNotConnected.status(format!("host `{}` is not connected", host.name))
+    ErrorCode::HostNotConnected.status(format!("host `{}` is not connected", host.name))
 }
 
 /// Asks the host itself: the inventory may be minutes old.
@@ -489,7 +490,7 @@ async fn volume_is_free(jobs: &Jobs, host: &HostRecord, name: &str) -> Result<()
                     host.name, volume.own
                 )
             };
-            Err(Word::VolumeExists.status(message))
+            Err(ErrorCode::VolumeExists.status(message))
         }
         Ok(Err(status)) if status.code() == Code::NotFound => Ok(()),
         Ok(Err(status)) => Err(status),

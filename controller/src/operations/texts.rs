@@ -1,4 +1,4 @@
-//! Texts in what an agent tells, cut before they are written down anywhere.
+//! Texts in what an agent reports, cut before they are written down anywhere.
 
 use holdfast_proto::v1::restore_event::Event as Restore;
 use holdfast_proto::v1::snapshot_event::Event as Snapshot;
@@ -14,7 +14,7 @@ const LINES: usize = 100;
 /// Longest name of a container that is kept, and longest word about it, bytes.
 const NAME: usize = 256;
 
-/// Longest story of one container, bytes: there may be hundreds in one row.
+/// Longest text about one container, bytes: there may be hundreds in one row.
 const PROBLEM: usize = 1 << 10;
 
 /// The same with no text longer than one may be.

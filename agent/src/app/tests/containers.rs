@@ -38,7 +38,7 @@ async fn containers_are_run_looked_at_stopped_and_removed() {
         ("running", scene.name("c").as_str(), 1)
     );
     let taken = client.run_container(wanted.clone()).await.unwrap_err();
-    assert_eq!((taken.code(), word(&taken)), (Code::AlreadyExists, "conflict"));
+    assert_eq!((taken.code(), code_of(&taken)), (Code::AlreadyExists, "conflict"));
 
     let request = v1::InspectContainerRequest { container: made.id.clone() };
     let seen = client.inspect_container(request).await.unwrap().into_inner();
@@ -73,11 +73,11 @@ async fn containers_are_run_looked_at_stopped_and_removed() {
 
     let mut request = v1::RemoveContainerRequest { container: scene.name("c"), ..Default::default() };
     let refused = client.remove_container(request.clone()).await.unwrap_err();
-    assert_eq!(word(&refused), "conflict", "{refused}");
+    assert_eq!(code_of(&refused), "conflict", "{refused}");
     request.force = true;
     client.remove_container(request.clone()).await.unwrap();
     let gone = client.remove_container(request).await.unwrap_err();
-    assert_eq!(word(&gone), "not-found", "{gone}");
+    assert_eq!(code_of(&gone), "not-found", "{gone}");
 }
 
 #[tokio::test]
@@ -87,10 +87,10 @@ async fn what_is_asked_for_wrongly_makes_nothing() {
     let mut client = containers(&agent);
     let wanted = v1::RunContainerRequest { ports: vec!["x".to_owned()], ..sleeper(&scene, "c").await };
     let refused = client.run_container(wanted).await.unwrap_err();
-    assert_eq!((refused.code(), word(&refused)), (Code::InvalidArgument, "invalid-request"));
+    assert_eq!((refused.code(), code_of(&refused)), (Code::InvalidArgument, "invalid-request"));
     assert!(refused.message().starts_with("port `x`"), "{refused}");
     let wanted = v1::RunContainerRequest { image: "hf-none/none:1".to_owned(), ..sleeper(&scene, "c").await };
-    assert_eq!(word(&client.run_container(wanted).await.unwrap_err()), "not-found");
+    assert_eq!(code_of(&client.run_container(wanted).await.unwrap_err()), "not-found");
     // What does not start is not left, nor is the volume made for it.
     let mut wanted = v1::RunContainerRequest {
         command: vec!["/no-such-program".to_owned()],
@@ -115,7 +115,7 @@ async fn what_is_asked_for_wrongly_makes_nothing() {
             .contains(&client.stop_container(request).await.unwrap().into_inner().state.as_str())
     );
     let request = v1::StopContainerRequest { container: scene.name("once"), timeout_seconds: Some(100_000) };
-    assert_eq!(word(&client.stop_container(request).await.unwrap_err()), "invalid-request");
+    assert_eq!(code_of(&client.stop_container(request).await.unwrap_err()), "invalid-request");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn without_the_right_containers_can_only_be_looked_at() {
             .unwrap_err(),
     ];
     for refused in &refusals {
-        assert_eq!((refused.code(), word(refused)), (Code::PermissionDenied, "not-allowed"), "{refused}");
+        assert_eq!((refused.code(), code_of(refused)), (Code::PermissionDenied, "not-allowed"), "{refused}");
     }
 }
 
@@ -162,5 +162,5 @@ async fn the_agents_own_containers_are_not_shown_and_not_touched() {
     let listed: Vec<_> = client.list_containers(request).await.unwrap().into_inner().collect().await;
     assert!(listed.is_empty());
     let request = v1::StopContainerRequest { container: name, timeout_seconds: None };
-    assert_eq!(word(&client.stop_container(request).await.unwrap_err()), "conflict");
+    assert_eq!(code_of(&client.stop_container(request).await.unwrap_err()), "conflict");
 }

@@ -261,7 +261,7 @@ mod tests {
         assert!(made.host_config["Mounts"][1].get("VolumeOptions").is_none());
     }
 
-    /// As the Engine tells of a container and of its stand-in.
+    /// As the Engine reports about a container and of its stand-in.
     fn pair() -> (Value, Value) {
         let old = json!({
             "Config": { "Hostname": "0a0a0a0a0a0a", "Env": ["B=2", "A=1"], "Image": "app:1", "OnBuild": null, "Tty": false,

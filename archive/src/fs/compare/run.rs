@@ -218,15 +218,15 @@ impl Run<'_> {
                 self.progress.entries.add(1);
                 Ok(())
             }
-            Err(Trouble::Source(error)) => {
+            Err(EntryError::Source(error)) => {
                 self.differs(self.walk.path(), &format!("it cannot be read ({error})"));
                 Ok(())
             }
-            Err(Trouble::Manifest(error)) => Err(*error),
+            Err(EntryError::Manifest(error)) => Err(*error),
         }
     }
 
-    fn try_compare(&mut self, entry: Entry) -> Result<(), Trouble> {
+    fn try_compare(&mut self, entry: Entry) -> Result<(), EntryError> {
         let stat = statat(self.walk.dir(), self.walk.name(), AtFlags::SYMLINK_NOFOLLOW)?;
         if !is_kind(&entry, &stat) {
             self.differs(&entry.path, "it is of another kind");
@@ -250,7 +250,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn metadata(&mut self, entry: &Entry, stat: &Stat) -> Result<(), Trouble> {
+    fn metadata(&mut self, entry: &Entry, stat: &Stat) -> Result<(), EntryError> {
         let xattrs = metadata::xattrs_at(self.walk.dir(), self.walk.name())?;
         // A directory above what was asked for may have been there before.
         let before = self.options.into_nonempty && entry.kind == EntryKind::Directory;
@@ -263,7 +263,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn file(&mut self, entry: Entry, stat: &Stat) -> Result<(), Trouble> {
+    fn file(&mut self, entry: Entry, stat: &Stat) -> Result<(), EntryError> {
         let Entry { path, kind: EntryKind::File(data), flags, .. } = entry else { return Ok(()) };
         if flags.unreadable && data.extents.is_empty() {
             self.differs(&path, "it is there though its content is not in the snapshot");
@@ -283,7 +283,7 @@ impl Run<'_> {
     }
 
     /// Two names of one inode; or, where the other was not asked for, a copy.
-    fn hardlink(&mut self, entry: &Entry, stat: &Stat, target: &[u8]) -> Result<(), Trouble> {
+    fn hardlink(&mut self, entry: &Entry, stat: &Stat, target: &[u8]) -> Result<(), EntryError> {
         if self.selection.holds(target) {
             let (above, name) = open::split_path(target);
             let there = open::descend(self.target.as_fd(), above)
@@ -294,7 +294,8 @@ impl Run<'_> {
             }
             return Ok(());
         }
-        let original = self.selection.lookup(target).map_err(|error| Trouble::Manifest(Box::new(error)))?;
+        let original =
+            self.selection.lookup(target).map_err(|error| EntryError::Manifest(Box::new(error)))?;
         match original {
             Some(original) if is_kind(&original, stat) => {
                 let copy = Entry { path: entry.path.clone(), ..original };
@@ -337,12 +338,12 @@ impl Run<'_> {
 }
 
 /// Why an entry was not compared.
-enum Trouble {
+enum EntryError {
     Source(Errno),
     Manifest(Box<RestoreError>),
 }
 
-impl From<Errno> for Trouble {
+impl From<Errno> for EntryError {
     fn from(error: Errno) -> Self {
         Self::Source(error)
     }

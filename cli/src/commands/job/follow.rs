@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{JobView, has_ended};
 use crate::client::Client;
 use crate::commands::Env;
-use crate::error::{CliError, Exit, Result, exit_for_word};
+use crate::error::{CliError, Exit, Result, exit_for_code};
 use crate::output::progress::Watcher;
 use crate::output::{self, Lines, Render};
 
@@ -112,7 +112,7 @@ fn exit_for(job: &Job) -> Exit {
         JobState::Partial if lost(job) => Exit::Salvaged,
         JobState::Partial => Exit::Attention,
         JobState::Cancelled => Exit::Interrupted,
-        _ => exit_for_word(&job.error_code).unwrap_or(Exit::Failed),
+        _ => exit_for_code(&job.error_code).unwrap_or(Exit::Failed),
     }
 }
 

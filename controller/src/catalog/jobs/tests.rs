@@ -204,7 +204,7 @@ async fn ended_upgrades_are_listed_newest_first_and_backups_are_not() {
 }
 
 #[tokio::test]
-async fn v04_a_story_is_bounded_in_lines_and_their_length_and_still_has_its_end() {
+async fn v04_an_event_log_is_bounded_in_lines_and_their_length_and_still_has_its_end() {
     let (catalog, host) = catalog().await;
     let job = backup(host);
     catalog.create_job(&job, 1).await.expect("made");
@@ -222,8 +222,8 @@ async fn v04_a_story_is_bounded_in_lines_and_their_length_and_still_has_its_end(
     }
     let end = Ending { error: "e".repeat(1 << 20), ..ending(State::Failed) };
     assert!(catalog.finish_job(job.id, generation, &end, "it failed", 3).await.expect("ended"));
-    let story = catalog.job_events(job.id, 0).await.expect("read");
-    let lengths: Vec<usize> = story.iter().map(|line| line.message.len()).collect();
+    let log = catalog.job_events(job.id, 0).await.expect("read");
+    let lengths: Vec<usize> = log.iter().map(|line| line.message.len()).collect();
     assert_eq!(lengths, ["the last but one".len(), crate::limits::TEXT, "it failed".len()]);
     let job = catalog.job(job.id).await.expect("read").expect("there");
     assert_eq!(job.error.len(), crate::limits::TEXT);

@@ -5,7 +5,7 @@ use crate::coverage::SOURCE_MISSING;
 
 /// Kind, host and source of everything.
 fn places(facts: &Facts) -> Vec<(&'static str, String, String)> {
-    coverage(facts).troubles.into_iter().map(|t| (t.kind, t.host, t.source)).collect()
+    coverage(facts).problems.into_iter().map(|t| (t.kind, t.host, t.source)).collect()
 }
 
 fn place(kind: &'static str, host: &str, source: &str) -> (&'static str, String, String) {
@@ -13,7 +13,7 @@ fn place(kind: &'static str, host: &str, source: &str) -> (&'static str, String,
 }
 
 fn hint(facts: &Facts, kind: &str) -> String {
-    let found = coverage(facts).troubles.into_iter().find(|trouble| trouble.kind == kind);
+    let found = coverage(facts).problems.into_iter().find(|problem| problem.kind == kind);
     found.unwrap_or_else(|| panic!("no {kind}")).hint
 }
 
@@ -86,7 +86,7 @@ fn h06_a_named_volume_that_is_missing_is_named_and_a_glob_promises_nothing() {
     ];
     facts.policies[1].policy.name = "hourly".to_owned();
     assert_eq!(places(&facts), [place("missing-volume", "web-1", "logs")]);
-    let message = &coverage(&facts).troubles[0].message;
+    let message = &coverage(&facts).problems[0].message;
     assert_eq!(message, "volume logs is not there; it is named by policy nightly");
     // Had and backed up, it is vanished; had and not backed up, it is missing;
     // given up, it is neither, whoever names it.
@@ -202,7 +202,7 @@ fn h06_a_source_that_shrank_is_named_while_the_rest_is_kept_or_until_it_is_accep
     let mut judged = |snapshots: Vec<SnapshotRecord>| {
         facts.snapshots = snapshots;
         facts.snapshots.push(other.clone());
-        coverage(&facts).troubles.pop().map(|trouble| (trouble.kind, trouble.message))
+        coverage(&facts).problems.pop().map(|problem| (problem.kind, problem.message))
     };
     assert_eq!(judged(vec![sized(1, 100, 1000), sized(2, 10, 100)]), None, "a tenth is left");
     let (kind, message) = judged(vec![sized(1, 100, 1000), sized(2, 9, 1000)]).expect("named");
@@ -293,7 +293,7 @@ fn h06_a_job_that_missed_what_was_given_up_since_is_told_of_no_more() {
 fn h07_what_was_noted_under_a_clock_that_was_ahead_excuses_nothing() {
     let year = 365 * 24 * HOUR;
     let kinds = |facts: &Facts| -> Vec<&'static str> {
-        coverage(facts).troubles.into_iter().map(|trouble| trouble.kind).collect()
+        coverage(facts).problems.into_iter().map(|problem| problem.kind).collect()
     };
     let nightly = "name = 'nightly'\nvolumes = ['*']\n[schedule]\ncron = '0 3 * * *'\nzone = 'UTC'";
     let web = host("web-1");

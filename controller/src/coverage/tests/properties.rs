@@ -92,9 +92,9 @@ fn world() -> impl Strategy<Value = Facts> {
     })
 }
 
-fn named(facts: &Facts, host: &HostRecord, source: &SourceRecord) -> Vec<Trouble> {
-    let about = |trouble: &Trouble| trouble.host == host.name && trouble.source == source.name;
-    coverage(facts).troubles.into_iter().filter(about).collect()
+fn named(facts: &Facts, host: &HostRecord, source: &SourceRecord) -> Vec<Problem> {
+    let about = |problem: &Problem| problem.host == host.name && problem.source == source.name;
+    coverage(facts).problems.into_iter().filter(about).collect()
 }
 
 fn host_of<'f>(facts: &'f Facts, source: &SourceRecord) -> &'f HostRecord {
@@ -104,34 +104,34 @@ fn host_of<'f>(facts: &'f Facts, source: &SourceRecord) -> &'f HostRecord {
 proptest! {
     #[test]
     fn h06_everything_that_went_away_is_named_once_with_a_next_command(facts in world()) {
-        let all = coverage(&facts).troubles;
-        prop_assert!(all.iter().all(|trouble| !trouble.hint.is_empty() && !trouble.message.is_empty()));
+        let all = coverage(&facts).problems;
+        prop_assert!(all.iter().all(|problem| !problem.hint.is_empty() && !problem.message.is_empty()));
         for source in &facts.sources {
             let host = host_of(&facts, source);
             let about = named(&facts, host, source);
             let kept = facts.snapshots.iter().any(|snapshot| snapshot.id.source == source.id);
             let missed = host.revoked_ms.is_none() && source.gone_ms.is_some()
                 && source.retired_ms.is_none() && kept;
-            let vanished = about.iter().filter(|trouble| trouble.kind == "vanished-source").count();
+            let vanished = about.iter().filter(|problem| problem.kind == "vanished-source").count();
             prop_assert_eq!(vanished, usize::from(missed), "{:?}", about);
             if source.retired_ms.is_some() || host.retired_ms.is_some() {
                 prop_assert_eq!(about, vec![]);
             }
         }
         for host in &facts.hosts {
-            let troubles = all.iter().filter(|trouble| {
-                trouble.host == host.name && matches!(trouble.kind, "silent-host" | "revoked-host")
+            let problems = all.iter().filter(|problem| {
+                problem.host == host.name && matches!(problem.kind, "silent-host" | "revoked-host")
             });
             let away = host.retired_ms.is_none()
                 && (host.revoked_ms.is_some() || !facts.connected.contains(&host.id));
-            prop_assert_eq!(troubles.count(), usize::from(away));
+            prop_assert_eq!(problems.count(), usize::from(away));
         }
     }
 
     #[test]
     fn h06_where_nothing_is_named_everything_is_there_and_backed_up(facts in world()) {
-        let Coverage { hosts, troubles } = coverage(&facts);
-        if !troubles.is_empty() {
+        let Coverage { hosts, problems } = coverage(&facts);
+        if !problems.is_empty() {
             return Ok(());
         }
         prop_assert!(!facts.hosts.is_empty());
@@ -156,28 +156,28 @@ proptest! {
         let host = host_of(&facts, &source).clone();
 
         facts.sources[index].gone_ms = Some(NOW);
-        let after = coverage(&facts).troubles;
-        let about = |trouble: &&Trouble| {
-            trouble.host == host.name && (trouble.source == source.name || trouble.kind == "revoked-host")
+        let after = coverage(&facts).problems;
+        let about = |problem: &&Problem| {
+            problem.host == host.name && (problem.source == source.name || problem.kind == "revoked-host")
         };
-        prop_assert!(after.iter().any(|trouble| about(&trouble)), "its source went: {:?}", after);
+        prop_assert!(after.iter().any(|problem| about(&problem)), "its source went: {:?}", after);
 
         facts.sources[index].gone_ms = None;
         facts.connected.retain(|connected| *connected != host.id);
         let seen = facts.hosts.iter_mut().find(|known| known.id == host.id).expect("it");
         seen.last_seen_ms = seen.last_seen_ms.map(|_| NOW - HOUR);
-        let after = coverage(&facts).troubles;
-        let named = |trouble: &Trouble| {
-            trouble.host == host.name && matches!(trouble.kind, "silent-host" | "revoked-host")
+        let after = coverage(&facts).problems;
+        let named = |problem: &Problem| {
+            problem.host == host.name && matches!(problem.kind, "silent-host" | "revoked-host")
         };
         prop_assert!(after.iter().any(named), "the host went: {:?}", after);
 
         facts.policies.clear();
         let counted = !source.anonymous || source.used;
-        let after = coverage(&facts).troubles;
+        let after = coverage(&facts).problems;
         prop_assert!(
             !counted || host.revoked_ms.is_some()
-                || after.iter().any(|trouble| trouble.kind == "unprotected" && trouble.source == source.name),
+                || after.iter().any(|problem| problem.kind == "unprotected" && problem.source == source.name),
             "its policy went: {:?}", after
         );
     }

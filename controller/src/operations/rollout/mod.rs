@@ -109,7 +109,7 @@ async fn pause(run: &JobRun, until_ms: i64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has the children stop, and hears them out: each goes back by itself.
+/// Has the children stop, and awaits their end: each goes back by itself.
 async fn call_off(children: &Children, course: &Course) -> Result<Failure, Failure> {
     for id in course.under_way() {
         children.cancel(id).await?;
@@ -144,7 +144,7 @@ async fn tell_ends(
         if !row.error.is_empty() {
             line.push_str(&format!(": {}", row.error));
         }
-        run.tell(&line).await?;
+        run.log_event(&line).await?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::api::caller::Caller;
-use crate::api::status_map::{Word, catalog_failed};
+use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::clock::now_ms;
@@ -62,19 +62,20 @@ pub async fn rollout(
     } = request;
     let upgrade = upgrade.unwrap_or_default();
     if !upgrade.container.is_empty() {
-        return Err(Word::InvalidRequest.status("a rollout chooses containers by their labels, not by name"));
+        return Err(
+            ErrorCode::InvalidRequest.status("a rollout chooses containers by their labels, not by name")
+        );
     }
     if selectors.is_empty() {
-        return Err(
-            Word::InvalidRequest.status("no labels of containers are given: a rollout is never about all")
-        );
+        return Err(ErrorCode::InvalidRequest
+            .status("no labels of containers are given: a rollout is never about all"));
     }
     let (selectors, host_labels) = (labels(&selectors)?, labels(&host_labels)?);
     let consistency = known_consistency(consistency)?;
     let mut warnings = Vec::new();
     let found = resolve(jobs, &selectors, &host_labels, &upgrade, &mut warnings).await?;
     if let Some((target, why)) = beyond(caller, &found) {
-        return Err(Word::RoleTooLow.status(format!("{}: {why}", text(target))));
+        return Err(ErrorCode::RoleTooLow.status(format!("{}: {why}", text(target))));
     }
     let left_out = warnings.clone();
     for done in found.iter().filter(|found| found.done) {
@@ -90,7 +91,9 @@ pub async fn rollout(
             refused.iter().map(|target| format!("{}: {}", text(target), target.refusal)).collect();
         let count = format!("{} of {} containers cannot be upgraded", refused.len(), due.len());
         let message = format!("{count}, and {max_failures} failures are allowed: {}", reasons.join("; "));
-        return Err(Word::UpgradeRefused.status_with_hint(message, "the same command with --plan shows each"));
+        return Err(
+            ErrorCode::UpgradeRefused.status_with_hint(message, "the same command with --plan shows each")
+        );
     }
     let parameters = RolloutParameters {
         targets: due,
@@ -118,8 +121,9 @@ pub async fn rollout(
 
 fn labels(texts: &[String]) -> Result<Vec<LabelMatch>, Status> {
     let parse = |text: &String| {
-        LabelMatch::parse(text)
-            .ok_or_else(|| Word::InvalidLabel.status(format!("`{text}` is no label: key or key=value is")))
+        LabelMatch::parse(text).ok_or_else(|| {
+            ErrorCode::InvalidLabel.status(format!("`{text}` is no label: key or key=value is"))
+        })
     };
     texts.iter().map(parse).collect()
 }
@@ -138,7 +142,7 @@ fn sorted(found: &[Found]) -> Result<(Vec<RolloutPlace>, Vec<&RolloutTarget>), S
     let due: Vec<&Found> = found.iter().filter(|found| !found.done).collect();
     if due.is_empty() {
         let message = format!("all {} containers that match run this image already", found.len());
-        return Err(Word::NothingMatches.status_with_hint(message, ""));
+        return Err(ErrorCode::NothingMatches.status_with_hint(message, ""));
     }
     let refused = due.iter().map(|found| &found.target).filter(|target| !target.refusal.is_empty()).collect();
     Ok((due.iter().map(|found| found.place.clone()).collect(), refused))
@@ -157,7 +161,9 @@ async fn resolve(
         host.revoked_ms.is_none() && host_labels.iter().all(|label| label.matches(&host.labels))
     });
     if hosts.is_empty() {
-        return Err(Word::NothingMatches.status_with_hint("no host bears these labels", "holdfast host ls"));
+        return Err(
+            ErrorCode::NothingMatches.status_with_hint("no host bears these labels", "holdfast host ls")
+        );
     }
     let mut listed = Vec::new();
     for host in &hosts {
@@ -192,7 +198,7 @@ async fn resolve(
         if !warnings.is_empty() {
             message.push_str(&format!(" ({})", warnings.join("; ")));
         }
-        return Err(Word::NothingMatches.status_with_hint(message, "holdfast container ls --host HOST"));
+        return Err(ErrorCode::NothingMatches.status_with_hint(message, "holdfast container ls --host HOST"));
     }
     // In order: the rollout goes by it.
     Ok(futures_util::stream::iter(plans).buffered(CONCURRENT).collect().await)

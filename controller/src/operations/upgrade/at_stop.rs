@@ -96,7 +96,7 @@ impl AtStop {
             let role = self.stop.role();
             let told = self.children.find(&role).await?.is_some();
             if !told {
-                jobs.tell(self.children.parent, "stopped; snapshot of this moment").await?;
+                jobs.log_event(self.children.parent, "stopped; snapshot of this moment").await?;
             }
             // Quiesced already: nothing is left to pause.
             let parameters = snapshots::parameters(&self.plan, Consistency::None, true);
@@ -105,7 +105,7 @@ impl AtStop {
             let child = jobs.ended(id).await?;
             if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
                 let message = format!("{} {problem}", self.stop.snapshot());
-                jobs.tell(self.children.parent, &format!("{message}; going back")).await?;
+                jobs.log_event(self.children.parent, &format!("{message}; going back")).await?;
                 return Err(Failure::failed("snapshot-at-stop-failed", message));
             }
         }

@@ -12,7 +12,7 @@
 //! 5. **Finished.** The agent switched, saw the new container well and
 //!    committed, or went back to the old one and its data.
 //!
-//! Up to step 3 a wish to cancel, or a failure, ends the job with nothing
+//! Up to step 3 a request to cancel, or a failure, ends the job with nothing
 //! changed. From then on the job ends only by what the agent says.
 
 pub(super) mod at_stop;
@@ -48,7 +48,7 @@ pub async fn run(run: &mut JobRun, upgrade: &UpgradeParameters) -> Result<Ending
     let finished = follow(run, host, upgrade, &plan, &mut report).await?;
     let snapshot_failure = after_stop(run, &plan, &mut report).await?;
     if let Some(line) = report::downtime_line(&finished) {
-        run.tell(&line).await?;
+        run.log_event(&line).await?;
     }
     Ok(report.ending(&finished, snapshot_failure, run.cancel.is_cancelled()))
 }
@@ -61,7 +61,7 @@ async fn snapshot_before(
     report: &mut Report,
 ) -> Result<(), Failure> {
     if plan.sources.is_empty() {
-        return run.tell("the plan has no volume or directory to snapshot").await;
+        return run.log_event("the plan has no volume or directory to snapshot").await;
     }
     let children = Children::of(run);
     if children.find(BEFORE).await?.is_none() {
@@ -81,7 +81,7 @@ async fn snapshot_before(
     }
 }
 
-/// Has the agent run the upgrade, or finds it at work on it, and hears it out.
+/// Has the agent run the upgrade, or finds it at work on it, and awaits its end.
 async fn follow(
     run: &mut JobRun,
     host: HostId,

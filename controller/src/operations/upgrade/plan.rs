@@ -21,7 +21,7 @@ pub const VALID_MS: i64 = 24 * 3_600_000;
 /// Times a host is asked for a plan before that is the job's failure.
 const MAX_ASKED: u32 = 3;
 
-/// Why a plan is not run: a stable word, a sentence, the next command.
+/// Why a plan is not run: an error code, a sentence, the next command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub code: &'static str,

@@ -1,4 +1,4 @@
-//! What an upgrade came to, as its job keeps it. Everything an agent tells may
+//! What an upgrade came to, as its job keeps it. Everything an agent reports may
 //! be told again after a break; each fact is taken in once.
 
 use holdfast_proto::v1::{

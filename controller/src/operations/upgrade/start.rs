@@ -13,7 +13,7 @@ use super::plan::{self, Refusal, VALID_MS};
 use super::powers;
 use crate::api::caller::Caller;
 use crate::api::names::{self, did_you_mean};
-use crate::api::status_map::{Word, catalog_failed};
+use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::upgrades::PlanRecord;
@@ -54,7 +54,7 @@ pub async fn upgrade(
         make(jobs, &host, upgrade, actor).await?
     } else {
         if !host.is_empty() || upgrade.is_some() {
-            return Err(Word::InvalidRequest.status("a plan and a host or upgrade exclude each other"));
+            return Err(ErrorCode::InvalidRequest.status("a plan and a host or upgrade exclude each other"));
         }
         shown(jobs, &plan_id).await?
     };
@@ -62,7 +62,7 @@ pub async fn upgrade(
         return Err(refused.status());
     }
     if let Some(why) = powers::beyond(caller, &record.plan) {
-        return Err(Word::RoleTooLow.status(why));
+        return Err(ErrorCode::RoleTooLow.status(why));
     }
     let job = NewJob {
         id: JobId::generate(),
@@ -82,23 +82,24 @@ impl Refusal {
     /// For the caller, before there is a job.
     pub(in crate::operations) fn status(&self) -> Status {
         let word = match self.code {
-            "plan-changed" => Word::PlanChanged,
-            "upgrade-loses-data" => Word::UpgradeLosesData,
-            _ => Word::UpgradeRefused,
+            "plan-changed" => ErrorCode::PlanChanged,
+            "upgrade-loses-data" => ErrorCode::UpgradeLosesData,
+            _ => ErrorCode::UpgradeRefused,
         };
         word.status_with_hint(self.message.clone(), &self.hint)
     }
 }
 
 pub(in crate::operations) fn known_consistency(number: i32) -> Result<Consistency, Status> {
-    Consistency::try_from(number)
-        .map_err(|_| Word::InvalidRequest.status("an unknown consistency; none, pause and stop are known"))
+    Consistency::try_from(number).map_err(|_| {
+        ErrorCode::InvalidRequest.status("an unknown consistency; none, pause and stop are known")
+    })
 }
 
 /// The channel to a host that may be upgraded on.
 pub(in crate::operations) fn channel(jobs: &Jobs, host: &HostRecord) -> Result<Channel, Status> {
     if host.revoked_ms.is_some() {
-        return Err(Word::HostRevoked.status(format!("host `{}` is revoked", host.name)));
+        return Err(ErrorCode::HostRevoked.status(format!("host `{}` is revoked", host.name)));
     }
     jobs.fleet().channel(host.id).ok_or_else(|| not_connected(host))
 }
@@ -111,7 +112,7 @@ async fn make(
 ) -> Result<PlanRecord, Status> {
     let request = upgrade.unwrap_or_default();
     if request.container.is_empty() {
-        return Err(Word::InvalidRequest.status("no container is named"));
+        return Err(ErrorCode::InvalidRequest.status("no container is named"));
     }
     let channel = channel(jobs, host)?;
     let plan = match plan::ask(channel.clone(), request.clone(), jobs.settings().fetch).await {
@@ -148,13 +149,14 @@ async fn not_found(
     }
     let near = did_you_mean(container, listed.iter().map(|found| found.name.as_str()));
     let message = format!("container `{container}` is not on host `{}`{near}", host.name);
-    Word::ContainerUnknown.status_with_hint(message, &format!("holdfast container ls --host {}", host.name))
+    ErrorCode::ContainerUnknown
+        .status_with_hint(message, &format!("holdfast container ls --host {}", host.name))
 }
 
 /// A plan that was shown, if it may still be run; whether the world is still
 /// the same, the job finds out first.
 async fn shown(jobs: &Jobs, id: &str) -> Result<PlanRecord, Status> {
-    let unknown = || Word::PlanUnknown.status(format!("plan `{id}` is not known"));
+    let unknown = || ErrorCode::PlanUnknown.status(format!("plan `{id}` is not known"));
     let kept = jobs.catalog().upgrade_plan(id).await.map_err(|error| catalog_failed(&error))?;
     let record = kept.ok_or_else(unknown)?;
     // Kept for a job is not shown to anybody: a job's plan has its job's id.
@@ -167,10 +169,10 @@ async fn shown(jobs: &Jobs, id: &str) -> Result<PlanRecord, Status> {
     if now_ms().saturating_sub(record.created_ms) > VALID_MS {
         let hint = format!("holdfast upgrade plan {}", record.plan.container_name);
         let message = format!("plan `{id}` is more than 24 hours old");
-        return Err(Word::PlanExpired.status_with_hint(message, &hint));
+        return Err(ErrorCode::PlanExpired.status_with_hint(message, &hint));
     }
     let host = jobs.catalog().host(record.host).await.map_err(|error| catalog_failed(&error))?;
-    let host = host.ok_or_else(|| Word::HostUnknown.status("the plan's host is not known any more"))?;
+    let host = host.ok_or_else(|| ErrorCode::HostUnknown.status("the plan's host is not known any more"))?;
     let channel = channel(jobs, &host)?;
     let request = PlanUpgradeRequest { pull: false, ..record.request.clone() };
     let now = plan::ask(channel, request, jobs.settings().fetch).await?;
