@@ -8,7 +8,7 @@ ARG BASE=rust:1-bookworm
 FROM ${BASE}
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bins -p holdfast-cli -p holdfast-agent -p holdfast-controller \
+RUN ./deploy/build \
     && install -d /out/bin /out/certs \
     && install -d -o 10001 -g 10001 -m 0700 /out/state/holdfast-controller \
     && install -m 0755 -t /out/bin target/release/holdfast target/release/holdfast-agent target/release/holdfast-controller \

@@ -1,6 +1,5 @@
 # Sourced by deploy/demo and tests/run: installs what they need on Debian and
-# Ubuntu, and builds what both use. Elsewhere it names what is missing and
-# leaves it to you.
+# Ubuntu. Elsewhere it names what is missing and leaves it to you.
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -50,11 +49,6 @@ require_rust() {
         say "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh    # puts a newer one before yours"
     fi
     return 1
-}
-
-# One command for both: with other packages or flags Cargo would build anew.
-build_release() {
-    cargo build --release --locked --bins -p holdfast-cli -p holdfast-agent -p holdfast-controller
 }
 
 # A Docker Engine that answers, installed and started where there is none.

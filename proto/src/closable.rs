@@ -76,7 +76,7 @@ impl<IO: AsyncWrite + Unpin, I: Unpin> AsyncWrite for Closable<IO, I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing polite is owed to a peer that was thrown out, and waiting
+        // No polite end is due to a peer that was thrown out, and waiting
         // for its farewell would keep the socket.
         if self.close.is_cancelled() {
             return Poll::Ready(Ok(()));

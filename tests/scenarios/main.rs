@@ -40,3 +40,4 @@ mod supply;
 mod terminal;
 mod units;
 mod upgrade;
+mod words;

@@ -1,5 +1,5 @@
 //! U09: the container an agent runs in is upgraded by that very agent, which is
-//! stopped half-way. Driven at the agent's socket as a controller does: a
+//! stopped half-way. Run at the agent's socket as a controller does: a
 //! stream that breaks is opened again with the same job.
 
 use std::path::{Path, PathBuf};

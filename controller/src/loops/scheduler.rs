@@ -60,16 +60,16 @@ pub async fn fire_due(jobs: &Jobs, now_ms: i64) -> Result<usize, CatalogError> {
             })
         })
         .collect();
-    let owed = due(instant(now_ms), &timed);
-    if owed.is_empty() {
+    let due_now = due(instant(now_ms), &timed);
+    if due_now.is_empty() {
         return Ok(0);
     }
     let hosts = catalog.hosts().await?;
-    for due in &owed {
+    for due in &due_now {
         let Some(record) = policies.iter().find(|record| record.policy.name == due.policy) else { continue };
         fire(jobs, &record.policy, due, &hosts, now_ms).await?;
     }
-    Ok(owed.len())
+    Ok(due_now.len())
 }
 
 fn instant(ms: i64) -> DateTime<Utc> {

@@ -186,7 +186,7 @@ impl Repository {
     /// Stores the object of a snapshot anew that somebody was promised; `None`
     /// if nobody was, or not any more. The head was raised when it was
     /// committed.
-    async fn store_object_again(
+    pub(super) async fn store_object_again(
         &self,
         id: SnapshotId,
     ) -> Result<Option<Result<(), RepositoryError>>, RepositoryError> {

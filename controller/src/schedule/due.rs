@@ -32,7 +32,7 @@ pub struct Timed<'a> {
     pub catch_up: bool,
 }
 
-/// What a policy owes.
+/// What is due of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     pub policy: String,
@@ -44,12 +44,12 @@ pub struct Due {
     pub more_missed: bool,
 }
 
-/// What each policy owes at `now`; policies that owe nothing are left out.
+/// What is due of each policy at `now`; policies of which nothing is due are left out.
 pub fn due(now: DateTime<Utc>, policies: &[Timed<'_>]) -> Vec<Due> {
-    policies.iter().filter_map(|policy| owed(now, policy)).collect()
+    policies.iter().filter_map(|policy| due_of(now, policy)).collect()
 }
 
-fn owed(now: DateTime<Utc>, timed: &Timed<'_>) -> Option<Due> {
+fn due_of(now: DateTime<Utc>, timed: &Timed<'_>) -> Option<Due> {
     // A `since` in the future comes from a clock that was wrong then.
     let since = if timed.since > now { now - TimeDelta::minutes(1) } else { timed.since };
     let base = timed.last.map_or(since, |last| last.max(since));

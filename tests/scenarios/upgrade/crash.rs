@@ -191,8 +191,8 @@ impl Scene {
         let before = self.before.take().expect("begun");
         self.fleet.wait_connected("host-a");
         self.fleet.wait_idle(180);
-        let undoing = self.newest("rollback");
-        assert_eq!(undoing["state"], "succeeded", "{what}: {undoing}");
+        let rollback = self.newest("rollback");
+        assert_eq!(rollback["state"], "succeeded", "{what}: {rollback}");
         let newest = self.fleet.newest("host-a", "app");
         assert_eq!(newest["state"], "rolled back", "{what}: {newest}");
         let engine = self.fleet.engine("host-a");

@@ -85,7 +85,7 @@ fn a_rollout_stops_at_the_host_that_fails() {
     let plan: Value = serde_json::from_str(&plan.stdout).expect("a plan");
     assert_eq!(plan["targets"].as_array().unwrap().len(), 4, "{plan}");
 
-    // Undoing what was done before the failure: all are as they were.
+    // Rolling back what was done before the failure: all are as they were.
     let job = upgrades::job_of(fleet.cli(&rollout(&["--undo"])));
     assert_eq!((&job["state"], &job["kind"]), (&"failed".into(), &"rollout".into()), "{job}");
     assert_eq!(counts(&job), [0, 1, 2, 1], "{job}");

@@ -34,13 +34,13 @@ pub(super) struct Upgrades {
     /// Rollbacks is quiesced so often.
     rests: i64,
     /// Jobs that undo an upgrade and wait quiesced.
-    rollbacks: BTreeMap<String, Undoing>,
+    rollbacks: BTreeMap<String, StoppedForRollback>,
 }
 
 /// The rest it is in, whether it may proceed from there, and how many backups
 /// there had been when it began.
 #[derive(Debug, Default, Clone, Copy)]
-struct Undoing {
+struct StoppedForRollback {
     until_unix_ms: i64,
     proceed: bool,
     backups: usize,
@@ -213,25 +213,25 @@ impl FakeAgent {
 
     /// False: it was cancelled.
     /// For the second time only once the snapshot of the first is being taken.
-    async fn stops_for_rollback(&self, undoing: &str, rest: i64) -> i64 {
+    async fn stops_for_rollback(&self, rollback: &str, rest: i64) -> i64 {
         if rest > 0 {
-            let asked = self.told().upgrades.rollbacks.get(undoing).map_or(0, |undoing| undoing.backups);
+            let asked = self.told().upgrades.rollbacks.get(rollback).map_or(0, |rollback| rollback.backups);
             eventually("the snapshot of the first stop", || self.backups().len() > asked).await;
         }
         let until_unix_ms = 77 + rest;
-        let undoing_now = Undoing { until_unix_ms, proceed: false, backups: self.backups().len() };
-        self.told().upgrades.rollbacks.insert(undoing.to_owned(), undoing_now);
+        let stopped_now = StoppedForRollback { until_unix_ms, proceed: false, backups: self.backups().len() };
+        self.told().upgrades.rollbacks.insert(rollback.to_owned(), stopped_now);
         until_unix_ms
     }
 
-    async fn waits_for_proceed(&self, undoing: &str) -> bool {
+    async fn waits_for_proceed(&self, rollback: &str) -> bool {
         let (mut changed, mut cancelled) = (self.changed.subscribe(), self.cancelled.subscribe());
         loop {
-            if cancelled.borrow_and_update().contains(undoing) {
+            if cancelled.borrow_and_update().contains(rollback) {
                 return false;
             }
             changed.borrow_and_update();
-            if self.told().upgrades.rollbacks.get(undoing).is_some_and(|undoing| undoing.proceed) {
+            if self.told().upgrades.rollbacks.get(rollback).is_some_and(|rollback| rollback.proceed) {
                 return true;
             }
             tokio::select! {
@@ -409,9 +409,9 @@ impl ContainerService for FakeAgent {
                 return Err(Status::failed_precondition("a caller that was replaced"));
             }
             told.upgrades.proceeds += 1;
-            if let Some(undoing) = told.upgrades.rollbacks.get_mut(&job_id) {
-                let proceeds = undoing.until_unix_ms == until_unix_ms;
-                undoing.proceed |= proceeds;
+            if let Some(rollback) = told.upgrades.rollbacks.get_mut(&job_id) {
+                let proceeds = rollback.until_unix_ms == until_unix_ms;
+                rollback.proceed |= proceeds;
                 drop(told);
                 self.changed.send_modify(|version| *version += 1);
                 return Ok(Response::new(ProceedUpgradeResponse { proceeds }));
@@ -461,7 +461,7 @@ impl ContainerService for FakeAgent {
         let resting = Upgrade { state: UpgradeState::AwaitingRollbackSnapshot.into(), ..known.clone() };
         {
             let mut told = self.told();
-            told.upgrades.rollbacks.insert(job_id.clone(), Undoing::default());
+            told.upgrades.rollbacks.insert(job_id.clone(), StoppedForRollback::default());
             if let Some(run) = told.upgrades.runs.get_mut(&upgrade) {
                 run.upgrade = resting;
             }

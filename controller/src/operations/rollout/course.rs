@@ -131,13 +131,13 @@ impl Course {
         if !upgrading.is_empty() {
             return Next::Await(upgrading);
         }
-        let undoing = running(self.undos.iter());
+        let rolling_back = running(self.undos.iter());
         let due = self.upgrades.iter().zip(&self.undos).rposition(|(upgrade, undo)| {
             undo.is_none() && upgrade.is_some_and(|child| child.state == State::Succeeded)
         });
         match due {
-            Some(index) if undo && undoing.len() < batch => Next::Undo(index),
-            _ if !undoing.is_empty() => Next::Await(undoing),
+            Some(index) if undo && rolling_back.len() < batch => Next::Undo(index),
+            _ if !rolling_back.is_empty() => Next::Await(rolling_back),
             _ => Next::Done,
         }
     }

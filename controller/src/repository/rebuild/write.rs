@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
-use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::pack_io::PackEntry;
-use holdfast_archive::snapshot::{encode_body, encode_object};
+use holdfast_archive::snapshot::encode_body;
 use roaring::RoaringTreemap;
 
 use super::bucket::{Bucket, Seen};
@@ -244,11 +243,8 @@ impl Repository {
         rebuilt: &mut Rebuilt,
     ) -> Result<(), RepositoryError> {
         for id in ids {
-            let Some(record) = self.catalog().snapshot(id).await? else { continue };
-            let Some(stored) = self.catalog().stored_snapshot(record.commit_number).await? else { continue };
-            let object = encode_object(&stored.header, &stored.body);
-            self.refuse_foreign().await?;
-            self.store().put(&ObjectKey::Snapshot(*id), object.into()).await?;
+            let Some(stored) = self.store_object_again(*id).await? else { continue };
+            stored?;
             rebuilt.snapshots += 1;
             rebuilt.notes.push(match unusable.remove(id) {
                 Some(reason) => format!("{reason}: it was stored again from the catalogue"),
