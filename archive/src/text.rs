@@ -49,6 +49,35 @@ pub fn causes(error: &(dyn std::error::Error + '_)) -> String {
     text
 }
 
+/// How many names are offered for one that is not known.
+const OFFERED: usize = 3;
+
+/// Likeness by Jaro and Winkler from which on a name is near however many
+/// letters it lacks: `shop` is meant to find `shop_data`.
+const LIKE: f64 = 0.8;
+
+/// The known names that may have been meant by one that is not known, the
+/// nearest first: at most three.
+pub fn nearest<'k>(wanted: &str, known: impl IntoIterator<Item = &'k str>) -> Vec<&'k str> {
+    let mut near: Vec<(usize, &str)> = known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(wanted, name), name))
+        .filter(|(distance, name)| {
+            *distance <= 1 + wanted.len().max(name.len()) / 4 || strsim::jaro_winkler(wanted, name) >= LIKE
+        })
+        .collect();
+    near.sort_unstable();
+    near.dedup();
+    near.into_iter().take(OFFERED).map(|(_, name)| name).collect()
+}
+
+/// "; did you mean `a`, `b`?" for the nearest names, or nothing where none is
+/// near: the end of the sentence that says the name is not known.
+pub fn did_you_mean<'k>(wanted: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+    let names: Vec<String> = nearest(wanted, known).iter().map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(", ")) }
+}
+
 /// `text` on one line, with nothing in it that a terminal acts on: a line
 /// break becomes `\n`, another hidden character `\u{1b}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -180,6 +209,15 @@ mod tests {
         assert_eq!(printable("a\x1b[2J\r\nb\tc\u{9b}31m"), "a\\u{1b}[2J\\r\\nb\\tc\\u{9b}31m");
         assert_eq!(printable("x\u{202e}y\u{200b}\u{2066}"), "x\\u{202e}y\\u{200b}\\u{2066}");
         assert_eq!(printable_lines("a\n\tb\x07\r\n"), "a\n\tb\\u{7}\\r\n");
+    }
+
+    #[test]
+    fn o02_the_nearest_names_are_offered() {
+        let known = ["web-2", "web-1", "db-1", "web-2"];
+        assert_eq!(did_you_mean("web-3", known), "; did you mean `web-1`, `web-2`?");
+        assert_eq!(nearest("shop", ["shop_data", "mail"]), ["shop_data"], "a beginning is near");
+        assert_eq!(did_you_mean("zzz", known), "");
+        assert_eq!(did_you_mean("web-3", ["database"]), "");
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Config {
     }
 
     pub fn unknown(&self, name: &str) -> CliError {
-        let near = crate::output::nearest(name, self.contexts.keys().map(String::as_str));
+        let near = holdfast_archive::text::did_you_mean(name, self.contexts.keys().map(String::as_str));
         CliError::new(Exit::NotFound, "unknown-context", format!("context `{name}` is not known{near}"))
             .hint("holdfast context ls")
     }

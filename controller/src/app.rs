@@ -43,7 +43,6 @@ use crate::api::jobs::JobApi;
 use crate::api::policies::PolicyApi;
 use crate::api::sources::SourceApi;
 use crate::api::status::StatusApi;
-use crate::api::status_map::causes;
 use crate::api::upgrades::UpgradeApi;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
@@ -58,6 +57,7 @@ use crate::loops::{Driver, Periods, Statuses};
 use crate::places::Limits;
 use crate::repository::Repository;
 use crate::repository::service::RepositoryApi;
+use holdfast_archive::text::causes;
 
 /// The file in the state directory that names the bound address.
 pub const LISTEN_FILE: &str = "listen";

@@ -30,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
-use crate::api::status_map::causes;
 use crate::catalog::Catalog;
 use crate::catalog::hosts::Standing;
 use crate::clock::now_ms;
@@ -39,6 +38,7 @@ use crate::identity::ca::{Authority, AuthorityError};
 use crate::identity::certificate::HostCertificate;
 use crate::limits::HANDSHAKE;
 use crate::places::{Limits, Network, Owner, Place, Places, Ticket};
+use holdfast_archive::text::causes;
 
 /// After `accept` itself fails (no file descriptors left), before trying again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -117,13 +117,6 @@ impl ErrorCode {
     }
 }
 
-/// Names near to one that is not there, as the end of a sentence.
-pub(crate) fn did_you_mean<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> String {
-    let near = |other: &&str| strsim::damerau_levenshtein(name, other) <= 1 + other.len() / 4;
-    let near: Vec<String> = others.filter(near).take(3).map(|other| format!("`{other}`")).collect();
-    if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) }
-}
-
 /// A name that is taken is its own code where something was to be made.
 pub(crate) fn creating(error: EngineError) -> Status {
     match error.kind() {

@@ -23,6 +23,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use holdfast_archive::text::did_you_mean;
 use holdfast_proto::v1;
 use serde_json::Value;
 
@@ -170,16 +171,8 @@ async fn find_container(engine: &Engine, name: &str) -> Result<Container, PlanEr
     };
     tracing::debug!(%error, container.name = name, "asked to upgrade a container that is not there");
     let all = engine.list_containers().await?;
-    let distance = |other: &str| strsim::damerau_levenshtein(name, other);
-    let mut near: Vec<(usize, String)> = all
-        .iter()
-        .filter(|other| !other.is_holder())
-        .map(|other| (distance(&other.name), format!("`{}`", other.name)))
-        .filter(|(distance, quoted)| *distance <= 1 + quoted.len() / 4)
-        .collect();
-    near.sort();
-    let near: Vec<String> = near.into_iter().take(3).map(|(_, quoted)| quoted).collect();
-    let near = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
+    let others = all.iter().filter(|other| !other.is_holder());
+    let near = did_you_mean(name, others.map(|other| other.name.as_str()));
     Err(PlanError::NotFound { container: name.to_owned(), near })
 }
 

@@ -185,7 +185,7 @@ impl Render for ExplainView {
 
 async fn find(policies: &mut Policies, name: &str) -> Result<Policy> {
     let list = collect(policies.list_policies(within(ListPoliciesRequest {}))).await?;
-    let near = output::nearest(name, list.iter().map(|policy| policy.name.as_str()));
+    let near = holdfast_archive::text::did_you_mean(name, list.iter().map(|policy| policy.name.as_str()));
     list.into_iter().find(|policy| policy.name == name).ok_or_else(|| {
         CliError::new(Exit::NotFound, "unknown-policy", format!("policy `{name}` is not known{near}"))
             .hint("holdfast policy ls")

@@ -27,7 +27,7 @@ use super::denials::Denials;
 use super::roles::{About, Access, AdminField, AnsweredBy, Names, NeedsAdmin, Rule, rule};
 use super::scope::{Call, refuse_other_hosts};
 use super::sessions::Sessions;
-use super::status_map::{ErrorCode, catalog_failed, causes};
+use super::status_map::{ErrorCode, catalog_failed};
 use super::subject::{UnreadableRequest, admin_field, describe, field_texts};
 use super::timed::Timed;
 use crate::catalog::Catalog;
@@ -45,6 +45,7 @@ use crate::limits::{self, clipped};
 use crate::listen::Peer;
 use crate::places::Owner;
 use crate::share::Turns;
+use holdfast_archive::text::causes;
 
 /// How long the one message of an audited call may take to arrive.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);

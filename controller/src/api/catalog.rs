@@ -30,13 +30,14 @@ use super::caller::Caller;
 use super::names;
 use super::reading::{ReaderGone, Readings, Sender};
 use super::scope::shown_hosts;
-use super::status_map::{ErrorCode, catalog_failed, causes, tagged};
+use super::status_map::{ErrorCode, catalog_failed, tagged};
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
 use crate::policy::definition::pattern;
 use crate::repository::RepositoryError;
 use crate::repository::protocol::SnapshotState;
 use crate::repository::service::status as refused;
+use holdfast_archive::text::causes;
 
 /// Raw pages kept while one snapshot is read.
 const PAGE_CACHE_BYTES: usize = 8 << 20;

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
 use super::denials::Denials;
-use super::status_map::{ErrorCode, catalog_failed, causes};
+use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::hosts::{Enrolled, Enrolment};
@@ -22,6 +22,7 @@ use crate::identity::ca::{Authority, AuthorityError, HOST_CERTIFICATE_LIFETIME, 
 use crate::identity::{csr, token};
 use crate::listen::Peer;
 use crate::quota::{Quotas, Usage, day_of};
+use holdfast_archive::text::causes;
 
 const JOIN: &str = "/holdfast.v1.EnrolmentService/Join";
 const RENEW: &str = "/holdfast.v1.EnrolmentService/Renew";

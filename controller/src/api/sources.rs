@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use holdfast_archive::ids::HostId;
+use holdfast_archive::text::did_you_mean;
 use holdfast_proto::v1::source_service_server::SourceService;
 use holdfast_proto::v1::{ListSourcesRequest, RetireSourceRequest, Source, SourceKind};
 use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
-use super::names::{self, did_you_mean};
+use super::names;
 use super::scope::shown_hosts;
 use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::binds::BindRecord;

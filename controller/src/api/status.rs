@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
 use super::scope::shown_hosts;
-use super::status_map::{catalog_failed, causes};
+use super::status_map::catalog_failed;
 use crate::catalog::CatalogError;
 use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::sources::SourceRecord;
@@ -22,6 +22,7 @@ use crate::jobs::Jobs;
 use crate::loops::{Cause, Failing, Statuses};
 use crate::quota::day_of;
 use crate::repository::{self, Remedy, RepositoryError};
+use holdfast_archive::text::causes;
 
 /// Answers for the fleet.
 #[derive(Debug, Clone)]

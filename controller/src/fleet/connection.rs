@@ -21,13 +21,13 @@ use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
 use super::registry::{Fleet, Member};
-use crate::api::status_map::causes;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::hosts::Standing;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::identity::certificate::HostCertificate;
 use crate::limits::AGENT_MESSAGE;
+use holdfast_archive::text::causes;
 
 /// How long an agent may take to say who it is, and to answer `Hello`.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

@@ -16,6 +16,7 @@ use crate::api::caller::Caller;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::Catalog;
 use crate::catalog::hosts::HostRecord;
+use holdfast_archive::text::did_you_mean;
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 
@@ -39,7 +40,7 @@ pub async fn forward(
     request.extensions_mut().clear();
     let channel = channel.ready().await.map_err(|_| not_connected(&host))?;
     channel.call(request).await.map_err(|error| {
-        tracing::debug!(host.id = %host.id, error = %crate::api::status_map::causes(&error), "forwarding failed");
+        tracing::debug!(host.id = %host.id, error = %holdfast_archive::text::causes(&error), "forwarding failed");
         not_connected(&host)
     })
 }
@@ -75,23 +76,8 @@ pub async fn find_host(catalog: &Catalog, name: &str) -> Result<HostRecord, Stat
     }
     let names = catalog.host_names().await.map_err(|error| catalog_failed(&error))?;
     let shown: String = name.chars().take(80).collect::<String>().escape_debug().to_string();
-    let near = nearest(name, &names);
-    if near.is_empty() {
-        return Err(ErrorCode::HostUnknown.status(format!("host `{shown}` is not known")));
-    }
-    let near = near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    Err(ErrorCode::HostUnknown.status(format!("host `{shown}` is not known; did you mean {near}?")))
-}
-
-/// At most three names that could have been meant, the likeliest first.
-pub fn nearest<'a>(name: &str, known: &'a [String]) -> Vec<&'a str> {
-    let mut scored: Vec<(f64, &str)> = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate.as_str()))
-        .filter(|(score, _)| *score >= 0.8)
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    scored.into_iter().take(3).map(|(_, candidate)| candidate).collect()
+    let near = did_you_mean(name, names.iter().map(String::as_str));
+    Err(ErrorCode::HostUnknown.status(format!("host `{shown}` is not known{near}")))
 }
 
 fn not_connected(host: &HostRecord) -> Status {
@@ -140,12 +126,5 @@ mod tests {
         assert_eq!(headers[TIMEOUT_HEADER], "60S");
         assert_eq!(headers["content-type"], "application/grpc");
         assert_eq!(headers.len(), 5);
-    }
-
-    #[test]
-    fn o02_near_names_are_offered() {
-        let known: Vec<String> = ["web-1", "web-2", "db-1"].map(str::to_owned).into();
-        assert_eq!(nearest("web-3", &known), ["web-1", "web-2"]);
-        assert!(nearest("zzz", &known).is_empty());
     }
 }

@@ -122,7 +122,7 @@ async fn ending_of(jobs: &Jobs, id: JobId, failure: Failure) -> Option<Ending> {
         Failure::Cancelled => (State::Cancelled, "cancelled".to_owned(), "cancelled on request".to_owned()),
         Failure::Failed { code, message } => (State::Failed, code, message),
         Failure::Catalog(error) => {
-            tracing::error!(job.id = %id, error = %crate::api::status_map::causes(&error), "the catalogue failed inside a job");
+            tracing::error!(job.id = %id, error = %holdfast_archive::text::causes(&error), "the catalogue failed inside a job");
             (
                 State::Failed,
                 "catalog-failed".to_owned(),
@@ -148,7 +148,7 @@ async fn finish(jobs: &Jobs, id: JobId, generation: u64, ending: &Ending) {
         match jobs.catalog().finish_job(id, generation, ending, &line, now_ms()).await {
             Ok(recorded) => break recorded,
             Err(error) => {
-                let error = crate::api::status_map::causes(&error);
+                let error = holdfast_archive::text::causes(&error);
                 tracing::error!(job.id = %id, error, "a job's end was not recorded; trying again");
                 tokio::time::sleep(PAUSE).await;
             }

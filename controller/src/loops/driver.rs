@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::statuses::{Cause, Statuses};
 use super::{dispatcher, export, gc, history, inventory, retention, scheduler};
-use crate::api::status_map::causes;
 use crate::catalog::CatalogError;
 use crate::jobs::Jobs;
 use crate::jobs::runner::Runner;
 use crate::repository::{RepositoryError, TICK};
+use holdfast_archive::text::causes;
 
 /// What one pass did.
 #[derive(Debug, Clone, PartialEq, Eq)]

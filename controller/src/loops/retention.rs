@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::driver::{LoopError, Pass};
-use crate::api::status_map::causes;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::catalog::{Catalog, CatalogError};
 use crate::jobs::Jobs;
 use crate::retention::{Candidate, Decision, plan};
+use holdfast_archive::text::causes;
 
 /// Snapshots forgotten in one pass.
 const PAGE: usize = 500;

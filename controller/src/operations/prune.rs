@@ -8,11 +8,11 @@
 use holdfast_proto::v1::{self, PruneReport};
 
 use super::{Failure, JobRun};
-use crate::api::status_map::causes;
 use crate::catalog::jobs::Ending;
 use crate::jobs::state::State;
 use crate::jobs::wire::bytes;
 use crate::repository::{RepositoryError, gc};
+use holdfast_archive::text::causes;
 
 /// Rounds in one job; each is bounded.
 const ROUNDS: usize = 64;

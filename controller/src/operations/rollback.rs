@@ -15,6 +15,7 @@
 //! that goes back goes all the way.
 
 use holdfast_archive::ids::HostId;
+use holdfast_archive::text::did_you_mean;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::upgrade_event::Event;
 use holdfast_proto::v1::{
@@ -34,7 +35,7 @@ use super::upgrade::report::{Report, downtime_line};
 use super::upgrade::snapshots::{self, DISCARDED};
 use super::upgrade::start::channel;
 use super::{Failure, JobRun};
-use crate::api::names::{self, did_you_mean};
+use crate::api::names;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::jobs::{Ending, NewJob};
 use crate::clock::now_ms;

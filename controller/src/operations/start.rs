@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_archive::snapshot::SourceFacts;
+use holdfast_archive::text::did_you_mean;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
 use holdfast_proto::v1::{
@@ -17,7 +18,7 @@ use tonic::{Code, Status};
 use super::backup::facts;
 use super::host::unanswered;
 use super::restore::target_text;
-use crate::api::names::{self, did_you_mean};
+use crate::api::names;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;

@@ -7,6 +7,7 @@ use super::definition::VolumeFacts;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::sources::SourceRecord;
 use crate::operations::backup::facts;
+use holdfast_archive::text::did_you_mean;
 
 /// What a policy matches on one host.
 #[derive(Debug, Clone)]
@@ -66,7 +67,7 @@ impl Policy {
         let mut warnings = Vec::new();
         for name in self.hosts.names.plain_names() {
             if !hosts.iter().any(|host| host.name == name) {
-                let near = crate::api::names::did_you_mean(name, hosts.iter().map(|host| host.name.as_str()));
+                let near = did_you_mean(name, hosts.iter().map(|host| host.name.as_str()));
                 warnings.push(format!("host `{name}` is not known{near}"));
             }
         }

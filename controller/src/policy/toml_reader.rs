@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use holdfast_archive::text;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -17,12 +18,7 @@ pub(super) type Value<'t, 'a> = &'t Spanned<DeValue<'a>>;
 
 /// The nearest of `known` to `wanted`, if any is near.
 pub(crate) fn nearest<'k>(wanted: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    known
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(wanted, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().max(wanted.len()) / 4)
-        .min()
-        .map(|(_, candidate)| candidate)
+    text::nearest(wanted, known).first().copied()
 }
 
 fn listed(words: &[&str]) -> String {

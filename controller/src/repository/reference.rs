@@ -9,6 +9,7 @@
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use holdfast_archive::ids::SnapshotId;
+use holdfast_archive::text;
 
 use super::protocol::SnapshotState;
 use super::{Repository, RepositoryError};
@@ -123,20 +124,9 @@ fn unknown(text: &str, unread: Option<&str>, all: &[SnapshotRecord]) -> Reposito
     let mut names: Vec<String> = all.iter().flat_map(|r| [r.source_name.clone(), full_name(r)]).collect();
     names.sort_unstable();
     names.dedup();
-    let mut close: Vec<(f64, String)> = names
-        .into_iter()
-        .map(|known| (strsim::jaro_winkler(name, &known), known))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .collect();
-    close.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let nearest: Vec<String> = close.into_iter().take(NEAREST).map(|(_, name)| name).collect();
-    let offer = match nearest.as_slice() {
-        [] => String::new(),
-        names => format!(
-            "; did you mean {}?",
-            names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-        ),
-    };
+    let names = || names.iter().map(String::as_str);
+    let offer = text::did_you_mean(name, names());
+    let nearest = text::nearest(name, names()).into_iter().map(str::to_owned).collect();
     RepositoryError::NotFound { message: format!("there is no snapshot of `{name}`{offer}"), nearest }
 }
 

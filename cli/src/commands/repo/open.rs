@@ -10,7 +10,7 @@ use holdfast_archive::store::{Location, RetryPolicy, S3Options, Store, StoreConf
 
 use crate::args::RepositoryArgs;
 use crate::error::{CliError, Exit, Result, sentence};
-use crate::output::{self, When};
+use crate::output::{When};
 
 pub(super) fn open_store(place: &RepositoryArgs) -> Result<Store> {
     let location: Location = place
@@ -102,7 +102,7 @@ fn choose(snapshots: &[Snapshot], reference: &str) -> Result<Snapshot> {
     }
     let Some(named) = places.into_values().next() else {
         let names: Vec<String> = snapshots.iter().map(|snapshot| snapshot.names().source).collect();
-        let near = output::nearest(name, names.iter().map(String::as_str));
+        let near = holdfast_archive::text::did_you_mean(name, names.iter().map(String::as_str));
         let message = format!("the repository has no snapshot of `{name}`{near}");
         return Err(CliError::new(Exit::NotFound, "unknown-source", message).hint("holdfast repo ls"));
     };

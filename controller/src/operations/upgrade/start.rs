@@ -1,6 +1,7 @@
 //! Planning and starting upgrades by hand: everything that can be refused is
 //! refused before a job exists.
 
+use holdfast_archive::text::did_you_mean;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{
     Consistency, PlanFleetUpgradeRequest, PlanFleetUpgradeResponse, PlanUpgradeRequest, StartUpgradeRequest,
@@ -12,7 +13,7 @@ use tonic::{Code, Status};
 use super::plan::{self, Refusal, VALID_MS};
 use super::powers;
 use crate::api::caller::Caller;
-use crate::api::names::{self, did_you_mean};
+use crate::api::names;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
