@@ -41,10 +41,11 @@ use crate::api::enrolment::EnrolmentApi;
 use crate::api::hosts::{Addresses, HostApi};
 use crate::api::jobs::JobApi;
 use crate::api::policies::PolicyApi;
+use crate::api::repository::RepositoryApi;
 use crate::api::sources::SourceApi;
 use crate::api::status::StatusApi;
 use crate::api::upgrades::UpgradeApi;
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, catalog_url};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::fleet::{Fleet, own_directories};
@@ -56,7 +57,6 @@ use crate::listen::{CertificateSlot, Doors, Listener, Ordinary, tls_config};
 use crate::loops::{Driver, Periods, Statuses};
 use crate::places::Limits;
 use crate::repository::Repository;
-use crate::repository::service::RepositoryApi;
 use holdfast_archive::text::causes;
 
 /// The file in the state directory that names the bound address.
@@ -95,11 +95,6 @@ pub enum AppError {
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the server failed")]
     Serve(#[from] tonic::transport::Error),
-}
-
-/// The catalogue's database of a state directory.
-pub fn catalog_url(state_dir: &Path) -> String {
-    format!("sqlite://{}", state_dir.join("catalog.db").display())
 }
 
 /// Everything the controller is made of, before it can be reached.

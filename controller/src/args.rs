@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use holdfast_archive::store::Location;
 
-use crate::api::caller::Role;
 use crate::config::Crypto;
 use crate::identity::name::Name;
+use crate::model::caller::Role;
 use crate::policy::LabelMatch;
 
 /// Keeps the catalogue, runs the schedules, and is what agents dial.

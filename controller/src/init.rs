@@ -16,15 +16,14 @@ use holdfast_archive::secret_file;
 use holdfast_archive::store::{RetryPolicy, Store, StoreError};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::api::caller::{HostScope, Role};
-use crate::app::catalog_url;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::operators::NewOperator;
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, catalog_url};
 use crate::clock::now_ms;
 use crate::config::{Config, Crypto, FILE};
 use crate::identity::ca::{Authority, AuthorityError};
 use crate::identity::token;
+use crate::model::caller::{HostScope, Role};
 use crate::repository::{Rebuilt, RepositoryError, Settings};
 use crate::succession::{self, TakenOver};
 

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod listen;
 pub mod logging;
 pub mod loops;
+pub mod model;
 pub mod operations;
 pub mod places;
 pub mod policy;

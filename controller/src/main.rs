@@ -11,20 +11,20 @@ use holdfast_archive::repository::{hash, text};
 use holdfast_archive::store::Store;
 use holdfast_archive::text::{printable, printable_lines};
 use holdfast_controller::api::audit::{self, Verified};
-use holdfast_controller::api::caller::HostScope;
 use holdfast_controller::api::hosts::Addresses;
 use holdfast_controller::api::status_map::causes;
-use holdfast_controller::app::{App, catalog_url, raise_open_files};
+use holdfast_controller::app::{App, raise_open_files};
 use holdfast_controller::args::{
     AuditCommand, Cli, Command, InitArgs, ReconcileArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs,
     TokenRevokeArgs, VerifyArgs,
 };
-use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome};
+use holdfast_controller::catalog::{Catalog, catalog_url};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
 use holdfast_controller::exit::{DAMAGE, exit_code};
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, Grant};
+use holdfast_controller::model::caller::HostScope;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as Checked};
 use holdfast_controller::succession::{self, TakenOver};
 use holdfast_controller::{logging, setup};

@@ -26,17 +26,17 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::caller::Caller;
 use super::names;
 use super::reading::{ReaderGone, Readings, Sender};
 use super::scope::shown_hosts;
 use super::status_map::{ErrorCode, catalog_failed, tagged};
+use crate::api::repository::status as refused;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
+use crate::model::caller::Caller;
+use crate::model::protocol::SnapshotState;
 use crate::policy::definition::pattern;
 use crate::repository::RepositoryError;
-use crate::repository::protocol::SnapshotState;
-use crate::repository::service::status as refused;
 use holdfast_archive::text::causes;
 
 /// Raw pages kept while one snapshot is read.

@@ -10,7 +10,6 @@ use holdfast_proto::v1::enrolment_service_server::EnrolmentService;
 use holdfast_proto::v1::{self, JoinRequest, JoinResponse, RenewRequest, RenewResponse};
 use tonic::{Request, Response, Status};
 
-use super::caller::Caller;
 use super::denials::Denials;
 use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::Catalog;
@@ -21,6 +20,7 @@ use crate::fleet::Fleet;
 use crate::identity::ca::{Authority, AuthorityError, HOST_CERTIFICATE_LIFETIME, Serial, Validity};
 use crate::identity::{csr, token};
 use crate::listen::Peer;
+use crate::model::caller::Caller;
 use crate::quota::{Quotas, Usage, day_of};
 use holdfast_archive::text::causes;
 

@@ -11,19 +11,19 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::caller::Caller;
 use super::status_map::{ErrorCode, catalog_failed};
+use crate::api::forward::find_host;
 use crate::catalog::hosts::{HostRecord, NewJoinToken, TOKEN_LIFE_MS};
 use crate::catalog::jobs::JobFilter;
 use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::fleet::Fleet;
-use crate::fleet::forward::find_host;
 use crate::identity::ca::Authority;
 use crate::identity::name::{Labels, Name, check_labels};
 use crate::identity::token;
 use crate::jobs::state::State;
+use crate::model::caller::Caller;
 
 /// A join token's life, in seconds, at most and unless asked otherwise.
 const MAX_TOKEN_SECONDS: u32 = (TOKEN_LIFE_MS / 1000) as u32;

@@ -16,7 +16,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
-use super::caller::Caller;
 use super::names;
 use super::scope::shown_hosts;
 use super::status_map::{ErrorCode, catalog_failed};
@@ -24,6 +23,7 @@ use crate::catalog::CatalogError;
 use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
 use crate::jobs::state::State;
 use crate::jobs::{CancelOutcome, Jobs};
+use crate::model::caller::Caller;
 use crate::operations::start;
 
 /// Jobs listed when no limit is given, and at most.

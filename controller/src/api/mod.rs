@@ -2,15 +2,16 @@
 
 pub mod audit;
 pub mod auth;
-pub mod caller;
 pub mod catalog;
 pub mod denials;
 pub mod enrolment;
+pub mod forward;
 pub mod hosts;
 pub mod jobs;
 pub(crate) mod names;
 pub mod policies;
 mod reading;
+pub mod repository;
 pub mod roles;
 mod scope;
 pub mod sessions;

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::caller::{Caller, Role};
+use crate::model::caller::{Caller, Role};
 
 /// Who may make a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,7 +309,7 @@ pub(crate) mod tests {
     use prost_reflect::{DescriptorPool, Kind, MessageDescriptor, MethodDescriptor};
 
     use super::*;
-    use crate::api::caller::HostScope;
+    use crate::model::caller::HostScope;
 
     /// Every method this process serves or forwards.
     pub(crate) fn every_method() -> Vec<MethodDescriptor> {

@@ -10,11 +10,11 @@ use holdfast_archive::ids::HostId;
 use holdfast_proto::ids::JobId;
 use tonic::Status;
 
-use super::caller::{Caller, HostScope};
 use super::roles::{About, Names, Rule};
 use super::status_map::{ErrorCode, catalog_failed};
 use super::subject::{UnreadableRequest, field_texts};
 use crate::catalog::{Catalog, CatalogError};
+use crate::model::caller::{Caller, HostScope};
 use crate::repository::RepositoryError;
 
 /// What a call came with.

@@ -8,7 +8,6 @@ use holdfast_proto::v1::source_service_server::SourceService;
 use holdfast_proto::v1::{ListSourcesRequest, RetireSourceRequest, Source, SourceKind};
 use tonic::{Request, Response, Status};
 
-use super::caller::Caller;
 use super::names;
 use super::scope::shown_hosts;
 use super::status_map::{ErrorCode, catalog_failed};
@@ -19,6 +18,7 @@ use crate::catalog::sources::SourceRecord;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::coverage::kept::Kept;
+use crate::model::caller::Caller;
 
 /// Answers for sources.
 #[derive(Debug, Clone)]

@@ -9,7 +9,6 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::caller::Caller;
 use super::scope::shown_hosts;
 use super::status_map::catalog_failed;
 use crate::catalog::CatalogError;
@@ -20,6 +19,7 @@ use crate::clock::now_ms;
 use crate::coverage::{Coverage, Facts, HostCoverage, Problem, UPGRADE_NEWS_MS, ago, coverage};
 use crate::jobs::Jobs;
 use crate::loops::{Cause, Failing, Statuses};
+use crate::model::caller::Caller;
 use crate::quota::day_of;
 use crate::repository::{self, Remedy, RepositoryError};
 use holdfast_archive::text::causes;

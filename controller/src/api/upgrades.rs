@@ -7,8 +7,8 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::caller::Caller;
 use crate::jobs::Jobs;
+use crate::model::caller::Caller;
 use crate::operations::{rollback, rollout, upgrade};
 
 /// Answers for upgrades.

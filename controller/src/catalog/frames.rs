@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::repository::{bitmap, bitmap_bytes, id, signed, unsigned};
 use super::{Catalog, CatalogError};
-use crate::repository::protocol::{FrameFact, PackState, Protocol};
+use crate::model::protocol::{FrameFact, PackState, Protocol};
 
 /// A frame's row and where it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]

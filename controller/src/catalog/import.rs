@@ -14,7 +14,7 @@ use super::packs::{PackRecord, add_frames, insert_pack, pack, read as read_pack}
 use super::repository::{bitmap, bitmap_bytes, id, next_frames, next_pack, note_number, signed, unsigned};
 use super::snapshots::{Inserted, insert_snapshot};
 use super::{Catalog, CatalogError};
-use crate::repository::protocol::{PackState, SnapshotState};
+use crate::model::protocol::{PackState, SnapshotState};
 
 /// A snapshot found in the bucket.
 #[derive(Debug, Clone)]

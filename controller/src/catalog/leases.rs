@@ -8,7 +8,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::repository::{id, next_lease, signed, ticks, unsigned};
 use super::{Catalog, CatalogError};
-use crate::repository::protocol::LeaseFacts;
+use crate::model::protocol::LeaseFacts;
 
 /// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

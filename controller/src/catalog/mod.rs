@@ -28,6 +28,7 @@ pub mod sources;
 pub mod upgrades;
 pub mod usage;
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -36,6 +37,11 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+
+/// The catalogue's database of a state directory.
+pub fn catalog_url(state_dir: &Path) -> String {
+    format!("sqlite://{}", state_dir.join("catalog.db").display())
+}
 
 /// By number, in order, embedded: a binary needs no files beside it.
 const MIGRATIONS: [(i64, &str, &str); 12] = [

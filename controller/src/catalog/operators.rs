@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Catalog, CatalogError};
-use crate::api::caller::{HostScope, Role};
+use crate::model::caller::{HostScope, Role};
 use crate::policy::LabelMatch;
 
 /// How often the use of a token is noted, at most.

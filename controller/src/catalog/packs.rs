@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
 use super::frames::{FoundFrame, conditions, find_frames, make_host_number, pack_state};
 use super::repository::{id, next_commit_number, next_frames, next_pack, signed, unsigned};
 use super::{Catalog, CatalogError};
-use crate::repository::protocol::{PackCommit, PackFacts, PackState, Protocol, Verdict};
+use crate::model::protocol::{PackCommit, PackFacts, PackState, Protocol, Verdict};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackRecord {

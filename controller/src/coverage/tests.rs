@@ -12,7 +12,7 @@ use holdfast_proto::v1::Job;
 use super::*;
 use crate::jobs::parameters::{Parameters, RollbackParameters, UpgradeParameters};
 use crate::jobs::state::State;
-use crate::repository::protocol::SnapshotState;
+use crate::model::protocol::SnapshotState;
 
 /// 2026-11-24 12:00:00 UTC, a Tuesday.
 const NOW: i64 = 1_795_521_600_000;

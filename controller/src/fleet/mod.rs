@@ -1,8 +1,6 @@
-//! The connections that agents have dialled: who is here, how to call them,
-//! and how a call meant for a host gets there.
+//! The connections that agents have dialled: who is here and how to call them.
 
 pub mod connection;
-pub mod forward;
 pub mod listing;
 mod own;
 pub mod registry;

@@ -6,7 +6,6 @@
 
 pub mod parameters;
 pub mod progress;
-pub mod runner;
 pub mod settings;
 pub mod state;
 pub mod wire;
@@ -218,7 +217,7 @@ impl Jobs {
 
     /// Notes that this process drives a job; the token is cancelled when
     /// somebody asks for that. `None`: it is being driven already.
-    fn begin_driving(&self, id: JobId) -> Option<CancellationToken> {
+    pub(crate) fn begin_driving(&self, id: JobId) -> Option<CancellationToken> {
         let mut driven = self.driven();
         if driven.contains_key(&id) {
             return None;
@@ -228,7 +227,7 @@ impl Jobs {
         Some(token)
     }
 
-    fn end_driving(&self, id: JobId) {
+    pub(crate) fn end_driving(&self, id: JobId) {
         self.driven().remove(&id);
         self.progress().remove(id);
     }

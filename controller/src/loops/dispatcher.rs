@@ -9,8 +9,8 @@ use crate::catalog::jobs::JobRecord;
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::jobs::Jobs;
-use crate::jobs::runner::Runner;
 use crate::jobs::state::State;
+use crate::operations::runner::Runner;
 
 /// Jobs looked at in one pass.
 const PAGE: u32 = 1000;

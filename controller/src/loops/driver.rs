@@ -17,7 +17,7 @@ use super::statuses::{Cause, Statuses};
 use super::{dispatcher, export, gc, history, inventory, retention, scheduler};
 use crate::catalog::CatalogError;
 use crate::jobs::Jobs;
-use crate::jobs::runner::Runner;
+use crate::operations::runner::Runner;
 use crate::repository::{RepositoryError, TICK};
 use holdfast_archive::text::causes;
 

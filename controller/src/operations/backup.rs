@@ -32,7 +32,7 @@ use crate::jobs::state::State;
 use crate::jobs::wire::{bytes, millis};
 use crate::limits::{QUIESCED, RECORDED_EVENTS};
 use crate::loops::inventory;
-use crate::policy::definition::VolumeFacts;
+use crate::policy::matching::facts;
 use crate::quota::day_of;
 
 /// Error code of an agent that left a container quiesced.
@@ -139,17 +139,6 @@ async fn sources(
         .collect();
     catalog.put_job_sources(run.job.id, &sources).await?;
     Ok(sources)
-}
-
-/// A source as selectors see it.
-pub fn facts(source: &SourceRecord) -> VolumeFacts<'_> {
-    VolumeFacts {
-        name: &source.name,
-        labels: &source.labels,
-        anonymous: source.anonymous,
-        used: source.used,
-        own: !source.own.is_empty(),
-    }
 }
 
 async fn refresh(run: &JobRun, host: HostId) -> Result<(), Failure> {

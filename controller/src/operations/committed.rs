@@ -9,7 +9,7 @@ use holdfast_proto::v1::{JobSource, SourceFinished};
 use super::{Failure, JobRun};
 use crate::api::catalog::snapshot_stats;
 use crate::catalog::snapshots::SnapshotRecord;
-use crate::repository::protocol::SnapshotState;
+use crate::model::protocol::SnapshotState;
 use holdfast_archive::text::causes;
 
 /// How a source ended by the catalogue: well, where this job has committed a

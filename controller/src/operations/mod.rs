@@ -14,6 +14,7 @@ pub mod prune;
 pub mod restore;
 pub mod rollback;
 pub mod rollout;
+pub(crate) mod runner;
 pub mod start;
 mod texts;
 pub mod upgrade;

@@ -15,10 +15,10 @@ use holdfast_proto::v1::{
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::backup::facts;
 use super::host::unanswered;
 use super::restore::target_text;
 use crate::api::names;
+use crate::api::repository::status;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
@@ -31,8 +31,8 @@ use crate::jobs::wire::bytes;
 use crate::loops::inventory;
 use crate::policy::Patterns;
 use crate::policy::definition::pattern;
+use crate::policy::matching::facts;
 use crate::repository::gc;
-use crate::repository::service::status;
 
 /// Starts a backup of a policy, or of sources named by hand.
 pub async fn backup(

@@ -6,7 +6,6 @@ use super::Policy;
 use super::definition::VolumeFacts;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::sources::SourceRecord;
-use crate::operations::backup::facts;
 use holdfast_archive::text::did_you_mean;
 
 /// What a policy matches on one host.
@@ -17,6 +16,17 @@ pub struct HostMatches<'a> {
     pub sources: Vec<String>,
     /// Volumes that the selection means, and that are Holdfast's own.
     pub own: Vec<&'a SourceRecord>,
+}
+
+/// A source as selectors see it.
+pub fn facts(source: &SourceRecord) -> VolumeFacts<'_> {
+    VolumeFacts {
+        name: &source.name,
+        labels: &source.labels,
+        anonymous: source.anonymous,
+        used: source.used,
+        own: !source.own.is_empty(),
+    }
 }
 
 impl Policy {

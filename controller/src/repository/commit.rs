@@ -19,7 +19,6 @@ use holdfast_proto::ids::LeaseId;
 use roaring::RoaringTreemap;
 
 use super::lease::upload_source;
-use super::protocol::{CommitStep, Protocol, SnapshotState};
 use super::read::grouped;
 use super::{Repository, RepositoryError, locked};
 use crate::catalog::frames::PageRefRow;
@@ -28,6 +27,7 @@ use crate::catalog::snapshots::{Begun, NewSnapshot, SnapshotRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::limits::{PAGE_BYTES, PAGES, clipped};
+use crate::model::protocol::{CommitStep, Protocol, SnapshotState};
 
 /// Missing frames named in one answer.
 const MAX_MISSING: usize = 65_536;

@@ -14,11 +14,11 @@ use holdfast_archive::keys::{ObjectKey, Prefix};
 use holdfast_proto::v1::PruneReport;
 use roaring::RoaringTreemap;
 
-use super::protocol::{PackFacts, PackState, Protocol, PurgeStep, SnapshotState, Trust};
 use super::{Holding, Repository, RepositoryError};
 use crate::catalog::packs::{Held, PackRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
+use crate::model::protocol::{PackFacts, PackState, Protocol, PurgeStep, SnapshotState, Trust};
 
 /// Packs looked at together.
 const PACKS: u32 = 1000;

@@ -12,10 +12,10 @@ use holdfast_archive::state::{AuditMark, Head, decode_head, encode_head};
 use holdfast_archive::store::{NO_INFO, StoreError, StoreErrorKind};
 
 use super::info::REMEDY;
-use super::protocol::{Protocol, Trust};
 use super::reread::LOOKS;
 use super::{Repository, RepositoryError, locked};
 use crate::catalog::repository::RepositoryRow;
+use crate::model::protocol::{Protocol, Trust};
 
 /// What was found of `state/head`.
 #[derive(Debug, Clone, PartialEq, Eq)]

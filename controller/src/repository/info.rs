@@ -81,7 +81,7 @@ impl Repository {
 
     /// Refuses a place in which nothing lies that this catalogue knows.
     async fn refuse_elsewhere(&self) -> Result<(), RepositoryError> {
-        let states = super::protocol::SnapshotState::ALL.to_vec();
+        let states = crate::model::protocol::SnapshotState::ALL.to_vec();
         let snapshots = self.list(&SnapshotFilter { states, ..SnapshotFilter::default() }).await?;
         for snapshot in snapshots.iter().take(100) {
             if self.store().head(&ObjectKey::Snapshot(snapshot.id)).await?.is_some() {

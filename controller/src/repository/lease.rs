@@ -9,12 +9,12 @@ use holdfast_archive::ids::{HostId, RepositoryId, SnapshotId, SourceId};
 use holdfast_archive::snapshot::{SnapshotBody, encode_object};
 use holdfast_proto::ids::{JobId, LeaseId};
 
-use super::protocol::SnapshotState;
 use super::{Repository, RepositoryError};
 use crate::catalog::frames::DamagedPage;
 use crate::catalog::jobs::{GrantKind, JobGrant};
 use crate::catalog::leases::{LeaseKind, LeaseRecord, NewLease, Opened};
 use crate::catalog::snapshots::SnapshotRecord;
+use crate::model::protocol::SnapshotState;
 use crate::quota::Usage;
 
 /// Damaged frames in one answer: 34 bytes each on the wire, and a message has

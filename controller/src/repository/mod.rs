@@ -9,23 +9,19 @@
 
 mod commit;
 mod error;
-#[cfg(test)]
-mod exploration;
 pub mod gc;
 mod head;
 mod hints;
 mod info;
 mod lease;
-pub mod protocol;
-mod read;
+pub(crate) mod read;
 mod rebuild;
 pub(crate) mod reference;
 mod reread;
 mod rewrite;
-pub mod service;
 #[cfg(test)]
 mod tests;
-mod upload;
+pub(crate) mod upload;
 mod verify;
 
 use std::collections::{HashMap, HashSet};
@@ -51,9 +47,9 @@ use crate::catalog::Catalog;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::clock::now_ms;
 use crate::limits;
+use crate::model::protocol::{self, LeaseLimits};
 use crate::quota::{Quotas, Usage, day_of};
 use crate::share::{Shares, Turns};
-use protocol::LeaseLimits;
 
 /// How long a tick is: the unit in which a running controller counts time.
 pub const TICK: Duration = Duration::from_secs(10);

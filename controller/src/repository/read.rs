@@ -22,13 +22,13 @@ use roaring::RoaringTreemap;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::protocol::SnapshotState;
 use super::reread::LOOKS;
 use super::upload::{MAX_IDS, check_count};
 use super::{Repository, RepositoryError};
 use crate::catalog::frames::FoundFrame;
 use crate::catalog::leases::{LeaseKind, LeaseRecord};
 use crate::limits::{DECODE_TURN, READ_BYTES_OF_HOST, READ_PIECE};
+use crate::model::protocol::SnapshotState;
 use crate::share::Share;
 
 /// Bitmaps of snapshots that are being read.

@@ -11,11 +11,11 @@ use chrono_tz::Tz;
 use holdfast_archive::ids::SnapshotId;
 use holdfast_archive::text;
 
-use super::protocol::SnapshotState;
 use super::{Repository, RepositoryError};
 use crate::catalog::Catalog;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::clock::now_ms;
+use crate::model::protocol::SnapshotState;
 
 /// Names offered where none fits.
 const NEAREST: usize = 3;

@@ -16,10 +16,10 @@ use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::pack::PackBuilder;
 use holdfast_archive::pack_io::{PackEntry, SealedPack};
 
-use super::protocol::PackCommit;
 use super::{Repository, RepositoryError};
 use crate::catalog::frames::FoundFrame;
 use crate::catalog::packs::PackRecord;
+use crate::model::protocol::PackCommit;
 
 impl Repository {
     /// Stores these frames, all of that pack, in a new pack and points their

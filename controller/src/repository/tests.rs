@@ -21,11 +21,11 @@ use holdfast_archive::snapshot::{SourceFacts, Stats, encode_body};
 use holdfast_proto::ids::{JobId, LeaseId};
 use holdfast_proto::v1::{JobSource, SourceKind};
 
-use super::protocol::SnapshotState;
 use super::*;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::sources::add_host;
 use crate::jobs::parameters::{BackupParameters, Parameters};
+use crate::model::protocol::SnapshotState;
 
 struct World {
     dir: tempfile::TempDir,

@@ -21,11 +21,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::protocol::{PackCommit, PackState};
 use super::{Repository, RepositoryError, locked};
 use crate::catalog::packs::PackRecord;
 use crate::failpoint::failpoint;
 use crate::limits;
+use crate::model::protocol::{PackCommit, PackState};
 use crate::quota::Usage;
 use crate::share::Share;
 

@@ -11,9 +11,9 @@ use holdfast_archive::snapshot::encode_object;
 use holdfast_archive::verify::{Level, Problem, ProblemKind, Report, Share, verify_with};
 use roaring::RoaringTreemap;
 
-use super::protocol::{PackState, SnapshotState};
 use super::{Repository, RepositoryError};
 use crate::catalog::frames::FoundFrame;
+use crate::model::protocol::{PackState, SnapshotState};
 
 /// What a verification found and did.
 #[derive(Debug)]

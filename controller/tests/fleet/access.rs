@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_controller::api::caller::{Caller, HostScope, Role};
 use holdfast_controller::api::roles::{About, Access, Names, NeedsAdmin, RULES};
 use holdfast_controller::init::{self, Grant};
+use holdfast_controller::model::caller::{Caller, HostScope, Role};
 use holdfast_controller::policy::LabelMatch;
 use holdfast_proto::v1::host_service_client::HostServiceClient;
 use holdfast_proto::v1::status_service_client::StatusServiceClient;

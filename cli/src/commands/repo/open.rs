@@ -10,7 +10,7 @@ use holdfast_archive::store::{Location, RetryPolicy, S3Options, Store, StoreConf
 
 use crate::args::RepositoryArgs;
 use crate::error::{CliError, Exit, Result, sentence};
-use crate::output::{When};
+use crate::output::When;
 
 pub(super) fn open_store(place: &RepositoryArgs) -> Result<Store> {
     let location: Location = place

@@ -4,7 +4,7 @@ use holdfast_proto::v1::PolicyFile;
 use super::*;
 use crate::catalog::sources::SeenVolume;
 use crate::jobs::testing::Bench;
-use crate::repository::protocol::SnapshotState;
+use crate::model::protocol::SnapshotState;
 
 fn file(path: &str, toml: &str) -> PolicyFile {
     PolicyFile { path: path.to_owned(), toml: toml.to_owned() }

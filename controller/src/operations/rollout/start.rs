@@ -11,13 +11,13 @@ use holdfast_proto::v1::{
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::api::caller::Caller;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
 use crate::jobs::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
+use crate::model::caller::Caller;
 use crate::operations::host::{containers_on_agent, plain};
 use crate::operations::start::begun;
 use crate::operations::upgrade::start::known_consistency;

@@ -6,7 +6,7 @@
 
 use holdfast_proto::v1::UpgradePlan;
 
-use crate::api::caller::{Caller, Role};
+use crate::model::caller::{Caller, Role};
 
 /// Why this plan is not this caller's to run; `None`: it is.
 pub(in crate::operations) fn beyond(caller: &Caller, plan: &UpgradePlan) -> Option<String> {
@@ -48,7 +48,7 @@ fn repository(image: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::caller::HostScope;
+    use crate::model::caller::HostScope;
 
     #[test]
     fn v08_one_repository_is_known_by_all_its_names() {

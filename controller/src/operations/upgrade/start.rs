@@ -12,7 +12,6 @@ use tonic::{Code, Status};
 
 use super::plan::{self, Refusal, VALID_MS};
 use super::powers;
-use crate::api::caller::Caller;
 use crate::api::names;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::hosts::HostRecord;
@@ -21,6 +20,7 @@ use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
 use crate::jobs::parameters::{Parameters, UpgradeParameters};
+use crate::model::caller::Caller;
 use crate::operations::host::containers_on_agent;
 use crate::operations::start::{begun, not_connected};
 

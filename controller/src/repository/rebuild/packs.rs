@@ -18,7 +18,7 @@ use holdfast_archive::state::{IndexedPack, decode_index};
 use super::bucket::{Bucket, Found};
 use super::{REQUESTS, Repository, RepositoryError};
 use crate::catalog::packs::PackRecord;
-use crate::repository::protocol::PackState;
+use crate::model::protocol::PackState;
 use crate::repository::reread::{LOOKS, is_about_object};
 
 /// Packs on the way into a [`Bucket`].

@@ -19,7 +19,7 @@ use super::bucket::{Bucket, Seen};
 use super::{Losses, REQUESTS, Repository, RepositoryError};
 use crate::catalog::losses::LossRow;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
-use crate::repository::protocol::SnapshotState;
+use crate::model::protocol::SnapshotState;
 use crate::repository::reread::{LOOKS, is_about_object};
 
 /// Manifest pages read together.

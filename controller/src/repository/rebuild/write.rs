@@ -12,7 +12,7 @@ use super::bucket::{Bucket, Seen};
 use super::{Losses, Rebuilt, Repository, RepositoryError};
 use crate::catalog::import::FoundSnapshot;
 use crate::catalog::losses::LossRow;
-use crate::repository::protocol::SnapshotState;
+use crate::model::protocol::SnapshotState;
 
 /// Rows looked up or written together.
 const ROWS: usize = 4096;

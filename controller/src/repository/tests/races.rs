@@ -334,6 +334,6 @@ async fn a_commit_while_the_bucket_is_asked_for_its_number_suspends_nothing() {
     assert!(!checking.is_finished());
     plan.clear();
     let trust = checking.await.expect("no panic").expect("checked");
-    assert_eq!(trust, super::super::protocol::Trust::Whole);
+    assert_eq!(trust, crate::model::protocol::Trust::Whole);
     assert_eq!(world.repository.suspended().await.expect("asked"), None);
 }

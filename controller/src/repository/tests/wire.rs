@@ -10,8 +10,8 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Status};
 
 use super::*;
-use crate::api::caller::Caller;
-use crate::repository::service::RepositoryApi;
+use crate::api::repository::RepositoryApi;
+use crate::model::caller::Caller;
 
 impl World {
     /// A connection of this world's host. Who calls is what the certificate

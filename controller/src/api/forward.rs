@@ -11,11 +11,11 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service as _, ServiceExt as _};
 
-use super::Fleet;
-use crate::api::caller::Caller;
 use crate::api::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::Catalog;
 use crate::catalog::hosts::HostRecord;
+use crate::fleet::Fleet;
+use crate::model::caller::Caller;
 use holdfast_archive::text::did_you_mean;
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
@@ -96,7 +96,7 @@ fn not_connected(host: &HostRecord) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::caller::{HostScope, Role};
+    use crate::model::caller::{HostScope, Role};
 
     #[test]
     fn r12_no_token_and_no_forged_actor_goes_on() {

@@ -14,13 +14,13 @@ use holdfast_proto::v1;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use super::Jobs;
-use super::parameters::Parameters;
-use super::state::State;
+use super::{Failure, JobRun};
 use crate::catalog::jobs::{Ending, JobRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
-use crate::operations::{self, Failure, JobRun};
+use crate::jobs::Jobs;
+use crate::jobs::parameters::Parameters;
+use crate::jobs::state::State;
 
 /// Between two attempts to write down how a job ended.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -98,12 +98,12 @@ async fn caught<T: Send + 'static>(future: impl Future<Output = T> + Send + 'sta
 async fn execute(mut run: JobRun) -> Result<Ending, Failure> {
     let parameters = run.job.parameters.clone();
     match &parameters {
-        Parameters::Backup(backup) => operations::backup::run(&mut run, backup).await,
-        Parameters::Restore(restore) => operations::restore::run(&mut run, restore).await,
-        Parameters::Prune {} => operations::prune::run(&mut run).await,
-        Parameters::Upgrade(upgrade) => operations::upgrade::run(&mut run, upgrade).await,
-        Parameters::Rollback(rollback) => operations::rollback::run(&mut run, rollback).await,
-        Parameters::Rollout(rollout) => operations::rollout::run(&mut run, rollout).await,
+        Parameters::Backup(backup) => super::backup::run(&mut run, backup).await,
+        Parameters::Restore(restore) => super::restore::run(&mut run, restore).await,
+        Parameters::Prune {} => super::prune::run(&mut run).await,
+        Parameters::Upgrade(upgrade) => super::upgrade::run(&mut run, upgrade).await,
+        Parameters::Rollback(rollback) => super::rollback::run(&mut run, rollback).await,
+        Parameters::Rollout(rollout) => super::rollout::run(&mut run, rollout).await,
     }
 }
 

@@ -16,15 +16,15 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::read::{PackReading, Piece};
-use super::upload::Way;
-use super::{Committed, Repository, RepositoryError};
-use crate::api::caller::Caller;
 use crate::api::catalog::snapshot_stats;
 use crate::api::status_map::{catalog_failed, tagged};
 use crate::clock::now_ms;
 use crate::limits::READ_STALL;
 use crate::listen::Peer;
+use crate::model::caller::Caller;
+use crate::repository::read::{PackReading, Piece};
+use crate::repository::upload::Way;
+use crate::repository::{Committed, Repository, RepositoryError};
 
 /// Bytes of a pack in one message of an answer.
 const MESSAGE: usize = 256 << 10;
