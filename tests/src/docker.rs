@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -45,33 +46,48 @@ fn which(tool: &str) -> Option<PathBuf> {
 pub struct Engine {
     daemon: Option<Process>,
     alive: Alive,
-    remapped: bool,
+    binds: &'static [Bind],
     dir: TempDir,
 }
+
+/// A file or folder of the Engine's own that its daemon, and nobody else, finds
+/// at a place of the machine.
+type Bind = (&'static str, &'static str);
+
+const REMAPPED: [Bind; 2] = [("subids", "/etc/subuid"), ("subids", "/etc/subgid")];
+
+/// Every daemon of a machine asks all plugins that it finds there.
+const PLUGINS: [Bind; 1] = [("plugins", "/run/docker/plugins")];
 
 impl Engine {
     /// Starts one and loads [`IMAGE`].
     pub fn start() -> Self {
-        Self::start_as(false)
+        Self::start_as("{}", &[])
     }
 
     /// One whose containers' user and group ids are [`REMAP_OFFSET`] above what
     /// they are inside (`userns-remap`).
     pub fn start_remapped() -> Self {
-        Self::start_as(true)
+        Self::start_as(r#"{"userns-remap": "nobody:nogroup"}"#, &REMAPPED)
     }
 
-    fn start_as(remapped: bool) -> Self {
+    /// One that looks for the sockets of its plugins in [`Self::plugins`] alone.
+    pub fn start_with_plugins() -> Self {
+        PLUGINS.iter().for_each(|(_, place)| std::fs::create_dir_all(place).expect("made"));
+        Self::start_as("{}", &PLUGINS)
+    }
+
+    fn start_as(config: &str, binds: &'static [Bind]) -> Self {
         leftovers::sweep();
         let dir = TempDir::with_prefix("hfe").expect("temporary folder");
         let alive = Alive::new(dir.path());
-        let config = if remapped { r#"{"userns-remap": "nobody:nogroup"}"# } else { "{}" };
         std::fs::write(dir.path().join("daemon.json"), config).expect("written");
         let ids = format!("nobody:{REMAP_OFFSET}:65536\nnogroup:{REMAP_OFFSET}:65536\n");
         std::fs::write(dir.path().join("subids"), ids).expect("written");
+        std::fs::create_dir(dir.path().join("plugins")).expect("made");
         run(Command::new("ip").args(["netns", "add", alive.namespace()]));
         run(Command::new("ip").args(["-n", alive.namespace(), "link", "set", "lo", "up"]));
-        let mut engine = Self { daemon: None, alive, remapped, dir };
+        let mut engine = Self { daemon: None, alive, binds, dir };
         engine.start_daemon();
         engine.import_base();
         engine
@@ -84,14 +100,13 @@ impl Engine {
         let mut command = Command::new("nsenter");
         // Not `ip netns exec`: that mounts a fresh /sys, in which dockerd finds no cgroups.
         command.arg(format!("--net=/run/netns/{}", self.alive.namespace()));
-        if self.remapped {
-            // The ranges to map to come from files of the machine: it sees others there.
-            let script =
-                "mount --bind \"$0\" /etc/subuid && mount --bind \"$0\" /etc/subgid && exec dockerd \"$@\"";
-            command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", script]);
-            command.arg(at("subids"));
-        } else {
+        if self.binds.is_empty() {
             command.arg("dockerd");
+        } else {
+            let bind = |(own, place): &Bind| format!("mount --bind '{}' {place} && ", at(own).display());
+            let binds: String = self.binds.iter().map(bind).collect();
+            let script = format!("{binds}exec dockerd \"$@\"");
+            command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", &script, "dockerd"]);
         }
         command.arg("--config-file").arg(at("daemon.json"));
         command.arg("--data-root").arg(at("data"));
@@ -145,6 +160,23 @@ impl Engine {
     /// `unix://...`, for `--docker-host` and `docker -H`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.dir.path().join("docker.sock").display())
+    }
+
+    /// Where one that was started for it looks for plugins.
+    pub fn plugins(&self) -> PathBuf {
+        self.dir.path().join("plugins")
+    }
+
+    /// Writes the daemon's configuration and has it read that. Which keys it
+    /// takes up while it runs is the Engine's matter.
+    pub fn configure(&self, config: &Value) {
+        std::fs::write(self.dir.path().join("daemon.json"), config.to_string()).expect("written");
+        self.signal(Signal::HUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let daemon = self.daemon.as_ref().expect("it was started");
+        kill_process(daemon.pid(), signal).expect("the daemon runs");
     }
 
     /// Scratch space that goes with the Engine.
@@ -300,6 +332,11 @@ impl Engine {
         }
     }
 
+    /// Has the daemon end as `systemctl stop docker` does.
+    pub fn shut_down(&mut self) {
+        self.daemon.as_mut().expect("it was started").stop(60);
+    }
+
     /// Whether the containerd it started last still runs.
     fn has_containerd(&self) -> bool {
         let dir = self.dir.path().join("exec/containerd");
@@ -319,7 +356,7 @@ impl Engine {
         left
     }
 
-    /// Starts it after a crash.
+    /// Starts it after a crash or a shutdown.
     pub fn start_again(&mut self) {
         // Its containerd is told to end by the death of its parent; a daemon
         // started before that takes it for a running one and waits in vain.
@@ -361,7 +398,7 @@ impl Drop for Engine {
             }
         }
         if let Some(daemon) = &mut self.daemon {
-            let _ = rustix::process::kill_process(daemon.pid(), rustix::process::Signal::TERM);
+            let _ = kill_process(daemon.pid(), Signal::TERM);
             let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
             while daemon.is_running() && std::time::Instant::now() < deadline {
                 std::thread::sleep(std::time::Duration::from_millis(20));

@@ -347,26 +347,37 @@ impl Fleet {
     /// As [`Self::add_host`], its agent started by way of another command,
     /// which becomes it.
     pub fn add_host_under(&mut self, name: &str, wrapper: &[String]) {
-        let mut host = self.new_host(name);
-        host.join(&self.token(name), &self.rights);
+        let host = self.new_host(name, Engine::start());
+        self.enrol(host, wrapper);
+    }
+
+    /// As [`Self::add_host`], on an Engine that runs already.
+    pub fn add_host_on(&mut self, name: &str, engine: Engine) {
+        let host = self.new_host(name, engine);
+        self.enrol(host, &[]);
+    }
+
+    fn enrol(&mut self, mut host: Host, wrapper: &[String]) {
+        let name = host.name.clone();
+        host.join(&self.token(&name), &self.rights);
         host.start_agent_with(under(wrapper, "holdfast-agent"), None);
         self.hosts.push(host);
-        self.wait_connected(name);
+        self.wait_connected(&name);
     }
 
     /// A new Engine and an agent that runs beside it and knows no controller.
     pub fn add_stranger(&mut self, name: &str) {
-        let mut host = self.new_host(name);
+        let mut host = self.new_host(name, Engine::start());
         host.start_agent(None);
         let socket = host.socket();
         wait::until("the agent's socket", 30, || socket.exists().then_some(()).ok_or("not there"));
         self.hosts.push(host);
     }
 
-    fn new_host(&self, name: &str) -> Host {
+    fn new_host(&self, name: &str, engine: Engine) -> Host {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir).expect("host folder");
-        Host { name: name.to_owned(), engine: Engine::start(), dir, agent: None }
+        Host { name: name.to_owned(), engine, dir, agent: None }
     }
 
     /// Enrols a host beside its agent, which is left alone. What `join` said is
