@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod demo;
 mod elsewhere;
+mod engine;
 mod everyday;
 mod failpoints;
 mod first_contact;

@@ -33,7 +33,7 @@ use crate::watchdog::Watchdog;
 use self::groups::groups;
 
 pub use self::plan::{
-    Place, Plan, QuiesceMode, WouldBeRemoved, depends_on, is_own, live_users, lives_in, mounts_place,
+    NotToStop, Place, Plan, QuiesceMode, depends_on, is_own, is_swarm, live_users, lives_in, mounts_place,
     plan_quiesce, quiesce_order,
 };
 
@@ -72,7 +72,7 @@ pub enum QuiesceError {
     #[error("the containers that use the data cannot be found out: {0}")]
     Engine(#[from] EngineError),
     #[error(transparent)]
-    WouldBeRemoved(#[from] WouldBeRemoved),
+    NotToStop(#[from] NotToStop),
     #[error("container `{name}` could not be {how}; those that were, resume: {cause}")]
     Refused { name: String, how: &'static str, cause: String },
     #[error("nothing was quiesced, because the journal cannot be written: {0}")]
@@ -88,7 +88,7 @@ impl QuiesceError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Engine(_) => "engine",
-            Self::WouldBeRemoved(_) => "would-be-removed",
+            Self::NotToStop(refusal) => refusal.code(),
             Self::Refused { .. } => "quiesce-failed",
             Self::Journal(_) => "journal",
             Self::CleanupPending => "cleanup-pending",

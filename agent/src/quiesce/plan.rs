@@ -59,12 +59,44 @@ impl Plan {
     }
 }
 
+/// Why a container is not stopped and started again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "container `{name}` would be removed by being stopped, because it was started with --rm; use `pause` for what it uses, or start it without --rm"
-)]
-pub struct WouldBeRemoved {
-    pub name: String,
+pub enum NotToStop {
+    #[error(
+        "container `{name}` would be removed by being stopped, because it was started with --rm; use `pause` for what it uses, or start it without --rm"
+    )]
+    WouldBeRemoved { name: String },
+    #[error(
+        "container `{name}` is of a service of Docker Swarm, which would start another on the same data as soon as it is stopped; use `pause` for what it uses, or scale its service down"
+    )]
+    WouldBeReplaced { name: String },
+}
+
+impl NotToStop {
+    fn of(container: &Container) -> Option<Self> {
+        let name = || container.name.clone();
+        if container.auto_remove {
+            return Some(Self::WouldBeRemoved { name: name() });
+        }
+        // What Swarm has given up is started again for nobody: two would write.
+        is_swarm(container).then(|| Self::WouldBeReplaced { name: name() })
+    }
+
+    /// Stable word for events.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::WouldBeRemoved { .. } => "would-be-removed",
+            Self::WouldBeReplaced { .. } => "would-be-replaced",
+        }
+    }
+}
+
+/// What every label of Docker Swarm begins with.
+const SWARM: &str = "com.docker.swarm.";
+
+/// Whether Docker Swarm made a container.
+pub fn is_swarm(container: &Container) -> bool {
+    container.labels.keys().any(|key| key.starts_with(SWARM))
 }
 
 /// Plans for the containers of one Engine. `own` is the agent's own container,
@@ -72,19 +104,19 @@ pub struct WouldBeRemoved {
 /// is paused cannot take what is uploaded meanwhile.
 ///
 /// # Errors
-/// When a container would not survive being stopped.
+/// When a container cannot be stopped and started again.
 pub fn plan_quiesce(
     containers: &[Container],
     places: &[Place],
     mode: QuiesceMode,
     own: Option<&str>,
-) -> Result<Plan, WouldBeRemoved> {
+) -> Result<Plan, NotToStop> {
     let live = can_quiesce(containers, own);
     let chosen = to_quiesce(&live, places, mode);
     if mode == QuiesceMode::Stop
-        && let Some(&doomed) = chosen.iter().find(|&&i| live[i].auto_remove)
+        && let Some(refusal) = chosen.iter().find_map(|&i| NotToStop::of(live[i]))
     {
-        return Err(WouldBeRemoved { name: live[doomed].name.clone() });
+        return Err(refusal);
     }
     let needs = needs(&live);
     let order = order(&live, &chosen, &needs);
@@ -375,6 +407,16 @@ mod tests {
         once.auto_remove = true;
         assert!(plan_quiesce(std::slice::from_ref(&once), &place(), QuiesceMode::Stop, None).is_err());
         assert!(plan_quiesce(&[once], &place(), QuiesceMode::Pause, None).is_ok());
+    }
+
+    #[test]
+    fn d14_a_container_of_swarm_is_not_stopped_and_may_pause() {
+        let mut task = container("svc.1.x", data(), &[]);
+        task.labels.insert("com.docker.swarm.task.id".into(), "x".into());
+        let refusal =
+            plan_quiesce(std::slice::from_ref(&task), &place(), QuiesceMode::Stop, None).unwrap_err();
+        assert_eq!(refusal, NotToStop::WouldBeReplaced { name: "svc.1.x".into() });
+        assert!(plan_quiesce(&[task], &place(), QuiesceMode::Pause, None).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::allow::{Allow, Right};
 use crate::engine::{Container, ContainerState, Mount, MountKind, Role};
+use crate::quiesce::is_swarm;
 use crate::upgrade::guards::counted;
 use crate::upgrade::handover::Own;
 use crate::upgrade::record::{NEW_INFIX, OLD_INFIX};
@@ -27,9 +28,6 @@ impl Refusal {
         Self { code, subject: subject.into(), text: text.into() }
     }
 }
-
-/// Labels that Docker Swarm puts on the containers of its tasks.
-const SWARM: &str = "com.docker.swarm.";
 
 /// What the container itself is; `is_this`: the agent's own.
 pub(super) fn of_container(container: &Container, old: &ImageFacts, is_this: bool) -> Vec<Refusal> {
@@ -123,11 +121,6 @@ fn is_mounted(path: &Path, mounts: &[Mount], writable: bool) -> bool {
     innermost.is_some_and(|(_, mount)| {
         matches!(mount.kind, MountKind::Volume | MountKind::Bind) && !(writable && mount.read_only)
     })
-}
-
-/// Whether Docker Swarm made a container.
-pub(super) fn is_swarm(container: &Container) -> bool {
-    container.labels.keys().any(|key| key.starts_with(SWARM))
 }
 
 /// An image this machine does not run, or not the one the container was `asked`

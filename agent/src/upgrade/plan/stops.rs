@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::engine::{Container, ContainerState, MountKind};
-use crate::quiesce::{Place, depends_on, is_own, live_users, lives_in, quiesce_order};
+use crate::quiesce::{Place, depends_on, is_own, is_swarm, live_users, lives_in, quiesce_order};
 use crate::upgrade::record::OLD_INFIX;
 
-use super::refusals::{Refusal, is_swarm};
+use super::refusals::Refusal;
 
 /// A stop takes this long at most where a plan is made of it; most programs
 /// end sooner, some ask for minutes they never use.
