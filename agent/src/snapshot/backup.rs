@@ -378,7 +378,7 @@ impl Backup<'_> {
             }
             captured => captured?,
         };
-        self.refuse_sudden_emptiness(target, &captured)?;
+        self.refuse_sudden_emptiness(target, captured.stats.entries).await?;
         Ok(captured)
     }
 
@@ -389,16 +389,24 @@ impl Backup<'_> {
 
     /// An empty tree where there was none before is more likely a mount that
     /// is not there than the truth.
-    fn refuse_sudden_emptiness(&self, target: &Target, captured: &Captured) -> Result<(), Failure> {
+    async fn refuse_sudden_emptiness(&self, target: &Target, entries: u64) -> Result<(), Failure> {
         let held_something = target.base.as_ref().is_some_and(|base| base.entries > 1);
-        if self.request.allow_empty || !held_something || captured.stats.entries > 1 {
+        if self.request.allow_empty || !held_something || entries > 1 {
             return Ok(());
         }
+        // One that was removed meanwhile is empty as well.
+        self.refuse_another(target).await?;
         Err(Failure::new(
             "source-empty",
             "the source is empty now and was not in its last snapshot: is a filesystem not mounted? If that is meant: \
              holdfast backup run --allow-empty",
         ))
+    }
+
+    /// Refuses a source whose name means other data by now, or nothing.
+    async fn refuse_another(&self, target: &Target) -> Result<(), Failure> {
+        let same = target.source.check_identity(&self.context.engine).await;
+        same.map_err(|error| Failure::of(error.code(), &error))
     }
 
     /// Says so where less than a tenth is left of the last snapshot: a volume
@@ -427,8 +435,7 @@ impl Backup<'_> {
         if let Some(failure) = Failure::cancelled(&target.cancel) {
             return Err(failure);
         }
-        let same = target.source.check_identity(&self.context.engine).await;
-        same.map_err(|error| Failure::of(error.code(), &error))?;
+        self.refuse_another(target).await?;
         let stats = target.row.total(&captured.stats);
         let partial = captured.partial || !circumstances.disturbances.is_empty();
         let shrinkage = self.shrinkage(target, captured.stats.extent());

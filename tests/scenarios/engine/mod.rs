@@ -3,6 +3,7 @@
 //! version, map ids or have drivers that die.
 
 mod orchestrators;
+mod removed;
 
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
