@@ -280,6 +280,20 @@ impl Render for JobList {
     }
 }
 
+impl StatsView {
+    /// What was not as it had been when it was looked at, or could not be
+    /// read; empty where all was well.
+    pub(super) fn meanwhile(&self) -> String {
+        let counts = [
+            (self.vanished_entries, "vanished"),
+            (self.torn_files, "torn"),
+            (self.unreadable_entries, "unreadable"),
+        ];
+        let told = counts.iter().filter(|(count, _)| *count > 0);
+        told.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl SourceView {
     fn line(&self, quiesced: &[QuiescedView]) -> String {
         if self.ok == Some(false) {
@@ -291,8 +305,10 @@ impl SourceView {
             .map(|down| format!("{} {} {}", down.container, down.how, down.downtime_ms))
             .collect();
         let partial = if self.partial { "  PARTIAL" } else { "" };
+        let meanwhile = self.stats.meanwhile();
+        let meanwhile = if meanwhile.is_empty() { meanwhile } else { format!("  {meanwhile}") };
         format!(
-            "  {:<16} {} files, {:>9}  read {:>9}  new {:>9}  stored {:>9}  {}{took}{}{partial}",
+            "  {:<16} {} files, {:>9}  read {:>9}  new {:>9}  stored {:>9}  {}{took}{}{partial}{meanwhile}",
             self.source,
             self.stats.files,
             self.stats.size_bytes,

@@ -180,6 +180,7 @@ impl Render for SnapshotView {
                 "stored",
                 format!("{} new, {} files changed", self.stats.stored_bytes, self.stats.changed_files),
             )
+            .add("meanwhile", self.stats.meanwhile())
             .add("policy", &self.policy)
             .add("job", &self.job)
             .add("volume", format!("driver {} {}", self.volume_driver, labels(&self.volume_labels)))

@@ -59,8 +59,11 @@ impl Run<'_> {
     pub(super) fn visit(&mut self, walk: &mut Walk) -> Result<(), Halt> {
         let mut base = self.seek(walk.path())?;
         let mut last = Look::Raced;
+        // Read with the names of the directory: true until something else is seen.
+        let mut hint = walk.hint();
         for _ in 0..LOOKS {
-            last = self.look(walk, &mut base)?;
+            last = self.look(walk, &mut base, hint)?;
+            hint = FileType::Unknown;
             match last {
                 Look::Done => return Ok(()),
                 Look::Raced => {}
@@ -73,9 +76,9 @@ impl Run<'_> {
         }
     }
 
-    fn look(&mut self, walk: &mut Walk, base: &mut Option<Entry>) -> Result<Look, Halt> {
+    fn look(&mut self, walk: &mut Walk, base: &mut Option<Entry>, hint: FileType) -> Result<Look, Halt> {
         // What must be read anyway is looked at by its handle: one call less for every new file.
-        if base.is_none() && walk.hint() == FileType::RegularFile {
+        if base.is_none() && hint == FileType::RegularFile {
             return match Handle::new(walk.dir(), walk.name(), self.mounts) {
                 Ok(handle) if handle.is_regular() => self.file(walk, handle, None),
                 Ok(_) => Ok(Look::Raced),
