@@ -5,6 +5,7 @@
 mod changing;
 mod orchestrators;
 mod removed;
+mod restarts;
 
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
