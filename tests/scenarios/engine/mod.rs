@@ -4,6 +4,7 @@
 
 mod changing;
 mod orchestrators;
+mod refusing;
 mod removed;
 mod restarts;
 
