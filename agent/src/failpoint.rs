@@ -25,6 +25,7 @@ pub const NAMES: &[&str] = &[
     "agent.resume.after",
     "agent.restore.volume-created",
     "agent.restore.root-noted",
+    "agent.restore.room-found",
     "agent.restore.written",
     "agent.restore.before-verify",
     "agent.restore.verified",

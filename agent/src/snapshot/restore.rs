@@ -164,6 +164,7 @@ impl Restore<'_> {
         target: &Target,
     ) -> Result<v1::RestoreFinished, Failure> {
         space::check(target, body, &self.options(), session).await?;
+        failpoint("agent.restore.room-found");
         let written = {
             let _reporting = self.report_progress(v1::RestorePhase::Writing, body);
             self.write(session, body, target).await?

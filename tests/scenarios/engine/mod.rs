@@ -7,6 +7,7 @@ mod orchestrators;
 mod refusing;
 mod removed;
 mod restarts;
+mod room;
 
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
