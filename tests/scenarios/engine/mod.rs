@@ -9,6 +9,7 @@ mod refusing;
 mod removed;
 mod restarts;
 mod room;
+mod sources;
 
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
