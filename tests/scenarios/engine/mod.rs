@@ -2,6 +2,7 @@
 //! request, run out of room, have others who start what rests, speak another
 //! version, map ids or have drivers that die.
 
+mod api_versions;
 mod away;
 mod changing;
 mod orchestrators;
