@@ -7,6 +7,7 @@ mod away;
 mod changing;
 mod orchestrators;
 mod refusing;
+mod remapped;
 mod removed;
 mod restarts;
 mod room;
