@@ -22,6 +22,7 @@ mod images;
 mod incremental;
 mod inferences;
 mod input;
+mod live_database;
 mod medium;
 mod memory;
 mod nested;
