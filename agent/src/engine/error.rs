@@ -33,6 +33,12 @@ pub enum EngineErrorKind {
     Failed,
 }
 
+/// In the Engine's words for a volume driver that did not do what it was asked.
+const DRIVER_CALL: &str = "/VolumeDriver.";
+
+const DRIVER_REMEDY: &str = "; its volume driver does not answer: start it again on this host, as a plugin \
+                             (docker plugin ls) or as the service it is";
+
 impl EngineError {
     pub(crate) fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
@@ -89,7 +95,8 @@ impl EngineError {
             503 => EngineErrorKind::Unreachable,
             _ => EngineErrorKind::Failed,
         };
-        Self::new(kind, format!("the Docker Engine could not {operation}: {message}"))
+        let remedy = if message.contains(DRIVER_CALL) { DRIVER_REMEDY } else { "" };
+        Self::new(kind, format!("the Docker Engine could not {operation}: {message}{remedy}"))
     }
 
     fn io(operation: &str, socket: &Path, error: &io::Error) -> Self {
@@ -120,6 +127,15 @@ mod tests {
         assert_eq!(kind_of(400, "client version 1.53 is too new"), EngineErrorKind::Unsupported);
         assert_eq!(kind_of(400, "bad name"), EngineErrorKind::Invalid);
         assert_eq!(kind_of(500, "it broke"), EngineErrorKind::Failed);
+    }
+
+    #[test]
+    fn d07_a_driver_that_does_not_answer_is_named_with_what_to_do() {
+        let words = "get v: error while checking if volume \"v\" exists in driver \"shelf\": Post \"http://%2Frun%2Fdocker%2Fplugins%2Fshelf.sock/VolumeDriver.Get\": dial unix /run/docker/plugins/shelf.sock: connect: connection refused";
+        let error = EngineError::answered("inspect volume `v`", 500, words);
+        assert_eq!(error.kind(), EngineErrorKind::Failed);
+        let text = error.to_string();
+        assert!(text.contains("in driver \"shelf\"") && text.contains("start it again"), "{text}");
     }
 
     #[test]

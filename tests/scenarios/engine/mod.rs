@@ -5,6 +5,7 @@
 mod api_versions;
 mod away;
 mod changing;
+mod drivers;
 mod orchestrators;
 mod refusing;
 mod remapped;
