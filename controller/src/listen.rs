@@ -186,6 +186,14 @@ impl Incoming {
         tcp.set_nodelay(true).ok()?;
         match timeout(HANDSHAKE, self.tls.accept(tcp)).await {
             Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) if is_other_protocol(&error) => {
+                tracing::info!(
+                    %peer,
+                    "it offers no protocol that is spoken here: an agent of another release? install this \
+                     controller's release there"
+                );
+                None
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
                 None
@@ -274,6 +282,12 @@ impl Incoming {
             Err(error) => tracing::error!(error = %causes(&error), "a certificate could not be looked up"),
         }
     }
+}
+
+/// Whether all protocols that the client offers are others than ours.
+fn is_other_protocol(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::NoApplicationProtocol))
 }
 
 /// Closes one connection when all of its host are closed.

@@ -122,7 +122,7 @@ fn pin(store: &StorePlace) -> Option<StorePin> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -136,7 +136,7 @@ mod tests {
 
     /// A CA and a server certificate of it: the chain, the server's key, and
     /// the hash of the CA's key.
-    fn authority() -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, [u8; 32]) {
+    pub(in super::super) fn authority() -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, [u8; 32]) {
         let ca_key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

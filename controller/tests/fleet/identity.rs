@@ -107,6 +107,23 @@ async fn x04_certificates_that_are_not_good_open_nothing() {
 }
 
 #[tokio::test]
+async fn p22_an_agent_of_another_protocol_is_refused_before_it_says_anything() {
+    let controller = Controller::start().await;
+    let (_, credentials) = controller.host("web-1").await;
+    for other in [&b"holdfast-agent/2"[..], b"holdfast-agent/0", b"holdfast-agent"] {
+        let error = controller.connect(other, Some(&credentials)).await.expect_err("refused");
+        assert!(format!("{error:?}").contains("NoApplicationProtocol"), "{error:?}");
+    }
+    assert!(controller.fleet.connected().is_empty());
+    // The same host, once its agent is of this release.
+    let agent = Agent::new("i-1");
+    let serving = agent.dial(&controller, &credentials).await;
+    eventually("the host's connection", || controller.is_connected("web-1")).await;
+    serving.abort();
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn x05_a_revoked_host_is_cut_off_and_o12_comes_back_as_itself() {
     let controller = Controller::start().await;
     let (host, credentials) = controller.host("web-1").await;
