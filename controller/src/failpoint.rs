@@ -2,8 +2,10 @@
 //!
 //! `HOLDFAST_FAILPOINT=name` kills the process with SIGKILL when it gets
 //! there, `name:3` the third time. Nothing is flushed and no destructor runs:
-//! what is on disk then is what a crash would leave. Only builds with the
-//! feature `failpoints` have such places, and only `tests/run` asks for it.
+//! what is on disk then is what a crash would leave. `panic name` panics
+//! there instead, once: what a mistake in the code of one job would do. Only
+//! builds with the feature `failpoints` have such places, and only `tests/run`
+//! asks for it.
 
 /// Every name, so that a test can try them all.
 pub const NAMES: &[&str] = &[
@@ -30,23 +32,33 @@ pub const NAMES: &[&str] = &[
     "controller.purge.after-object",
 ];
 
-/// Dies here if the environment asks for it.
+/// What is to happen, and where.
+#[cfg(feature = "failpoints")]
+struct Wanted {
+    name: String,
+    hit: u32,
+    panic: bool,
+}
+
+/// Dies or panics here if the environment asks for it.
 #[cfg(feature = "failpoints")]
 pub fn failpoint(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
     static HITS: AtomicU32 = AtomicU32::new(0);
 
     assert!(NAMES.contains(&name), "fail point {name} is not in the list");
     let wanted = WANTED.get_or_init(|| std::env::var("HOLDFAST_FAILPOINT").ok().map(|text| parse(&text)));
-    let Some((wanted, hit)) = wanted else { return };
-    if wanted == name && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *hit {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        loop {
-            std::thread::park();
-        }
+    let Some(Wanted { name: wanted, hit, panic }) = wanted else { return };
+    if wanted != name || HITS.fetch_add(1, Ordering::SeqCst) + 1 != *hit {
+        return;
+    }
+    assert!(!*panic, "a panic at {name}, as asked for");
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    loop {
+        std::thread::park();
     }
 }
 
@@ -54,9 +66,11 @@ pub fn failpoint(name: &'static str) {
 pub fn failpoint(_name: &'static str) {}
 
 #[cfg(feature = "failpoints")]
-fn parse(text: &str) -> (String, u32) {
-    match text.rsplit_once(':').and_then(|(name, hit)| Some((name, hit.parse().ok()?))) {
-        Some((name, hit)) => (name.to_owned(), hit),
-        None => (text.to_owned(), 1),
-    }
+fn parse(text: &str) -> Wanted {
+    let (text, panic) = text.strip_prefix("panic ").map_or((text, false), |name| (name, true));
+    let (name, hit) = match text.rsplit_once(':').and_then(|(name, hit)| Some((name, hit.parse().ok()?))) {
+        Some((name, hit)) => (name, hit),
+        None => (text, 1),
+    };
+    Wanted { name: name.to_owned(), hit, panic }
 }

@@ -4,6 +4,7 @@
 
 mod absence;
 mod backup;
+mod beside;
 mod cases;
 mod contained;
 mod containers;

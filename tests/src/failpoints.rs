@@ -30,10 +30,11 @@ pub struct FailPoint {
 }
 
 impl FailPoint {
-    /// Reads a value of [`VARIABLE`]: `name`, `name:3` or `halt name`. Panics
-    /// where no list has the name: nothing would ever come there.
+    /// Reads a value of [`VARIABLE`]: `name`, `name:3`, `halt name` or `panic
+    /// name`. Panics where no list has the name: nothing would ever come there.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
+        let text = text.strip_prefix("panic ").unwrap_or(text);
         let (rest, halts) = text.strip_prefix("halt ").map_or((text, false), |rest| (rest, true));
         let name = rest.split(':').next().unwrap_or(rest).to_owned();
         let known = CRATES.iter().any(|krate| names(krate).contains(&name));
