@@ -6,10 +6,14 @@ use e2e::{invariant, require_engine, wait};
 use serde_json::Value;
 
 fn policy(fleet: &Fleet, cron: &str, keep_last: u32) {
+    policy_with(fleet, cron, keep_last, "skip");
+}
+
+fn policy_with(fleet: &Fleet, cron: &str, keep_last: u32, overlap: &str) {
     let file = fleet.dir().join("policy.toml");
     let toml = format!(
         "name = \"often\"\nvolumes = [\"data\"]\nhosts = [\"host-a\"]\nconsistency = \"pause\"\n\
-         [schedule]\ncron = \"{cron}\"\nzone = \"Europe/Berlin\"\n[retention]\nkeep_last = {keep_last}\n"
+         overlap = \"{overlap}\"\n[schedule]\ncron = \"{cron}\"\nzone = \"Europe/Berlin\"\n[retention]\nkeep_last = {keep_last}\n"
     );
     std::fs::write(&file, toml).unwrap();
     // 3 while the controller has not yet looked at the host's volumes again.
@@ -27,7 +31,7 @@ const SNAPSHOTS: [&str; 2] = ["snapshot", "ls"];
 
 /// When a job was to be run, in milliseconds since 1970; none where it was by
 /// hand.
-fn fired(job: &Value) -> Option<i64> {
+pub(crate) fn fired(job: &Value) -> Option<i64> {
     let at = DateTime::parse_from_rfc3339(job["fired"].as_str()?);
     Some(at.expect("a time").timestamp_millis())
 }
@@ -168,12 +172,76 @@ fn fire_ahead(fleet: &Fleet, cron: impl Fn(u64) -> String) -> u64 {
     panic!("no policy could be applied within 90 s");
 }
 
-fn now_seconds() -> f64 {
+/// Jobs of a list in that state.
+fn in_state<'a>(jobs: &'a Value, state: &str) -> Vec<&'a Value> {
+    jobs.as_array().into_iter().flatten().filter(|job| job["state"] == state).collect()
+}
+
+/// The jobs of a list that were left out because of another, which they name.
+fn left_out_for<'a>(jobs: &'a Value, other: &str) -> Vec<&'a Value> {
+    let left_out = in_state(jobs, "cancelled").into_iter().filter(|job| job["error_code"] == "overlap");
+    left_out.filter(|job| job["error"].as_str().is_some_and(|error| error.contains(other))).collect()
+}
+
+#[test]
+fn p10_a_fire_that_meets_the_last_run_is_left_out_or_waits_as_its_policy_says() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["host-a"]);
+    fleet.engine("host-a").run_writer("writer", "data");
+    // The first run stands still in its middle.
+    fleet.host("host-a").agent().kill();
+    fleet.host("host-a").start_agent(Some("halt agent.capture.first-pass-done"));
+    fleet.wait_connected("host-a");
+    policy_with(&fleet, "*/2 * * * * *", 50, "skip");
+    fleet.host("host-a").agent().wait_halted(60);
+    let jobs = fleet.wait_json("two fires to be left out", 60, &JOBS, |jobs| {
+        in_state(jobs, "running")
+            .iter()
+            .any(|running| left_out_for(jobs, running["id"].as_str().unwrap_or_default()).len() >= 2)
+    });
+    let running = in_state(&jobs, "running");
+    assert_eq!(running.len(), 1, "{jobs}");
+    let first = running[0]["id"].as_str().unwrap().to_owned();
+    let others = jobs.as_array().unwrap().len() - 1;
+    assert_eq!(left_out_for(&jobs, &first).len(), others, "each names the run that was in its way: {jobs}");
+
+    // One waits from now on, and those after it are left out because of it.
+    policy_with(&fleet, "*/2 * * * * *", 50, "queue");
+    let jobs = fleet.wait_json("one fire to wait and one to be left out", 60, &JOBS, |jobs| {
+        in_state(jobs, "queued")
+            .iter()
+            .any(|queued| !left_out_for(jobs, queued["id"].as_str().unwrap_or_default()).is_empty())
+    });
+    assert_eq!((in_state(&jobs, "running").len(), in_state(&jobs, "queued").len()), (1, 1), "{jobs}");
+    assert_eq!(in_state(&jobs, "running")[0]["id"], first.as_str());
+    let second = in_state(&jobs, "queued")[0]["id"].as_str().unwrap().to_owned();
+    policy_with(&fleet, &at_second_of_year(now_seconds() as u64 + 180 * 24 * 3600), 50, "queue");
+
+    fleet.host("host-a").agent().run_on();
+    fleet.wait_idle(120);
+    let (first, second) = (fleet.job(&first), fleet.job(&second));
+    for job in [&first, &second] {
+        assert_eq!(job["state"], "succeeded", "{job}");
+    }
+    let time = |job: &Value, field: &str| job[field].as_str().map(str::to_owned).expect("a time");
+    assert!(time(&second, "started") >= time(&first, "ended"), "{second} was begun before {first} had ended");
+    let jobs = fleet.json(&JOBS);
+    assert_eq!(in_state(&jobs, "succeeded").len(), 2, "{jobs}");
+    assert!(jobs.as_array().unwrap().iter().all(went_well), "{jobs}");
+    // Every fire has its one job, whatever became of it.
+    let fires: Vec<i64> = jobs.as_array().unwrap().iter().filter_map(fired).collect();
+    let different: std::collections::BTreeSet<i64> = fires.iter().copied().collect();
+    assert_eq!((fires.len(), different.len()), (jobs.as_array().unwrap().len(), fires.len()), "{jobs}");
+    assert_eq!(numbers(&fleet.json(&SNAPSHOTS)), [2, 1]);
+    assert_eq!(fleet.engine("host-a").state("writer"), "running");
+}
+
+pub(crate) fn now_seconds() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 /// Cron in the policy's zone that fires at this second and not again for a year.
-fn at_second_of_year(unix_seconds: u64) -> String {
+pub(crate) fn at_second_of_year(unix_seconds: u64) -> String {
     let mut date = std::process::Command::new("date");
     date.env("TZ", "Europe/Berlin").args(["-d", &format!("@{unix_seconds}"), "+%-S %-M %-H %-d %-m *"]);
     e2e::process::run(&mut date)
