@@ -28,6 +28,7 @@ mod medium;
 mod memory;
 mod nested;
 mod own;
+mod owners;
 mod prune;
 mod quiesce;
 mod rebuild;
