@@ -17,6 +17,7 @@ mod everyday;
 mod failpoints;
 mod first_contact;
 mod fleet;
+mod full_disk;
 mod harness;
 mod hostile;
 mod images;
