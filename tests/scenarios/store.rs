@@ -7,6 +7,7 @@ use bytes::Bytes;
 use e2e::object_store::ObjectStore;
 use e2e::require_object_store;
 use e2e::s3::{Misbehaviour, Mishap, S3Server};
+use e2e::wait;
 use holdfast_archive::ids::{AllocationId, PackId};
 use holdfast_archive::keys::{ObjectKey, Prefix};
 use holdfast_archive::store::{
@@ -145,8 +146,13 @@ fn every_operation_works_on_a_real_server_and_its_limits_are_found() {
     });
 }
 
-/// The status `curl` got for a presigned request.
+/// The status `curl` got for a presigned request, and the answer's body.
 fn curl(presigned: &Presigned, body: Option<&str>) -> (String, String) {
+    try_curl(presigned, body).unwrap()
+}
+
+/// As [`curl`], for the probe of a wait.
+fn try_curl(presigned: &Presigned, body: Option<&str>) -> Result<(String, String), String> {
     let mut command = std::process::Command::new("curl");
     command.args(["-s", "-w", "\n%{http_code}"]);
     for (name, value) in &presigned.headers {
@@ -155,9 +161,14 @@ fn curl(presigned: &Presigned, body: Option<&str>) -> (String, String) {
     if let Some(body) = body {
         command.args(["-X", "PUT", "--data-binary", body]);
     }
-    let answer = e2e::process::run(command.arg(&presigned.url));
+    let answer = e2e::process::try_run(command.arg(&presigned.url))?;
     let (body, status) = answer.rsplit_once('\n').unwrap();
-    (status.to_owned(), body.to_owned())
+    Ok((status.to_owned(), body.to_owned()))
+}
+
+fn sha256_of_hello() -> [u8; 32] {
+    let sum = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    std::array::from_fn(|at| u8::from_str_radix(&sum[2 * at..2 * at + 2], 16).unwrap())
 }
 
 #[test]
@@ -166,11 +177,8 @@ fn x06_a_presigned_request_is_good_for_one_thing() {
     let store = store(&server);
     block_on(async {
         let key = pack(1);
-        let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        let sha256: Vec<u8> =
-            (0..32).map(|at| u8::from_str_radix(&sha256[2 * at..2 * at + 2], 16).unwrap()).collect();
+        let sha256 = sha256_of_hello();
         let minute = Duration::from_secs(60);
-        let sha256: [u8; 32] = sha256.try_into().unwrap();
         let told = async || store.head(&key).await.unwrap().and_then(|meta| meta.sha256);
         let put = store.presign_put(&key, 5, &sha256, minute).await.unwrap().unwrap();
         // This server keeps what it refused; only the hash it tells is to be trusted.
@@ -199,6 +207,41 @@ fn x06_a_presigned_request_is_good_for_one_thing() {
         );
         assert_eq!(status, "403");
         assert_eq!(store.get(&key).await.unwrap(), "hello");
+    });
+}
+
+/// Whoever comes to know one has until its time is over, and nothing of it after.
+#[test]
+fn x23_a_presigned_request_runs_out() {
+    const SHORT: Duration = Duration::from_secs(2);
+    let server = S3Server::start();
+    let store = store(&server);
+    block_on(async {
+        let (key, other) = (pack(1), pack(2));
+        let sha256 = sha256_of_hello();
+        store.put(&key, Bytes::from_static(b"hello")).await.unwrap();
+        let get = store.presign_get(&key, 0..5, SHORT).await.unwrap().unwrap();
+        let put = store.presign_put(&other, 5, &sha256, SHORT).await.unwrap().unwrap();
+        // The same with more time are good still when these are not.
+        let minute = Duration::from_secs(60 * wait::PATIENCE);
+        let lasting_get = store.presign_get(&key, 0..5, minute).await.unwrap().unwrap();
+        let lasting_put = store.presign_put(&other, 5, &sha256, minute).await.unwrap().unwrap();
+        for (request, body) in [(&get, None), (&put, Some("hello"))] {
+            wait::until("the request to run out", 20, || {
+                let answer = try_curl(request, body)?;
+                if answer.0 == "403" { Ok(()) } else { Err(format!("{answer:?}")) }
+            });
+        }
+        assert_eq!(curl(&lasting_get, None), ("206".to_owned(), "hello".to_owned()));
+        assert!(store.delete(std::slice::from_ref(&other)).await.unwrap().is_empty());
+        assert_eq!(curl(&put, Some("hello")).0, "403");
+        assert_eq!(store.head(&other).await.unwrap(), None, "it was stored after its time");
+        assert_eq!(curl(&lasting_put, Some("hello")).0, "200");
+        // Its time is signed as the rest is.
+        let mut longer = get.clone();
+        longer.url = longer.url.replace("X-Amz-Expires=2", "X-Amz-Expires=600");
+        assert_ne!(longer.url, get.url, "{}", get.url);
+        assert_eq!(curl(&longer, None).0, "403");
     });
 }
 

@@ -360,6 +360,12 @@ mod tests {
         assert_eq!(time_for(32 << 20), Duration::from_secs(60 + 512));
     }
 
+    /// Whoever learns of a presigned request has no longer than this.
+    #[test]
+    fn x23_a_presigned_request_is_good_for_a_quarter_of_an_hour_at_most() {
+        assert!(PRESIGNED_FOR <= Duration::from_mins(15), "{PRESIGNED_FOR:?}");
+    }
+
     #[test]
     fn v04_packs_are_as_long_as_writers_make_them() {
         assert_eq!(longest_pack(32 << 20), 48 << 20);
