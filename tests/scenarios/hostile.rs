@@ -1,11 +1,14 @@
 //! Peers that want the controller's memory, places and disk for themselves.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use e2e::fleet::{Fleet, Said};
 use e2e::hostile::{Flood, Intruder, Target};
+use e2e::process::run;
 use e2e::{figure, require_engine, wait};
 use futures_util::StreamExt as _;
 use holdfast_archive::entry::{Entry, EntryFlags, EntryKind};
@@ -14,7 +17,7 @@ use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestWriter;
 use holdfast_archive::pack::PackBuilder;
 use holdfast_archive::pack_io::{FrameKind, SealedPack};
-use holdfast_archive::snapshot::{SnapshotBody, SourceFacts, Stats, decode_body, encode_body};
+use holdfast_archive::snapshot::{SnapshotBody, SourceFacts, Stats, decode_body, decode_object, encode_body};
 use holdfast_proto::v1;
 use holdfast_proto::v1::commit_snapshot_response::Outcome;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -196,10 +199,17 @@ struct Attack {
     evil: Intruder,
     lease: String,
     job: String,
+    /// Of each source of the job; `lease` is the first.
+    leases: Vec<String>,
 }
 
 impl Attack {
     fn begin() -> Self {
+        Self::begin_with(&[])
+    }
+
+    /// With these sources besides its volume.
+    fn begin_with(more: &[&str]) -> Self {
         let fleet = Fleet::start(&["host-a"]);
         honest(&fleet);
         let runtime = Runtime::new().expect("a runtime");
@@ -209,27 +219,21 @@ impl Attack {
         fleet.wait_json("the hostile host to be connected", 30, &["host", "show", "evil"], |host| {
             host["connected"] == true
         });
-        fleet.ok(&[
-            "backup",
-            "run",
-            "--host",
-            "evil",
-            "--volume",
-            "data",
-            "--consistency",
-            "none",
-            "--no-wait",
-        ]);
+        let what =
+            ["backup", "run", "--host", "evil", "--volume", "data", "--consistency", "none", "--no-wait"];
+        fleet.ok(&[&what[..], more].concat());
         let order = runtime.block_on(orders.recv()).expect("an order");
-        let open = v1::OpenUploadRequest {
+        let open = |source: &v1::SnapshotSource| v1::OpenUploadRequest {
             job_id: order.job_id.clone(),
             generation: order.generation,
-            source_id: order.sources[0].source_id.clone(),
+            source_id: source.source_id.clone(),
         };
-        let lease = runtime.block_on(async {
-            evil.repository().await.open_upload(open).await.expect("a lease").into_inner().lease_id
-        });
-        Self { fleet, runtime, evil, lease, job: order.job_id }
+        let lease = |request| {
+            let opened = async { evil.repository().await.open_upload(request).await };
+            runtime.block_on(opened).expect("a lease").into_inner().lease_id
+        };
+        let leases: Vec<String> = order.sources.iter().map(open).map(lease).collect();
+        Self { lease: leases[0].clone(), leases, job: order.job_id, fleet, runtime, evil }
     }
 
     fn put(&self, pack: &SealedPack) -> String {
@@ -385,11 +389,9 @@ fn v04_endless_lists_and_events_fill_neither_memory_nor_disk() {
     assert!(grown <= 64 << 20, "the catalogue grew by {} MiB", grown >> 20);
 }
 
-#[test]
-fn v05_a_host_that_names_another_in_its_snapshots_is_refused_and_offline_names_are_told_apart() {
-    require_engine!();
-    let attack = Attack::begin();
-    attack.fleet.backup("host-a", "data", "none");
+/// The manifest of a directory that is empty, changed at that time: its pack,
+/// and its root.
+fn empty_tree(mtime_ns: i128) -> (SealedPack, FrameId) {
     let mut pages = PackBuilder::new();
     let mut emit = |raw: Vec<u8>| -> Result<FrameId, std::io::Error> {
         let page = encode(FrameKind::Page, &raw, 1);
@@ -404,7 +406,7 @@ fn v05_a_host_that_names_another_in_its_snapshots_is_refused_and_offline_names_a
         mode: 0o755,
         uid: 0,
         gid: 0,
-        mtime_ns: 0,
+        mtime_ns,
         ctime_ns: 0,
         inode: 1,
         xattrs: Vec::new(),
@@ -412,7 +414,16 @@ fn v05_a_host_that_names_another_in_its_snapshots_is_refused_and_offline_names_a
     };
     writer.push(entry).expect("a root");
     let root = writer.finish().expect("finished");
-    attack.put(&pages.finish());
+    (pages.finish(), root)
+}
+
+#[test]
+fn v05_a_host_that_names_another_in_its_snapshots_is_refused_and_offline_names_are_told_apart() {
+    require_engine!();
+    let attack = Attack::begin();
+    attack.fleet.backup("host-a", "data", "none");
+    let (pages, root) = empty_tree(0);
+    attack.put(&pages);
     let commit = |body: Vec<u8>| {
         let request = v1::CommitSnapshotRequest { lease_id: attack.lease.clone(), body };
         attack.runtime.block_on(async { attack.evil.repository().await.commit_snapshot(request).await })
@@ -436,4 +447,64 @@ fn v05_a_host_that_names_another_in_its_snapshots_is_refused_and_offline_names_a
     let denied = attack.fleet.json(&["audit", "ls", "--caller", "agent:evil", "--outcome", "denied"]);
     assert_eq!(denied.as_array().map(Vec::len), Some(3), "{denied}");
     attack.fleet.ok(&["audit", "verify"]);
+}
+
+/// The snapshots of a bucket: when each was made, and when its host says it
+/// was begun.
+fn dates(snapshots: &Path) -> Vec<(i64, i64)> {
+    let listed = run(Command::new("find").arg(snapshots).args(["-type", "f"]));
+    let dates = listed.lines().map(|object| {
+        let bytes = std::fs::read(object).expect("an object");
+        let (header, body) = decode_object(&bytes).expect("a snapshot");
+        (header.created_unix_ms, body.started_unix_ns)
+    });
+    let mut dates: Vec<(i64, i64)> = dates.collect();
+    dates.sort_unstable();
+    dates
+}
+
+#[test]
+fn x09_a_host_that_lies_about_dates_moves_no_snapshot_before_or_behind_another() {
+    require_engine!();
+    /// Nanoseconds of a hundred years.
+    const CENTURY: i64 = 100 * 365 * 86_400 * 1_000_000_000;
+    let lies = [CENTURY, -CENTURY, i64::MAX, i64::MIN, 0];
+    let directories = ["/a", "/b", "/c", "/d"].map(|path| ["--directory", path]).concat();
+    let attack = Attack::begin_with(&directories);
+    assert_eq!(attack.leases.len(), lies.len());
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        since.as_millis() as i64
+    };
+    let (begun, mut committed) = (now(), Vec::new());
+    for (lease, lie) in attack.leases.iter().zip(lies) {
+        let (pages, root) = empty_tree(lie.into());
+        attack.runtime.block_on(attack.evil.put(lease, &pages));
+        let mut said = SnapshotBody { started_unix_ns: lie, ..decode_body(&body(root)).expect("a body") };
+        if !committed.is_empty() {
+            said.source = SourceFacts { kind: "directory".into(), name: "/x".into(), ..said.source };
+        }
+        let request = v1::CommitSnapshotRequest { lease_id: lease.clone(), body: encode_body(&said) };
+        let answer =
+            attack.runtime.block_on(async { attack.evil.repository().await.commit_snapshot(request).await });
+        match answer.expect("an answer").into_inner().outcome {
+            Some(Outcome::Committed(snapshot)) => committed.push(snapshot),
+            other => panic!("{other:?}"),
+        }
+        let newest = &attack.fleet.json(&["snapshot", "ls"])[0];
+        assert_eq!(newest["number"], 1, "the number is the controller's: {newest}");
+    }
+    // Each follows the last one, whatever it says; and what it says is kept beside that.
+    let stored = dates(&attack.fleet.repository_dir().join("snapshots"));
+    let said: Vec<i64> = stored.iter().map(|(_, started)| *started).collect();
+    assert_eq!(said, lies);
+    assert!(stored.iter().all(|(created, _)| (begun..=now()).contains(created)), "{stored:?}");
+    let listed = attack.fleet.json(&["snapshot", "ls"]);
+    let created = |one: &serde_json::Value| {
+        let text = one["created"].as_str().expect("a time");
+        text.parse::<chrono::DateTime<chrono::Utc>>().expect("a time").timestamp_millis()
+    };
+    let mut shown: Vec<i64> = listed.as_array().expect("a list").iter().map(created).collect();
+    shown.sort_unstable();
+    assert_eq!(shown, stored.iter().map(|(created, _)| *created).collect::<Vec<_>>());
 }
