@@ -3,6 +3,8 @@
 mod container;
 mod instead;
 mod mounts;
+#[cfg(test)]
+mod secrets;
 mod upgrade;
 mod values;
 
