@@ -110,3 +110,75 @@ fn a_store_that_cannot_be_used_is_named_at_once() {
     let said = init(e2e::s3::BUCKET, "wrong-secret-key");
     assert!(said.contains("credentials") || said.contains("key"), "{said}");
 }
+
+/// A policy that fires once a year and keeps so many snapshots.
+fn keeping(keep_last: u32) -> String {
+    format!(
+        "name = \"yearly\"\nvolumes = [\"uploads\"]\nhosts = [\"web-1\"]\n[schedule]\ncron = \"0 0 1 1 *\"\n\
+         zone = \"UTC\"\n[retention]\nkeep_last = {keep_last}\n"
+    )
+}
+
+/// Ids of the snapshots that are kept, and of those that are forgotten.
+fn kept_and_forgotten(fleet: &Fleet) -> (Vec<String>, Vec<String>) {
+    let ids = |list: serde_json::Value| -> Vec<String> {
+        let each = list.as_array().cloned().unwrap_or_default();
+        each.iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let kept = ids(fleet.json(&["snapshot", "ls"]));
+    let all = ids(fleet.json(&["snapshot", "ls", "--forgotten"]));
+    let forgotten = all.into_iter().filter(|id| !kept.contains(id)).collect();
+    (kept, forgotten)
+}
+
+#[test]
+fn o07_an_edit_that_forgets_most_is_refused_until_it_is_meant() {
+    require_engine!();
+    let fleet = Fleet::start(&["web-1"]);
+    fleet.engine("web-1").docker(["volume", "create", "uploads"]);
+    let volume = fleet.engine("web-1").volume_path("uploads");
+    assert!(matches!(apply(&fleet, &keeping(10)).code, 0 | 3));
+    for round in 0..5 {
+        std::fs::write(volume.join("file"), format!("content {round}")).unwrap();
+        fleet.ok(&["backup", "run", "yearly"]);
+    }
+    let (all, _) = kept_and_forgotten(&fleet);
+    assert_eq!(all.len(), 5);
+    let held = all.last().unwrap().clone();
+    fleet.ok(&["snapshot", "hold", &held]);
+
+    // Refused with what would go and the way on; nothing has changed.
+    let file = fleet.dir().join("policy.toml").display().to_string();
+    for plan in [&["apply", "-f", &file, "--plan"][..], &["apply", "-f", &file]] {
+        std::fs::write(&file, keeping(1)).unwrap();
+        let refused = fleet.cli(plan).ends_with(2);
+        assert!(
+            refused.stderr.contains("of the 5 snapshots of uploads on web-1 would be forgotten"),
+            "{refused:?}"
+        );
+        refused.complains("--allow-forgetting").complains("nothing was changed");
+    }
+    assert_eq!(fleet.ok(&["policy", "show", "yearly"]).trim(), keeping(10).trim());
+    assert_eq!(kept_and_forgotten(&fleet), (all.clone(), Vec::new()));
+
+    // Meant, it is done: the newest stays, and what is held.
+    let said = fleet.cli(&["apply", "-f", &file, "--allow-forgetting", "--plan"]);
+    assert!(matches!(said.code, 0 | 3) && said.stdout.contains("only the plan"), "{said:?}");
+    assert_eq!(fleet.ok(&["policy", "show", "yearly"]).trim(), keeping(10).trim());
+    let said = fleet.cli(&["apply", "-f", &file, "--allow-forgetting"]);
+    assert!(matches!(said.code, 0 | 3), "{said:?}");
+    assert_eq!(fleet.ok(&["policy", "show", "yearly"]).trim(), keeping(1).trim());
+    let kept = vec![all[0].clone(), held];
+    e2e::wait::until_is(
+        "retention to forget the others",
+        60,
+        || {
+            let listed = fleet.try_json(&["snapshot", "ls"])?;
+            Ok::<_, e2e::fleet::Said>(listed.as_array().map_or(0, Vec::len))
+        },
+        |&left| left <= 2,
+    );
+    assert_eq!(kept_and_forgotten(&fleet), (kept, all[1..4].to_vec()));
+    // In their grace they can be taken back.
+    fleet.ok(&["snapshot", "undelete", &all[1]]);
+}
