@@ -6,6 +6,7 @@ mod absence;
 mod backup;
 mod beside;
 mod cases;
+mod clock;
 mod contained;
 mod containers;
 mod crash;

@@ -12,6 +12,11 @@ use super::jobs::{NewJob, Origin, insert_job};
 use super::{Catalog, CatalogError};
 use crate::policy::Overlap;
 
+/// A row that was made this much later than now, or less, is none of the future:
+/// the clock was set back to just before a fire that was run, and this time the
+/// scheduler, which looks once a second, looks a moment sooner after it.
+const SAME_MOMENT_MS: i64 = 10_000;
+
 /// A job of a run on one host.
 #[derive(Debug, Clone)]
 pub struct RunJob {
@@ -105,10 +110,11 @@ impl Catalog {
     /// ahead, and says nothing about what has run since it was set right.
     pub async fn last_fire(&self, policy: &str, now_ms: i64) -> Result<Option<i64>, CatalogError> {
         Ok(sqlx::query_scalar(
-            "select max(fire_ms) from runs where policy = $1 and fire_ms <= $2 and created_ms <= $2",
+            "select max(fire_ms) from runs where policy = $1 and fire_ms <= $2 and created_ms <= $3",
         )
         .bind(policy)
         .bind(now_ms)
+        .bind(now_ms.saturating_add(SAME_MOMENT_MS))
         .fetch_one(self.pool())
         .await?)
     }
@@ -140,7 +146,7 @@ async fn release_fire_time(
     )
     .bind(policy)
     .bind(fire_ms)
-    .bind(now_ms)
+    .bind(now_ms.saturating_add(SAME_MOMENT_MS))
     .execute(tx)
     .await?;
     Ok(())

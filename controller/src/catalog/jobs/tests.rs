@@ -52,6 +52,22 @@ async fn p08_a_fire_time_is_recorded_once() {
 }
 
 #[tokio::test]
+async fn p15_a_fire_that_was_run_is_not_run_again_a_moment_sooner_after_it() {
+    let (catalog, host) = catalog().await;
+    let jobs = || [RunJob { job: backup(host), overlap: Some(Overlap::Skip) }];
+    let create = async |now: i64| {
+        catalog.create_run(Some("nightly"), Some(100_000), &jobs(), now).await.expect("written").is_some()
+    };
+    assert!(create(100_700).await);
+    // The clock was set back to before it, and comes to it a second time.
+    assert_eq!(catalog.last_fire("nightly", 99_000).await.expect("asked"), None);
+    assert_eq!(catalog.last_fire("nightly", 100_200).await.expect("asked"), Some(100_000));
+    assert!(!create(100_200).await);
+    // Of a clock that was far ahead it is another matter.
+    assert_eq!(catalog.last_fire("nightly", 100_000 - 3_600_000).await.expect("asked"), None);
+}
+
+#[tokio::test]
 async fn p10_an_overlapping_fire_is_skipped_or_waits_and_is_recorded() {
     let (catalog, host) = catalog().await;
     let first = fire(&catalog, host, 1, Overlap::Skip).await.expect("new");
