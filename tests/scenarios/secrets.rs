@@ -1,10 +1,12 @@
 //! Secrets in settings stay on their host.
 
 use std::path::Path;
+use std::process::Command;
 
 use e2e::docker::IMAGE;
-use e2e::fleet::Fleet;
-use e2e::require_engine;
+use e2e::fleet::{Fleet, Place};
+use e2e::process::Process;
+use e2e::{require_engine, wait};
 use holdfast_archive::snapshot::decode_object;
 
 const CANARY: &str = "hunter2-canary";
@@ -127,4 +129,58 @@ fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
 
     assert!(!fleet.controller().output().contains(CANARY));
     assert!(!fleet.host("web-1").agent().output().contains(CANARY));
+}
+
+/// Has a command run without the right to look into other processes.
+fn without_tracing() -> Vec<String> {
+    ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "--"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// Whether another process of the same user, who may not trace what is not its
+/// own, can open the memory of that one.
+fn can_be_looked_into(pid: i32) -> bool {
+    let wrapper = without_tracing();
+    let mut open = Command::new(&wrapper[0]);
+    open.args(&wrapper[1..]).args(["sh", "-c", &format!("exec 3< /proc/{pid}/mem")]);
+    let output = open.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || said.contains("Permission denied"), "{said}");
+    output.status.success()
+}
+
+/// Soft and hard limit of core files, bytes.
+fn core_limits(pid: i32) -> Vec<String> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("a running process");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("the limit");
+    line.split_whitespace().take(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn x27_who_holds_keys_leaves_no_core_and_is_looked_into_by_nobody() {
+    require_engine!();
+    let wrapper = without_tracing();
+    let mut fleet = Fleet::controller_only(Place::Directory);
+    fleet.start_controller_under(&wrapper);
+    fleet.add_host_under("web-1", &wrapper);
+    // One that holds none can be looked into: the question says something.
+    let mut plain = Command::new(&wrapper[0]);
+    plain.args(&wrapper[1..]).args(["sleep", "1000"]);
+    let plain = Process::start("a process without keys", &plain, &fleet.dir().join("plain.log"));
+    let pid = plain.pid().as_raw_nonzero().get();
+    wait::until_true("the process to be itself", 20, || {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep")
+    });
+    assert!(can_be_looked_into(pid));
+
+    let controller = fleet.controller().pid().as_raw_nonzero().get();
+    let agent = fleet.host("web-1").agent().pid().as_raw_nonzero().get();
+    for (name, pid) in [("controller", controller), ("agent", agent)] {
+        assert_eq!(core_limits(pid), ["0", "0"], "of the {name}");
+        assert!(!can_be_looked_into(pid), "another process reads the memory of the {name}");
+    }
+    // Nor is anything lost by it.
+    fleet.engine("web-1").run_writer("writer", "data");
+    assert_eq!(fleet.backup("web-1", "data", "pause")["state"], "succeeded");
 }
