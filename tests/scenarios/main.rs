@@ -31,6 +31,7 @@ mod memory;
 mod nested;
 mod own;
 mod owners;
+mod power;
 mod prune;
 mod quiesce;
 mod rebuild;

@@ -2,9 +2,13 @@
 //! to a directory, except that reading certain bytes of certain files fails as
 //! a disk fails. Needs root and `/dev/fuse`, and nothing installed.
 //!
+//! Its power can be cut: what is left is what was synced, no more. A name is
+//! durable once its directory was synced, and content once its file was; file
+//! systems in use often keep more, and promise no more.
+//!
 //! A test process that is killed leaves the mount point behind, dead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
@@ -45,11 +49,82 @@ macro_rules! require_fuse {
 
 /// Unmounted when dropped.
 pub struct BadDisk {
+    directory: PathBuf,
+    backing: PathBuf,
     spoiled: Spoiled,
-    _session: BackgroundSession,
+    unsynced: Arc<Mutex<Unsynced>>,
+    session: BackgroundSession,
 }
 
 type Spoiled = Arc<Mutex<HashMap<PathBuf, Vec<Range<u64>>>>>;
+
+/// What was done and would not outlive a power cut.
+#[derive(Default)]
+struct Unsynced {
+    /// Changes of names, the first first, each with the directory whose sync
+    /// makes it durable.
+    names: Vec<(PathBuf, Change)>,
+    /// Inodes of files with content that was not synced.
+    contents: HashSet<u64>,
+    /// What was removed or replaced, under names of its own.
+    kept: PathBuf,
+    number: u64,
+}
+
+/// A change of a name; paths are of the directory below.
+enum Change {
+    Made(PathBuf),
+    Removed { name: PathBuf, kept: PathBuf },
+    Renamed { from: PathBuf, to: PathBuf, replaced: Option<PathBuf> },
+}
+
+impl Unsynced {
+    fn changed(&mut self, directory: &Path, change: Change) {
+        self.names.push((directory.to_owned(), change));
+    }
+
+    /// Keeps a file that is about to go.
+    fn keep(&mut self, name: &Path) -> io::Result<PathBuf> {
+        self.number += 1;
+        let kept = self.kept.join(self.number.to_string());
+        std::fs::hard_link(name, &kept)?;
+        Ok(kept)
+    }
+
+    /// Takes back what was not synced, the last first.
+    fn undo(&mut self) -> io::Result<()> {
+        for (_, change) in self.names.drain(..).rev() {
+            match change {
+                // A directory that was removed again.
+                Change::Made(name) if !name.exists() => {}
+                Change::Made(name) if name.is_dir() => std::fs::remove_dir_all(name)?,
+                Change::Made(name) => std::fs::remove_file(name)?,
+                Change::Removed { name, kept } => std::fs::rename(kept, name)?,
+                Change::Renamed { from, to, replaced } => {
+                    std::fs::rename(&to, from)?;
+                    if let Some(replaced) = replaced {
+                        std::fs::rename(replaced, to)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties every file below whose content was not synced.
+    fn empty(&self, directory: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                self.empty(&entry.path())?;
+            } else if metadata.is_file() && self.contents.contains(&metadata.ino()) {
+                File::options().write(true).open(entry.path())?.set_len(0)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 impl BadDisk {
     /// Moves the directory away and mounts itself in its place.
@@ -57,16 +132,32 @@ impl BadDisk {
         let backing = directory.with_extension("disk");
         std::fs::rename(directory, &backing).expect("moved away");
         std::fs::create_dir(directory).expect("mount point");
+        let kept = directory.with_extension("kept");
+        std::fs::create_dir_all(&kept).expect("a place for what goes");
         let spoiled = Spoiled::default();
+        let unsynced = Arc::new(Mutex::new(Unsynced { kept, ..Unsynced::default() }));
         let passing = Passing {
-            root: backing,
+            root: backing.clone(),
             spoiled: spoiled.clone(),
+            unsynced: unsynced.clone(),
             paths: Mutex::new(HashMap::from([(INodeNo::ROOT.0, PathBuf::new())])),
             files: Mutex::default(),
             next: AtomicU64::new(1),
         };
         let session = fuser::spawn_mount(passing, directory, &Config::default()).expect("mounted");
-        Self { spoiled, _session: session }
+        Self { directory: directory.to_owned(), backing, spoiled, unsynced, session }
+    }
+
+    /// Cuts the power: unmounts it, and leaves in its place what was synced.
+    /// Nobody may have it in use.
+    pub fn cut(self) {
+        let Self { directory, backing, unsynced, session, .. } = self;
+        session.umount_and_join().expect("nobody has it in use");
+        let mut unsynced = locked(&unsynced);
+        unsynced.undo().expect("names are taken back");
+        unsynced.empty(&backing).expect("content is taken back");
+        std::fs::remove_dir(&directory).expect("it was unmounted");
+        std::fs::rename(&backing, &directory).expect("moved back");
     }
 
     /// From now on reading any of these bytes fails with EIO.
@@ -78,6 +169,7 @@ impl BadDisk {
 struct Passing {
     root: PathBuf,
     spoiled: Spoiled,
+    unsynced: Arc<Mutex<Unsynced>>,
     /// Of each inode that was looked up: its path from the root.
     paths: Mutex<HashMap<u64, PathBuf>>,
     files: Mutex<HashMap<u64, Arc<File>>>,
@@ -216,6 +308,7 @@ impl Filesystem for Passing {
         let set = || {
             if let Some(size) = size {
                 File::options().write(true).open(self.real(ino)?)?.set_len(size)?;
+                locked(&self.unsynced).contents.insert(ino.0);
             }
             self.attr(ino)
         };
@@ -228,7 +321,9 @@ impl Filesystem for Passing {
     fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let make = || {
             let path = self.path(parent)?.join(name);
+            let mut unsynced = locked(&self.unsynced);
             std::fs::DirBuilder::new().mode(mode & !umask).create(self.root.join(&path))?;
+            unsynced.changed(&self.real(parent)?, Change::Made(self.root.join(&path)));
             self.entry(path)
         };
         match make() {
@@ -238,7 +333,16 @@ impl Filesystem for Passing {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(self.real(parent).and_then(|parent| std::fs::remove_file(parent.join(name))), reply);
+        let remove = || {
+            let parent = self.real(parent)?;
+            let name = parent.join(name);
+            let mut unsynced = locked(&self.unsynced);
+            let kept = unsynced.keep(&name)?;
+            std::fs::remove_file(&name)?;
+            unsynced.changed(&parent, Change::Removed { name, kept });
+            Ok(())
+        };
+        done(remove(), reply);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -256,9 +360,14 @@ impl Filesystem for Passing {
         reply: ReplyEmpty,
     ) {
         let rename = || {
-            let (from, to) = (self.path(parent)?.join(name), self.path(to)?.join(to_name));
-            std::fs::rename(self.root.join(from), self.root.join(&to))?;
-            self.entry(to).map(|_| ())
+            let (from, into) = (self.real(parent)?.join(name), self.path(to)?.join(to_name));
+            let to = self.root.join(&into);
+            let mut unsynced = locked(&self.unsynced);
+            let replaced = to.exists().then(|| unsynced.keep(&to)).transpose()?;
+            std::fs::rename(&from, &to)?;
+            let directory = to.parent().unwrap_or(&self.root).to_owned();
+            unsynced.changed(&directory, Change::Renamed { from, to, replaced });
+            self.entry(into).map(|_| ())
         };
         done(rename(), reply);
     }
@@ -298,7 +407,12 @@ impl Filesystem for Passing {
                 .truncate(false)
                 .create_new(exclusive)
                 .mode(mode & !umask);
-            let file = options.open(self.root.join(&path))?;
+            let (real, mut unsynced) = (self.root.join(&path), locked(&self.unsynced));
+            let new = !real.exists();
+            let file = options.open(&real)?;
+            if new {
+                unsynced.changed(&self.real(parent)?, Change::Made(real));
+            }
             Ok::<_, io::Error>((self.entry(path)?, self.keep(file)))
         };
         match create() {
@@ -329,7 +443,7 @@ impl Filesystem for Passing {
     fn write(
         &self,
         _: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -338,6 +452,7 @@ impl Filesystem for Passing {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        locked(&self.unsynced).contents.insert(ino.0);
         match self.file(handle).and_then(|file| file.write_all_at(data, offset)) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(error.into()),
@@ -362,12 +477,18 @@ impl Filesystem for Passing {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        locked(&self.unsynced).contents.remove(&ino.0);
         done(self.file(handle).and_then(|file| file.sync_all()), reply);
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        done(self.real(ino).and_then(|path| File::open(path)?.sync_all()), reply);
+        let sync = || {
+            let path = self.real(ino)?;
+            locked(&self.unsynced).names.retain(|(directory, _)| *directory != path);
+            File::open(path)?.sync_all()
+        };
+        done(sync(), reply);
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
