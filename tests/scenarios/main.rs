@@ -5,6 +5,7 @@
 mod absence;
 mod backup;
 mod beside;
+mod bucket;
 mod cases;
 mod clock;
 mod contained;

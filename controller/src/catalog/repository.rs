@@ -69,6 +69,18 @@ impl Catalog {
         next_commit_number(&mut connection).await
     }
 
+    /// The highest number of a snapshot that was acknowledged and still has a
+    /// row; 0 where there is none.
+    pub async fn newest_commit(&self) -> Result<u64, CatalogError> {
+        let number: i64 = sqlx::query_scalar(
+            "select coalesce(max(commit_number), 0) from snapshots
+              where state in ('committed', 'forgotten', 'purging')",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok(unsigned(number))
+    }
+
     /// What `state/head` is to say.
     pub async fn head(&self) -> Result<Head, CatalogError> {
         let mut tx = self.pool().begin().await?;

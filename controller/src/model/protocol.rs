@@ -242,6 +242,8 @@ pub enum Trust {
     Whole,
     /// The bucket has seen changes this catalogue has not.
     Behind,
+    /// The bucket has lost changes this catalogue has seen there.
+    BucketBehind,
     /// The bucket is another repository, or another controller's.
     Foreign,
 }
@@ -399,6 +401,12 @@ impl Protocol {
         } else {
             Trust::Whole
         }
+    }
+
+    /// Whether the bucket is an older copy of itself: the head is raised before
+    /// a commit is acknowledged, so it is never below one that was.
+    pub fn is_old_copy(self, head: u64, committed: u64) -> bool {
+        head < committed
     }
 }
 

@@ -79,6 +79,8 @@ impl Repository {
             }
         }
         self.refuse_foreign().await?;
+        // Frames of a bucket that was put back are missing from here on, and sent again.
+        self.notice_old_bucket().await?;
         let account = decode_body(body).map_err(|error| RepositoryError::Invalid(error.to_string()))?;
         let names = self.names_of(host, source).await?;
         refuse_other_names(&names, &account)?;

@@ -46,8 +46,9 @@ impl Repository {
             return Ok(Trust::Foreign);
         }
         self.keep_info(&info).await?;
-        // Whether it should be there; asked first, for the number itself is compared below.
+        // Whether it should be there, and how far it is at least; asked first, for both only grow.
         let expected = self.catalog().repository_counts().await?.snapshots > 0;
+        let committed = self.catalog().newest_commit().await?;
         let head = match self.read_head(expected).await? {
             HeadRead::Head(head) => head,
             HeadRead::Absent if expected => return self.without_head().await,
@@ -65,7 +66,11 @@ impl Repository {
         };
         let trust = Protocol::WHOLE.trust(is_ours(&info, &row), head.commit_number, row.commit_number);
         match trust {
-            Trust::Whole => {}
+            Trust::Whole if Protocol::WHOLE.is_old_copy(head.commit_number, committed) => {
+                self.suspend_old_bucket(head.commit_number, committed).await?;
+                return Ok(Trust::BucketBehind);
+            }
+            Trust::Whole | Trust::BucketBehind => {}
             Trust::Foreign => {
                 self.suspend_foreign(&info, &row).await?;
             }
@@ -95,6 +100,34 @@ impl Repository {
     pub(super) async fn compared(&self) -> Result<(), RepositoryError> {
         self.inner.compared.get_or_try_init(|| async { self.check().await.map(|_| ()) }).await?;
         Ok(())
+    }
+
+    /// Suspends the repository where the bucket was put back to an older copy of
+    /// itself: asked before an upload begins to build on what the catalogue
+    /// believes to be there, and before a commit counts on it.
+    ///
+    /// A head that is missing or damaged says nothing of that; it is
+    /// [`Self::check`] that minds it.
+    pub(super) async fn notice_old_bucket(&self) -> Result<(), RepositoryError> {
+        // Before the head is read: what was committed then had raised it.
+        let committed = self.catalog().newest_commit().await?;
+        match self.read_head(false).await? {
+            HeadRead::Head(head) if Protocol::WHOLE.is_old_copy(head.commit_number, committed) => {
+                self.suspend_old_bucket(head.commit_number, committed).await
+            }
+            HeadRead::Head(_) | HeadRead::Absent | HeadRead::Damaged(_) => Ok(()),
+        }
+    }
+
+    /// The head is raised at once: the catalogue remembers what was found, and
+    /// what is uploaded from now on is not what was lost.
+    async fn suspend_old_bucket(&self, head: u64, committed: u64) -> Result<(), RepositoryError> {
+        let reason = format!(
+            "the bucket ends at commit {head} and commit {committed} was stored in it: it was put back to an older \
+             copy; `holdfast-controller reconcile` compares the two"
+        );
+        self.suspend(&reason, None).await?;
+        self.raise_head().await
     }
 
     async fn suspend(&self, reason: &str, head: Option<&Head>) -> Result<(), RepositoryError> {

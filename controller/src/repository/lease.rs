@@ -62,6 +62,7 @@ impl Repository {
         }
         self.compared().await?;
         self.refuse_foreign().await?;
+        self.notice_old_bucket().await?;
         self.charge(host, Usage { leases: 1, ..Usage::default() }).await?;
         let with_base = self.suspended().await?.is_none();
         let kind = LeaseKind::Upload { source };

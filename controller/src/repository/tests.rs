@@ -418,6 +418,57 @@ async fn r07_an_old_catalogue_suspends_itself_until_it_is_reconciled() {
 }
 
 #[tokio::test]
+async fn s21_a_bucket_put_back_to_an_older_copy_is_noticed_before_it_is_built_upon() {
+    let world = World::new().await;
+    let (bucket, copy) = (world.dir.path().join("bucket"), world.dir.path().join("copy"));
+    let (first, second) = (tree("before"), tree("after"));
+    world.backup(&first).await;
+    let copied = std::process::Command::new("cp").arg("-a").args([&bucket, &copy]).status().expect("cp runs");
+    assert!(copied.success());
+    let newer = world.backup(&second).await;
+    assert_eq!(world.repository.check().await.expect("checked"), protocol::Trust::Whole);
+    std::fs::remove_dir_all(&bucket).expect("removed");
+    std::fs::rename(&copy, &bucket).expect("put back");
+
+    // Whichever comes first: an upload, or a round of deletion.
+    let lease = world.open().await;
+    assert_eq!(world.have(lease, &second).await, [false, false], "believed to be there, and is not");
+    let reason = world.repository.suspended().await.expect("asked").expect("suspended");
+    assert!(reason.contains("put back to an older copy"), "{reason}");
+    assert!(matches!(gc::round(&world.repository).await, Err(RepositoryError::Suspended(_))));
+    world.send(lease, &second.pack).await;
+    assert!(matches!(world.commit(lease, &second).await, Committed::Snapshot(_)));
+
+    // What was lost has been sent again, so nothing is missing.
+    let settled = world.repository.reconcile(None, false).await.expect("reconciled");
+    assert_eq!((settled.snapshots, settled.losses), (3, Vec::<String>::new()));
+    assert_eq!(world.repository.check().await.expect("checked"), protocol::Trust::Whole);
+    assert!(world.repository.store().head(&ObjectKey::Snapshot(newer)).await.expect("asked").is_some());
+    gc::round(&world.repository).await.expect("a round");
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+}
+
+#[tokio::test]
+async fn s21_an_upload_under_way_when_its_bucket_is_put_back_sends_again_what_it_counted_on() {
+    let world = World::new().await;
+    let (bucket, copy) = (world.dir.path().join("bucket"), world.dir.path().join("copy"));
+    world.backup(&tree("before")).await;
+    let copied = std::process::Command::new("cp").arg("-a").args([&bucket, &copy]).status().expect("cp runs");
+    assert!(copied.success());
+    let shared = tree("after");
+    world.backup(&shared).await;
+    let lease = world.open().await;
+    assert_eq!(world.have(lease, &shared).await, [true, true]);
+    std::fs::remove_dir_all(&bucket).expect("removed");
+    std::fs::rename(&copy, &bucket).expect("put back");
+    assert!(matches!(world.commit(lease, &shared).await, Committed::Missing(frames) if !frames.is_empty()));
+    world.send(lease, &shared.pack).await;
+    assert!(matches!(world.commit(lease, &shared).await, Committed::Snapshot(_)));
+    world.repository.reconcile(None, false).await.expect("reconciled");
+    assert!(world.repository.verify(false).await.expect("verified").report.is_clean());
+}
+
+#[tokio::test]
 async fn p21_s21_the_bucket_rebuilds_the_catalogue_and_the_old_owner_stops() {
     let world = World::new().await;
     let tree = tree("kept in the bucket");

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::DateTime;
-use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId};
+use holdfast_archive::ids::{FrameId, HostId, PackId, SnapshotId, SourceId};
 use holdfast_archive::pack_io::{FrameLocation, PackEntry};
 use holdfast_archive::snapshot::{Names, SnapshotBody, SnapshotHeader};
 use roaring::RoaringTreemap;
@@ -55,6 +55,9 @@ pub(super) struct Bucket {
     /// Frames that are read as manifest pages.
     pub(super) pages: RoaringTreemap,
     pub(super) snapshots: Vec<Seen>,
+    /// The highest number of each source that was given when the survey began;
+    /// empty where the catalogue may have forgotten some.
+    pub(super) given: BTreeMap<(HostId, SourceId), u64>,
     /// Numbers of packs' rows whose object is gone.
     pub(super) absent: Vec<u64>,
     pub(super) notes: Vec<String>,

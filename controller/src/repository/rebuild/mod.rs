@@ -28,6 +28,7 @@ use holdfast_archive::state::Head;
 use super::head::HeadRead;
 use super::{Repository, RepositoryError, gc};
 use crate::catalog::losses::LossRow;
+use crate::catalog::repository::RepositoryRow;
 use bucket::Bucket;
 
 /// Requests to the store at once.
@@ -63,6 +64,14 @@ struct Losses {
     objects: Vec<SnapshotId>,
 }
 
+/// Whether a catalogue knows of every snapshot there ever was: it is no copy of
+/// itself that was put back, as far as it and the bucket can tell.
+fn remembers_all(row: &RepositoryRow, head: &Head) -> bool {
+    row.suspended.is_empty()
+        && row.collection_off != UNFINISHED
+        && (1..=row.commit_number).contains(&head.commit_number)
+}
+
 impl Losses {
     fn add(&mut self, snapshot: &SnapshotId, frames: u64, reason: String) {
         if frames == LossRow::WHOLE {
@@ -91,9 +100,13 @@ impl Repository {
     ) -> Result<Rebuilt, RepositoryError> {
         let _one = self.inner.collecting.lock().await;
         self.settle_owner(take_over).await?;
+        let before = self.catalog().repository().await?;
         self.catalog().begin_reconciliation(UNFINISHED).await?;
         let mut bucket = Bucket::default();
         let head = self.head_for_reconciliation(&mut bucket).await?;
+        if before.is_some_and(|row| remembers_all(&row, &head)) {
+            bucket.given = self.catalog().head().await?.numbers;
+        }
         self.catalog().take_head(&head).await?;
         let mut losses = Losses::default();
         let indexes = self.survey_packs(&mut bucket).await?;

@@ -62,7 +62,13 @@ impl Repository {
         answers.sort_unstable_by_key(|(id, _)| *id);
         for (id, answer) in answers {
             match (answer, rows.get(&id)) {
-                (Answer::Object(header, body), _) => {
+                (Answer::Object(header, body), row) => {
+                    if row.is_none() && bucket.was_removed(&id) {
+                        bucket.notes.push(format!(
+                            "snapshot {id} was removed for good, and its object is in the bucket again: \
+                             somebody put it back; it counts as a snapshot from now on"
+                        ));
+                    }
                     let frames = RoaringTreemap::new();
                     bucket.snapshots.push(Seen { header, body: *body, stored: true, frames });
                 }
@@ -178,6 +184,12 @@ impl Repository {
 }
 
 impl Bucket {
+    /// Whether a snapshot without a row is one that the catalogue once had: its
+    /// number was given before this survey began.
+    fn was_removed(&self, id: &SnapshotId) -> bool {
+        self.given.get(&(id.host, id.source)).is_some_and(|highest| id.number <= *highest)
+    }
+
     /// Pages and data a page refers to. Of a page that could not be read that
     /// is unknown, and none.
     fn refs(&mut self, raw: Option<&[u8]>) -> (RoaringTreemap, RoaringTreemap) {
