@@ -330,7 +330,18 @@ async fn a_commit_while_the_bucket_is_asked_for_its_number_suspends_nothing() {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), hangs).await.expect("the head is asked for");
-    world.backup(&tree("meanwhile")).await;
+    // By a way of its own to the bucket: a backup asks for the number as well.
+    let other = World {
+        dir: tempfile::tempdir().expect("temporary folder"),
+        repository: Repository::new(
+            world.repository.catalog().clone(),
+            Store::create_directory(&world.dir.path().join("bucket")).expect("store"),
+            world.repository.settings().clone(),
+        ),
+        host: world.host,
+        source: world.source,
+    };
+    other.backup(&tree("meanwhile")).await;
     assert!(!checking.is_finished());
     plan.clear();
     let trust = checking.await.expect("no panic").expect("checked");
