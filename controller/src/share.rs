@@ -97,4 +97,14 @@ mod tests {
         drop(held);
         assert!(shares.take(HostId::generate(), two).now_or_never().is_some());
     }
+
+    #[tokio::test]
+    async fn v04_a_host_has_so_many_turns_and_leaves_others_theirs() {
+        let (turns, one, other) = (Turns::new(2), HostId::generate(), HostId::generate());
+        let mut held = vec![turns.take(one).await, turns.take(one).await];
+        assert!(turns.take(one).now_or_never().is_none(), "a third one waits");
+        assert!(turns.take(other).now_or_never().is_some(), "another host has its own");
+        held.pop();
+        assert!(turns.take(one).now_or_never().is_some(), "one was given back");
+    }
 }
