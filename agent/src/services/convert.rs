@@ -220,4 +220,22 @@ mod tests {
         let listed = container(&inspect);
         assert!(!format!("{listed:?}").contains("hunter2") && listed.labels["app"] == "shop", "{listed:?}");
     }
+
+    #[test]
+    fn v07_a_specification_is_shown_without_its_secrets() {
+        let inspect = json!({ "Name": "/c", "Config": {}, "HostConfig": {} });
+        let spec = Spec {
+            name: "c".to_owned(),
+            image: "app".to_owned(),
+            image_id: String::new(),
+            platform: None,
+            config: json!({ "Env": ["MODE=hunter2"], "Cmd": ["serve"] }).as_object().unwrap().clone(),
+            host_config: serde_json::Map::new(),
+            networks: Vec::new(),
+            notes: Vec::new(),
+        };
+        let shown = container_details(&inspect, Some(&spec)).spec_json;
+        assert!(shown.contains("MODE") && shown.contains("serve"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
 }

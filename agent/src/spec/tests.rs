@@ -23,6 +23,29 @@ fn values_of_variables_can_be_left_out() {
     assert_eq!(spec.restart_policy()["Name"], "no");
 }
 
+/// Each part by itself: what one of them keeps, no other hides.
+#[test]
+fn v07_no_part_of_a_specification_keeps_its_secrets() {
+    let part = |value: Value| value.as_object().unwrap().clone();
+    let endpoint = part(json!({ "DriverOpts": { "auth.token": "of the endpoint" } }));
+    let spec = Spec {
+        name: "c".to_owned(),
+        image: "app".to_owned(),
+        image_id: String::new(),
+        platform: None,
+        config: part(json!({ "Labels": { "db.password": "of the label", "app": "shop" } })),
+        host_config: part(json!({ "LogConfig": { "Config": { "splunk-token": "of the log" } } })),
+        networks: vec![("back".to_owned(), endpoint)],
+        notes: Vec::new(),
+    };
+    let told = serde_json::to_string(&spec.without_secrets()).unwrap();
+    let whole = serde_json::to_string(&spec).unwrap();
+    for secret in ["of the label", "of the log", "of the endpoint"] {
+        assert!(whole.contains(secret) && !told.contains(secret), "{secret}: {told}");
+    }
+    assert!(told.contains("shop"), "{told}");
+}
+
 #[test]
 fn what_is_no_container_is_refused_by_name() {
     let error =

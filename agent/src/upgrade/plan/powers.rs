@@ -106,4 +106,24 @@ mod tests {
             assert!(!is_system(path), "{path}");
         }
     }
+
+    #[test]
+    fn v08_of_all_mounts_binds_of_the_system_are_named_and_no_others() {
+        let mount = |kind: MountKind, source: &str| Mount {
+            kind,
+            source: source.to_owned(),
+            target: "/data".to_owned(),
+            host_path: source.to_owned(),
+            read_only: true,
+            propagation: String::new(),
+            driver: String::new(),
+            size_bytes: None,
+        };
+        let mounts = [
+            mount(MountKind::Bind, "/var/run/docker.sock"),
+            mount(MountKind::Bind, "/srv/data"),
+            mount(MountKind::Volume, "/etc"),
+        ];
+        assert_eq!(words(&Map::new(), &mounts), ["bind /var/run/docker.sock"]);
+    }
 }
