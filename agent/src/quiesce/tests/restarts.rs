@@ -98,6 +98,23 @@ async fn h02_the_next_agent_resumes_what_restarted_since_the_plan() {
     }
 }
 
+/// The journal tells what was seen after the pause: a pause of a later run of
+/// the container is not the dead agent's, however soon it came.
+#[tokio::test]
+async fn h02_the_next_agent_leaves_alone_what_somebody_else_restarted_and_paused() {
+    let Some(bench) = Bench::open().await else { return };
+    let name = bench.sleeper("user", &[]).await;
+    let quiesced = bench.quiesce(QuiesceMode::Pause).await;
+    let (_state, successor) = bench.successor();
+    for arguments in [&["unpause"][..], &["restart", "-t", "0"], &["pause"]] {
+        bench.scene.docker(&[arguments, &[name.as_str()]].concat());
+    }
+    assert!(successor.carry_out_all(Duration::from_secs(180)).await.is_empty());
+    assert_eq!(bench.look(&name).await.state, ContainerState::Paused);
+    bench.scene.docker(&["unpause", &name]);
+    quiesced.resume().await;
+}
+
 // Each ends only once the other has been told to: one after the other, the
 // first would be killed when its time is over.
 #[tokio::test]
