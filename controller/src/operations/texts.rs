@@ -76,7 +76,7 @@ fn clip_all<'t>(texts: impl IntoIterator<Item = &'t mut String>) {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::v1::{SnapshotEvent, UpgradeEvent, UpgradeStep};
+    use holdfast_proto::v1::{RestoreEvent, RestoreFinished, SnapshotEvent, UpgradeEvent, UpgradeStep};
     use prost::Message as _;
 
     use super::*;
@@ -116,5 +116,25 @@ mod tests {
         let event = UpgradeEvent { event: Some(Upgraded::Finished(finished)), ..UpgradeEvent::default() };
         let AgentEvent::Upgrade(event) = cut(AgentEvent::Upgrade(event)) else { panic!("another kind") };
         assert!(event.encoded_len() <= (LINES + 4) * (TEXT + 16), "{}", event.encoded_len());
+    }
+
+    #[test]
+    fn v04_no_text_of_the_end_of_a_restore_is_longer_than_one_may_be() {
+        let long = || "x".repeat(1 << 20);
+        let finished = RestoreFinished {
+            error_code: long(),
+            error: long(),
+            difference_list: vec![long(); 200],
+            left_out_list: vec![long(); 200],
+            lost_list: vec![long(); 200],
+            ..RestoreFinished::default()
+        };
+        let event = RestoreEvent { event: Some(Restore::Finished(finished)), ..RestoreEvent::default() };
+        let AgentEvent::Restore(event) = cut(AgentEvent::Restore(event)) else { panic!("another kind") };
+        assert!(event.encoded_len() <= (3 * LINES + 4) * (TEXT + 8), "{}", event.encoded_len());
+        let Some(Restore::Finished(finished)) = event.event else { panic!("another event") };
+        for list in [&finished.difference_list, &finished.left_out_list, &finished.lost_list] {
+            assert_eq!(list.len(), LINES);
+        }
     }
 }
