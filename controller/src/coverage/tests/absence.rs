@@ -317,6 +317,22 @@ fn h07_what_was_noted_under_a_clock_that_was_ahead_excuses_nothing() {
 }
 
 #[test]
+fn h07_a_snapshot_of_the_future_does_not_stand_for_the_nights_since() {
+    let nightly = "name = 'nightly'\nvolumes = ['*']\n[schedule]\ncron = '0 3 * * *'\nzone = 'UTC'";
+    let web = host("web-1");
+    let mut data = volume(&web, "data");
+    data.first_seen_ms = NOW - 500 * HOUR;
+    let mut seen = facts(vec![web], vec![data.clone()], vec![policy(nightly)]);
+    seen.snapshots = vec![snapshot(&data, -365 * 24 * HOUR, false)];
+    let kinds = |facts: &Facts| -> Vec<&'static str> {
+        coverage(facts).problems.into_iter().map(|problem| problem.kind).collect()
+    };
+    assert_eq!(kinds(&seen), ["overdue"]);
+    seen.snapshots.push(snapshot(&data, HOUR, false));
+    assert_eq!(kinds(&seen), [""; 0], "one of last night does");
+}
+
+#[test]
 fn v21_holdfasts_own_volumes_are_neither_counted_nor_missed_nor_matched() {
     let web = host("web-1");
     let mut state = volume(&web, "db_state");
