@@ -59,6 +59,8 @@ struct Told {
     backups: usize,
     /// By the number of the backup, from 0; the others are good.
     backup_ends: HashMap<usize, BackupEnd>,
+    /// The snapshot each backup ends with; `None`: one that is nowhere.
+    snapshot: Option<String>,
     upgrades: upgrades::Upgrades,
 }
 
@@ -113,6 +115,11 @@ impl FakeAgent {
 
     pub(crate) fn backup_ends(&self, number: usize, end: BackupEnd) {
         self.told().backup_ends.insert(number, end);
+    }
+
+    /// Backups end with this snapshot.
+    pub(crate) fn ends_with(&self, snapshot: String) {
+        self.told().snapshot = Some(snapshot);
     }
 
     pub(crate) fn cut_streams(&self, count: u32) {
@@ -214,12 +221,13 @@ impl SnapshotService for FakeAgent {
             }
             let cancelled = agent.end(&job, end == Some(BackupEnd::FencingToken)).await;
             if !cancelled {
+                let snapshot = agent.told().snapshot.clone();
                 for source in &request.sources {
                     let finished = SourceFinished {
                         source_id: source.source_id.clone(),
                         ok: end != Some(BackupEnd::Failed),
                         partial: end == Some(BackupEnd::Partial),
-                        snapshot_id: format!("{}/{job}", source.name),
+                        snapshot_id: snapshot.clone().unwrap_or_else(|| format!("{}/{job}", source.name)),
                         ..Default::default()
                     };
                     let _ = sender.send(event(&job, Event::Source(finished))).await;

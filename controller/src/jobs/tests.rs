@@ -321,17 +321,18 @@ async fn o02_an_unknown_volume_is_refused_with_the_nearest_name() {
 }
 
 /// As a commit leaves it whose answer was lost.
-async fn commit_behind_its_back(bench: &Bench, job: &JobRecord) -> String {
+async fn commit_behind_its_back(bench: &Bench, job: &JobRecord, partial: bool) -> String {
     let source = bench.catalog.job_sources(job.id).await.expect("asked").remove(0);
     sqlx::query(
         "insert into snapshots (commit_number, host_id, source_id, number, state, job_id, created_ms, root,
              host_name, source_kind, source_name, partial)
-         values (7, $1, $2, 1, 'committed', $3, 1, $4, 'web-1', 'volume', 'db_data', 0)",
+         values (7, $1, $2, 1, 'committed', $3, 1, $4, 'web-1', 'volume', 'db_data', $5)",
     )
     .bind(bench.host.to_string())
     .bind(&source.source_id)
     .bind(job.id.to_string())
     .bind(vec![1_u8; 32])
+    .bind(partial)
     .execute(bench.catalog.pool())
     .await
     .expect("a row");
@@ -348,13 +349,34 @@ async fn a_job_whose_snapshot_was_committed_unheard_ends_as_the_catalogue_says()
     start(&jobs).await;
     until_started(&agent, 1).await;
     let running = until(&jobs, |job| job.state == State::Running).await;
-    let snapshot = commit_behind_its_back(&bench, &running).await;
+    let snapshot = commit_behind_its_back(&bench, &running, false).await;
     agent.finish();
     let job = until(&jobs, |job| job.state.ended()).await;
     assert_eq!((job.state, job.error.as_str()), (State::Succeeded, ""), "{job:?}");
     let source = bench.catalog.job_sources(job.id).await.expect("asked").remove(0);
     let finished = source.finished.expect("it has ended");
     assert!(finished.ok && finished.snapshot_id == snapshot, "{finished:?}");
+    driver.stop().await;
+}
+
+/// The agent tells what it has read itself; what is there is the snapshot of an
+/// attempt before.
+#[tokio::test]
+async fn h11_a_snapshot_is_partial_where_the_catalogue_says_so_whatever_the_agent_tells() {
+    let bench = Bench::new().await;
+    let agent = bench.agent(&["db_data"]).await;
+    let jobs = bench.jobs();
+    let driver = driver(&jobs).await;
+    start(&jobs).await;
+    until_started(&agent, 1).await;
+    let running = until(&jobs, |job| job.state == State::Running).await;
+    agent.ends_with(commit_behind_its_back(&bench, &running, true).await);
+    agent.finish();
+    let job = until(&jobs, |job| job.state.ended()).await;
+    assert_eq!(job.state, State::Partial, "{job:?}");
+    let source = bench.catalog.job_sources(job.id).await.expect("asked").remove(0);
+    let finished = source.finished.expect("it has ended");
+    assert!(finished.ok && finished.partial, "{finished:?}");
     driver.stop().await;
 }
 
