@@ -118,6 +118,34 @@ async fn p05_a_failed_restore_into_a_bind_leaves_the_directory_as_it_was() {
     assert!(finished.ok, "{finished:?}");
 }
 
+/// As where the Engine was away: the removal of what the attempt before had
+/// written down comes late, and must not meet what this one restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn p05_a_restore_waits_until_what_an_attempt_before_left_is_removed() {
+    use crate::journal::CleanupAction;
+    use crate::resume::Act;
+
+    let Some(bench) = Bench::open().await else { return };
+    let (path, snapshot) = bench.snapshot().await;
+    let name = bench.scene.volume_name("restored");
+    let asked = restore_request(snapshot, into_volume(&name));
+    let action = CleanupAction::RemoveVolume { job: asked.job, name: name.to_string(), seen_empty: None };
+    let id = bench.recovery.journal().record(action.clone()).unwrap();
+    bench.recovery.hand_over([(id, action, Act::over())]);
+    let restoring = bench.restore(asked);
+    tokio::pin!(restoring);
+    // Time enough to restore it, if it did not wait for the removal.
+    let early = tokio::time::timeout(Duration::from_secs(5), &mut restoring).await;
+    assert!(bench.recovery.carry_out_all(Duration::from_secs(60)).await.is_empty());
+    let finished = match early {
+        Ok(finished) => finished,
+        Err(_) => restoring.await,
+    };
+    assert!(finished.ok, "{finished:?}");
+    let restored = bench.scene.engine.inspect_volume(&name).await;
+    same_trees(&path, &restored.expect("what was restored was removed again").mountpoint);
+}
+
 /// As the journal has it after the agent died with the directory half full.
 #[tokio::test(flavor = "multi_thread")]
 async fn p05_only_the_directory_that_was_seen_empty_is_emptied_and_only_while_nobody_uses_it() {
