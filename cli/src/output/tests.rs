@@ -56,6 +56,26 @@ fn v09_json_is_safe_to_look_at_and_exact() {
     assert_eq!(value["error"]["message"], format!("{HOSTILE}\nx"));
 }
 
+/// In a process of its own: what this one writes, nobody here can read.
+#[test]
+fn v09_what_is_said_and_noted_is_safe_to_look_at() {
+    const CHILD: &str = "HOLDFAST_TEST_SAYS_AND_NOTES";
+    if std::env::var_os(CHILD).is_some() {
+        say(HOSTILE);
+        note(HOSTILE);
+        return;
+    }
+    let own = std::env::current_exe().expect("a running test has a path");
+    let mut child = std::process::Command::new(own);
+    child.args(["--exact", "--nocapture", "output::tests::v09_what_is_said_and_noted_is_safe_to_look_at"]);
+    let written = child.env(CHILD, "1").output().expect("it runs");
+    for stream in [written.stdout, written.stderr] {
+        let text = String::from_utf8(stream).expect("text");
+        assert!(text.contains("db\\u{1b}[2J"), "it is shown all the same: {text:?}");
+        is_safe(&text);
+    }
+}
+
 #[test]
 fn v09_a_terminal_is_shown_content_and_does_not_act_on_it() {
     let mut content = Content { to_terminal: true, rest: Vec::new() };
