@@ -179,6 +179,26 @@ async fn h01_s10_a_listing_that_leaves_out_or_repeats_loses_nothing() {
     }
 }
 
+/// Rows know the packs of a catalogue, index files those of a bucket.
+#[tokio::test]
+async fn h01_packs_that_a_listing_leaves_out_are_asked_for_by_name() {
+    for (hints, how) in [(true, How::Rebuild), (true, How::Reconcile), (false, How::Reconcile)] {
+        let template = Template::new(hints).await;
+        let packs = template.objects.iter().filter(|name| name.starts_with("packs/")).count();
+        assert!(packs >= 3, "{:?}", template.objects);
+        for fault in (0..packs).map(Fault::Omits) {
+            let plan = FaultPlan::new();
+            plan.add(Rule::new(Verb::List, fault).on("packs/"));
+            let copy = template.copy(how, &plan).await;
+            let what = format!("{how:?}, hints: {hints}, {fault:?}");
+            let rebuilt = copy.repository.reconcile(copy.take_over, false).await.expect("a pass");
+            assert!(plan.hits() > 0, "{what}");
+            assert_eq!((&rebuilt.losses, rebuilt.collection_off.as_str()), (&vec![], ""), "{what}");
+            template.check(&copy.repository, &what).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn h01_an_object_that_cannot_be_had_for_a_while_loses_nothing() {
     for hints in [true, false] {
