@@ -5,7 +5,7 @@
 use std::any::TypeId;
 use std::path::PathBuf;
 
-use clap::{Arg, Command, CommandFactory as _, Parser as _};
+use clap::{Arg, Command as Definition, CommandFactory as _, Parser as _};
 
 use super::Cli;
 
@@ -25,7 +25,7 @@ fn names(arg: &Arg) -> impl Iterator<Item = String> {
 
 /// Arguments of a command and those below it that promise a secret, and
 /// whether each names a file.
-fn promising(command: &Command, path: &str, found: &mut Vec<(String, bool)>) {
+fn promising(command: &Definition, path: &str, found: &mut Vec<(String, bool)>) {
     for arg in command.get_arguments().filter(|arg| arg.get_action().takes_values()) {
         if names(arg).any(|name| WORDS.iter().any(|word| name.contains(word))) {
             let file = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
@@ -65,8 +65,8 @@ fn o13_a_secret_on_the_command_line_is_not_understood() {
 
 #[test]
 fn the_search_finds_an_option_that_takes_a_secret() {
-    let bad = Command::new("bad")
-        .subcommand(Command::new("login").arg(Arg::new("given").long("api-key")))
+    let bad = Definition::new("bad")
+        .subcommand(Definition::new("login").arg(Arg::new("given").long("api-key")))
         .arg(Arg::new("plain").long("plain").env("HOLDFAST_TOKEN"));
     let mut found = Vec::new();
     promising(&bad, "bad", &mut found);
