@@ -113,7 +113,7 @@ impl Engine {
     /// # Errors
     /// When the Engine cannot be reached or speaks no common API version.
     pub async fn info(&self) -> Result<EngineInfo, EngineError> {
-        self.pinned.clear();
+        self.pinned.doubt();
         let version = self.call("say its version", LOOKUP_LIMIT, self.docker.version()).await?;
         let info = self.call("say its facts", LOOKUP_LIMIT, self.docker.info()).await?;
         let security = info.security_options.unwrap_or_default();
@@ -144,7 +144,7 @@ impl Engine {
     ) -> Result<T, EngineError> {
         let limit = limit.min(self.longest);
         let answer = tokio::time::timeout(limit, async {
-            if self.pinned.minor().is_none() {
+            if !self.pinned.is_current() {
                 self.negotiate().await?;
             }
             request.await.map_err(|error| EngineError::from_bollard(operation, &self.socket, error))
@@ -155,7 +155,7 @@ impl Engine {
             && matches!(error.kind(), EngineErrorKind::Unreachable | EngineErrorKind::Unsupported)
         {
             // It may come back as another version.
-            self.pinned.clear();
+            self.pinned.doubt();
         }
         answer
     }

@@ -31,24 +31,35 @@ pub(super) const NEWEST_MINOR: u32 = 51;
 pub(super) const OLDEST_MINOR: u32 = 41;
 
 /// The API version on the wire; none until the Engine has been asked.
+///
+/// One that is in doubt stays on the wire until it was asked for again: calls of
+/// other tasks may be between their look at it and their request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PinnedVersion(Arc<AtomicU32>);
 
+/// Set beside a minor version that is in doubt.
+const IN_DOUBT: u32 = 1 << 31;
+
 impl PinnedVersion {
     pub(super) fn minor(&self) -> Option<u32> {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.load(Ordering::Acquire) & !IN_DOUBT {
             0 => None,
             minor => Some(minor),
         }
+    }
+
+    /// Whether it is known, and nothing happened since that puts it in doubt.
+    pub(super) fn is_current(&self) -> bool {
+        self.minor().is_some() && self.0.load(Ordering::Acquire) & IN_DOUBT == 0
     }
 
     pub(super) fn set(&self, minor: u32) {
         self.0.store(minor, Ordering::Release);
     }
 
-    /// Forgets it: the next call asks the Engine again.
-    pub(super) fn clear(&self) {
-        self.0.store(0, Ordering::Release);
+    /// The next call asks the Engine again.
+    pub(super) fn doubt(&self) {
+        self.0.fetch_or(IN_DOUBT, Ordering::AcqRel);
     }
 }
 
@@ -96,6 +107,19 @@ mod tests {
     fn the_version_is_put_before_the_path_and_the_query_is_kept() {
         let path = on_wire("http://docker/volumes?filters=%7B%7D", Some(41)).unwrap();
         assert_eq!(path, "/v1.41/volumes?filters=%7B%7D");
+    }
+
+    #[test]
+    fn a_version_in_doubt_is_on_the_wire_until_another_is_known() {
+        let pinned = PinnedVersion::default();
+        pinned.doubt();
+        assert_eq!((pinned.minor(), pinned.is_current()), (None, false));
+        pinned.set(41);
+        assert_eq!((pinned.minor(), pinned.is_current()), (Some(41), true));
+        pinned.doubt();
+        assert_eq!((pinned.minor(), pinned.is_current()), (Some(41), false));
+        pinned.set(43);
+        assert_eq!((pinned.minor(), pinned.is_current()), (Some(43), true));
     }
 
     #[test]
