@@ -55,7 +55,7 @@ fn a35_a_live_database_is_called_crash_consistent_and_recovers_by_itself() {
         assert_eq!(job["state"], "succeeded", "{how}: {job}");
         wait_health(engine, "db", "healthy");
         assert_eq!(fleet.json(&["snapshot", "show", "pg@latest"])["consistency"], called, "{how}");
-        let table = fleet.ok(&["snapshot", "ls", "--source", "pg"]);
+        let table = fleet.ok(&["snapshot", "ls", "pg"]);
         assert!(table.contains(called), "{table}");
         let (volume, name) = (format!("pg-{how}"), format!("db-{how}"));
         fleet.ok(&["restore", "volume", "pg@latest", "--host", "host-a", "--as", &volume]);

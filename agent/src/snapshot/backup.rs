@@ -376,6 +376,11 @@ impl Backup<'_> {
                 captured.warnings.push(warning);
                 captured
             }
+            // The root of a volume that was removed meanwhile cannot be read either.
+            Err(failure) if failure.code == "unreadable" => {
+                self.refuse_another(target).await?;
+                return Err(failure);
+            }
             captured => captured?,
         };
         self.refuse_sudden_emptiness(target, captured.stats.entries).await?;

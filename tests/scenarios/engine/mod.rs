@@ -68,6 +68,6 @@ fn problems(source: &Value) -> String {
 
 /// How many snapshots there are of a volume of [`HOST`].
 fn snapshots(fleet: &Fleet, volume: &str) -> usize {
-    let list = fleet.json(&["snapshot", "ls", "--host", HOST, "--source", volume]);
+    let list = fleet.json(&["snapshot", "ls", "--host", HOST, volume]);
     list.as_array().expect("a list").len()
 }
