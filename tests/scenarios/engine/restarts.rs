@@ -92,11 +92,11 @@ fn d01_an_engine_that_restarts_during_a_backup_leaves_nothing_stopped() {
         let what = format!("{how}, {end:?}, agent meets none: {agent_meets_none}");
         let job = restart_within(&mut fleet, how, end, agent_meets_none);
         figure!("{what}: {} {}", job["state"], job["error"]);
-        let owed = |name: &str| {
+        let is_ours = |name: &str| {
             let problem = rested(&job, name)["problem"].as_str().unwrap_or_default();
             problem.ends_with("the agent goes on trying")
         };
-        if agent_meets_none && USERS.iter().any(|(name, _)| owed(name)) {
+        if agent_meets_none && USERS.iter().any(|(name, _)| is_ours(name)) {
             // The Engine took longer than the job waits for it.
             assert_eq!(job["state"], "failed", "{what}: {job}");
         } else {
@@ -115,7 +115,7 @@ fn d01_an_engine_that_restarts_during_a_backup_leaves_nothing_stopped() {
         for (name, _) in USERS {
             let down = rested(&job, name);
             let left = left_down.contains(&name);
-            if !owed(name) {
+            if !is_ours(name) {
                 invariant!("I6", (down["resumed"] == true) != left, "{what}: {name}: {job}");
                 assert!(!left || down["problem"] == "it ended meanwhile", "{what}: {job}");
             }

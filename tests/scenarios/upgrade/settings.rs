@@ -15,7 +15,7 @@ const DERIVED: [&str; 22] = [
     "/Created",
     "/State/",
     // A health check that runs at this very moment.
-    "/ExecIDs:",
+    "/ExecIDs",
     "/Image:",
     "/Path:",
     "/Args",
