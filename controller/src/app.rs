@@ -67,7 +67,7 @@ const LOCK_FILE: &str = "lock";
 /// How long calls under way may take after the order to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often the controller's own certificate is recreated; it lives 90 days.
+/// How often the controller's own certificate is renewed; it lives 90 days.
 const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(86_400);
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);

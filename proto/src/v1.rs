@@ -1350,7 +1350,7 @@ pub enum SourcePhase {
     /// Reading while the containers run.
     FirstPass = 2,
     Quiescing = 3,
-    /// Reading what changed since, with the quiesced containers.
+    /// Reading what changed since, with the containers quiesced.
     SecondPass = 4,
     Committing = 5,
 }
@@ -3440,7 +3440,7 @@ pub struct ProceedUpgradeRequest {
     pub job_id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub generation: u64,
-    /// That of the UpgradeStopped this answers. A rollback that has is quiesced
+    /// That of the UpgradeStopped this answers. A rollback that has stopped everything
     /// anew since, by a restart of the agent, does not go on by it: its containers
     /// ran in between, and the snapshot taken has not what they wrote.
     #[prost(int64, tag = "3")]

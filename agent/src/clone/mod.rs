@@ -5,7 +5,7 @@
 //! controller and the store are away and when the agent is killed at any
 //! point. A clone lies beside its tree, on the same filesystem, and is made in
 //! two passes: the first while containers still write, so that the second,
-//! with the quiesced data, has little left to do. Until [`second_pass`] has
+//! with the data quiesced, has little left to do. Until [`second_pass`] has
 //! returned a clone is worth nothing and [`remove`] is all there is to do with
 //! it; from then on it is on disk. [`put_back`] then needs no space, copies
 //! nothing, and is one `rename` that either happened or did not; which of the

@@ -2,7 +2,7 @@
 //!
 //! Both passes walk the source in the same order. The first copies what it
 //! can get hold of and notes what each entry looked like; whatever changes or
-//! vanishes under it is left to the second. The second, with the quiesced data,
+//! vanishes under it is left to the second. The second, with the data quiesced,
 //! copies anew every file that does not look exactly as noted, or that looked
 //! too young then to tell. Directories get what they are to look like only in
 //! the second pass, each when everything in it is there.

@@ -1,4 +1,4 @@
-//! Which places are read quiesced together. Pure.
+//! Which places are read while their users are quiesced together. Pure.
 //!
 //! Groups are quiesced one after another, so that a container is down for its own data
 //! only, and what is wrong with it costs no other data its snapshot. Places
@@ -19,7 +19,7 @@ use crate::engine::Container;
 use super::plan::{Place, QuiesceMode, can_quiesce, needs_of_all, to_quiesce};
 
 /// Each place's index in exactly one group; within a group and among groups
-/// the order is that of the places. All places nobody has to be quiesced for are one
+/// the order is that of the places. All places for which nobody has to be quiesced are one
 /// group, the last: they can wait, because nobody writes to them.
 pub(super) fn groups(
     containers: &[Container],

@@ -97,7 +97,7 @@ impl QuiesceError {
     }
 }
 
-/// Nothing is quiesced, or it is the recovery worker will resume it.
+/// Nothing is quiesced, or the recovery worker will resume it.
 #[derive(Debug)]
 pub struct QuiesceFailure {
     pub error: QuiesceError,

@@ -231,7 +231,7 @@ async fn d13_if_one_cannot_be_quiesced_the_others_resume() {
 }
 
 #[tokio::test]
-async fn a_half_restored_volume_is_removed_and_a_strangers_is_not() {
+async fn a_half_restored_volume_is_removed_and_another_one_is_not() {
     let Some(bench) = Bench::open().await else { return };
     let job = JobId::generate();
     let label = format!("{}={job}", crate::resume::RESTORE_LABEL);

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn h02_a_restart_between_the_look_and_a_stop_nobody_saw_the_end_of_is_no_stranger() {
+    fn h02_a_restart_between_the_look_and_a_stop_nobody_saw_the_end_of_is_ours() {
         let container = seen(ContainerState::Exited, DURING, "2026-11-24T10:00:11Z");
         for outcome in [Outcome::Open, Outcome::Over] {
             assert_eq!(stopped(&quiesced(false), Some(&container), outcome), Attempt::Done);

@@ -22,7 +22,7 @@ use crate::usage::UsageError;
 use crate::volume_path::ReachError;
 use crate::volume_settings::VolumeNotAllowed;
 
-/// The error code of an error. Codes are never reused for another meaning.
+/// What an error is called for programs. Codes are never reused for another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
     NotFound,

@@ -1,4 +1,4 @@
-//! One backup job: its sources read, its quiesced containers no longer than
+//! One backup job: its sources read, its containers quiesced no longer than
 //! must be, its snapshots committed.
 //!
 //! Without quiescing a source is read once. With it, everything is read and

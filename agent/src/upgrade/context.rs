@@ -165,7 +165,7 @@ impl Context {
         Ok(record)
     }
 
-    /// The plan recreated must be the one that was agreed to.
+    /// The plan made again must be the one that was agreed to.
     pub(super) async fn agreed(&self, request: &RunRequest) -> Result<Planned, Failure> {
         let planned = plan::plan(&self.plan_context(), &request.plan).await;
         let planned = planned.map_err(|error| plan_failure(&error))?;

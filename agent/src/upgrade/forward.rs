@@ -123,7 +123,7 @@ impl UpgradeRun<'_> {
         Ok(())
     }
 
-    /// Nobody else quiesce containers while this is held.
+    /// Nobody else quiesces containers while this is held.
     pub(super) async fn take_quiesce_lock(&self, cancel: &Cancel) -> Result<OwnedMutexGuard<()>, Failure> {
         let lock = tokio::select! {
             lock = self.context.quiesce_lock.clone().lock_owned() => lock,
@@ -482,7 +482,7 @@ impl UpgradeRun<'_> {
         Ok(())
     }
 
-    /// Refuses to go on when somebody started what has to be quiesced, or uses the
+    /// Refuses to go on when somebody started what has to stay quiesced, or uses the
     /// data otherwise.
     async fn refuse_disturbed(&self) -> Result<(), Failure> {
         for member in &self.record.members {

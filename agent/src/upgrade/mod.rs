@@ -212,7 +212,7 @@ impl Upgrades {
     /// # Errors
     /// When the caller was replaced by another.
     pub fn proceed(&self, job: JobId, generation: u64, until_unix_ms: i64) -> Result<bool, UpgradeError> {
-        // Kept until the proceed has rung: a record that is quiesced anew is
+        // Kept until the signal was given: a record that waits once more is
         // written either before, and refuses, or after, and hears it not.
         let records = self.context.records();
         let waiting = records.values().find(|record| record.waits_for(job, until_unix_ms)).map(|one| one.job);

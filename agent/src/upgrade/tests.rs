@@ -491,7 +491,7 @@ async fn a_rollback_waits_stopped_for_the_snapshot_and_resumes_without_it() {
     let state = "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}";
     assert_eq!(host.inspect(&new, state), "running unless-stopped");
     assert_eq!(host.inspect(&old, state), "running no");
-    // This time it proceeds, with the new version's own files quiesced in it.
+    // This time it proceeds, with the new version's own files as they were at the stop.
     std::fs::write(data.join("since"), "written since").unwrap();
     let undo = JobId::generate();
     let mut events = Box::pin(upgrades.roll_back(&name, undo, true).unwrap());

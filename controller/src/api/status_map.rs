@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::catalog::CatalogError;
 
-/// The error code of an error. Codes are never reused for another meaning.
+/// What an error is called for programs. Codes are never reused for another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
     Unauthenticated,

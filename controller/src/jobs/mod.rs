@@ -119,10 +119,10 @@ impl Jobs {
         &self.inner.owner
     }
 
-    /// Adds a line to a job's event log and wakes its watchers.
+    /// Adds a line to a job's event log and notifies its watchers.
     pub async fn log_event(&self, job: JobId, message: &str) -> Result<(), CatalogError> {
         self.catalog().add_job_event(job, now_ms(), message).await?;
-        self.progress().wake(job);
+        self.progress().notify(job);
         Ok(())
     }
 

@@ -52,8 +52,8 @@ impl ProgressTracker {
         self.change(job, |live| live.restore = Some(progress));
     }
 
-    /// Wakes the watchers of a job: its rows changed.
-    pub fn wake(&self, job: JobId) {
+    /// Notifies the watchers of a job: its rows changed.
+    pub fn notify(&self, job: JobId) {
         if let Some(entry) = self.lock().get(&job) {
             entry.version.send_modify(|version| *version += 1);
         }
@@ -64,7 +64,7 @@ impl ProgressTracker {
         self.change(job, |live| *live = Live::default());
     }
 
-    /// The job has ended: watchers wake a last time.
+    /// The job has ended: watchers are notified a last time.
     pub fn remove(&self, job: JobId) {
         self.lock().remove(&job);
     }

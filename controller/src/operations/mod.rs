@@ -36,7 +36,7 @@ pub enum Failure {
     Cancelled,
     #[error("the job is driven by somebody else")]
     Superseded,
-    /// A error code and a sentence for people.
+    /// An error code and a sentence for people.
     #[error("{message}")]
     Failed { code: String, message: String },
     #[error("the catalogue failed")]

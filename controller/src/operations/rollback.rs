@@ -5,7 +5,7 @@
 //! 2. **Snapshot** of what will be discarded, as a child, while it is in use:
 //!    everything written since the upgrade. Left out on request, like step 4.
 //! 3. **Rest**: the agent stops what uses the data and says so.
-//! 4. **Snapshot quiesced**, again a child and short after the first: nothing is
+//! 4. **Snapshot at the stop**, again a child and short after the first: nothing is
 //!    written between it and the end of what is discarded.
 //! 5. **Roll back**: the agent returns to the old container and to the data as
 //!    it was at the stop.
@@ -162,7 +162,7 @@ fn plan(upgrade: &Upgrade) -> UpgradePlan {
     UpgradePlan { sources: upgrade.sources.clone(), ..UpgradePlan::default() }
 }
 
-/// How an agent's part ended. `snapshot_failure`: why the snapshot quiesced did not do.
+/// How an agent's part ended. `snapshot_failure`: why the snapshot at the stop did not do.
 struct Heard {
     finished: UpgradeFinished,
     snapshot_failure: Option<String>,
@@ -219,7 +219,7 @@ async fn follow(
     Ok(Heard { finished, snapshot_failure })
 }
 
-/// Takes the snapshot quiesced into the report. Gives why it did not do, if so;
+/// Takes the snapshot at the stop into the report. Gives why it did not do, if so;
 /// one that is still being taken is of no moment any more.
 async fn taken_quiesced(
     run: &JobRun,

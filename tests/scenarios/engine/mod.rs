@@ -52,9 +52,9 @@ fn source<'a>(job: &'a Value, name: &str) -> &'a Value {
 
 /// What a job says of one of the containers it quiesced.
 #[track_caller]
-fn rested<'a>(job: &'a Value, container: &str) -> &'a Value {
-    let rested = job["quiesced"].as_array().expect("containers");
-    rested
+fn quiesced_container<'a>(job: &'a Value, container: &str) -> &'a Value {
+    let quiesced_container = job["quiesced"].as_array().expect("containers");
+    quiesced_container
         .iter()
         .find(|one| one["container"] == container)
         .unwrap_or_else(|| panic!("no {container} in {job}"))

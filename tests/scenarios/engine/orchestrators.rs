@@ -9,7 +9,7 @@ use e2e::process::run;
 use e2e::{record, require_engine, wait};
 use serde_json::Value;
 
-use super::{HOST, halt_at, problems, rested, source, start};
+use super::{HOST, halt_at, problems, quiesced_container, source, start};
 
 const PROJECT: &str = r#"
 version: "3"
@@ -60,7 +60,7 @@ fn d14_what_compose_starts_meanwhile_runs_on_and_makes_the_snapshot_partial() {
         assert_eq!(job["state"], "partial", "{how}: {job}");
         let told = problems(source(&job, "shop_rows"));
         assert!(told.contains(&format!("container `{DB}` ran while its data was read")), "{how}: {job}");
-        assert_eq!(rested(&job, DB)["resumed"], true, "{how}: {job}");
+        assert_eq!(quiesced_container(&job, DB)["resumed"], true, "{how}: {job}");
         assert_eq!(fleet.json(&["snapshot", "show", "shop_rows@latest"])["partial"], true, "{how}");
         fleet.cli(&["job", "watch", &id]).ends_with(3);
         let engine = fleet.engine(HOST);

@@ -10,7 +10,7 @@ use e2e::process::Process;
 use e2e::{require_engine, wait};
 use serde_json::{Value, json};
 
-use super::{HOST, rested, source};
+use super::{HOST, quiesced_container, source};
 
 /// Refuses requests that match the pattern named second; the socket is named
 /// first.
@@ -100,7 +100,7 @@ fn d13_if_one_of_two_is_refused_the_other_resumes_and_neither_is_saved() {
         assert_eq!(source(&job, "other")["ok"], true, "{job}");
         assert_eq!(super::snapshots(&fleet, "data"), 0, "{job}");
 
-        let web = rested(&job, "web");
+        let web = quiesced_container(&job, "web");
         assert_eq!((&web["how"], &web["resumed"]), (&state.into(), &true.into()), "{job}");
         for name in ["db", "web", "apart"] {
             assert_eq!(engine.state(name), "running", "{how}: {name}");

@@ -3,7 +3,7 @@
 use e2e::fleet::Fleet;
 use e2e::require_engine;
 
-use super::{HOST, LARGE, fill, halt_at, rested, snapshots, source, start};
+use super::{HOST, LARGE, fill, halt_at, quiesced_container, snapshots, source, start};
 
 #[test]
 fn d04_a_volume_removed_for_good_during_its_backup_is_not_committed() {
@@ -51,7 +51,7 @@ fn d03_d04_a_volume_removed_with_its_user_at_rest_is_called_gone_and_not_empty()
     fleet.host(HOST).agent().run_on();
     let job = fleet.await_job(&id, 120);
     assert_eq!((&job["state"], &job["error_code"]), (&"failed".into(), &"not-found".into()), "{job}");
-    let writer = rested(&job, "writer");
+    let writer = quiesced_container(&job, "writer");
     assert_eq!((&writer["resumed"], &writer["problem"]), (&false.into(), &"it was removed meanwhile".into()));
     assert!(!fleet.engine(HOST).has_container("writer"));
     assert_eq!(snapshots(&fleet, "data"), 1, "that of before");

@@ -5,7 +5,7 @@ use e2e::fleet::Fleet;
 use e2e::{figure, invariant, require_engine, wait};
 use serde_json::{Value, json};
 
-use super::{HOST, halt_at, problems, rested, source, start};
+use super::{HOST, halt_at, problems, quiesced_container, source, start};
 
 /// Of one volume each a user that the Engine starts again when it restarts,
 /// one that it starts even if it was stopped on purpose, and one that it leaves
@@ -93,7 +93,7 @@ fn d01_an_engine_that_restarts_during_a_backup_leaves_nothing_stopped() {
         let job = restart_within(&mut fleet, how, end, agent_meets_none);
         figure!("{what}: {} {}", job["state"], job["error"]);
         let is_ours = |name: &str| {
-            let problem = rested(&job, name)["problem"].as_str().unwrap_or_default();
+            let problem = quiesced_container(&job, name)["problem"].as_str().unwrap_or_default();
             problem.ends_with("the agent goes on trying")
         };
         if agent_meets_none && USERS.iter().any(|(name, _)| is_ours(name)) {
@@ -113,7 +113,7 @@ fn d01_an_engine_that_restarts_during_a_backup_leaves_nothing_stopped() {
         // Without live-restore the Engine takes down what is paused, as it does
         // with everything that runs, and brings back what it is told to.
         for (name, _) in USERS {
-            let down = rested(&job, name);
+            let down = quiesced_container(&job, name);
             let left = left_down.contains(&name);
             if !is_ours(name) {
                 invariant!("I6", (down["resumed"] == true) != left, "{what}: {name}: {job}");
@@ -147,7 +147,7 @@ fn d01_with_live_restore_everything_runs_on_through_it() {
         let before = begun(&fleet);
         let job = restart_within(&mut fleet, how, end, false);
         figure!("{what}: {} {}", job["state"], job["error"]);
-        assert_eq!(rested(&job, "plain")["resumed"], true, "{what}: {job}");
+        assert_eq!(quiesced_container(&job, "plain")["resumed"], true, "{what}: {job}");
         if how == "pause" {
             assert_eq!(job["state"], "succeeded", "nobody ran meanwhile: {what}: {job}");
             assert_eq!(begun(&fleet), before, "{what}: it was started anew");

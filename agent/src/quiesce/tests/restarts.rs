@@ -171,7 +171,7 @@ async fn h02_a_container_that_restarts_while_another_one_stops_resumes() {
 }
 
 #[tokio::test]
-async fn h02_what_ended_before_its_turn_is_neither_stopped_nor_started() {
+async fn h02_what_ended_before_it_was_quiesced_is_neither_stopped_nor_started() {
     let Some(bench) = Bench::open().await else { return };
     for mode in BOTH {
         let name = bench.sleeper(mode.as_str(), &[]).await;

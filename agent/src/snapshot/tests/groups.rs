@@ -278,7 +278,7 @@ async fn a_container_that_writes_to_both_is_quiesced_once_for_both() {
     let second = bench.pair("b", &["-v", &mount]).await;
     let outcome = bench.run(request_of([&first, &second], QuiesceMode::Pause)).await;
     assert!(outcome.ended.ok, "{outcome:?}");
-    let mut rested = outcome.order();
-    rested.sort_unstable();
-    assert_eq!(rested, [first.user.as_str(), second.user.as_str()]);
+    let mut order = outcome.order();
+    order.sort_unstable();
+    assert_eq!(order, [first.user.as_str(), second.user.as_str()]);
 }

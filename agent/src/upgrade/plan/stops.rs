@@ -6,7 +6,7 @@
 //! mounted. Of a container that does not run nothing is started anew, so
 //! nothing has to stop for it.
 //!
-//! A container quiesced that names by its id what is recreated is recreated too:
+//! A stopped container that names by its id what is recreated is recreated too:
 //! it would never start again.
 
 use std::collections::BTreeSet;

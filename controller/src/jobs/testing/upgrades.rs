@@ -31,9 +31,9 @@ pub(super) struct Upgrades {
     begun: Vec<String>,
     proceeds: usize,
     cuts: u32,
-    /// Rollbacks is quiesced so often.
+    /// Rollbacks stop everything so often.
     rests: i64,
-    /// Jobs that undo an upgrade and wait quiesced.
+    /// Jobs that undo an upgrade and wait with everything stopped.
     rollbacks: BTreeMap<String, StoppedForRollback>,
 }
 
@@ -91,7 +91,7 @@ impl FakeAgent {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    /// Rollbacks is quiesced twice, the second time while the snapshot of the
+    /// Rollbacks stop everything twice, the second time while the snapshot of the
     /// first is taken, as of an agent that was restarted.
     pub(crate) fn stop_twice(&self) {
         self.told().upgrades.rests = 2;

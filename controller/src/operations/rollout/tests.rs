@@ -204,7 +204,7 @@ async fn a_rollback_snapshots_what_it_discards_and_is_done_once() {
     driver.stop().await;
 }
 
-/// An agent that was restarted quiesced woke everything and was quiesced again:
+/// An agent that was restarted while everything was stopped resumed it and stopped it again:
 /// what was written in between is in no snapshot of the first stop.
 #[tokio::test]
 async fn a_second_stop_has_a_snapshot_of_its_own() {

@@ -69,7 +69,7 @@ pub fn changed(shown: &UpgradePlan, now: &UpgradePlan) -> Option<Refusal> {
     }
     let differences = differences(shown, now);
     let what = if differences.is_empty() {
-        "nothing that the plan shows, but something it is quiesced on".to_owned()
+        "nothing that the plan shows, but something it depends on".to_owned()
     } else {
         differences.join("; ")
     };
@@ -237,6 +237,6 @@ mod tests {
              the new image's id was sha256:2, is sha256:3"
         );
         let unseen = UpgradePlan { fingerprint: "3".into(), ..plan() };
-        assert!(changed(&plan(), &unseen).expect("changed").message.ends_with("something it is quiesced on"));
+        assert!(changed(&plan(), &unseen).expect("changed").message.ends_with("something it depends on"));
     }
 }
