@@ -13,7 +13,8 @@
 //! - A snapshot with less than a tenth of what an older one has counts as a
 //!   partial one does, until somebody accepts it: a source that lost its
 //!   content, and is backed up night after night, pushes nothing out. What it
-//!   is measured against stays as well.
+//!   is measured against stays as well, and so does the newest of those that
+//!   shrank: without it nothing would show that the source had.
 //!
 //! Order is by number, which the controller gives and which only grows; the
 //! wall clock has no say.
@@ -52,6 +53,8 @@ pub enum Verdict {
     KeepAmongLast,
     /// The source has shrunk below a tenth since, and nobody has accepted that.
     KeepBeforeShrinking,
+    /// Shows that the source has shrunk: the newest complete one.
+    KeepShrunk,
     /// Says that the source was meant to shrink, and an older one stays.
     KeepAcceptance,
     /// Partial or shrunk, and no complete one is newer.
@@ -70,6 +73,7 @@ impl Verdict {
             | Self::KeepLastGood
             | Self::KeepAmongLast
             | Self::KeepBeforeShrinking
+            | Self::KeepShrunk
             | Self::KeepAcceptance
             | Self::KeepOnlyRecord => false,
         }
@@ -85,6 +89,7 @@ impl Verdict {
             Self::KeepBeforeShrinking => {
                 "the source has shrunk below a tenth since, which nobody has accepted"
             }
+            Self::KeepShrunk => "shows that the source has shrunk below a tenth, which nobody has accepted",
             Self::KeepAcceptance => "says that the source was meant to shrink, and an older one stays",
             Self::KeepOnlyRecord => "partial or shrunk, but no complete one is newer",
             Self::ForgetBeyondLast => "older than the last complete ones to keep",
@@ -118,6 +123,8 @@ pub fn plan(policy: &str, keep_last: u32, snapshots: &[Candidate]) -> Vec<Decisi
             Verdict::KeepLastGood
         } else if shrinkage.measures.contains(&snapshot.id.number) {
             Verdict::KeepBeforeShrinking
+        } else if shrinkage.newest == Some(snapshot.id.number) {
+            Verdict::KeepShrunk
         } else if is_good {
             if among_last { Verdict::KeepAmongLast } else { Verdict::ForgetBeyondLast }
         } else if among_last && last_good.is_none_or(|good| snapshot.id.number > good) {
@@ -151,6 +158,8 @@ struct Shrinkage {
     /// the most bytes. They stay, so that what is measured against them is
     /// judged the same once others are forgotten.
     measures: Vec<u64>,
+    /// The newest complete one, where it is such.
+    newest: Option<u64>,
 }
 
 impl Shrinkage {
@@ -159,7 +168,6 @@ impl Shrinkage {
         let mut found = Self::default();
         let mut most_entries: Option<(u64, Extent)> = None;
         let mut most_bytes: Option<(u64, Extent)> = None;
-        let mut newest_shrank = false;
         for snapshot in snapshots.iter().rev().filter(|snapshot| !snapshot.partial) {
             let Some(now) = snapshot.extent else { continue };
             let number = snapshot.id.number;
@@ -167,11 +175,12 @@ impl Shrinkage {
                 (most_entries, most_bytes) = (None, None);
             }
             let measures = [most_entries, most_bytes];
-            newest_shrank = measures.into_iter().flatten().any(|(_, then)| now.shrank_from(then));
-            if newest_shrank {
+            if measures.into_iter().flatten().any(|(_, then)| now.shrank_from(then)) {
                 found.shrunk.insert(number);
+                found.newest = Some(number);
                 continue;
             }
+            found.newest = None;
             if most_entries.is_none_or(|(_, then)| now.entries >= then.entries) {
                 most_entries = Some((number, now));
             }
@@ -179,7 +188,7 @@ impl Shrinkage {
                 most_bytes = Some((number, now));
             }
         }
-        if newest_shrank {
+        if found.newest.is_some() {
             found.measures =
                 [most_entries, most_bytes].into_iter().flatten().map(|(number, _)| number).collect();
         }
@@ -254,7 +263,10 @@ mod tests {
         assert_eq!(kept("hass", 1), "ha-s");
         // It is back.
         assert_eq!(kept("csscc", 2), "---cc");
-        assert_eq!(kept("cspsp", 1), "c---p");
+        // A partial one says nothing of the size, so it does not replace the
+        // newest that shrank. Without that one, `c` would go the next night.
+        assert_eq!(kept("cmsp", 1), "cmsp");
+        assert_eq!(kept("cspsp", 1), "c--sp");
         // Of snapshots from before it was noted nothing is known.
         let mut unknown = snapshots("css");
         unknown.iter_mut().for_each(|snapshot| snapshot.extent = None);
