@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use holdfast_archive::secret_file;
+use holdfast_archive::text::causes;
 use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::ids::InstanceId;
 use holdfast_proto::v1::agent_service_server::AgentServiceServer;
@@ -41,7 +42,6 @@ use crate::journal::{self, Journal};
 use crate::link::{self, Identity, Link};
 use crate::own::Own;
 use crate::resume::{RecoveryWorker, describe};
-use crate::services::status::causes;
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
 use crate::session::{DataPlane, Line};
 use crate::snapshot::{Parts, Snapshots, own_container};

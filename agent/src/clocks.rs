@@ -23,6 +23,11 @@ use serde::{Deserialize, Serialize};
 /// How often the sum is written while an agent runs.
 const NOTE_EVERY: Duration = Duration::from_mins(10);
 
+/// Milliseconds since the Unix epoch, by the wall clock.
+pub fn now_unix_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
 /// A moment by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -68,7 +73,7 @@ impl Clocks {
 
     /// Now, by both clocks. Reads a small file.
     pub fn now(&self) -> Moment {
-        let unix_ms = chrono::Utc::now().timestamp_millis();
+        let unix_ms = now_unix_ms();
         Moment {
             unix_ms,
             uptime_ms: Count::after(self.read().as_ref(), boot_id(), since_boot_ms()).uptime_ms,

@@ -39,6 +39,22 @@ const DRIVER_CALL: &str = "/VolumeDriver.";
 const DRIVER_REMEDY: &str = "; its volume driver does not answer: start it again on this host, as a plugin \
                              (docker plugin ls) or as the service it is";
 
+impl EngineErrorKind {
+    /// The error code for what the Engine did not do.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::Invalid => "invalid-request",
+            Self::Permission => "engine-permission",
+            Self::Unreachable => "engine-unreachable",
+            Self::Timeout => "engine-timeout",
+            Self::Unsupported => "engine-unsupported",
+            Self::Failed => "engine-failed",
+        }
+    }
+}
+
 impl EngineError {
     pub(crate) fn new(kind: EngineErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }

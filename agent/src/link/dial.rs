@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use holdfast_proto::{AGENT_ALPN, SERVER_NAME};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -17,7 +18,6 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::identity::{Identity, IdentityError};
 use super::tls;
-use crate::services::status::causes;
 
 /// For the TCP connection and the handshake of one address, together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use holdfast_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 
 use crate::controller::Controller;
-use crate::services::status::causes;
 use crate::session::Line;
 
 pub use self::dial::DialError;

@@ -2,13 +2,15 @@
 //! a controller that is away.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use holdfast_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use holdfast_proto::v1::{RenewRequest, RenewResponse};
 use rcgen::{CertificateParams, KeyPair};
 use tonic::Request;
 use tonic::transport::Channel;
+
+use crate::clocks::now_unix_ms;
 
 use super::identity::{Identity, IdentityError};
 use super::tls;
@@ -76,8 +78,7 @@ fn seconds_left((first, last): (i64, i64), now: i64) -> u64 {
 }
 
 fn now_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    now_unix_ms() / 1000
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use holdfast_proto::AGENT_ALPN;
 use holdfast_proto::closable::Closable;
 use tokio::net::TcpStream;
@@ -21,7 +22,6 @@ use super::dial::dial;
 use super::identity::{Identity, IdentityError};
 use super::{Held, tls};
 use crate::controller::Controller;
-use crate::services::status::causes;
 
 /// How long the controller may take to greet.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);

@@ -20,11 +20,11 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 
 use crate::cancel::Cancel;
+use crate::clocks::now_unix_ms;
 use crate::engine::{Container, ContainerState, EngineError, EngineErrorKind};
 use crate::failpoint::failpoint;
 use crate::journal::{CleanupAction, QuiescedContainer};
 use crate::resume::{Act, Outcome, blocking};
-use crate::upgrade::record::now_unix_ms;
 
 use super::{AT_ONCE, Held, QuiesceError, QuiesceMode, Request, Shared};
 

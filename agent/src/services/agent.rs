@@ -1,14 +1,15 @@
 //! `AgentService`: what this agent is and what its host allows.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use holdfast_proto::v1;
 use holdfast_proto::v1::agent_service_server::AgentService;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::status::causes;
 use crate::app::AgentState;
+use crate::clocks::now_unix_ms;
 use crate::controller::{Greeting, OwnDirectory};
 
 /// How long the Engine may take to describe itself. A controller waits little
@@ -73,9 +74,4 @@ fn own_directories(boot_id: &str, told: Vec<v1::OwnDirectory>) -> Vec<OwnDirecto
         OwnDirectory { what, path: path.into(), device, inode }
     });
     own.collect()
-}
-
-fn now_unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -5,7 +5,7 @@
 //! sentences. A message is the error with its causes: what the Engine said is
 //! in them, and it names the object.
 
-pub use holdfast_archive::text::causes;
+use holdfast_archive::text::causes;
 use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};

@@ -9,12 +9,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 
 use crate::cancel::{Cancel, CancelReason};
+use crate::clocks::now_unix_ms;
 
 use super::feed::Feed;
 
@@ -304,11 +304,6 @@ impl State {
             }
         }
     }
-}
-
-fn now_unix_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -42,7 +42,6 @@ use crate::spec::Specs;
 pub use self::backup::{BackupRequest, SourceRequest};
 pub use self::job::{Admission, AdmissionError, Job, Registry};
 pub use self::restore::RestoreRequest;
-pub(crate) use self::source::engine_code;
 pub use self::source::{SourceError, SourceName};
 pub use self::target::{RestoreTarget, VolumeTarget};
 

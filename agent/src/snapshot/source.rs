@@ -9,7 +9,7 @@ use holdfast_archive::snapshot::SourceFacts;
 
 use crate::allowed_directory::{AllowedDirectory, DirectoryError};
 use crate::contained::{self, ContainedError};
-use crate::engine::{Engine, EngineError, EngineErrorKind, InvalidVolumeName, Volume, VolumeName};
+use crate::engine::{Engine, EngineError, InvalidVolumeName, Volume, VolumeName};
 use crate::own::{OwnPlaces, Refused};
 use crate::quiesce::Place;
 use crate::resume::RESTORE_LABEL;
@@ -63,12 +63,12 @@ impl SourceError {
         match self {
             Self::Name(_) => "invalid-name",
             Self::Directory(error) => directory_code(error),
-            Self::Contained(ContainedError::Engine(error)) => engine_code(error),
+            Self::Contained(ContainedError::Engine(error)) => error.kind().code(),
             Self::Contained(_) => "not-mounted",
             Self::Own(_) => "holdfast-own",
-            Self::OwnUnknown(error) => engine_code(error),
+            Self::OwnUnknown(error) => error.kind().code(),
             Self::Reach(ReachError::Replaced { .. }) => "source-replaced",
-            Self::Reach(ReachError::Engine(error)) => engine_code(error),
+            Self::Reach(ReachError::Engine(error)) => error.kind().code(),
             Self::Reach(ReachError::Refused { .. } | ReachError::Holder(_)) => "volume-not-reachable",
             Self::Reach(ReachError::Open { .. }) => "unreadable",
         }
@@ -81,20 +81,6 @@ fn directory_code(error: &DirectoryError) -> &'static str {
         DirectoryError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "not-found",
         DirectoryError::Open { .. } => "unreadable",
         DirectoryError::Replaced { .. } => "source-replaced",
-    }
-}
-
-/// The error code for what the Engine did not do.
-pub(crate) fn engine_code(error: &EngineError) -> &'static str {
-    match error.kind() {
-        EngineErrorKind::NotFound => "not-found",
-        EngineErrorKind::Conflict => "conflict",
-        EngineErrorKind::Invalid => "invalid-request",
-        EngineErrorKind::Permission => "engine-permission",
-        EngineErrorKind::Unreachable => "engine-unreachable",
-        EngineErrorKind::Timeout => "engine-timeout",
-        EngineErrorKind::Unsupported => "engine-unsupported",
-        EngineErrorKind::Failed => "engine-failed",
     }
 }
 

@@ -23,7 +23,7 @@ use crate::volume_settings;
 use super::Context;
 use super::beside::{Filled, Wanted};
 use super::pass::Failure;
-use super::source::{SourceError, engine_code};
+use super::source::SourceError;
 
 /// Label the Engine puts on volumes it named itself.
 const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
@@ -97,7 +97,7 @@ impl Target {
                 match context.engine.inspect_volume(&volume.name).await {
                     Ok(_) => Err(exists(&volume.name)),
                     Err(error) if error.is_not_found() => Ok(()),
-                    Err(error) => Err(Failure::of(engine_code(&error), &error)),
+                    Err(error) => Err(Failure::of(error.kind().code(), &error)),
                 }
             }
             RestoreTarget::Directory(path) => wanted(context, path).await.map(drop),
@@ -135,7 +135,7 @@ impl Target {
         let refusal = match made {
             Ok(made) if made.created => None,
             Ok(_) => Some(exists(&wanted.name)),
-            Err(error) => Some(Failure::of(engine_code(&error), &error)),
+            Err(error) => Some(Failure::of(error.kind().code(), &error)),
         };
         if let Some(failure) = refusal {
             target.discard().await;
@@ -336,7 +336,7 @@ fn exists(name: &VolumeName) -> Failure {
 fn own_failure(error: &ChangeError) -> Failure {
     match error {
         ChangeError::Refused(_) => Failure::of("holdfast-own", error),
-        ChangeError::Unknown(engine) => Failure::of(engine_code(engine), error),
+        ChangeError::Unknown(engine) => Failure::of(engine.kind().code(), error),
     }
 }
 

@@ -21,6 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,6 @@ use super::surroundings::Surroundings;
 use super::{Facts, Spec, SpecError, host, image_of, text};
 use crate::clocks::{Clocks, Moment};
 use crate::engine::{ContainerSummary, Engine, EngineError};
-use crate::services::status::causes;
 
 /// How often containers are looked for that were not seen before.
 const EVERY: Duration = Duration::from_secs(60);

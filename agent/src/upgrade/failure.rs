@@ -1,5 +1,7 @@
 //! Why an upgrade does not go on.
 
+use holdfast_archive::text::causes;
+
 use crate::cancel::{Cancel, CancelReason};
 use crate::engine::{EngineError, EngineErrorKind};
 
@@ -17,7 +19,7 @@ pub struct Failure {
 impl Failure {
     /// Nobody answers on the Engine's socket.
     pub(super) fn is_engine_away(&self) -> bool {
-        self.code == crate::snapshot::engine_code(&EngineError::new(EngineErrorKind::Unreachable, ""))
+        self.code == EngineErrorKind::Unreachable.code()
     }
 
     pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
@@ -27,7 +29,7 @@ impl Failure {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        Self::new(crate::snapshot::engine_code(&error), error.to_string())
+        Self::new(error.kind().code(), error.to_string())
     }
 }
 
@@ -42,12 +44,12 @@ impl From<StoreError> for Failure {
 pub(super) fn plan_failure(error: &PlanError) -> Failure {
     let code = match error {
         PlanError::NotFound { .. } => "not-found",
-        PlanError::Engine(error) => crate::snapshot::engine_code(error),
+        PlanError::Engine(error) => error.kind().code(),
         PlanError::Image { .. } | PlanError::ImageById { .. } => "image-not-there",
         PlanError::Spec(_) => "spec",
         PlanError::Measure { .. } => "unreadable",
     };
-    Failure::new(code, crate::services::status::causes(error))
+    Failure::new(code, causes(error))
 }
 
 /// A cancelled job fails with whatever it was doing; the order is the reason.

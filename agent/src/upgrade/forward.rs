@@ -18,6 +18,7 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use crate::cancel::Cancel;
+use crate::clocks::now_unix_ms;
 use crate::clone;
 use crate::engine::{Container, MountKind};
 use crate::failpoint::failpoint;
@@ -29,7 +30,7 @@ use crate::spec::{Spec, Specs, no_restart};
 use super::guards::writable_layer;
 use super::plan::Planned;
 use super::plan::stops::recreated;
-use super::record::{Identities, Member, NEW_INFIX, OLD_INFIX, Record, Recreation, Source, now_unix_ms};
+use super::record::{Identities, Member, NEW_INFIX, OLD_INFIX, Record, Recreation, Source};
 use super::rollback::Problems;
 use super::{Failure, RunRequest, UpgradeRun, gate, populate_guard};
 

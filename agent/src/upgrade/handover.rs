@@ -35,13 +35,14 @@ use holdfast_proto::v1::{UpgradeState as State, upgrade_event::Event};
 use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
+use crate::clocks::now_unix_ms;
 use crate::engine::HOLDER_LABEL;
 use crate::failpoint::failpoint;
 use crate::resume::blocking;
 use crate::spec::{Spec, create, no_restart};
 
 use super::forward::{since, suffix};
-use super::record::{Helper, Record, now_unix_ms};
+use super::record::{Helper, Record};
 use super::{Context, FIRST_PAUSE, Failure, UpgradeError, UpgradeRun, Upgrades};
 
 /// A helper that has not begun after this long is given up: nothing was

@@ -23,7 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::clocks::Moment;
+use crate::clocks::{Moment, now_unix_ms};
 use crate::clone::Identity;
 use crate::spec::Spec;
 
@@ -556,9 +556,4 @@ impl Store {
     fn path(&self, job: JobId) -> PathBuf {
         self.dir.join(format!("{job}.json"))
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub fn now_unix_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
 }

@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use tokio::sync::Notify;
 
+use crate::clocks::now_unix_ms;
 use crate::failpoint::failpoint;
 use crate::spec::no_restart;
 
@@ -23,7 +24,7 @@ use super::context::Context;
 use super::forward::{cancelled, since};
 use super::guards::{counted, writable_layer};
 use super::handover::{Own, UpgradeOwner};
-use super::record::{QuiescedForRollback, QuiescedMember, Record, Source, now_unix_ms};
+use super::record::{QuiescedForRollback, QuiescedMember, Record, Source};
 use super::rollback::Problems;
 use super::run::{Ending, UpgradeJob, UpgradeRun, failed};
 use super::{ASKED, Failure};

@@ -238,7 +238,7 @@ async fn h02_the_next_agent_starts_what_restarted_and_was_still_stopping_when_th
         name: name.clone(),
         started_at: before.started_at,
         stop_timeout_seconds: 90,
-        written_unix_ms: crate::upgrade::record::now_unix_ms(),
+        written_unix_ms: crate::clocks::now_unix_ms(),
         confirmed: false,
     };
     bench.recovery.journal().record(CleanupAction::Start(entry)).unwrap();

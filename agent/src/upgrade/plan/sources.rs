@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use holdfast_archive::text::causes;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 
@@ -12,7 +13,6 @@ use crate::allow::Allow;
 use crate::clone::{CloneError, Means, Room, room};
 use crate::engine::{Mount, MountKind, Volume};
 use crate::quiesce::Place;
-use crate::services::status::causes;
 use crate::snapshot::SourceName;
 use crate::upgrade::guards::Loss;
 use crate::upgrade::guards::binds::{self, Bind};
