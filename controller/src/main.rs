@@ -9,10 +9,9 @@ use clap::Parser as _;
 use holdfast_archive::keys::RecoveryFile;
 use holdfast_archive::repository::{hash, text};
 use holdfast_archive::store::Store;
-use holdfast_archive::text::{printable, printable_lines};
+use holdfast_archive::text::{causes, printable, printable_lines};
 use holdfast_controller::api::audit::{self, Verified};
 use holdfast_controller::api::hosts::Addresses;
-use holdfast_controller::api::status_map::causes;
 use holdfast_controller::app::{App, raise_open_files};
 use holdfast_controller::args::{
     AuditCommand, Cli, Command, InitArgs, ReconcileArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs,
@@ -348,13 +347,13 @@ async fn verify_audit(args: StateArgs) -> anyhow::Result<ExitCode> {
     let store = Store::open(&Config::read(&args.state_dir)?.repository)?;
     let repository = Repository::new(catalog.clone(), store, Settings::default());
     let Verified { check, bucket_row, bucket_problem } = audit::verify(&catalog, &repository).await?;
-    if !bucket_problem.is_empty() {
-        say(&format!("not held against the bucket: {bucket_problem}"))?;
+    if let Some(error) = &bucket_problem {
+        say(&format!("not held against the bucket: {}", causes(error)))?;
     }
     match check {
         AuditCheck::Intact { rows } => {
             say(&format!("{rows} rows, none changed or missing; the bucket knows of row {bucket_row}"))?;
-            Ok(if bucket_problem.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(bucket_problem.map_or(ExitCode::SUCCESS, |error| ExitCode::from(exit_code(&error))))
         }
         AuditCheck::Broken { book, number, reason } => {
             let of = if book == Book::Anonymous { " of the anonymous ones" } else { "" };

@@ -68,6 +68,12 @@ fn h03_a_disk_unmounted_under_a_running_controller_takes_no_backup_and_loses_non
     fails_naming_the_disk(fleet.cli(&["restore", "volume", "vol", "--host", "host-a", "--as", "r0"]));
     fails_naming_the_disk(fleet.cli(&["repo", "prune"]));
     fails_naming_the_disk(fleet.controller_says(&["verify", "--quick"]));
+    // Nobody has changed the records, as far as can be told without the bucket.
+    for said in [fleet.cli(&["audit", "verify"]), fleet.controller_says(&["audit", "verify"])] {
+        let said = said.ends_with(7);
+        assert!(said.stdout.contains("none changed or missing"), "{said:?}");
+        fails_naming_the_disk(said);
+    }
     let status = fleet.cli(&["status"]).ends_with(3);
     assert!(
         status.stdout.contains("the repository is suspended") && status.stdout.contains("repo.json"),

@@ -114,7 +114,7 @@ pub(super) async fn run(env: &Env, command: AuditCommand) -> Result<Exit> {
             output::emit(env.format, &view);
             Ok(match (view.intact, view.bucket_problem.is_empty()) {
                 (false, _) => Exit::Damage,
-                (true, false) => Exit::Attention,
+                (true, false) => Exit::Unreachable,
                 (true, true) => Exit::Done,
             })
         }

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::status_map::{ErrorCode, catalog_failed};
 use crate::catalog::audit::{AuditCheck, AuditFilter, AuditRow, Book, Outcome};
 use crate::catalog::{Catalog, CatalogError};
-use crate::repository::Repository;
+use crate::repository::{Repository, RepositoryError};
 use holdfast_archive::text::causes;
 
 /// Rows listed when no limit is given, and at most.
@@ -22,13 +22,13 @@ pub struct AuditApi {
 }
 
 /// What a check came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Verified {
     pub check: AuditCheck,
     /// The newest row the bucket knows of; 0: of none.
     pub bucket_row: u64,
-    /// Why the bucket was not asked; empty: it was.
-    pub bucket_problem: String,
+    /// Why the chains were not held against the bucket; none: they were.
+    pub bucket_problem: Option<RepositoryError>,
 }
 
 /// Recomputes the chains, and holds them against the bucket where it can be
@@ -38,8 +38,8 @@ pub struct Verified {
 /// When the catalogue fails.
 pub async fn verify(catalog: &Catalog, repository: &Repository) -> Result<Verified, CatalogError> {
     let (mark, bucket_problem) = match repository.audit_mark().await {
-        Ok(mark) => (mark, String::new()),
-        Err(error) => (None, causes(&error)),
+        Ok(mark) => (mark, None),
+        Err(error) => (None, Some(error)),
     };
     let check = catalog.verify_audit(mark.as_ref()).await?;
     Ok(Verified { check, bucket_row: mark.map_or(0, |mark| mark.row), bucket_problem })
@@ -97,6 +97,7 @@ impl AuditService for AuditApi {
         let verified = verify(&self.catalog, &self.repository).await;
         let Verified { check, bucket_row, bucket_problem } =
             verified.map_err(|error| catalog_failed(&error))?;
+        let bucket_problem = bucket_problem.as_ref().map_or_else(String::new, |error| causes(error));
         let answer = VerifyAuditResponse { bucket_row, bucket_problem, ..VerifyAuditResponse::default() };
         Ok(Response::new(match check {
             AuditCheck::Intact { rows } => VerifyAuditResponse { rows, ..answer },

@@ -6,9 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use tokio::time::Instant;
 
-use super::status_map::causes;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Book, Outcome};
 use crate::clock::now_ms;

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use tokio_util::sync::CancellationToken;
 
-use super::status_map::causes;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::places::Ticket;

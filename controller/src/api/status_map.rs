@@ -5,7 +5,7 @@
 //! CLI can choose an exit code and print the next command without reading
 //! sentences. Messages name the thing; they never hold secrets.
 
-pub use holdfast_archive::text::causes;
+use holdfast_archive::text::causes;
 use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
