@@ -243,11 +243,12 @@ impl Repository {
     /// The newest row of the audit chain that the bucket knows of.
     ///
     /// # Errors
-    /// When the store fails.
+    /// When the store fails, or the repository is not there.
     pub async fn audit_mark(&self) -> Result<Option<AuditMark>, RepositoryError> {
         match self.read_head(false).await? {
             HeadRead::Head(head) => Ok(head.audit),
-            HeadRead::Absent => Ok(None),
+            // A place without the repository knows of no row either, and says nothing.
+            HeadRead::Absent => self.info().await.map(|_| None),
             HeadRead::Damaged(reason) => {
                 Err(RepositoryError::Damaged(format!("state/head cannot be read: {reason}")))
             }
