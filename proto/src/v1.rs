@@ -1183,6 +1183,8 @@ pub struct RestoreFinished {
     #[prost(string, repeated, tag = "14")]
     pub lost_list: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// Also jobs that have ended and whose end is still remembered: who calls to
+/// start one of them again hears it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRunningRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1202,6 +1204,8 @@ pub struct RunningJob {
     pub started_unix_ms: i64,
     #[prost(string, repeated, tag = "5")]
     pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "6")]
+    pub ended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelJobRequest {

@@ -64,7 +64,7 @@ impl SnapshotService for SnapshotApi {
         &self,
         _request: Request<v1::ListRunningRequest>,
     ) -> Result<Response<v1::ListRunningResponse>, Status> {
-        Ok(Response::new(v1::ListRunningResponse { jobs: self.snapshots.running() }))
+        Ok(Response::new(v1::ListRunningResponse { jobs: self.snapshots.known() }))
     }
 
     async fn cancel_job(

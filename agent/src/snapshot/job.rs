@@ -187,6 +187,7 @@ impl Entry {
             generation: self.generation().load(Ordering::SeqCst),
             started_unix_ms: started,
             sources: sources.clone(),
+            ended: self.has_ended(),
         }
     }
 }
@@ -260,9 +261,10 @@ impl Registry {
         false
     }
 
-    /// Jobs that have not ended, oldest first.
-    pub fn running(&self) -> Vec<v1::RunningJob> {
-        self.live().iter().map(Entry::describe).collect()
+    /// Jobs that have not ended, and those whose end is remembered, oldest first.
+    pub fn known(&self) -> Vec<v1::RunningJob> {
+        let state = self.lock();
+        state.order.iter().filter_map(|id| state.jobs.get(id)).map(Entry::describe).collect()
     }
 
     /// Cancels everything, admits nothing more and waits for the jobs to end,
@@ -328,7 +330,9 @@ mod tests {
         assert!(matches!(again, Admission::Attach(attached) if Arc::ptr_eq(&attached, &job)));
         job.feed.end(v1::SnapshotEvent::default());
         assert!(matches!(registry.admit::<Event>(id, 4, Vec::new()).unwrap(), Admission::Attach(_)));
-        assert!(registry.running().is_empty());
+        // A controller that comes back now finds that it need not begin it again.
+        let known = registry.known();
+        assert_eq!((known.len(), known[0].generation, known[0].ended), (1, 4, true));
     }
 
     #[test]
@@ -348,7 +352,7 @@ mod tests {
         registry.admit::<Event>(id, 5, Vec::new()).unwrap();
         let error = registry.admit::<Event>(id, 4, Vec::new()).unwrap_err();
         assert_eq!(error, AdmissionError::StaleGeneration { job: id, given: 4, highest: 5 });
-        assert_eq!(registry.running()[0].generation, 5);
+        assert_eq!(registry.known()[0].generation, 5);
     }
 
     #[test]
@@ -378,7 +382,7 @@ mod tests {
         }
         start(&registry, JobId::generate(), 1);
         assert!(registry.lock().jobs.len() <= ENDED_KEPT + 2);
-        assert!(registry.running().iter().any(|job| job.job_id == running.id.to_string()));
+        assert!(registry.known().iter().any(|job| job.job_id == running.id.to_string() && !job.ended));
     }
 
     #[tokio::test]

@@ -242,9 +242,9 @@ impl Snapshots {
         self.context.quiescer.lock()
     }
 
-    /// Jobs that have not ended.
-    pub fn running(&self) -> Vec<v1::RunningJob> {
-        self.registry.running()
+    /// Jobs that have not ended, and those whose end is remembered.
+    pub fn known(&self) -> Vec<v1::RunningJob> {
+        self.registry.known()
     }
 
     /// Cancels a job now, or when it comes. True: it was running.

@@ -233,7 +233,6 @@ impl SnapshotService for FakeAgent {
                     let _ = sender.send(event(&job, Event::Source(finished))).await;
                 }
             }
-            agent.told().running.remove(&job);
             let ended = JobEnded { ok: !cancelled, cancelled, ..Default::default() };
             let _ = sender.send(event(&job, Event::Ended(ended))).await;
         });

@@ -372,6 +372,7 @@ impl<'d> AgentJob<'d> {
         let running = timeout(call, client(channel).list_running(ListRunningRequest {}))
             .await
             .map_err(|_| unanswered("for its running jobs", call))??;
+        // Also one that has ended meanwhile: its agent repeats the end.
         let mine = running.into_inner().jobs.into_iter().find(|job| job.job_id == id);
         Ok(mine.map(|job| job.generation))
     }
