@@ -13,6 +13,7 @@ mod containers;
 mod crash;
 mod damage;
 mod demo;
+mod documents;
 mod elsewhere;
 mod engine;
 mod everyday;
