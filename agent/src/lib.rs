@@ -24,10 +24,6 @@ pub mod mountinfo;
 pub mod own;
 pub mod prune;
 pub mod quiesce;
-#[cfg(test)]
-#[path = "../../tests/src/record.rs"]
-#[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
-mod record;
 pub mod recreate;
 pub mod resume;
 pub mod secrets;

@@ -162,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn x24_another_user_is_refused_even_where_the_mode_lets_it_in() {
         if !rustix::process::geteuid().is_root() {
-            crate::record::skipped("only root can become another user");
+            support::record::skipped("only root can become another user");
             return;
         }
         let directory = tempfile::tempdir().unwrap();

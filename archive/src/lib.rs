@@ -104,10 +104,6 @@ pub mod keys;
 pub mod manifest;
 pub mod pack;
 pub mod pack_io;
-#[cfg(test)]
-#[path = "../../tests/src/record.rs"]
-#[allow(unreachable_pub, reason = "the end-to-end tests have it as well")]
-mod record;
 pub mod repository;
 pub mod salvage;
 pub mod secret_file;

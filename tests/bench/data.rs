@@ -206,7 +206,7 @@ mod tests {
         }
         let digest = |root: &Path| {
             let script = "find . -type f | sort | xargs -d '\\n' sha256sum";
-            e2e::process::run(std::process::Command::new("sh").args(["-c", script]).current_dir(root))
+            e2e::command::run(std::process::Command::new("sh").args(["-c", script]).current_dir(root))
         };
         assert_eq!(digest(a.path()), digest(b.path()));
     }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::{binaries, process, require_engine, wait};
+use e2e::{binaries, command, require_engine, wait};
 use serde_json::Value;
 
 /// Applies a policy that fires once a night.
@@ -157,7 +157,7 @@ fn h06_what_is_named_announced_bound_or_was_larger_is_missed() {
     e2e::secret::write(&token, fleet.token("host-z"));
     let mut join = Command::new(binaries::path("holdfast-agent"));
     join.arg("join").arg(&token).arg("--state-dir").arg(fleet.dir().join("host-z"));
-    process::run(&mut join);
+    command::run(&mut join);
     let hint = wait_named(&fleet, "awaited-host", "host-y", "");
     assert!(hint.ends_with("holdfast host retire host-y"), "{hint}");
     wait_named(&fleet, "silent-host", "host-z", "");

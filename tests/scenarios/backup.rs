@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
+use e2e::kills::AGENT;
 use e2e::object_store::ObjectStore;
-use e2e::process::run;
 use e2e::{require_engine, require_object_store, tree};
 
 fn snapshot_count(fleet: &Fleet) -> usize {
@@ -49,11 +50,11 @@ fn every_kind_of_entry_moves_to_another_host() {
     let said = fleet.cli(&tame).ends_with(3);
     let job: serde_json::Value = serde_json::from_str(&said.stdout).expect("a job as JSON");
     let left_out = job["restore"]["left_out_list"].to_string();
-    for name in ["null", "loop", "dir/large"] {
+    for name in ["char", "block", "dir/f01"] {
         assert!(left_out.contains(name), "{name} is not among what was left out: {left_out}");
     }
     let tame = fleet.engine("host-b").volume_path("tame");
-    assert!(!tame.join("null").exists());
+    assert!(!tame.join("char").exists());
 
     // And with no controller at all, into a directory.
     let target = fleet.dir().join("offline");
@@ -220,9 +221,7 @@ fn s3_backup_survives_the_store_going_away() {
     // not begun: that meets the store as it is then, and finds something new.
     fleet.engine("host-a").run_writer("writer-2", "data");
     let both = |fleet: &Fleet| ["writer", "writer-2"].map(|name| fleet.engine("host-a").state(name));
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.quiesce.after-stop:2"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.quiesce.after-stop:2");
     let id = start(&fleet, "stop");
     fleet.host("host-a").agent().wait_halted(120);
     store.cut_off();

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::fleet::Fleet;
-use e2e::process::run;
+use e2e::kills::Victim;
 use e2e::s3::S3Server;
 use e2e::{require_engine, tree};
 use serde_json::Value;
@@ -31,9 +32,7 @@ fn begin(fleet: &Fleet, host: &str) -> String {
 
 /// Starts the agent again, to stand still before it sends its first pack.
 fn to_be_held_up(fleet: &mut Fleet, host: &str) {
-    fleet.host(host).agent().kill();
-    fleet.host(host).start_agent(Some(BEFORE_PUT));
-    fleet.wait_connected(host);
+    fleet.arm(Victim::Agent(host), BEFORE_PUT);
 }
 
 /// What has happened to a job, a line each.

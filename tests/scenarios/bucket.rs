@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::fleet::{Fleet, Place, Said};
-use e2e::process::run;
+use e2e::kills::AGENT;
 use e2e::s3::{Misbehaviour, Mishap, S3Server};
 use e2e::upgrades::Copy;
 use e2e::{invariant, require_engine, tree};
@@ -119,6 +120,7 @@ fn s21_a_bucket_put_back_to_an_older_copy_is_not_built_upon() {
 fn s22_a_deleted_snapshot_that_is_put_back_is_named_and_no_snapshot_of_anybodys() {
     require_engine!();
     let mut fleet = Fleet::controller_only(Place::Directory);
+    fleet.leaves_damage();
     fleet.forget_at_once();
     fleet.start_controller(None);
     fleet.add_host("host-a");
@@ -244,9 +246,7 @@ fn s16_a_key_revoked_in_the_middle_fails_that_repository_at_once_and_no_other() 
         fill(fleet, "data", "first", 900);
         backup(fleet, "data");
     }
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.pack.before-put"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.pack.before-put");
     fill(&fleet, "data", "second", 900);
     let what =
         ["backup", "run", "--host", "host-a", "--volume", "data", "--consistency", "none", "--no-wait"];

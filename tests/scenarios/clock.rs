@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::fleet::{Fleet, Place, Said};
-use e2e::process::run;
+use e2e::kills::AGENT;
 use e2e::{invariant, require_engine, wait};
 use serde_json::Value;
 
@@ -141,9 +142,7 @@ fn p15_a_running_controllers_clock_is_set_ahead_and_back() {
 
     // A backup is under way when the clock goes a day ahead.
     apply(&fleet, "often", "*/10 * * * *");
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.pack.before-put"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.pack.before-put");
     let what =
         ["backup", "run", "--host", "host-a", "--volume", "data", "--consistency", "none", "--no-wait"];
     let begun = fleet.json(&what)[0]["id"].as_str().unwrap().to_owned();

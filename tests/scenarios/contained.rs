@@ -5,9 +5,10 @@
 use std::process::Command;
 use std::time::Duration;
 
+use e2e::command::{run, try_run};
 use e2e::contained::{Contained, commands};
 use e2e::docker::IMAGE;
-use e2e::process::{Process, run, try_run};
+use e2e::process::Process;
 use e2e::{failpoints, record, require_engine, wait};
 use serde_json::Value;
 

@@ -6,8 +6,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use e2e::command::run;
 use e2e::fleet::Fleet;
-use e2e::process::run;
+use e2e::kills::{self, AGENT, Kill, Victim, each};
 use e2e::{figure, require_engine, tree, wait};
 
 const AGENT_POINTS: [&str; 11] = [
@@ -86,7 +87,7 @@ impl Scene {
 
     /// Everything is well again: jobs ended, the writer runs, the repository
     /// is whole.
-    fn settle(&self, what: &str) {
+    fn wait_well(&self, what: &str) {
         self.fleet.wait_connected("host-a");
         self.fleet.wait_idle(180);
         self.fleet.engine("host-a").wait_state("writer", "running", 30);
@@ -106,31 +107,29 @@ impl Scene {
     }
 }
 
+impl kills::Matrix for Scene {
+    type Act = ();
+
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn begin(&mut self, _kill: &Kill<()>) {
+        self.change();
+        self.start_backup();
+    }
+
+    fn settle(&mut self, kill: &Kill<()>) {
+        self.wait_well(kill.point);
+    }
+}
+
 #[test]
 fn p01_killed_at_every_named_place() {
     require_engine!();
     let mut scene = Scene::new();
-    for point in AGENT_POINTS {
-        scene.fleet.host("host-a").agent().kill();
-        scene.fleet.host("host-a").start_agent(Some(point));
-        scene.fleet.wait_connected("host-a");
-        scene.change();
-        scene.start_backup();
-        scene.fleet.host("host-a").agent().wait(60);
-        scene.fleet.host("host-a").start_agent(None);
-        scene.settle(point);
-    }
-    for point in CONTROLLER_POINTS {
-        scene.fleet.controller().kill();
-        scene.fleet.start_controller(Some(point));
-        scene.fleet.wait_connected("host-a");
-        scene.change();
-        scene.start_backup();
-        scene.fleet.controller().wait(60);
-        scene.fleet.start_controller(None);
-        scene.settle(point);
-    }
-    let kills = AGENT_POINTS.len() + CONTROLLER_POINTS.len();
+    let matrix = each(AGENT, AGENT_POINTS, ()).chain(each(Victim::Controller, CONTROLLER_POINTS, ()));
+    let kills = kills::run(&mut scene, matrix);
     all_succeeded(&scene.fleet, kills);
     figure!("{kills} kills at named places, every job succeeded in the end, 0 violations");
     scene.finish();
@@ -155,7 +154,7 @@ fn p01_killed_at_random_moments() {
             scene.fleet.start_controller(None);
         }
         if kill % 5 == 4 {
-            scene.settle(&format!("kill {kill} after {moment:?}"));
+            scene.wait_well(&format!("kill {kill} after {moment:?}"));
         } else {
             scene.fleet.wait_connected("host-a");
             scene.fleet.wait_idle(180);
@@ -183,13 +182,11 @@ fn what_a_killed_run_uploaded_is_not_uploaded_again() {
     run(Command::new("dd")
         .args(["if=/dev/urandom", "bs=1M", "count=90", "status=none"])
         .arg(format!("of={}", file.display())));
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some(POINT));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, POINT);
     fleet.cli(&["backup", "run", "--host", "host-a", "--volume", "data", "--no-wait"]);
-    fleet.host("host-a").agent().wait(120);
+    fleet.wait_death(AGENT);
     let first = fleet.packs();
-    fleet.host("host-a").start_agent(None);
+    fleet.start_again(AGENT);
     fleet.wait_connected("host-a");
     fleet.wait_idle(120);
     let job = &fleet.json(&["job", "ls"])[0];

@@ -67,6 +67,7 @@ fn s06_a_flipped_bit_in_any_object_is_found() {
 fn s06_damage_to_one_snapshot_is_named_and_others_restore() {
     require_engine!();
     let fleet = Fleet::start(&["host-a"]);
+    fleet.leaves_damage();
     let engine = fleet.engine("host-a");
     let mut packs = Vec::new();
     for name in [ROTTEN, SOUND] {
@@ -101,6 +102,7 @@ fn s06_damage_to_one_snapshot_is_named_and_others_restore() {
 fn a_pack_that_was_cut_short_is_damage_and_no_store_out_of_reach() {
     require_engine!();
     let fleet = Fleet::start(&["host-a"]);
+    fleet.leaves_damage();
     let engine = fleet.engine("host-a");
     let script = format!("head -c 200000 /dev/urandom > /data/{LEDGER}");
     engine.docker(["run", "--rm", "-v", &format!("{ROTTEN}:/data"), IMAGE, "sh", "-c", &script]);
@@ -127,6 +129,7 @@ fn remove_ledger(volume: &Path) {
 fn h05_salvage_brings_back_everything_but_the_file_that_is_lost_and_names_it() {
     require_engine!();
     let mut fleet = Fleet::start(&["host-a"]);
+    fleet.leaves_damage();
     let allowed = fleet.host("host-a").allowed_dir();
     let script = "mkdir -p /data/books/old; for i in 1 2 3; do head -c 1500000 /dev/urandom > /data/big-$i; done; \
         for i in $(seq 1 50); do echo $i > /data/books/old/small-$i; done; ln -s big-1 /data/link; ln /data/big-2 /data/books/same";
@@ -215,6 +218,8 @@ fn damaged(kind: FrameKind) -> Fleet {
     let script = format!("head -c 200000 /dev/urandom > /data/{LEDGER}; echo small > /data/small");
     fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", &script]);
     fleet.backup("host-a", "vol", "none");
+    // The damaged copy stays where it is, also once nothing needs it.
+    fleet.leaves_damage();
     flip_frame(&fleet.repository_dir(), kind);
     fleet
 }

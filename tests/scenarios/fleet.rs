@@ -315,4 +315,6 @@ fn v15_a_state_directory_is_its_owners_alone_and_so_is_a_token() {
     let token = fleet.state_dir().join("admin.token");
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o640)).unwrap();
     fleet.cli(&["host", "ls"]).complains(&format!("chmod 600 {}", token.display()));
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    fleet.ok(&["host", "ls"]);
 }

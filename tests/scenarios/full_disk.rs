@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::command::{run, try_run};
 use e2e::fleet::{Fleet, Place};
-use e2e::process::{run, try_run};
 use e2e::{require_disk, require_engine, tree, wait};
 
 /// Room on the disk, in KiB: for two of the small volumes, and not for the
@@ -123,4 +123,5 @@ fn s20_a_disk_that_runs_full_fails_the_backup_and_is_pruned_without_room() {
     }
     fleet.assert_whole();
     fleet.controller_says(&["verify"]).ends_with(0);
+    fleet.close();
 }

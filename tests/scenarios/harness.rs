@@ -53,7 +53,7 @@ fn differing_trees_are_told_apart() {
     let (a, b) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
     tree::every_kind(a.path());
     assert_ne!(tree::rsync_differences(a.path(), b.path()), "");
-    e2e::process::run(
+    e2e::command::run(
         Command::new("cp")
             .arg("-a")
             .arg("--sparse=always")
@@ -64,13 +64,13 @@ fn differing_trees_are_told_apart() {
     let (file, other) = (a.path().join("dir/large"), b.path().join("dir/large"));
     for (path, nanosecond) in [(&file, 1), (&other, 2)] {
         let time = format!("2020-02-02 02:02:02.00000000{nanosecond} UTC");
-        e2e::process::run(Command::new("touch").args(["-d", &time]).arg(path));
+        e2e::command::run(Command::new("touch").args(["-d", &time]).arg(path));
     }
     assert_ne!(tree::rsync_differences(a.path(), b.path()), "", "a nanosecond of difference");
-    e2e::process::run(Command::new("touch").arg("-r").arg(&file).arg(&other));
+    e2e::command::run(Command::new("touch").arg("-r").arg(&file).arg(&other));
     tree::assert_equal(a.path(), b.path());
-    e2e::process::run(
-        Command::new("setfattr").args(["-n", "trusted.secret", "-v", "0x01"]).arg(b.path().join("dir/file")),
+    e2e::command::run(
+        Command::new("setfattr").args(["-n", "trusted.secret", "-v", "0x01"]).arg(b.path().join("small")),
     );
     assert_ne!(tree::xattr_differences(a.path(), b.path()), "");
 }

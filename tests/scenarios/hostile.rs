@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use e2e::command::run;
 use e2e::fleet::{Fleet, Said};
 use e2e::hostile::{Flood, Intruder, Target};
-use e2e::process::run;
 use e2e::{figure, require_engine, wait};
 use futures_util::StreamExt as _;
 use holdfast_archive::entry::{Entry, EntryFlags, EntryKind};
@@ -211,6 +211,8 @@ impl Attack {
     /// With these sources besides its volume.
     fn begin_with(more: &[&str]) -> Self {
         let fleet = Fleet::start(&["host-a"]);
+        // The hostile host never ends its job.
+        fleet.leaves_unsettled();
         honest(&fleet);
         let runtime = Runtime::new().expect("a runtime");
         let token = fleet.token("evil");

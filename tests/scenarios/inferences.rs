@@ -7,8 +7,8 @@
 //! matter of file systems, not of the Engine: the tests of the agent's clones
 //! settle it.
 
+use e2e::command::run;
 use e2e::docker::{Engine, IMAGE, REMAP_OFFSET};
-use e2e::process::run;
 use e2e::{require_engine, wait};
 use serde_json::{Value, json};
 

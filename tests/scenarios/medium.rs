@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::bad_disk::BadDisk;
+use e2e::command::run;
 use e2e::disk::Disk;
 use e2e::docker::IMAGE;
 use e2e::fleet::{Fleet, Place, Said};
-use e2e::process::run;
+use e2e::kills::AGENT;
 use e2e::{require_disk, require_engine, require_fuse, tree};
 use holdfast_archive::pack::{TableRead, read_table};
 use holdfast_archive::pack_io::{FrameKind, PackEntry};
@@ -88,9 +89,7 @@ fn h03_a_disk_unmounted_under_a_running_controller_takes_no_backup_and_loses_non
     assert!(!fleet.cli(&["status"]).stdout.contains("the repository is suspended"));
 
     // And between two packs of one backup.
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.pack.after-put"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.pack.after-put");
     write(&fleet, "vol", "head -c 90000000 /dev/urandom > /data/more");
     let mut command =
         fleet.command(&["backup", "run", "--host", "host-a", "--volume", "vol", "--consistency", "none"]);
@@ -113,6 +112,7 @@ fn h03_a_disk_unmounted_under_a_running_controller_takes_no_backup_and_loses_non
     restores(&fleet, "kept@latest", "kept", "r3");
     fleet.assert_whole();
     fleet.controller_says(&["verify"]).ends_with(0);
+    fleet.close();
 }
 
 /// Where the first frame of that kind lies, in whichever pack has one.
@@ -143,6 +143,7 @@ fn packs(repository: &Path) -> Vec<PathBuf> {
 /// bad sector under the first frame of that kind; or under the pack's table.
 fn spoiled(kind: Option<FrameKind>) -> (Fleet, BadDisk, PathBuf) {
     let (fleet, disk) = fleet_on(BadDisk::below);
+    fleet.leaves_damage();
     write(&fleet, "vol", "head -c 900000 /dev/urandom > /data/large; echo small > /data/small");
     fleet.backup("host-a", "vol", "none");
     let (pack, entry, length) = frame(&fleet.repository_dir(), kind.unwrap_or(FrameKind::Page));

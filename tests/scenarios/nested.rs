@@ -1,33 +1,14 @@
 //! Filesystems and subvolumes inside a source: what is in them is not backed
 //! up, and whoever is not told so takes the snapshot for whole.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::command::run;
+use e2e::disk::Mounted;
 use e2e::fleet::Fleet;
-use e2e::process::{run, try_run};
+use e2e::kills::AGENT;
 use e2e::{require_disk, require_engine};
 use serde_json::Value;
-
-/// A filesystem in an image, mounted until it is dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// Why it could not be made is in the error: a kernel may lack one.
-    fn new(kind: &str, image: &Path, at: &Path) -> Result<Self, String> {
-        std::fs::create_dir_all(at).expect("mount point");
-        run(Command::new("truncate").args(["-s", "300M"]).arg(image));
-        try_run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(image))?;
-        try_run(Command::new("mount").args(["-t", kind, "-o", "loop"]).arg(image).arg(at))?;
-        Ok(Self(at.to_owned()))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
 
 /// A host with a volume that has a filesystem mounted in it.
 fn scene() -> (Fleet, Mounted) {
@@ -36,7 +17,7 @@ fn scene() -> (Fleet, Mounted) {
     let data = fleet.engine("host-a").volume_path("data");
     std::fs::write(data.join("file"), "seen").unwrap();
     let image = fleet.dir().join("nested.ext4");
-    let mounted = Mounted::new("ext4", &image, &data.join("disk")).expect("an ext4 image");
+    let mounted = Mounted::at("ext4", "", &image, &data.join("disk")).expect("an ext4 image");
     std::fs::write(data.join("disk/inside"), "not seen").unwrap();
     (fleet, mounted)
 }
@@ -102,7 +83,7 @@ fn h14_a_nested_subvolume_makes_a_snapshot_partial() {
     require_disk!();
     let mut fleet = Fleet::start(&["host-a"]);
     let root = fleet.host("host-a").allowed_dir().canonicalize().unwrap().join("btrfs");
-    let _mounted = match Mounted::new("btrfs", &fleet.dir().join("nested.btrfs"), &root) {
+    let _mounted = match Mounted::at("btrfs", "", &fleet.dir().join("nested.btrfs"), &root) {
         Ok(mounted) => mounted,
         Err(reason) => return e2e::record::skipped(&reason),
     };
@@ -124,9 +105,7 @@ fn h11_a_second_attempt_does_not_make_the_first_ones_snapshot_whole() {
     require_engine!();
     require_disk!();
     let (mut fleet, mounted) = scene();
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("agent.commit.after"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "agent.commit.after");
     fleet.ok(&[&["backup", "run"], &DATA[..], &["--no-wait"]].concat());
     fleet.host("host-a").agent().wait(60);
     drop(mounted);

@@ -4,10 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::docker::Engine;
 use e2e::fleet::{Fleet, Said};
+use e2e::kills::AGENT;
 use e2e::ports::Port;
-use e2e::process::{Process, run};
+use e2e::process::Process;
 use e2e::upgrades::Copy;
 use e2e::{binaries, require_engine, tree, wait};
 use serde_json::Value;
@@ -118,6 +120,8 @@ fn of_host(host: &str) -> [&str; 8] {
 fn p07_of_two_controllers_on_one_repository_one_goes_on_and_the_other_names_it() {
     require_engine!();
     let mut fleet = Fleet::start(&["host-a"]);
+    // The repository is another controller's in the end.
+    fleet.leaves_damage();
     let repository = fleet.repository_dir();
     fill(fleet.engine("host-a"), "first");
     assert_eq!(fleet.backup("host-a", "data", "none")["state"], "succeeded");
@@ -129,9 +133,7 @@ fn p07_of_two_controllers_on_one_repository_one_goes_on_and_the_other_names_it()
 
     // One has a backup all but committed when the other takes the repository over.
     fill(fleet.engine("host-a"), "second");
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.commit.before"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.commit.before");
     let begun = fleet.json(&[&of_host("host-a")[..], &["--no-wait"]].concat());
     fleet.host("host-a").agent().wait_halted(60);
     let first_owner = owner(&repository);

@@ -9,9 +9,10 @@ use std::process::Command;
 
 use bytes::Bytes;
 use e2e::bad_disk::BadDisk;
+use e2e::command::run;
 use e2e::disk::Disk;
 use e2e::fleet::{Fleet, Place};
-use e2e::process::run;
+use e2e::kills::AGENT;
 use e2e::{figure, invariant, require_disk, require_engine, require_fuse, tree};
 use holdfast_archive::ids::{AllocationId, PackId};
 use holdfast_archive::keys::{ObjectKey, StateFile};
@@ -145,9 +146,7 @@ fn p06_what_was_acknowledged_outlives_a_power_cut() {
     }
     // In the middle of one: the job is known, and goes on.
     for point in POINTS {
-        scene.fleet.host("host-a").agent().kill();
-        scene.fleet.host("host-a").start_agent(Some(point));
-        scene.fleet.wait_connected("host-a");
+        scene.fleet.arm(AGENT, point);
         scene.change();
         let job = scene.begin();
         scene.fleet.host("host-a").agent().wait_halted(60);
@@ -174,6 +173,7 @@ fn p06_what_was_acknowledged_outlives_a_power_cut() {
     let engine = scene.fleet.engine("host-a");
     tree::assert_equal(&engine.volume_path("data"), &engine.volume_path("restored"));
     scene.fleet.controller_says(&["verify"]).ends_with(0);
+    scene.fleet.close();
 }
 
 /// Where an object lies in a directory repository.
@@ -270,4 +270,5 @@ fn p06_a_repository_outlives_a_power_cut_on_a_disk_that_keeps_no_more_than_it_mu
     fleet.ok(&["restore", "volume", "data", "--host", "host-a", "--as", "restored"]);
     tree::assert_equal(&volume, &fleet.engine("host-a").volume_path("restored"));
     fleet.controller_says(&["verify"]).ends_with(0);
+    fleet.close();
 }

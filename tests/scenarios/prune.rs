@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use e2e::command::{run, try_run};
 use e2e::fleet::{Fleet, Place};
-use e2e::process::{run, try_run};
+use e2e::kills::{self, Kill, Victim};
 use e2e::upgrades::Copy;
 use e2e::{figure, invariant, require_engine, tree, wait};
 use serde_json::Value;
@@ -54,6 +55,16 @@ struct Scene {
     round: u32,
     /// What stays, each with what it has to restore to.
     kept: Vec<(String, Copy)>,
+    /// Of the kill that is under way.
+    pruned: Option<Pruned>,
+}
+
+struct Pruned {
+    going: [Added; 2],
+    /// Packs.
+    staying: Objects,
+    /// Jobs before it.
+    prunes: usize,
 }
 
 impl Scene {
@@ -63,7 +74,7 @@ impl Scene {
         fleet.forget_at_once();
         fleet.start_controller(None);
         fleet.add_host("host-a");
-        Self { fleet, round: 0, kept: Vec::new() }
+        Self { fleet, round: 0, kept: Vec::new(), pruned: None }
     }
 
     fn fill(&self, volume: &str, file: &str, kib: u32) {
@@ -133,62 +144,81 @@ fn left_of<'a>(wanted: impl IntoIterator<Item = &'a Objects>, there: &Objects) -
     wanted.into_iter().flatten().filter(|object| there.contains(*object)).collect()
 }
 
-#[test]
-fn p03_p04_a_controller_killed_within_a_prune_loses_nothing_and_the_next_one_finishes() {
-    require_engine!();
-    let mut scene = Scene::new();
-    for (point, gone) in POINTS {
-        let going = scene.forgettable();
-        let staying: Objects = &(&objects(&scene.fleet, "packs") - &going[0].packs) - &going[1].packs;
-        scene.fleet.controller().kill();
-        scene.fleet.start_controller(Some(point));
-        scene.fleet.wait_connected("host-a");
-        // After the round that every start begins with: it is not to die of that.
-        scene.fleet.ok(&["repo", "prune"]);
-        for added in &going {
-            scene.fleet.ok(&["snapshot", "forget", &added.snapshot]);
-        }
-        let prunes = scene.prunes().len();
-        // The controller dies: its answer is no matter.
-        scene.fleet.cli(&["repo", "prune", "--no-wait"]);
-        scene.fleet.controller().wait(60);
+impl kills::Matrix for Scene {
+    type Act = Gone;
 
-        let snapshots = objects(&scene.fleet, "snapshots");
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn prepare(&mut self, _kill: &Kill<Gone>) {
+        let going = self.forgettable();
+        let staying = &(&objects(&self.fleet, "packs") - &going[0].packs) - &going[1].packs;
+        self.pruned = Some(Pruned { going, staying, prunes: 0 });
+    }
+
+    fn begin(&mut self, _kill: &Kill<Gone>) {
+        // After the round that every start begins with: it is not to die of that.
+        self.fleet.ok(&["repo", "prune"]);
+        let prunes = self.prunes().len();
+        let pruned = self.pruned.as_mut().expect("prepared");
+        pruned.prunes = prunes;
+        for added in &pruned.going {
+            self.fleet.ok(&["snapshot", "forget", &added.snapshot]);
+        }
+        self.fleet.cli(&["repo", "prune", "--no-wait"]);
+    }
+
+    fn inspect(&mut self, kill: &Kill<Gone>) {
+        let point = kill.point;
+        let going = &self.pruned.as_ref().expect("begun").going;
+        let snapshots = objects(&self.fleet, "snapshots");
         let snapshots = left_of(going.iter().map(|added| &added.object), &snapshots).len();
-        let alone = left_of([&going[1].packs], &objects(&scene.fleet, "packs")).len();
-        let expected = match gone {
+        let alone = left_of([&going[1].packs], &objects(&self.fleet, "packs")).len();
+        let expected = match kill.act {
             Gone::OneSnapshot => (1, going[1].packs.len()),
             Gone::Snapshots => (0, going[1].packs.len()),
             Gone::SnapshotsAndPacks => (0, 0),
         };
         assert_eq!((snapshots, alone), expected, "{point}: snapshots and packs that go are still there");
-        scene.assert_whole(&format!("killed at {point}"));
+        self.assert_whole(&format!("killed at {point}"));
+    }
 
-        scene.fleet.start_controller(None);
-        scene.fleet.wait_connected("host-a");
+    fn settle(&mut self, kill: &Kill<Gone>) {
+        let point = kill.point;
+        let Pruned { going, staying, prunes } = self.pruned.take().expect("begun");
+        self.fleet.wait_connected("host-a");
         wait::until(&format!("the prune that was killed at {point} to be finished"), 60, || {
-            let packs = try_objects(&scene.fleet, "packs")?;
-            let objects = try_objects(&scene.fleet, "snapshots")?;
+            let packs = try_objects(&self.fleet, "packs")?;
+            let objects = try_objects(&self.fleet, "snapshots")?;
             let mut left = left_of(going.iter().map(|added| &added.object), &objects).into_iter();
             let mut left_packs = left_of([&going[1].packs], &packs).into_iter();
             left.next().or(left_packs.next()).map_or(Ok(()), |object| Err(object.clone()))
         });
-        scene.fleet.wait_idle(60);
-        let all = scene.prunes();
+        self.fleet.wait_idle(60);
+        let all = self.prunes();
         assert_eq!(all.len(), prunes + 1, "{point}: {all:?}");
         assert_eq!(all[0]["state"], "succeeded", "{point}: {}", all[0]);
-        let missing: Vec<_> = staying.difference(&objects(&scene.fleet, "packs")).cloned().collect();
+        let missing: Vec<_> = staying.difference(&objects(&self.fleet, "packs")).cloned().collect();
         invariant!("I5", missing.is_empty(), "{point}: packs that are used were deleted: {missing:?}");
         // Catalogue and bucket agree, and a second prune finds nothing to do.
-        scene.fleet.controller_says(&["verify"]).ends_with(0);
-        let again = scene.fleet.json(&["repo", "prune"]);
+        self.fleet.controller_says(&["verify"]).ends_with(0);
+        let again = self.fleet.json(&["repo", "prune"]);
         let counts = ["packs_deleted", "snapshots_purged"].map(|count| again["prune"][count].clone());
         assert_eq!(counts, [Value::from(0), Value::from(0)], "{point}: {again}");
         for added in &going {
-            scene.fleet.cli(&["snapshot", "undelete", &added.snapshot]).ends_with(5);
+            self.fleet.cli(&["snapshot", "undelete", &added.snapshot]).ends_with(5);
         }
-        scene.assert_whole(&format!("after {point}"));
+        self.assert_whole(&format!("after {point}"));
     }
+}
+
+#[test]
+fn p03_p04_a_controller_killed_within_a_prune_loses_nothing_and_the_next_one_finishes() {
+    require_engine!();
+    let mut scene = Scene::new();
+    let matrix = POINTS.map(|(point, act)| Kill { victim: Victim::Controller, point, act });
+    let kills = kills::run(&mut scene, matrix);
     let listed = scene.fleet.json(&["snapshot", "ls"]);
     assert_eq!(listed.as_array().unwrap().len(), scene.kept.len(), "{listed}");
     assert_eq!(objects(&scene.fleet, "snapshots").len(), scene.kept.len());
@@ -199,5 +229,5 @@ fn p03_p04_a_controller_killed_within_a_prune_loses_nothing_and_the_next_one_fin
         let restored: &Path = &scene.fleet.engine("host-a").volume_path(&name);
         tree::assert_equal(copy.path(), restored);
     }
-    figure!("{} kills within a prune, every one finished, 0 violations", POINTS.len());
+    figure!("{kills} kills within a prune, every one finished, 0 violations");
 }

@@ -4,6 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use chrono::{DateTime, Utc};
 use e2e::fleet::Fleet;
+use e2e::kills::{self, AGENT, Kill, Victim, each};
 use e2e::{figure, require_engine, wait};
 use serde_json::Value;
 
@@ -39,9 +40,7 @@ fn with_writer() -> Fleet {
 
 /// Has the agent stand still once the backup comes to a place.
 fn halt_at(fleet: &mut Fleet, point: &str) {
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some(&format!("halt {point}")));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, &format!("halt {point}"));
 }
 
 #[track_caller]
@@ -132,51 +131,60 @@ fn what_was_not_running_is_not_started() {
     engine.docker(["rm", "-f", "held"]);
 }
 
+/// A host with a writer, and how it is quiesced.
+struct Killing(Fleet);
+
+impl kills::Matrix for Killing {
+    type Act = &'static str;
+
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.0
+    }
+
+    fn begin(&mut self, kill: &Kill<&'static str>) {
+        let new = self.0.engine("host-a").volume_path("data").join("new");
+        std::fs::write(new, kill.point.repeat(5000)).unwrap();
+        let what = ["backup", "run", "--host", "host-a", "--volume", "data", "--no-wait", "--consistency"];
+        self.0.cli(&[&what[..], &[kill.act]].concat());
+    }
+
+    fn inspect(&mut self, kill: &Kill<&'static str>) {
+        match kill.victim {
+            Victim::Agent(_) => {
+                let state = self.0.engine("host-a").state("writer");
+                assert_ne!(state, "running", "{}: the agent died at another place", kill.point);
+            }
+            // Its agent lives, and needs nobody to resume what it has quiesced.
+            Victim::Controller => running(&self.0, "writer"),
+        }
+    }
+
+    fn settle(&mut self, _kill: &Kill<&'static str>) {
+        running(&self.0, "writer");
+        writes(&self.0);
+        self.0.wait_connected("host-a");
+        self.0.wait_idle(180);
+        running(&self.0, "writer");
+        self.0.assert_whole();
+    }
+}
+
 #[test]
 fn d02_an_agent_killed_in_the_middle_starts_what_it_stopped() {
     require_engine!();
-    let mut fleet = with_writer();
-    for (how, point) in [
-        ("pause", "agent.quiesce.after-pause"),
-        ("stop", "agent.quiesce.after-stop"),
-        ("stop", "agent.resume.before"),
-    ] {
-        fleet.host("host-a").agent().kill();
-        fleet.host("host-a").start_agent(Some(point));
-        fleet.wait_connected("host-a");
-        let started = fleet.json(&[
-            "backup",
-            "run",
-            "--host",
-            "host-a",
-            "--volume",
-            "data",
-            "--consistency",
-            how,
-            "--no-wait",
-        ]);
-        assert_eq!(started.as_array().unwrap().len(), 1);
-        fleet.host("host-a").agent().wait(60);
-        assert_ne!(
-            fleet.engine("host-a").state("writer"),
-            "running",
-            "{point}: the agent died at another place"
-        );
-        fleet.host("host-a").start_agent(None);
-        running(&fleet, "writer");
-        writes(&fleet);
-        fleet.wait_connected("host-a");
-        fleet.wait_idle(120);
-    }
+    let mut scene = Killing(with_writer());
+    let stopped = ["agent.quiesce.after-stop", "agent.resume.before"];
+    kills::run(
+        &mut scene,
+        each(AGENT, ["agent.quiesce.after-pause"], "pause").chain(each(AGENT, stopped, "stop")),
+    );
 }
 
 #[test]
 fn what_a_dead_agent_left_is_undone_without_it() {
     require_engine!();
     let mut fleet = with_writer();
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("agent.quiesce.after-stop"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "agent.quiesce.after-stop");
     fleet.json(&[
         "backup",
         "run",
@@ -197,42 +205,18 @@ fn what_a_dead_agent_left_is_undone_without_it() {
         .arg(host.state_dir())
         .arg("--docker-host")
         .arg(host.engine.host());
-    e2e::process::run(&mut resume);
+    e2e::command::run(&mut resume);
     assert_eq!(fleet.engine("host-a").state("writer"), "running");
 }
 
 #[test]
 fn a_controller_killed_in_the_middle_leaves_nothing_quiesced() {
     require_engine!();
-    let mut fleet = with_writer();
-    for point in
-        ["controller.pack.after-intent", "controller.pack.after-commit", "controller.commit.after-row"]
-    {
-        fleet.controller().kill();
-        fleet.start_controller(Some(point));
-        fleet.wait_connected("host-a");
-        std::fs::write(fleet.engine("host-a").volume_path("data").join("new"), point.repeat(5000)).unwrap();
-        fleet.cli(&[
-            "backup",
-            "run",
-            "--host",
-            "host-a",
-            "--volume",
-            "data",
-            "--consistency",
-            "pause",
-            "--no-wait",
-        ]);
-        fleet.controller().wait(60);
-        running(&fleet, "writer");
-        fleet.start_controller(None);
-        fleet.wait_connected("host-a");
-        fleet.wait_idle(180);
-        running(&fleet, "writer");
-        writes(&fleet);
-        fleet.assert_whole();
-    }
-    let jobs = fleet.json(&["job", "ls"]);
+    let mut scene = Killing(with_writer());
+    let points =
+        ["controller.pack.after-intent", "controller.pack.after-commit", "controller.commit.after-row"];
+    kills::run(&mut scene, each(Victim::Controller, points, "pause"));
+    let jobs = scene.0.json(&["job", "ls"]);
     assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] == "succeeded"), "{jobs}");
 }
 
@@ -253,9 +237,7 @@ fn both_run(fleet: &Fleet) {
 /// pass quiesced not begun, and gives the job's id. That pass finds something
 /// new, and meets the world as it is made until the agent is let run on.
 fn halt_quiesced(fleet: &mut Fleet, more: &[&str]) -> String {
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.quiesce.after-stop:2"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.quiesce.after-stop:2");
     let id = start(fleet, "stop", more);
     fleet.host("host-a").agent().wait_halted(120);
     both_quiesced(fleet);
@@ -349,4 +331,7 @@ fn a_backup_whose_store_fails_can_be_cancelled_and_leaves_nothing_quiesced() {
     assert_eq!(fleet.json(&["job", "show", &id])["state"], "cancelled");
     running(&fleet, "writer");
     writes(&fleet);
+    // It is itself again, with nothing in it that was not there before.
+    std::fs::remove_file(&packs).unwrap();
+    let _ = std::fs::rename(fleet.dir().join("packs-away"), &packs);
 }

@@ -1,11 +1,13 @@
 //! The controller is lost with its disk, and only the bucket is left.
 
+use std::path::Path;
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::process::run;
-use e2e::{binaries, invariant, require_engine, tree, wait};
+use e2e::s3::S3Server;
+use e2e::{invariant, require_engine, tree, wait};
 use serde_json::Value;
 
 /// But for the job that made it, which the bucket does not name.
@@ -79,17 +81,28 @@ fn p21_a_lost_controller_comes_back_from_the_bucket() {
 }
 
 #[test]
-fn h12_a_controller_whose_repository_was_rebuilt_elsewhere_acknowledges_nothing() {
+fn h12_a_controller_whose_directory_was_rebuilt_elsewhere_acknowledges_nothing() {
     require_engine!();
     let fleet = Fleet::start(&["host-a"]);
+    acknowledges_nothing_once_rebuilt_elsewhere(&fleet, &fleet.repository_dir());
+}
+
+#[test]
+fn h12_a_controller_whose_bucket_was_rebuilt_elsewhere_acknowledges_nothing() {
+    require_engine!();
+    let server = S3Server::start();
+    let fleet = Fleet::start_on(server.place(), &["host-a"]);
+    acknowledges_nothing_once_rebuilt_elsewhere(&fleet, &server.bucket_dir().join("fleet"));
+}
+
+fn acknowledges_nothing_once_rebuilt_elsewhere(fleet: &Fleet, repository: &Path) {
+    // The repository is another controller's in the end.
+    fleet.leaves_damage();
     let script = "head -c 300000 /dev/urandom > /data/file";
     fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
     fleet.backup("host-a", "vol", "none");
-    let elsewhere = fleet.dir().join("elsewhere");
-    let mut rebuild = Command::new(binaries::path("holdfast-controller"));
-    rebuild.arg("rebuild").arg("--state-dir").arg(&elsewhere).arg("--repository").arg(fleet.repository_dir());
-    run(rebuild.args(["--address", "127.0.0.1:1", "--crypto", "none"]));
-    let snapshots = || std::fs::read_dir(fleet.repository_dir().join("snapshots")).unwrap().count();
+    fleet.rebuild_elsewhere(&fleet.dir().join("elsewhere"));
+    let snapshots = || run(Command::new("find").arg(repository.join("snapshots")).args(["-type", "f"]));
     let before = snapshots();
     // What it would say is known to nobody but itself.
     let args = ["backup", "run", "--host", "host-a", "--volume", "vol", "--consistency", "none"];

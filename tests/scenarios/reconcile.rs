@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::docker::IMAGE;
 use e2e::fleet::{Fleet, Said};
-use e2e::process::run;
 use e2e::s3::{Misbehaviour, Mishap, S3Server};
 use e2e::{require_engine, tree};
 use holdfast_archive::pack::{TableRead, read_table};
@@ -53,6 +53,7 @@ fn reconcile(fleet: &mut Fleet, more: &[&str]) -> Said {
 fn h01_one_flipped_byte_in_a_packs_table_costs_nothing() {
     require_engine!();
     let mut fleet = fleet_with_a_backup();
+    fleet.leaves_damage();
     let before = packs(&fleet.repository_dir());
     for pack in &before {
         let length = std::fs::metadata(pack).unwrap().len() as usize;
@@ -87,6 +88,7 @@ fn h01_one_flipped_byte_in_a_packs_table_costs_nothing() {
 fn h01_while_a_snapshot_is_not_whole_nothing_is_deleted_until_it_is_healed() {
     require_engine!();
     let mut fleet = fleet_with_a_backup();
+    fleet.leaves_damage();
     let before = packs(&fleet.repository_dir());
     for pack in &before {
         let bytes = std::fs::read(pack).unwrap();

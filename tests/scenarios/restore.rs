@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::fleet::Fleet;
-use e2e::process::run;
+use e2e::kills::{self, AGENT, Kill, Matrix as _, each};
 use e2e::upgrades::Copy;
 use e2e::{binaries, figure, require_engine, tree, wait};
 use serde_json::Value;
@@ -47,9 +48,11 @@ struct Scene {
     fleet: Fleet,
     original: Copy,
     round: u32,
+    /// The restore whose agent was killed last.
+    killed: Killed,
 }
 
-/// A restore whose agent was killed.
+#[derive(Clone, Default)]
 struct Killed {
     job: String,
     name: String,
@@ -63,7 +66,7 @@ impl Scene {
         tree::every_kind(&path);
         let original = Copy::of(&path);
         assert_eq!(fleet.backup("host-a", "data", "none")["state"], "succeeded");
-        Self { fleet, original, round: 0 }
+        Self { fleet, original, round: 0, killed: Killed::default() }
     }
 
     fn directory(&mut self, name: &str) -> PathBuf {
@@ -102,23 +105,6 @@ impl Scene {
         self.fleet.ok(&words);
     }
 
-    /// Starts a restore and has the agent die at `point`.
-    fn kill_at(&mut self, point: &str, into: Into) -> Killed {
-        self.round += 1;
-        let name = format!("target-{}", self.round);
-        if into == Into::Bound {
-            self.make_device(&name);
-        }
-        self.fleet.host("host-a").agent().kill();
-        self.fleet.host("host-a").start_agent(Some(point));
-        self.fleet.wait_connected("host-a");
-        self.start(into, &name);
-        self.fleet.host("host-a").agent().wait(60);
-        let job = self.newest()["id"].as_str().expect("an id").to_owned();
-        self.assert_marked(point, into, &job, &name);
-        Killed { job, name }
-    }
-
     fn newest(&self) -> Value {
         let jobs = self.fleet.json(&["job", "ls", "--limit", "20"]);
         let mut jobs = jobs.as_array().cloned().unwrap_or_default().into_iter();
@@ -151,9 +137,7 @@ impl Scene {
 
     /// Everything in the agent's journal, empty when nothing is to be done.
     fn journal(&mut self) -> String {
-        let dir = self.fleet.host("host-a").state_dir().join("journal");
-        let records = std::fs::read_dir(dir).expect("a journal").map(|entry| entry.expect("listed").path());
-        records.map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect()
+        self.fleet.host("host-a").journal().concat()
     }
 
     fn assert_untouched(&self) {
@@ -184,6 +168,20 @@ impl Scene {
         assert_eq!(holders(&self.fleet).unwrap(), "", "{what}");
     }
 
+    #[track_caller]
+    fn assert_gone(&mut self, what: &str, into: Into, name: &str) {
+        let gone = match into {
+            Into::Volume => !self.fleet.engine("host-a").has_volume(name),
+            Into::Bound => {
+                let left = entries(&self.device(name));
+                left == 0 && !self.fleet.engine("host-a").has_volume(name)
+            }
+            Into::Directory => !self.directory(name).exists(),
+        };
+        assert!(gone, "{what}: {name} is still there");
+        self.assert_untouched();
+    }
+
     fn assert_restored(&mut self, what: &str, into: Into, name: &str) {
         let path = self.path_of(into, name);
         assert!(path.is_dir(), "{what}: {} is not there", path.display());
@@ -197,74 +195,100 @@ fn holders(fleet: &Fleet) -> Result<String, String> {
     fleet.engine("host-a").try_docker(["ps", "-aq", "--filter", "name=holdfast-holder"])
 }
 
-/// The job is run again by the agent that comes, over what the dead one left.
+/// What becomes of the job of an agent that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The next agent runs it again, over what the dead one left.
+    RunAgain,
+    /// It is not run again: what it left goes, and another one of the same name does.
+    Cancelled,
+    /// The same, and what it left goes while no agent runs.
+    CancelledAndResumed,
+}
+
+impl kills::Matrix for Scene {
+    type Act = (Into, Then);
+
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn prepare(&mut self, kill: &Kill<Self::Act>) {
+        self.round += 1;
+        let name = format!("target-{}", self.round);
+        if kill.act.0 == Into::Bound {
+            self.make_device(&name);
+        }
+        self.killed = Killed { job: String::new(), name };
+    }
+
+    fn begin(&mut self, kill: &Kill<Self::Act>) {
+        let name = self.killed.name.clone();
+        self.start(kill.act.0, &name);
+    }
+
+    fn inspect(&mut self, kill: &Kill<Self::Act>) {
+        let (point, (into, then)) = (kill.point, kill.act);
+        self.killed.job = self.newest()["id"].as_str().expect("an id").to_owned();
+        let Killed { job, name } = self.killed.clone();
+        self.assert_marked(point, into, &job, &name);
+        if then == Then::RunAgain {
+            return;
+        }
+        self.fleet.ok(&["job", "cancel", &job]);
+        let ended = self.fleet.await_job(&job, 60);
+        assert_eq!(ended["state"], "cancelled", "{point}: {ended}");
+        if then == Then::CancelledAndResumed {
+            resume(&mut self.fleet);
+            assert_eq!(self.journal(), "", "{point}: the journal still has something after `resume`");
+        }
+    }
+
+    fn settle(&mut self, kill: &Kill<Self::Act>) {
+        let (point, (into, then)) = (kill.point, kill.act);
+        let Killed { job, name } = self.killed.clone();
+        let job = if then == Then::RunAgain {
+            let job = self.fleet.await_job(&job, 120);
+            self.wait_clean(point);
+            job
+        } else {
+            self.wait_clean(point);
+            self.assert_gone(point, into, &name);
+            self.fleet.wait_connected("host-a");
+            let command = self.command(into, &name);
+            self.fleet.json(&command.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let well = (&"succeeded".into(), &0.into());
+        assert_eq!((&job["state"], &job["restore"]["differences"]), well, "{point}: {job}");
+        self.assert_restored(point, into, &name);
+    }
+}
+
 #[test]
 fn p05_a_restore_whose_agent_was_killed_is_done_by_the_next_one() {
     require_engine!();
     let mut scene = Scene::new();
-    let volume = VOLUME.map(|point| (point, Into::Volume));
-    let bound = BOUND.map(|point| (point, Into::Bound));
-    let cases: Vec<_> =
-        volume.into_iter().chain(bound).chain(DIRECTORY.map(|point| (point, Into::Directory))).collect();
-    let kills = cases.len();
-    for (point, into) in cases {
-        let killed = scene.kill_at(point, into);
-        scene.fleet.host("host-a").start_agent(None);
-        let job = scene.fleet.await_job(&killed.job, 120);
-        assert_eq!(job["state"], "succeeded", "{point}: {job}");
-        assert_eq!(job["restore"]["differences"], 0, "{point}: {job}");
-        scene.wait_clean(point);
-        scene.assert_restored(point, into, &killed.name);
-    }
+    let again = |into| (into, Then::RunAgain);
+    let matrix = each(AGENT, VOLUME, again(Into::Volume))
+        .chain(each(AGENT, BOUND, again(Into::Bound)))
+        .chain(each(AGENT, DIRECTORY, again(Into::Directory)));
+    let kills = kills::run(&mut scene, matrix);
     scene.fleet.assert_whole();
     figure!("{kills} kills within a restore, each done in the end, 0 violations");
 }
 
-/// If the job is not run again, what it left is gone, and another one of the
-/// same name does.
 #[test]
 fn p05_what_a_killed_restore_left_is_removed_and_a_second_one_succeeds() {
     require_engine!();
     let mut scene = Scene::new();
-    let cases = [
-        (VOLUME[0], Into::Volume),
-        (VOLUME[1], Into::Volume),
-        (BOUND[1], Into::Bound),
-        (BOUND[2], Into::Bound),
-        (DIRECTORY[0], Into::Directory),
+    let matrix = [
+        (VOLUME[0], (Into::Volume, Then::Cancelled)),
+        (VOLUME[1], (Into::Volume, Then::CancelledAndResumed)),
+        (BOUND[1], (Into::Bound, Then::Cancelled)),
+        (BOUND[2], (Into::Bound, Then::Cancelled)),
+        (DIRECTORY[0], (Into::Directory, Then::Cancelled)),
     ];
-    for (point, into) in cases {
-        let killed = scene.kill_at(point, into);
-        scene.fleet.ok(&["job", "cancel", &killed.job]);
-        let job = scene.fleet.await_job(&killed.job, 60);
-        assert_eq!(job["state"], "cancelled", "{point}: {job}");
-        if point == VOLUME[1] && into == Into::Volume {
-            resume(&mut scene.fleet);
-            assert_eq!(scene.journal(), "", "{point}: the journal still has something after `resume`");
-        }
-        scene.fleet.host("host-a").start_agent(None);
-        scene.wait_clean(point);
-        let gone = match into {
-            Into::Volume => !scene.fleet.engine("host-a").has_volume(&killed.name),
-            Into::Bound => {
-                let left = entries(&scene.device(&killed.name));
-                left == 0 && !scene.fleet.engine("host-a").has_volume(&killed.name)
-            }
-            Into::Directory => !scene.directory(&killed.name).exists(),
-        };
-        assert!(gone, "{point}: {} is still there", killed.name);
-        scene.assert_untouched();
-        scene.fleet.wait_connected("host-a");
-        let command = scene.command(into, &killed.name);
-        let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let job = scene.fleet.json(&words);
-        assert_eq!(
-            (&job["state"], &job["restore"]["differences"]),
-            (&"succeeded".into(), &0.into()),
-            "{job}"
-        );
-        scene.assert_restored(point, into, &killed.name);
-    }
+    kills::run(&mut scene, matrix.map(|(point, act)| Kill { victim: AGENT, point, act }));
 }
 
 fn entries(directory: &Path) -> usize {
@@ -277,13 +301,17 @@ fn entries(directory: &Path) -> usize {
 fn p05_a_bound_directory_is_emptied_however_often_that_is_cut_short() {
     require_engine!();
     let mut scene = Scene::new();
-    let killed = scene.kill_at("agent.restore.written", Into::Bound);
+    let kill = Kill { victim: AGENT, point: "agent.restore.written", act: (Into::Bound, Then::Cancelled) };
+    scene.prepare(&kill);
+    scene.fleet.arm(AGENT, kill.point);
+    scene.begin(&kill);
+    scene.fleet.wait_death(AGENT);
+    scene.inspect(&kill);
+    let killed = scene.killed.clone();
     let device = scene.device(&killed.name);
     assert_ne!(entries(&device), 0, "it was killed with the directory full");
-    scene.fleet.ok(&["job", "cancel", &killed.job]);
-    scene.fleet.await_job(&killed.job, 60);
     scene.fleet.host("host-a").start_agent(Some("agent.restore.emptied"));
-    scene.fleet.host("host-a").agent().wait(60);
+    scene.fleet.wait_death(AGENT);
     assert!(scene.fleet.engine("host-a").has_volume(&killed.name), "the volume goes last");
     assert_eq!(entries(&device), 0);
     resume(&mut scene.fleet);
@@ -313,9 +341,7 @@ fn resume(fleet: &mut Fleet) {
 fn p05_what_the_first_attempt_left_in_the_journal_does_not_remove_what_the_second_restored() {
     require_engine!();
     let mut scene = Scene::new();
-    scene.fleet.host("host-a").agent().kill();
-    scene.fleet.host("host-a").start_agent(Some("agent.journal.after-write"));
-    scene.fleet.wait_connected("host-a");
+    scene.fleet.arm(AGENT, "agent.journal.after-write");
     scene.start(Into::Volume, "target");
     scene.fleet.host("host-a").agent().wait(60);
     let job = scene.newest()["id"].as_str().expect("an id").to_owned();
@@ -353,9 +379,7 @@ fn an_agent_killed_with_a_holder_just_made_leaves_none() {
     let bound = ["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &option, "bound"];
     fleet.engine("host-a").docker(bound);
     for resumed in [false, true] {
-        fleet.host("host-a").agent().kill();
-        fleet.host("host-a").start_agent(Some("agent.holder.created"));
-        fleet.wait_connected("host-a");
+        fleet.arm(AGENT, "agent.holder.created");
         fleet.ok(&["backup", "run", "--host", "host-a", "--volume", "bound", "--no-wait"]);
         fleet.host("host-a").agent().wait(60);
         assert_eq!(holders(&fleet).unwrap().lines().count(), 1, "it died with a holder made");

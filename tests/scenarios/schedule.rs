@@ -2,6 +2,7 @@
 
 use chrono::DateTime;
 use e2e::fleet::Fleet;
+use e2e::kills::AGENT;
 use e2e::{invariant, require_engine, wait};
 use serde_json::Value;
 
@@ -189,9 +190,7 @@ fn p10_a_fire_that_meets_the_last_run_is_left_out_or_waits_as_its_policy_says() 
     let mut fleet = Fleet::start(&["host-a"]);
     fleet.engine("host-a").run_writer("writer", "data");
     // The first run stands still in its middle.
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.capture.first-pass-done"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.capture.first-pass-done");
     policy_with(&fleet, "*/2 * * * * *", 50, "skip");
     fleet.host("host-a").agent().wait_halted(60);
     let jobs = fleet.wait_json("two fires to be left out", 60, &JOBS, |jobs| {
@@ -244,5 +243,5 @@ pub(crate) fn now_seconds() -> f64 {
 pub(crate) fn at_second_of_year(unix_seconds: u64) -> String {
     let mut date = std::process::Command::new("date");
     date.env("TZ", "Europe/Berlin").args(["-d", &format!("@{unix_seconds}"), "+%-S %-M %-H %-d %-m *"]);
-    e2e::process::run(&mut date)
+    e2e::command::run(&mut date)
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use e2e::command::run;
 use e2e::deaths::Deaths;
 use e2e::docker::{Engine, IMAGE};
 use e2e::failpoints;
-use e2e::process::run;
 use e2e::{binaries, figure, require_engine, upgrades, wait};
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::container_service_client::ContainerServiceClient;

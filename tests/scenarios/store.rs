@@ -161,7 +161,7 @@ fn try_curl(presigned: &Presigned, body: Option<&str>) -> Result<(String, String
     if let Some(body) = body {
         command.args(["-X", "PUT", "--data-binary", body]);
     }
-    let answer = e2e::process::try_run(command.arg(&presigned.url))?;
+    let answer = e2e::command::try_run(command.arg(&presigned.url))?;
     let (body, status) = answer.rsplit_once('\n').unwrap();
     Ok((status.to_owned(), body.to_owned()))
 }
@@ -200,7 +200,7 @@ fn x06_a_presigned_request_is_good_for_one_thing() {
         assert_eq!(curl(&wider, None).0, "403");
         let mut removal = put;
         removal.headers.clear();
-        let status = e2e::process::run(
+        let status = e2e::command::run(
             std::process::Command::new("curl")
                 .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "DELETE"])
                 .arg(&removal.url),

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::docker::IMAGE;
 use e2e::failpoints;
 use e2e::fleet::{Fleet, Place};
-use e2e::process::run;
 use e2e::{figure, record, require_engine, wait};
 
 /// User and group without a file of their own.

@@ -11,6 +11,7 @@ mod stand_in;
 use e2e::app_images::{self, App};
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
+use e2e::kills::{AGENT, Victim};
 use e2e::upgrades::{self, Copy, RIGHTS, migrated, run_app};
 use e2e::{figure, require_engine, wait};
 use serde_json::Value;
@@ -239,9 +240,7 @@ fn without_controller_and_store_the_agent_goes_back_alone() {
 
     // When the new one has to show that it is well, which it is not: the agent
     // stands still once that runs, until nobody is there any more.
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some("halt agent.upgrade.new-started"));
-    fleet.wait_connected("host-a");
+    fleet.arm(AGENT, "halt agent.upgrade.new-started");
     let id = fleet.start_upgrade("host-a", "app", App::NeverHealthy.image());
     fleet.host("host-a").agent().wait_halted(60);
     fleet.controller().kill();
@@ -255,9 +254,7 @@ fn without_controller_and_store_the_agent_goes_back_alone() {
     rolled_back(&fleet.await_job(&id, 60));
 
     // While everything is quiesced, the agent killed besides.
-    fleet.controller().kill();
-    fleet.start_controller(Some("controller.upgrade.before-proceed"));
-    fleet.wait_connected("host-a");
+    fleet.arm(Victim::Controller, "controller.upgrade.before-proceed");
     let id = fleet.start_upgrade("host-a", "app", App::Migrates.image());
     fleet.controller().wait(60);
     std::fs::rename(fleet.repository_dir(), &away).unwrap();

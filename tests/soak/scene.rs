@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::app_images::{self, App};
+use e2e::command::run;
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::{Fleet, Place, Said};
-use e2e::process::run;
 use e2e::upgrades::{self, Copy, RIGHTS, run_app};
 use e2e::{invariant, tree, wait};
 use serde_json::Value;

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::command::run;
 use crate::docker::{Engine, IMAGE};
-use crate::process::run;
 use crate::{binaries, failpoints};
 
 const BINARIES: [&str; 3] = ["holdfast", "holdfast-agent", "holdfast-controller"];

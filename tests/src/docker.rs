@@ -11,8 +11,9 @@ use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::command::{run, try_run};
 use crate::leftovers::{self, Alive, unmount_below};
-use crate::process::{Process, run, try_run};
+use crate::process::Process;
 use crate::{engine_api, locks, wait};
 
 /// Image every Engine starts with: a static busybox and nothing else.

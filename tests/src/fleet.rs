@@ -9,9 +9,11 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::command::run;
 use crate::docker::Engine;
+use crate::order::Leaves;
 use crate::ports::Port;
-use crate::process::{Process, run};
+use crate::process::Process;
 use crate::{binaries, failpoints, invariant, wait};
 
 /// How a command ends that found damage.
@@ -47,7 +49,8 @@ pub struct Host {
     agent: Option<Process>,
 }
 
-/// Taken down, with everything in it, when dropped.
+/// Taken down, with everything in it, when dropped. What has to be in order at
+/// the end of any test is looked at before that.
 pub struct Fleet {
     controller: Option<Process>,
     port: Port,
@@ -55,6 +58,7 @@ pub struct Fleet {
     /// What hosts that join allow besides backup, restore and one directory.
     rights: Vec<String>,
     hosts: Vec<Host>,
+    pub(crate) leaves: Leaves,
     dir: TempDir,
 }
 
@@ -138,6 +142,10 @@ impl Host {
         self.agent.as_mut().expect("the agent was started")
     }
 
+    pub(crate) fn agent_runs(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(Process::is_running)
+    }
+
     /// `holdfast-agent VERB` beside the agent that runs.
     pub fn agent_says(&self, verb: &str) -> Said {
         let mut command = Command::new(binaries::path("holdfast-agent"));
@@ -192,6 +200,7 @@ impl Fleet {
             place,
             rights: Vec::new(),
             hosts: Vec::new(),
+            leaves: Leaves::default(),
             dir,
         };
         fleet.make_state("init");
@@ -225,6 +234,12 @@ impl Fleet {
         say(self.state_command("rebuild"))
     }
 
+    /// Makes another controller of the repository, beside the one that runs.
+    /// Nothing is started.
+    pub fn rebuild_elsewhere(&self, state_dir: &Path) {
+        run(&mut self.state_command_in(state_dir, "rebuild"));
+    }
+
     /// The same as a process, for it to be killed.
     pub fn start_rebuild(&self) -> Process {
         Process::start("rebuild", &self.state_command("rebuild"), &self.dir.path().join("rebuild.log"))
@@ -251,8 +266,12 @@ impl Fleet {
 
     /// `holdfast-controller init` or `rebuild`.
     fn state_command(&self, verb: &str) -> Command {
+        self.state_command_in(&self.state_dir(), verb)
+    }
+
+    fn state_command_in(&self, state_dir: &Path, verb: &str) -> Command {
         let mut command = Command::new(binaries::path("holdfast-controller"));
-        command.arg(verb).arg("--state-dir").arg(self.state_dir());
+        command.arg(verb).arg("--state-dir").arg(state_dir);
         command.args(["--address", &format!("127.0.0.1:{}", self.port.number()), "--crypto", "none"]);
         match &self.place {
             Place::Directory => command.arg("--repository").arg(self.repository_dir()),
@@ -333,6 +352,15 @@ impl Fleet {
             assert!(process.is_running(), "the controller ended\n{}", process.output());
             listening.exists().then_some(()).ok_or("not listening")
         });
+    }
+
+    /// Whether a controller runs and can be asked.
+    pub(crate) fn is_answering(&mut self) -> bool {
+        self.controller.as_mut().is_some_and(Process::is_running)
+    }
+
+    pub(crate) fn hosts_mut(&mut self) -> &mut [Host] {
+        &mut self.hosts
     }
 
     pub fn controller(&mut self) -> &mut Process {
@@ -518,16 +546,25 @@ impl Fleet {
     /// Nothing may run meanwhile.
     #[track_caller]
     pub fn assert_acknowledged(&self, after: &str) {
-        let listed = ids(&self.json(&["snapshot", "ls", "--forgotten"]));
-        let jobs = self.json(&["job", "ls", "--limit", "500"]);
-        let sources = jobs.as_array().into_iter().flatten().flat_map(|job| job["sources"].as_array());
-        for source in sources.flatten() {
-            let Some(told) = source["snapshot"].as_str().filter(|told| !told.is_empty()) else { continue };
-            invariant!("I2", listed.contains(told), "after {after}: {told} was stored and is not listed");
-        }
-        let stored = self.repo("ls", &["-o", "json"]).json().expect("a list of the bucket's snapshots");
-        let stored = ids(&stored);
-        invariant!("I3", listed == stored, "after {after}: listed {listed:?}, in the bucket {stored:?}");
+        let found = self.snapshots_told_listed_and_stored().unwrap_or_else(|said| panic!("{said:?}"));
+        found.assert_agreement(after);
+    }
+
+    /// What jobs, the catalogue and the bucket know of snapshots, one after the
+    /// other.
+    ///
+    /// # Errors
+    /// What the command said that failed.
+    pub(crate) fn snapshots_told_listed_and_stored(&self) -> Result<Snapshots, Said> {
+        let listed = ids(&self.try_json(&["snapshot", "ls", "--forgotten"])?);
+        let jobs = self.try_json(&["job", "ls", "--limit", "500"])?;
+        let jobs = jobs.as_array().cloned().unwrap_or_default();
+        let pruned = jobs.iter().any(|job| job["kind"] == "prune");
+        let sources = jobs.iter().flat_map(|job| job["sources"].as_array()).flatten();
+        let told = sources.filter_map(|source| source["snapshot"].as_str()).filter(|told| !told.is_empty());
+        let told = told.map(str::to_owned).collect();
+        let stored = ids(&self.repo("ls", &["-o", "json"]).json()?);
+        Ok(Snapshots { told, listed, stored, pruned })
     }
 
     /// `holdfast-controller VERB` beside the one that runs.
@@ -537,11 +574,61 @@ impl Fleet {
         say(command)
     }
 
+    /// Ends controller and agents, after a look at what has to be in order. The
+    /// files stay until it is dropped: where they lie on a disk of their own, that
+    /// is unmounted between the two.
+    pub fn close(&mut self) {
+        if !std::thread::panicking() {
+            self.assert_in_order();
+        }
+        // Agents first: they would only log that the controller has gone.
+        for host in &mut self.hosts {
+            host.agent = None;
+        }
+        self.controller = None;
+    }
+
     /// Waits until no job is queued or running.
     pub fn wait_idle(&self, seconds: u64) {
         self.wait_json("all jobs to end", seconds, &["job", "ls", "--active"], |jobs| {
             jobs.as_array().is_some_and(Vec::is_empty)
         });
+    }
+}
+
+/// Ids of snapshots, as three know them.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    /// That jobs said they stored.
+    told: BTreeSet<String>,
+    /// In the catalogue.
+    listed: BTreeSet<String>,
+    /// In the bucket.
+    stored: BTreeSet<String>,
+    /// Whether a job may have removed some for good.
+    pruned: bool,
+}
+
+impl Snapshots {
+    /// Of those that were told of none counts as missing where they may be gone
+    /// on purpose.
+    pub(crate) fn but_for_pruned(mut self) -> Self {
+        if self.pruned {
+            self.told.clear();
+        }
+        self
+    }
+
+    pub(crate) fn agree(&self) -> bool {
+        self.told.is_subset(&self.listed) && self.listed == self.stored
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_agreement(&self, after: &str) {
+        let Self { told, listed, stored, pruned: _ } = self;
+        let missing: Vec<_> = told.difference(listed).collect();
+        invariant!("I2", missing.is_empty(), "after {after}: {missing:?} were stored and are not listed");
+        invariant!("I3", listed == stored, "after {after}: listed {listed:?}, in the bucket {stored:?}");
     }
 }
 
@@ -571,10 +658,6 @@ fn say(mut command: Command) -> Said {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        // Agents first: they would only log that the controller has gone.
-        for host in &mut self.hosts {
-            host.agent = None;
-        }
-        self.controller = None;
+        self.close();
     }
 }

@@ -8,8 +8,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::command::run;
 use crate::gate::Gate;
-use crate::process::{Process, run};
+use crate::process::Process;
 use crate::wait;
 
 /// Version that `tests/tools/install-moto` installs into the user's cache.

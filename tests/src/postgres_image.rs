@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::command::run;
 use crate::docker::Engine;
-use crate::process::run;
 
 /// The build a container starts with.
 pub const FIRST: &str = "postgres-test:a";

@@ -7,9 +7,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::app_images::App;
+use crate::command::run;
 use crate::docker::Engine;
 use crate::fleet::{Fleet, Said};
-use crate::process::run;
 use crate::{invariant, tree, wait};
 
 /// What hosts allow whose containers are upgraded.

@@ -48,7 +48,7 @@ impl Scene {
     pub(crate) async fn open() -> Option<Self> {
         let engine = Engine::open(Path::new(SOCKET));
         if let Err(error) = engine.info().await {
-            crate::record::skipped(&error.to_string());
+            support::record::skipped(&error.to_string());
             return None;
         }
         sweep();

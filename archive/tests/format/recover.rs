@@ -16,7 +16,7 @@ fn have_tools() -> bool {
     for tool in ["python3", "zstd", "tar"] {
         let found = Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !found.is_ok_and(|status| status.success()) {
-            crate::record::skipped(&format!("there is no program `{tool}`"));
+            ::support::record::skipped(&format!("there is no program `{tool}`"));
             return false;
         }
     }

@@ -122,7 +122,7 @@ fn zstd_accepts_every_pack() {
         .collect();
     assert!(packs.len() > 2);
     let Ok(outcome) = std::process::Command::new("zstd").arg("-tq").args(&packs).output() else {
-        crate::record::skipped("there is no program `zstd`");
+        ::support::record::skipped("there is no program `zstd`");
         return;
     };
     assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));

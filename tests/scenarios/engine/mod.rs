@@ -16,6 +16,7 @@ mod sources;
 
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
+use e2e::kills::Victim;
 use serde_json::Value;
 
 const HOST: &str = "host-a";
@@ -38,9 +39,7 @@ fn start(fleet: &Fleet, volumes: &[&str], consistency: &str) -> String {
 
 /// Has the agent stand still once it comes to a place.
 fn halt_at(fleet: &mut Fleet, point: &str) {
-    fleet.host(HOST).agent().kill();
-    fleet.host(HOST).start_agent(Some(&format!("halt {point}")));
-    fleet.wait_connected(HOST);
+    fleet.arm(Victim::Agent(HOST), &format!("halt {point}"));
 }
 
 /// What a job says of one of its sources.

@@ -3,9 +3,9 @@
 
 use std::process::Command;
 
+use e2e::command::run;
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
-use e2e::process::run;
 use e2e::{record, require_engine, wait};
 use serde_json::Value;
 

@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use e2e::command::run;
 use e2e::docker::{Engine, IMAGE, REMAP_OFFSET};
 use e2e::fleet::Fleet;
-use e2e::process::run;
 use e2e::{require_engine, tree};
 
 use super::{HOST, fill};

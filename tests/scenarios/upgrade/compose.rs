@@ -4,8 +4,8 @@
 use std::process::Command;
 
 use e2e::app_images::App;
+use e2e::command::run;
 use e2e::docker::Engine;
-use e2e::process::run;
 use e2e::upgrades;
 use e2e::{record, require_engine};
 

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use e2e::app_images::App;
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::{Fleet, Said};
+use e2e::kills::{self, AGENT, Kill, Victim, each};
 use e2e::upgrades::{self, Copy, run_app};
 use e2e::{figure, invariant, require_engine, tree, wait};
 use serde_json::Value;
@@ -31,7 +32,7 @@ const FORWARD: [&str; 12] = [
 ];
 
 /// Where nothing was stopped yet, or the upgrade is over.
-const NOT_AT_REST: [&str; 4] = [
+const NOT_QUIESCED: [&str; 4] = [
     "agent.upgrade.record-written",
     "agent.upgrade.new-created",
     "agent.upgrade.first-pass-done",
@@ -50,13 +51,13 @@ const BACK: [&str; 4] = [
 ];
 
 /// While a committed upgrade is undone, before anything goes back.
-const UNDO: [&str; 2] = ["agent.upgrade.rollback-asked", "agent.upgrade.rollback-quiesced"];
+const ASKED: [&str; 2] = ["agent.upgrade.rollback-asked", "agent.upgrade.rollback-quiesced"];
 
 /// When an agent that found everything quiesced has set it going again.
-const AWAKE: &str = "agent.upgrade.rollback-resumed";
+const RESUMED: &str = "agent.upgrade.rollback-resumed";
 
 /// The same, of the controller.
-const UNDO_CONTROLLER: [&str; 3] = [
+const ROLLBACK_CONTROLLER: [&str; 3] = [
     "controller.upgrade.at-stop-snapshot",
     "controller.upgrade.before-proceed",
     "controller.upgrade.after-proceed",
@@ -112,7 +113,7 @@ impl Scene {
 
     /// Starts an upgrade to a version that is not the one that runs. The
     /// controller may be the one that dies: its answer is no matter.
-    fn begin(&mut self, version: App) {
+    fn upgrade(&mut self, version: App) {
         let engine = self.fleet.engine("host-a");
         let inspect = engine.inspect("app");
         let again = inspect["Config"]["Image"] == App::Migrates.image();
@@ -127,7 +128,7 @@ impl Scene {
 
     /// All is well, in one way or the other.
     #[track_caller]
-    fn settle(&mut self, what: &str) {
+    fn wait_ended(&mut self, what: &str) {
         let before = self.before.take().expect("begun");
         self.fleet.wait_connected("host-a");
         self.fleet.wait_idle(120);
@@ -169,9 +170,9 @@ impl Scene {
         figure!("killed at {what}: {}", newest["state"]);
     }
 
-    /// A committed upgrade, for it to be undone.
-    fn committed(&mut self) {
-        self.begin(App::Migrates);
+    /// A committed upgrade, for it to be rolled back.
+    fn commit(&mut self) {
+        self.upgrade(App::Migrates);
         self.kills -= 1;
         self.fleet.wait_idle(120);
         let newest = self.fleet.newest("host-a", "app");
@@ -179,7 +180,7 @@ impl Scene {
     }
 
     /// Asks for the rollback; who is asked may be the one that dies.
-    fn undo(&mut self) {
+    fn roll_back(&mut self) {
         let said = self.fleet.cli(&["upgrade", "rollback", "app", "--host", "host-a", "--no-wait"]);
         assert!(said.code == 0 || said.code == 7, "{}", said.stderr);
         self.kills += 1;
@@ -187,7 +188,7 @@ impl Scene {
 
     /// Whatever died, the upgrade is undone, data included.
     #[track_caller]
-    fn settle_undone(&mut self, what: &str) {
+    fn wait_rolled_back(&mut self, what: &str) {
         let before = self.before.take().expect("begun");
         self.fleet.wait_connected("host-a");
         self.fleet.wait_idle(180);
@@ -305,20 +306,59 @@ fn things(engine: &Engine) -> String {
     format!("{}; {}", list(&["ps", "-a", "--format", "{{.Names}}"]), list(&["volume", "ls", "-q"]))
 }
 
+/// What somebody dies of.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Upgrade(App),
+    /// Of a committed upgrade.
+    Rollback,
+    /// The same; the next agent dies, too, when it has started what was stopped.
+    RollbackTwice,
+}
+
+impl kills::Matrix for Scene {
+    type Act = Act;
+
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn prepare(&mut self, kill: &Kill<Act>) {
+        if matches!(kill.act, Act::Rollback | Act::RollbackTwice) {
+            self.commit();
+        }
+    }
+
+    fn begin(&mut self, kill: &Kill<Act>) {
+        match kill.act {
+            Act::Upgrade(version) => self.upgrade(version),
+            Act::Rollback | Act::RollbackTwice => self.roll_back(),
+        }
+    }
+
+    fn inspect(&mut self, kill: &Kill<Act>) {
+        if matches!(kill.act, Act::RollbackTwice) {
+            self.fleet.host("host-a").start_agent(Some(RESUMED));
+            self.fleet.wait_death(AGENT);
+            self.kills += 1;
+        }
+    }
+
+    fn settle(&mut self, kill: &Kill<Act>) {
+        match kill.act {
+            Act::Upgrade(_) => self.wait_ended(kill.point),
+            Act::Rollback => self.wait_rolled_back(kill.point),
+            Act::RollbackTwice => self.wait_rolled_back(&format!("{}, then {RESUMED}", kill.point)),
+        }
+    }
+}
+
 #[test]
 fn u05_the_agent_killed_at_every_step() {
     require_engine!();
     let mut scene = Scene::new();
-    let forward = FORWARD.map(|point| (point, App::Migrates));
-    for (point, version) in forward.into_iter().chain(BACK.map(|point| (point, App::Corrupts))) {
-        scene.fleet.host("host-a").agent().kill();
-        scene.fleet.host("host-a").start_agent(Some(point));
-        scene.fleet.wait_connected("host-a");
-        scene.begin(version);
-        scene.fleet.host("host-a").agent().wait(60);
-        scene.fleet.host("host-a").start_agent(None);
-        scene.settle(point);
-    }
+    let forward = each(AGENT, FORWARD, Act::Upgrade(App::Migrates));
+    kills::run(&mut scene, forward.chain(each(AGENT, BACK, Act::Upgrade(App::Corrupts))));
     scene.finish("the agent");
 }
 
@@ -326,30 +366,17 @@ fn u05_the_agent_killed_at_every_step() {
 fn u05_the_controller_killed_at_every_step() {
     require_engine!();
     let mut scene = Scene::new();
-    for point in CONTROLLER {
-        scene.fleet.controller().kill();
-        scene.fleet.start_controller(Some(point));
-        scene.fleet.wait_connected("host-a");
-        scene.begin(App::Migrates);
-        scene.fleet.controller().wait(60);
-        scene.fleet.start_controller(None);
-        scene.settle(point);
-    }
+    kills::run(&mut scene, each(Victim::Controller, CONTROLLER, Act::Upgrade(App::Migrates)));
     scene.finish("the controller");
 }
 
-/// The agent stands still at each step while the Engine dies, and goes on with
-/// one that has just been started again.
-#[test]
-fn u05_the_engine_killed_at_every_step() {
-    require_engine!();
+/// The agent stands still at each of these steps while the Engine dies, and goes
+/// on with one that has just been started again.
+fn killed_with_the_agent_halted(points: &[&'static str], version: App) {
     let mut scene = Scene::new();
-    let forward = FORWARD.map(|point| (point, App::Migrates));
-    for (point, version) in forward.into_iter().chain(BACK.map(|point| (point, App::Corrupts))) {
-        scene.fleet.host("host-a").agent().kill();
-        scene.fleet.host("host-a").start_agent(Some(&format!("halt {point}")));
-        scene.fleet.wait_connected("host-a");
-        scene.begin(version);
+    for &point in points {
+        scene.fleet.arm(AGENT, &format!("halt {point}"));
+        scene.upgrade(version);
         let id = scene.newest_job()["id"].clone();
         scene.fleet.host("host-a").agent().wait_halted(60);
         scene.fleet.host("host-a").engine.crash();
@@ -360,13 +387,25 @@ fn u05_the_engine_killed_at_every_step() {
         scene.fleet.host("host-a").engine.start_again();
         scene.fleet.host("host-a").agent().run_on();
         scene.fleet.await_job(id.as_str().expect("an id"), 120);
-        if NOT_AT_REST.contains(&point) {
+        if NOT_QUIESCED.contains(&point) {
             // It has no policy, and nobody but the Engine took it down.
             scene.fleet.engine("host-a").docker(["start", "side"]);
         }
-        scene.settle(point);
+        scene.wait_ended(point);
     }
     scene.finish("the Engine");
+}
+
+#[test]
+fn u05_the_engine_killed_at_every_step_forward() {
+    require_engine!();
+    killed_with_the_agent_halted(&FORWARD, App::Migrates);
+}
+
+#[test]
+fn u05_the_engine_killed_at_every_step_back() {
+    require_engine!();
+    killed_with_the_agent_halted(&BACK, App::Corrupts);
 }
 
 #[test]
@@ -374,7 +413,7 @@ fn u05_the_engine_killed_in_every_state() {
     require_engine!();
     let mut scene = Scene::new();
     for (state, version) in STATES {
-        scene.begin(version);
+        scene.upgrade(version);
         let id = scene.newest_job()["id"].clone();
         // A state may be over between two looks: then it is the next one.
         let seen = scene.wait_reached(state, |newest| newest["job"] == id);
@@ -386,52 +425,28 @@ fn u05_the_engine_killed_in_every_state() {
         } else {
             scene.revive_side(killed);
         }
-        scene.settle(&format!("{seen} (asked for {state})"));
+        scene.wait_ended(&format!("{seen} (asked for {state})"));
     }
     scene.finish("the Engine");
 }
 
 #[test]
-fn u05_all_three_killed_while_an_upgrade_is_undone() {
+fn u05_the_agent_killed_while_an_upgrade_is_rolled_back() {
     require_engine!();
     let mut scene = Scene::new();
-    for point in UNDO.into_iter().chain(BACK) {
-        scene.committed();
-        scene.fleet.host("host-a").agent().kill();
-        scene.fleet.host("host-a").start_agent(Some(point));
-        scene.fleet.wait_connected("host-a");
-        scene.undo();
-        scene.fleet.host("host-a").agent().wait(60);
-        scene.fleet.host("host-a").start_agent(None);
-        scene.settle_undone(point);
-    }
-    // The one that comes dies, too, when it has started what was stopped.
-    for point in UNDO {
-        scene.committed();
-        scene.fleet.host("host-a").agent().kill();
-        scene.fleet.host("host-a").start_agent(Some(point));
-        scene.fleet.wait_connected("host-a");
-        scene.undo();
-        scene.fleet.host("host-a").agent().wait(60);
-        scene.fleet.host("host-a").start_agent(Some(AWAKE));
-        scene.fleet.host("host-a").agent().wait(60);
-        scene.fleet.host("host-a").start_agent(None);
-        scene.kills += 1;
-        scene.settle_undone(&format!("{point}, then {AWAKE}"));
-    }
-    for point in UNDO_CONTROLLER {
-        scene.committed();
-        scene.fleet.controller().kill();
-        scene.fleet.start_controller(Some(point));
-        scene.fleet.wait_connected("host-a");
-        scene.undo();
-        scene.fleet.controller().wait(60);
-        scene.fleet.start_controller(None);
-        scene.settle_undone(point);
-    }
+    let once = each(AGENT, ASKED.into_iter().chain(BACK), Act::Rollback);
+    kills::run(&mut scene, once.chain(each(AGENT, ASKED, Act::RollbackTwice)));
+    scene.finish("the agent");
+}
+
+#[test]
+fn u05_controller_and_engine_killed_while_an_upgrade_is_rolled_back() {
+    require_engine!();
+    let mut scene = Scene::new();
+    kills::run(&mut scene, each(Victim::Controller, ROLLBACK_CONTROLLER, Act::Rollback));
     for state in ["awaiting snapshot", "rolling back"] {
-        scene.committed();
-        scene.undo();
+        scene.commit();
+        scene.roll_back();
         let seen = scene.wait_reached(state, |_| true);
         let killed = Utc::now();
         scene.fleet.host("host-a").engine.crash_and_restart();
@@ -439,10 +454,10 @@ fn u05_all_three_killed_while_an_upgrade_is_undone() {
         scene.revive_side(killed);
         if scene.newest("rollback")["state"] == "failed" {
             scene.runs_as_upgraded(state);
-            scene.undo();
+            scene.roll_back();
             scene.kills -= 1;
         }
-        scene.settle_undone(&format!("{seen} (asked for {state})"));
+        scene.wait_rolled_back(&format!("{seen} (asked for {state})"));
     }
-    scene.finish("agent, controller and Engine");
+    scene.finish("controller and Engine");
 }

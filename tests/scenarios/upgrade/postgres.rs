@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use e2e::docker::Engine;
 use e2e::fleet::Fleet;
+use e2e::kills::Victim;
 use e2e::postgres_image::{self, DATA, FIRST, NEXT_MAJOR, RUINS, SECOND};
 use e2e::upgrades::{self, RIGHTS, wait_healthy};
 use e2e::{figure, require_engine, require_postgres};
@@ -24,7 +25,7 @@ fn insert(engine: &Engine, number: u32) -> bool {
 }
 
 fn numbers(engine: &Engine, container: &str) -> Vec<u32> {
-    let text = e2e::process::run(&mut psql(engine, container, "select n from t order by n"));
+    let text = e2e::command::run(&mut psql(engine, container, "select n from t order by n"));
     text.lines().map(|line| line.parse().expect("a number")).collect()
 }
 
@@ -41,7 +42,7 @@ fn no_acknowledged_row_is_lost() {
     let mut fleet = Fleet::start_allowing(&RIGHTS, &["host-a"]);
     postgres_image::build(fleet.engine("host-a"), &[SECOND, RUINS, NEXT_MAJOR]);
     start(fleet.engine("host-a"), "db", "pg");
-    e2e::process::run(&mut psql(fleet.engine("host-a"), "db", "create table t (n int)"));
+    e2e::command::run(&mut psql(fleet.engine("host-a"), "db", "create table t (n int)"));
 
     // Its data is of another major version than that image: refused.
     let said = fleet.try_upgrade("host-a", "db", NEXT_MAJOR, &[]);
@@ -51,9 +52,7 @@ fn no_acknowledged_row_is_lost() {
     // A row between the snapshot before and the stop: the controller is dead in
     // between, so there is no doubt about the order.
     assert!(insert(fleet.engine("host-a"), 1));
-    fleet.controller().kill();
-    fleet.start_controller(Some("controller.upgrade.after-before-snapshot"));
-    fleet.wait_connected("host-a");
+    fleet.arm(Victim::Controller, "controller.upgrade.after-before-snapshot");
     let id = fleet.start_upgrade("host-a", "db", RUINS);
     fleet.controller().wait(60);
     assert!(insert(fleet.engine("host-a"), 2));
@@ -116,7 +115,7 @@ fn a_server_with_its_socket_in_tmp_is_upgraded_and_data_there_still_blocks() {
     let command = ["/start", "-c", "unix_socket_directories=/tmp"];
     engine.docker(server.into_iter().chain(command));
     wait_healthy(engine, "db");
-    e2e::process::run(&mut psql(engine, "db", "create table t (n int)"));
+    e2e::command::run(&mut psql(engine, "db", "create table t (n int)"));
     assert!(insert(engine, 1));
     let lock = engine.docker(["exec", "db", "cat", "/tmp/.s.PGSQL.5432.lock"]);
     assert!(lock.contains("/tmp"), "{lock}");

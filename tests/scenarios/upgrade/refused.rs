@@ -1,9 +1,10 @@
 //! What cannot be upgraded is refused before anything stops, in plain words.
 
 use e2e::app_images::{self, App};
+use e2e::command::run;
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
-use e2e::process::run;
+use e2e::kills::Victim;
 use e2e::upgrades::{self, Copy, run_app};
 use e2e::{figure, require_engine};
 use std::process::Command;
@@ -114,6 +115,8 @@ fn u02_no_upgrade_without_the_snapshot_before() {
     assert!(job["state"] == "cancelled" || job["state"] == "failed", "{job}");
     assert_eq!(job["upgrade"]["downtime_ms"].as_u64().unwrap_or_default(), 0, "{job}");
     untouched(engine, "app", &since);
+    std::fs::remove_file(&packs).unwrap();
+    std::fs::rename(fleet.dir().join("packs-away"), &packs).unwrap();
 }
 
 /// A plan is run as it was shown, or not at all.
@@ -212,9 +215,7 @@ fn u08_a_port_or_name_taken_in_the_middle_leads_back() {
     let before = fleet.engine("host-a").inspect("app");
     let data = Copy::of(&fleet.engine("host-a").volume_path("app-data"));
     for taken in ["port", "name"] {
-        fleet.controller().kill();
-        fleet.start_controller(Some("controller.upgrade.before-proceed"));
-        fleet.wait_connected("host-a");
+        fleet.arm(Victim::Controller, "controller.upgrade.before-proceed");
         let id = fleet.start_upgrade("host-a", "app", App::Migrates.image());
         fleet.controller().wait(60);
         let aside = format!("app.holdfast-old-{}", id[id.len() - 6..].to_lowercase());

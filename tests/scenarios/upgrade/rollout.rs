@@ -4,6 +4,7 @@ use e2e::app_images::{self, App};
 use e2e::docker::Engine;
 use e2e::figure;
 use e2e::fleet::Fleet;
+use e2e::kills::Victim;
 use e2e::require_engine;
 use e2e::upgrades::{self, Copy, RIGHTS, run_app};
 use serde_json::Value;
@@ -52,14 +53,11 @@ fn counts(job: &Value) -> [u64; 4] {
 /// Runs a rollout whose controller dies at a point, and gives the job as the
 /// next controller ended it.
 fn killed_at(fleet: &mut Fleet, point: &str, hosts: &[&str], more: &[&str]) -> Value {
-    let connected = |fleet: &Fleet| hosts.iter().for_each(|host| fleet.wait_connected(host));
-    fleet.controller().kill();
-    fleet.start_controller(Some(point));
-    connected(fleet);
+    fleet.arm(Victim::Controller, point);
     let job = upgrades::job_of(fleet.cli(&rollout(more)));
-    fleet.controller().wait(90);
-    fleet.start_controller(None);
-    connected(fleet);
+    fleet.wait_death(Victim::Controller);
+    fleet.start_again(Victim::Controller);
+    hosts.iter().for_each(|host| fleet.wait_connected(host));
     fleet.await_job(job["id"].as_str().unwrap(), 120)
 }
 

@@ -2,7 +2,7 @@
 //! image's.
 
 use e2e::app_images::App;
-use e2e::process::run;
+use e2e::command::run;
 use e2e::require_engine;
 use e2e::upgrades::{self, differences, run_app, wait_healthy};
 use serde_json::Value;

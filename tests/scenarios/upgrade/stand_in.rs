@@ -5,6 +5,7 @@
 use e2e::app_images::App;
 use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
+use e2e::kills::{self, AGENT, Kill};
 use e2e::upgrades::{self, Copy, run_app};
 use e2e::{figure, invariant, require_engine};
 use serde_json::Value;
@@ -47,7 +48,7 @@ fn run_shop(engine: &Engine) {
     let of_side = labels("side");
     let mut command = engine.command(["run", "-d", "--name", "side", "--network", "container:app"]);
     command.args(of_side).args(["--stop-signal", "KILL", IMAGE, "sleep", "100000"]);
-    e2e::process::run(&mut command);
+    e2e::command::run(&mut command);
 }
 
 /// Names of all containers and volumes.
@@ -73,66 +74,121 @@ fn kept(engine: &Engine, what: &str) {
     }
 }
 
-fn die_at(fleet: &mut Fleet, point: &str, act: impl FnOnce(&mut Fleet)) {
-    fleet.host("host-a").agent().kill();
-    fleet.host("host-a").start_agent(Some(point));
-    fleet.wait_connected("host-a");
-    act(fleet);
-    fleet.host("host-a").agent().wait(60);
-    fleet.host("host-a").start_agent(None);
-    fleet.wait_connected("host-a");
-    fleet.wait_idle(180);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Upgrade,
+    Rollback,
 }
 
-#[test]
-fn u05_the_agent_killed_between_an_old_container_and_its_stand_in() {
-    require_engine!();
-    let mut fleet = fleet_with(&[App::V1, App::Migrates]);
-    run_shop(fleet.engine("host-a"));
-    let engine = fleet.engine("host-a");
-    let before: [Value; 2] = NAMES.map(|name| engine.inspect(name));
-    let data = Copy::of(&engine.volume_path("app-data"));
-    let all = things(engine);
-    for (round, (forward, back)) in POINTS.into_iter().enumerate() {
-        // In no volume: it comes back all the same.
-        let write = format!("echo {round} >> /note");
-        fleet.engine("host-a").docker(["exec", "app", "sh", "-c", &write]);
-        die_at(&mut fleet, forward, |fleet| {
-            let more = ["--allow-loss", "writable-layer", "--no-wait"];
-            fleet.upgrade("host-a", "app", App::Migrates.image(), &more);
-        });
-        let newest = fleet.newest("host-a", "app");
-        assert_eq!(newest["state"], "committed", "{forward}: {newest}");
-        let engine = fleet.engine("host-a");
-        assert_eq!(upgrades::the_one_that_runs(engine, "app").image, App::Migrates.image(), "{forward}");
-        upgrades::the_one_that_runs(engine, "side");
-        kept(engine, forward);
-        figure!("killed at {forward}: {}", newest["state"]);
+struct Scene {
+    fleet: Fleet,
+    /// What everything was like before the first upgrade.
+    before: [Value; 2],
+    data: Copy,
+    all: Vec<String>,
+    /// What was written into the layer of the container, a line each upgrade.
+    notes: Vec<String>,
+}
 
-        die_at(&mut fleet, back, |fleet| {
-            fleet.cli(&["upgrade", "rollback", "app", "--host", "host-a", "--no-wait"]);
-        });
-        let newest = fleet.newest("host-a", "app");
-        assert_eq!(newest["state"], "rolled back", "{back}: {newest}");
+impl kills::Matrix for Scene {
+    type Act = Act;
+
+    fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn prepare(&mut self, kill: &Kill<Act>) {
+        if kill.act == Act::Upgrade {
+            // In no volume: it comes back all the same.
+            let note = self.notes.len().to_string();
+            let write = format!("echo {note} >> /note");
+            self.fleet.engine("host-a").docker(["exec", "app", "sh", "-c", &write]);
+            self.notes.push(note);
+        }
+    }
+
+    fn begin(&mut self, kill: &Kill<Act>) {
+        match kill.act {
+            Act::Upgrade => {
+                let more = ["--allow-loss", "writable-layer", "--no-wait"];
+                self.fleet.upgrade("host-a", "app", App::Migrates.image(), &more);
+            }
+            Act::Rollback => {
+                self.fleet.cli(&["upgrade", "rollback", "app", "--host", "host-a", "--no-wait"]);
+            }
+        }
+    }
+
+    fn settle(&mut self, kill: &Kill<Act>) {
+        let point = kill.point;
+        self.fleet.wait_connected("host-a");
+        self.fleet.wait_idle(180);
+        let newest = self.fleet.newest("host-a", "app");
+        figure!("killed at {point} of a {:?}: {}", kill.act, newest["state"]);
+        match kill.act {
+            Act::Upgrade => {
+                assert_eq!(newest["state"], "committed", "{point}: {newest}");
+                let engine = self.fleet.engine("host-a");
+                let runs = upgrades::the_one_that_runs(engine, "app");
+                assert_eq!(runs.image, App::Migrates.image(), "{point}");
+                upgrades::the_one_that_runs(engine, "side");
+                kept(engine, point);
+            }
+            Act::Rollback => {
+                assert_eq!(newest["state"], "rolled back", "{point}: {newest}");
+                self.is_as_before(point);
+            }
+        }
+    }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let fleet = fleet_with(&[App::V1, App::Migrates]);
         let engine = fleet.engine("host-a");
-        for (name, before) in NAMES.iter().zip(&before) {
+        run_shop(engine);
+        let before = NAMES.map(|name| engine.inspect(name));
+        let data = Copy::of(&engine.volume_path("app-data"));
+        let all = things(engine);
+        Self { fleet, before, data, all, notes: Vec::new() }
+    }
+
+    #[track_caller]
+    fn is_as_before(&self, what: &str) {
+        let engine = self.fleet.engine("host-a");
+        for (name, before) in NAMES.iter().zip(&self.before) {
             upgrades::the_one_that_runs(engine, name);
             upgrades::assert_made_again(before, &engine.inspect(name));
         }
         upgrades::wait_healthy(engine, "app");
         side_reaches(engine, "side");
-        let notes: Vec<String> = (0..=round).map(|round| round.to_string()).collect();
-        assert_eq!(engine.docker(["exec", "app", "cat", "/note"]), notes.join("\n"), "{back}");
-        data.assert_unchanged();
-        assert_eq!(things(engine), all, "{back}");
-        figure!("killed at {back} of a rollback: {}", newest["state"]);
+        assert_eq!(engine.docker(["exec", "app", "cat", "/note"]), self.notes.join("\n"), "{what}");
+        self.data.assert_unchanged();
+        assert_eq!(things(engine), self.all, "{what}");
     }
+}
+
+#[test]
+fn u05_the_agent_killed_between_an_old_container_and_its_stand_in() {
+    require_engine!();
+    let mut scene = Scene::new();
+    kills::run(
+        &mut scene,
+        POINTS.into_iter().flat_map(|(forward, back)| {
+            [(forward, Act::Upgrade), (back, Act::Rollback)].map(|(point, act)| Kill {
+                victim: AGENT,
+                point,
+                act,
+            })
+        }),
+    );
     // The grace period ends with nothing left over.
+    let fleet = &scene.fleet;
     let more = ["--allow-loss", "writable-layer"];
     let job = fleet.upgrade("host-a", "app", App::Migrates.image(), &more);
     assert_eq!(job["state"], "succeeded", "{job}");
     kept(fleet.engine("host-a"), "once more");
     fleet.ok(&["upgrade", "commit", "app", "--host", "host-a"]);
-    assert_eq!(things(fleet.engine("host-a")), all);
+    assert_eq!(things(fleet.engine("host-a")), scene.all);
     assert_eq!(fleet.engine("host-a").docker(["image", "ls", "-q", "holdfast-kept"]), "");
 }

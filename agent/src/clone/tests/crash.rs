@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::tree::{assert_equal, shell};
+use support::command::shell;
+use support::tree::assert_equal;
+
 use super::{GO_ON, Volume};
 use crate::clone::*;
 
@@ -99,5 +101,5 @@ fn what_a_trial_left_is_removed_like_a_clone() {
     assert!(matches!(error, CloneError::Exists { .. }), "{error}");
     remove(&volume.clone).unwrap();
     room(&volume.root, volume.job, &GO_ON).unwrap();
-    assert_eq!(shell(&volume.root, "ls -A .."), "_data\n");
+    assert_eq!(shell(&volume.root, "ls -A .."), "_data");
 }

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::tree::{Mounted, assert_equal, every_kind, shell};
+use support::command::shell;
+use support::disk::{Mounted, is_root};
+use support::tree::{assert_equal, every_kind};
+
 use super::{GO_ON, Volume};
 use crate::clone::*;
 
@@ -18,7 +21,7 @@ fn exchanged(dir: &Path, means: &[Means]) {
     let first = first_pass(&volume.root, &volume.clone, &GO_ON).unwrap();
     shell(
         &volume.root,
-        "echo more >> file; rm -r locked; mv dir/large dir/moved; echo new > dir/new; touch .",
+        "echo more >> small; rm -r locked; mv dir/large dir/moved; echo new > dir/new; touch .",
     );
     let stats = second_pass(&volume.root, &volume.clone, Some(first), &GO_ON).unwrap();
     assert_eq!(stats.shared_files > 0, room.means == Means::Reflink, "{stats:?}");
@@ -27,14 +30,14 @@ fn exchanged(dir: &Path, means: &[Means]) {
 
     let kept = dir.join("kept");
     shell(dir, "cp -a volumes/data/_data kept");
-    shell(&volume.root, "echo migrated > file; rm -r dir; chmod 700 .");
+    shell(&volume.root, "echo migrated > small; rm -r dir; chmod 700 .");
     // What was open before sees the tree it opened: nothing is copied over it.
-    let open = fs::File::open(volume.root.join("file")).unwrap();
+    let open = fs::File::open(volume.root.join("small")).unwrap();
     put_back(&volume.root, &volume.clone, original, cloned).unwrap();
     assert_eq!(std::io::read_to_string(open).unwrap(), "migrated\n");
     assert_equal(&volume.root, &kept);
     assert_eq!((identity(&volume.root).unwrap(), identity(&volume.clone).unwrap()), (cloned, original));
-    let label = shell(&volume.root, "getfattr -n security.selinux --only-values dir/file");
+    let label = shell(&volume.root, "getfattr -n security.selinux --only-values small");
     assert_eq!(label, "system_u:object_r:container_file_t:s0:c1,c2");
     remove(&volume.clone).unwrap();
     assert_equal(&volume.root, &kept);
@@ -42,32 +45,32 @@ fn exchanged(dir: &Path, means: &[Means]) {
 
 #[test]
 fn upgrade_inference_8_a_volume_is_exchanged_on_ext4() {
-    let Some(mounted) = Mounted::new("ext4", "-q") else { return };
-    exchanged(&mounted.path, &[Means::Copy]);
+    let Some(mounted) = Mounted::new("ext4", "") else { return };
+    exchanged(mounted.path(), &[Means::Copy]);
 }
 
 #[test]
 fn upgrade_inference_8_a_volume_is_exchanged_on_xfs() {
-    let Some(mounted) = Mounted::new("xfs", "-q -m reflink=1") else { return };
-    exchanged(&mounted.path, &[Means::Reflink]);
+    let Some(mounted) = Mounted::new("xfs", "-m reflink=1") else { return };
+    exchanged(mounted.path(), &[Means::Reflink]);
 }
 
 #[test]
 fn upgrade_inference_8_a_volume_is_exchanged_on_xfs_without_reflink() {
-    let Some(mounted) = Mounted::new("xfs", "-q -m reflink=0") else { return };
-    exchanged(&mounted.path, &[Means::Copy]);
+    let Some(mounted) = Mounted::new("xfs", "-m reflink=0") else { return };
+    exchanged(mounted.path(), &[Means::Copy]);
 }
 
 #[test]
 fn upgrade_inference_8_a_volume_is_exchanged_on_btrfs() {
-    let Some(mounted) = Mounted::new("btrfs", "-q") else { return };
-    exchanged(&mounted.path, &[Means::Reflink]);
+    let Some(mounted) = Mounted::new("btrfs", "") else { return };
+    exchanged(mounted.path(), &[Means::Reflink]);
 }
 
 #[test]
 fn identities_outlive_an_unmount_and_the_exchange_too() {
-    let Some(mounted) = Mounted::new("ext4", "-q") else { return };
-    let volume = Volume::in_dir(&mounted.path);
+    let Some(mounted) = Mounted::new("ext4", "") else { return };
+    let volume = Volume::in_dir(mounted.path());
     fs::write(volume.root.join("file"), "old").unwrap();
     second_pass(&volume.root, &volume.clone, None, &GO_ON).unwrap();
     let (original, cloned) = (identity(&volume.root).unwrap(), identity(&volume.clone).unwrap());
@@ -77,7 +80,7 @@ fn identities_outlive_an_unmount_and_the_exchange_too() {
         Path::new("/"),
         &format!(
             "i=$(losetup -nO BACK-FILE $(findmnt -nro SOURCE {0})); umount {0}; mount -o loop $i {0}",
-            mounted.path.display()
+            mounted.path().display()
         ),
     );
     assert_eq!((identity(&volume.root).unwrap(), identity(&volume.clone).unwrap()), (cloned, original));
@@ -87,8 +90,8 @@ fn identities_outlive_an_unmount_and_the_exchange_too() {
 
 #[test]
 fn files_written_in_place_and_subvolumes_on_btrfs() {
-    let Some(mounted) = Mounted::new("btrfs", "-q") else { return };
-    let volume = Volume::in_dir(&mounted.path);
+    let Some(mounted) = Mounted::new("btrfs", "") else { return };
+    let volume = Volume::in_dir(mounted.path());
     shell(
         &volume.root,
         "mkdir db; chattr +C db; head -c 300000 /dev/urandom > db/file; mkdir db/cow; chattr -C db/cow; head -c 300000 /dev/urandom > db/cow/f; chattr +c db/cow",
@@ -109,11 +112,11 @@ fn files_written_in_place_and_subvolumes_on_btrfs() {
 
 #[test]
 fn volumes_with_a_project_quota_are_refused() {
-    let Some(mounted) = Mounted::new("xfs", "-q") else { return };
-    let volume = Volume::in_dir(&mounted.path);
+    let Some(mounted) = Mounted::new("xfs", "") else { return };
+    let volume = Volume::in_dir(mounted.path());
     let set = shell(&volume.root, "chattr +P . 2>&1 || echo no");
     if set.contains("no") {
-        crate::record::skipped("chattr cannot set what a project quota sets");
+        support::record::skipped("chattr cannot set what a project quota sets");
         return;
     }
     let error = room(&volume.root, volume.job, &GO_ON).unwrap_err();
@@ -122,7 +125,7 @@ fn volumes_with_a_project_quota_are_refused() {
 
 #[test]
 fn a_filesystem_that_cannot_exchange_is_refused_beforehand() {
-    if !super::is_root() {
+    if !is_root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,6 @@ mod filesystems;
 mod passes;
 mod property;
 mod refusals;
-mod tree;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,12 +28,4 @@ impl Volume {
         let job = JobId::generate();
         Self { clone: clone_path(&root, job), root, job }
     }
-}
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        crate::record::skipped("only root can own, mount and make everything");
-    }
-    root
 }

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use support::tree::assert_equal;
 
-use super::tree::assert_equal;
 use super::{GO_ON, Volume};
 use crate::clone::pass::first_pass_with;
 use crate::clone::*;

@@ -4,8 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::tree::{Mounted, Thawed, shell};
-use super::{GO_ON, Volume, is_root};
+use support::command::shell;
+use support::disk::{Mounted, is_root};
+use support::tree::Thawed;
+
+use super::{GO_ON, Volume};
 use crate::clone::*;
 
 #[test]
@@ -19,7 +22,7 @@ fn room_is_measured_and_leaves_nothing() {
         assert!((3_000_000..4_000_000).contains(&room.needed_bytes), "{room:?}");
     }
     assert_eq!(room.refusal(), None);
-    assert_eq!(shell(&volume.root, "ls -A .."), "_data\n");
+    assert_eq!(shell(&volume.root, "ls -A .."), "_data");
 }
 
 #[test]
@@ -47,10 +50,10 @@ fn too_little_room_is_refused_in_words() {
 
 #[test]
 fn mounts_at_the_tree_and_inside_are_named() {
-    let Some(mounted) = Mounted::new("ext4", "-q") else { return };
-    let error = room(&mounted.path, holdfast_proto::ids::JobId::generate(), &GO_ON).unwrap_err();
+    let Some(mounted) = Mounted::new("ext4", "") else { return };
+    let error = room(mounted.path(), holdfast_proto::ids::JobId::generate(), &GO_ON).unwrap_err();
     assert!(matches!(error, CloneError::MountPoint { .. }), "{error}");
-    let volume = Volume::in_dir(&mounted.path);
+    let volume = Volume::in_dir(mounted.path());
     fs::create_dir_all(volume.root.join("in/side")).unwrap();
     fs::write(volume.root.join("in/file"), "x").unwrap();
     struct Bound<'a>(&'a Path);
@@ -60,7 +63,7 @@ fn mounts_at_the_tree_and_inside_are_named() {
         }
     }
     for (from, to) in
-        [("/proc", "in/side"), (mounted.path.to_str().unwrap(), "in/side"), ("/etc/hostname", "in/file")]
+        [("/proc", "in/side"), (mounted.path().to_str().unwrap(), "in/side"), ("/etc/hostname", "in/file")]
     {
         let to = volume.root.join(to);
         shell(Path::new("/"), &format!("mount --bind {from} {}", to.display()));
@@ -93,8 +96,8 @@ fn mounts_at_the_tree_and_inside_are_named() {
 
 #[test]
 fn a_full_filesystem_stops_the_copy_and_what_was_made_goes_away() {
-    let Some(mounted) = Mounted::new("ext4", "-q") else { return };
-    let volume = Volume::in_dir(&mounted.path);
+    let Some(mounted) = Mounted::new("ext4", "") else { return };
+    let volume = Volume::in_dir(mounted.path());
     shell(&volume.root, "for i in $(seq 30); do head -c 10M /dev/urandom > $i; done");
     let taken = room(&volume.root, volume.job, &GO_ON).unwrap();
     assert_eq!(taken.means, Means::Copy);

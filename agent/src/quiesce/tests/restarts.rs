@@ -3,6 +3,9 @@
 
 use std::process::Command;
 
+use support::disk::Mounted;
+use support::tree::run_on;
+
 use super::*;
 
 const BOTH: [QuiesceMode; 2] = [QuiesceMode::Pause, QuiesceMode::Stop];
@@ -258,45 +261,28 @@ async fn h02_the_next_agent_starts_what_restarted_and_was_still_stopping_when_th
 
 /// A file system that can be frozen: what writes to it then is in
 /// uninterruptible sleep, and no signal ends it.
-struct Frozen {
-    image: std::path::PathBuf,
-    path: std::path::PathBuf,
-}
+struct Frozen(Mounted);
 
 impl Frozen {
-    /// None where no loop device can be had.
-    fn mounted(scene: &Scene) -> Option<Self> {
-        let (image, path) = (scene.directory("image").join("ext4"), scene.directory("frozen"));
-        let frozen = Self { image, path };
-        let made = fs::File::create(&frozen.image).and_then(|file| file.set_len(64 << 20));
-        made.expect("a file");
-        let (image, path) = (frozen.image.to_str().unwrap(), frozen.path.to_str().unwrap());
-        let mounted = run("mkfs.ext4", &["-q", image]) && run("mount", &["-o", "loop", image, path]);
-        if !mounted {
-            crate::record::skipped("no loop device can be had");
-        }
-        mounted.then_some(frozen)
+    /// None where no filesystem can be mounted.
+    fn mounted() -> Option<Self> {
+        Mounted::new("ext4", "").map(Self)
     }
 
     fn freeze(&self) {
-        assert!(run("fsfreeze", &["-f", self.path.to_str().unwrap()]));
+        run_on("fsfreeze", &["-f"], self.0.path());
     }
 
     fn thaw(&self) {
-        assert!(run("fsfreeze", &["-u", self.path.to_str().unwrap()]));
+        run_on("fsfreeze", &["-u"], self.0.path());
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        let path = self.path.to_str().unwrap();
-        run("fsfreeze", &["-u", path]);
-        run("umount", &["-l", path]);
+        // Also where it is thawed already; what is frozen cannot be unmounted.
+        let _ = Command::new("fsfreeze").arg("-u").arg(self.0.path()).output();
     }
-}
-
-fn run(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
 }
 
 fn is_in_uninterruptible_sleep(pid: i64) -> bool {
@@ -306,8 +292,8 @@ fn is_in_uninterruptible_sleep(pid: i64) -> bool {
 #[tokio::test]
 async fn h02_a_container_no_signal_ends_is_started_when_it_ends_at_last() {
     let Some(bench) = Bench::open().await else { return };
-    let Some(disk) = Frozen::mounted(&bench.scene) else { return };
-    let mount = format!("{}:/data", disk.path.display());
+    let Some(disk) = Frozen::mounted() else { return };
+    let mount = format!("{}:/data", disk.0.path().display());
     let (name, image) = (bench.scene.name("db"), bench.scene.image().await);
     let script = "while true; do echo x >> /data/log; /bin/busybox sleep 0.02; done";
     let settings = ["run", "-d", "--name", &name, "--network", "none", "--stop-timeout", "1"];
@@ -318,7 +304,7 @@ async fn h02_a_container_no_signal_ends_is_started_when_it_ends_at_last() {
     until(async || is_in_uninterruptible_sleep(before.pid)).await;
     let working = tokio::spawn(bench.recovery.clone().run());
     let (quiescer, cancel) = (bench.quiescer.clone(), Cancel::new());
-    let place = Place::Directory { path: disk.path.clone() };
+    let place = Place::Directory { path: disk.0.path().to_owned() };
     let request = Request { places: vec![place], ..bench.request(QuiesceMode::Stop) };
     let quiescing = tokio::spawn({
         let cancel = cancel.clone();

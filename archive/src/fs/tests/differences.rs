@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
+use support::disk::is_root;
+use support::tree::{append, every_kind, run_on};
 
 use super::memory::Memory;
-use super::tree::{append, make_everything, run};
-use super::{is_root, put_back, restore_request, take};
+use super::{put_back, restore_request, take};
 use crate::fs::{RestoreOptions, compare, restore};
 
 #[test]
@@ -18,7 +19,7 @@ fn a_restored_tree_has_no_difference() {
         return;
     }
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    make_everything(from.path());
+    every_kind(from.path());
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
     put_back(captured.root, to.path(), &repository);
@@ -34,7 +35,7 @@ fn what_was_left_out_by_options_is_no_difference() {
         return;
     }
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    make_everything(from.path());
+    every_kind(from.path());
     fs::hard_link(from.path().join("char"), from.path().join("char-too")).unwrap();
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
@@ -61,7 +62,7 @@ fn every_difference_is_found() {
         return;
     }
     let from = tempfile::tempdir().unwrap();
-    make_everything(from.path());
+    every_kind(from.path());
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
     type Damage = fn(&Path);
@@ -106,7 +107,7 @@ fn every_difference_is_found() {
             fs::set_permissions(to.join("small"), fs::Permissions::from_mode(0o600)).unwrap()
         }),
         ("dir/f03: its owner", |to| std::os::unix::fs::chown(to.join("dir/f03"), Some(9), None).unwrap()),
-        ("locked: its modification time", |to| run("touch", &["-d", "@5"], &to.join("locked"))),
+        ("locked: its modification time", |to| run_on("touch", &["-d", "@5"], &to.join("locked"))),
         ("small: its attribute user.colour differs", |to| {
             rustix::fs::setxattr(to.join("small"), c"user.colour", b"red", XattrFlags::empty()).unwrap();
         }),

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use prost::Message as _;
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use support::disk::is_root;
+use support::tree::{noise, run_on};
 
 use super::memory::Memory;
-use super::tree::noise;
-use super::{entries, find, is_root, put_back, request, restore_request, take};
+use super::{entries, find, put_back, request, restore_request, take};
 use crate::entry::{Entry, EntryFlags, EntryKind};
 use crate::frame::{self, DEFAULT_LEVEL, encode};
 use crate::fs::{CaptureError, RestoreError, RestoreReport, TornPolicy, capture, restore};
@@ -429,7 +430,7 @@ fn h13_a_chain_of_directories_takes_no_memory_for_each_path_above() {
         assert_eq!(restored.entries, LEVELS as u64 + 1);
         let compared = crate::fs::compare(request()).unwrap();
         assert_eq!((compared.entries, compared.differences_total), (LEVELS as u64 + 1, 0));
-        super::tree::run("rm", &["-rf"], &to.path().join("a"));
+        run_on("rm", &["-rf"], &to.path().join("a"));
     }
     let taken = peak() - before;
     assert!(taken < 128 << 20, "{} MiB", taken >> 20);

@@ -6,9 +6,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use support::disk::is_root;
+use support::tree::{append, assert_equal, every_kind, noise, run_on};
+
 use super::memory::Memory;
-use super::tree::{append, assert_equal, make_everything, noise};
-use super::{aged, entries, find, is_root, put_back, request, take};
+use super::{aged, entries, find, put_back, request, take};
 use crate::entry::EntryKind;
 use crate::fs::{CaptureError, Captured, capture};
 
@@ -29,7 +31,9 @@ fn nothing_changed_means_nothing_sent_and_no_question() {
     make_files(from.path());
     if is_root() {
         fs::create_dir(from.path().join("everything")).unwrap();
-        make_everything(&from.path().join("everything"));
+        every_kind(&from.path().join("everything"));
+        // A file of 2200 is newer than any base, so it is read each time.
+        run_on("touch", &["-d", "@1000000000"], &from.path().join("everything/dir/f06"));
     }
     let repository = Arc::new(Memory::default());
     let first = take(from.path(), &repository, None);

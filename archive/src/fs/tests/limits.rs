@@ -10,10 +10,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
+use support::disk::{Mounted, is_root};
+use support::tree::{assert_equal, noise, run_on};
 
 use super::memory::Memory;
-use super::tree::{assert_equal, noise, run};
-use super::{entries, find, is_root, put_back, restore_request, take};
+use super::{entries, find, put_back, restore_request, take};
 use crate::entry::EntryKind;
 use crate::fs::{RestoreError, compare, restore};
 
@@ -28,7 +29,7 @@ impl Mount {
         let dir = tempfile::tempdir().unwrap();
         let status = Command::new("mount").args(arguments).arg(dir.path()).status().unwrap();
         if !status.success() {
-            crate::record::skipped(&format!("needs `mount {}`, which fails here", arguments.join(" ")));
+            support::record::skipped(&format!("needs `mount {}`, which fails here", arguments.join(" ")));
             return None;
         }
         Some(Self(dir))
@@ -187,7 +188,7 @@ impl CutShort {
     fn new(files: &[(&'static str, Vec<u8>)], name: &'static str, offset: usize) -> Option<Self> {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(64 << 20).unwrap();
-        run("mkfs.ext4", &["-q", "-b", "4096", "-O", "^has_journal"], image.path());
+        run_on("mkfs.ext4", &["-q", "-b", "4096", "-O", "^has_journal"], image.path());
         let device = image.path().to_string_lossy();
         let mount = Mount::new(&["-o", "loop", &device])?;
         for (name, content) in files {
@@ -252,23 +253,15 @@ fn a27_times_far_from_today_are_exact_on_every_filesystem() {
     // The seconds before and after 1970, 1901, 2038 and 2300, with nanoseconds.
     let times = ["@-1", "@-0.000000001", "@-2145916799.5", "@2147483648.000000007", "@10413792000.123456789"];
     for kind in ["ext4", "xfs", "btrfs"] {
-        let image = tempfile::NamedTempFile::new().unwrap();
-        image.as_file().set_len(512 << 20).unwrap();
-        let make = Command::new(format!("mkfs.{kind}")).arg("-q").arg(image.path()).status();
-        if !make.is_ok_and(|status| status.success()) {
-            crate::record::skipped(&format!("on {kind} it needs mkfs.{kind}"));
-            continue;
-        }
-        let device = image.path().to_string_lossy();
-        let Some(mount) = Mount::new(&["-t", kind, "-o", "loop", &device]) else { continue };
+        let Some(mount) = Mounted::new(kind, "") else { continue };
         let (from, to) = (mount.path().join("from"), mount.path().join("to"));
         fs::create_dir(&from).unwrap();
         fs::create_dir(&to).unwrap();
         for (name, time) in ["a", "b", "c", "d", "e"].into_iter().zip(times) {
             fs::write(from.join(name), name).unwrap();
-            run("touch", &["-d", time], &from.join(name));
+            run_on("touch", &["-d", time], &from.join(name));
         }
-        run("touch", &["-d", times[2]], &from);
+        run_on("touch", &["-d", times[2]], &from);
         let repository = Arc::new(Memory::default());
         let captured = take(&from, &repository, None);
         let report = put_back(captured.root, &to, &repository);
@@ -315,7 +308,7 @@ fn a25_an_immutable_file_in_the_way_is_refused_by_name_and_stays() {
         let path = to.path().join(flagged);
         let set = Command::new("chattr").arg("+i").arg(&path).status().is_ok_and(|status| status.success());
         if !set {
-            crate::record::skipped("needs a filesystem with inode flags");
+            support::record::skipped("needs a filesystem with inode flags");
             return;
         }
         let _flag = Immutable(path);

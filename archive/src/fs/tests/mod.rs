@@ -8,7 +8,6 @@ mod memory;
 mod property;
 mod round_trip;
 mod salvage;
-mod tree;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -84,13 +83,4 @@ fn entries(root: FrameId, repository: &Arc<Memory>) -> Vec<Entry> {
 
 fn find<'e>(entries: &'e [Entry], path: &str) -> &'e Entry {
     entries.iter().find(|entry| entry.path == path.as_bytes()).unwrap_or_else(|| panic!("no {path}"))
-}
-
-/// Whether this test can make owners, devices and trusted attributes.
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        crate::record::skipped("needs root: it makes owners, devices and trusted attributes");
-    }
-    root
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use support::tree::{append, assert_equal, noise};
 
 use super::memory::Memory;
-use super::tree::{append, assert_equal, noise};
 use super::{aged_a_little, put_back, restore_request, settle, take};
 use crate::fs::compare;
 

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::Mode;
+use support::disk::is_root;
+use support::tree::{assert_equal, every_kind, noise, run_on};
 
 use super::memory::Memory;
-use super::tree::{assert_equal, make_everything, noise, run};
-use super::{entries, find, is_root, put_back, restore_request, take};
+use super::{entries, find, put_back, restore_request, take};
 use crate::entry::EntryKind;
 use crate::fs::{NestedMounts, RestoreError, open, restore};
 
@@ -20,8 +21,8 @@ fn a17_a19_a28_a30_every_kind_of_entry_round_trips() {
         return;
     }
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    make_everything(from.path());
-    run("touch", &["-d", "@10413792000.123456789"], &from.path().join("dir/f05"));
+    every_kind(from.path());
+    run_on("touch", &["-d", "@10413792000.123456789"], &from.path().join("dir/f05"));
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
     assert!(!captured.partial, "{:?}", captured.problems);
@@ -144,7 +145,7 @@ fn a15_a32_paths_beyond_what_the_kernel_takes() {
         |root| entries(root, &repository).into_iter().map(|e| (e.path, e.mtime_ns)).collect::<Vec<_>>();
     assert!(paths(again.root) == paths(captured.root));
     for dir in [from.path(), to.path()] {
-        run("rm", &["-rf"], &dir.join("d0"));
+        run_on("rm", &["-rf"], &dir.join("d0"));
     }
 }
 
@@ -155,10 +156,10 @@ fn a29_an_empty_tree_keeps_its_root() {
     }
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     rustix::fs::setxattr(from.path(), c"user.a", b"b", rustix::fs::XattrFlags::empty()).unwrap();
-    run("setfacl", &["-m", "d:u:1234:rwx"], from.path());
+    run_on("setfacl", &["-m", "d:u:1234:rwx"], from.path());
     std::os::unix::fs::chown(from.path(), Some(7), Some(8)).unwrap();
     fs::set_permissions(from.path(), fs::Permissions::from_mode(0o2711)).unwrap();
-    run("touch", &["-d", "@1000000000.000000001"], from.path());
+    run_on("touch", &["-d", "@1000000000.000000001"], from.path());
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
     assert_eq!(captured.stats.entries, 1);
@@ -209,8 +210,8 @@ struct Mounted(std::path::PathBuf);
 impl Mounted {
     fn new(root: &Path) -> Self {
         let mounted = Self(root.to_owned());
-        run("mount", &["-t", "tmpfs", "none"], &root.join("mnt"));
-        run("mount", &["--bind", &root.join("bound").to_string_lossy()], &root.join("bind"));
+        run_on("mount", &["-t", "tmpfs", "none"], &root.join("mnt"));
+        run_on("mount", &["--bind", &root.join("bound").to_string_lossy()], &root.join("bind"));
         fs::write(root.join("mnt/inside"), "x").unwrap();
         mounted
     }
@@ -230,7 +231,7 @@ fn setuid_bits_and_capabilities_are_left_out_unless_asked_for() {
         return;
     }
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    make_everything(from.path());
+    every_kind(from.path());
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
     let mut request = restore_request(captured.root, to.path(), &repository);

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use support::tree::{assert_equal, noise};
+
 use super::memory::Memory;
-use super::tree::{assert_equal, noise};
 use super::{entries, find, restore_request, take};
 use crate::entry::{EntryKind, FileData};
 use crate::fetch::FrameFetcher;

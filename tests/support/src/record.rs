@@ -1,8 +1,6 @@
 //! What a test has to say besides passed and failed. The test runner knows no
 //! more than those two, so a line goes to a list in the folder that `tests/run`
 //! names in `HOLDFAST_TEST_RECORDS`, and `tests/tools/summary` reads them all.
-//! The unit tests of other crates include this file by its path: it uses
-//! nothing of this crate.
 
 use std::fs::File;
 use std::io::Write as _;

@@ -49,6 +49,26 @@ pub fn until_is<T: Debug, E: Debug>(
     })
 }
 
+/// As [`until_is`], for a caller that says itself what it means when it does not
+/// come.
+///
+/// # Errors
+/// What was seen last.
+pub fn settles<T, E>(
+    seconds: u64,
+    mut probe: impl FnMut() -> Result<T, E>,
+    wanted: impl Fn(&T) -> bool,
+) -> Result<T, Result<T, E>> {
+    let deadline = Instant::now() + Duration::from_secs(seconds * PATIENCE);
+    loop {
+        match probing(&mut probe) {
+            Ok(value) if wanted(&value) => return Ok(value),
+            last if Instant::now() > deadline => return Err(last),
+            _ => std::thread::sleep(Duration::from_millis(25)),
+        }
+    }
+}
+
 /// As [`until`], for a plain condition.
 #[track_caller]
 pub fn until_true(what: &str, seconds: u64, mut probe: impl FnMut() -> bool) {
@@ -79,7 +99,7 @@ fn probing<T>(probe: &mut impl FnMut() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::run;
+    use crate::command::run;
 
     #[test]
     fn a_probe_is_asked_until_its_value_is_as_wanted() {
