@@ -1183,8 +1183,8 @@ pub struct RestoreFinished {
     #[prost(string, repeated, tag = "14")]
     pub lost_list: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// Also jobs that have ended and whose end is still remembered: who calls to
-/// start one of them again hears it.
+/// Also jobs that have ended and whose end is still remembered. A call to
+/// start one of them again gets its last event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRunningRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1202,6 +1202,7 @@ pub struct RunningJob {
     pub generation: u64,
     #[prost(int64, tag = "4")]
     pub started_unix_ms: i64,
+    /// Of a job that has not ended.
     #[prost(string, repeated, tag = "5")]
     pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(bool, tag = "6")]

@@ -1,4 +1,5 @@
-//! Kills at fail points: who dies where, and of what, is data; one place runs it.
+//! Kills at fail points: who is killed, where, and during what is data, and one
+//! function runs it.
 
 use crate::fleet::Fleet;
 
@@ -38,16 +39,18 @@ pub trait Matrix {
 
     fn fleet(&mut self) -> &mut Fleet;
 
-    /// While nobody is to die yet.
+    /// Before the victim is started with its fail point.
     fn prepare(&mut self, _kill: &Kill<Self::Act>) {}
 
-    /// Begins what the victim dies of. Its answer is no matter.
+    /// Starts the work in which the victim is killed. What the call returns does
+    /// not matter.
     fn begin(&mut self, kill: &Kill<Self::Act>);
 
     /// What there has to be while the victim is dead.
     fn inspect(&mut self, _kill: &Kill<Self::Act>) {}
 
-    /// Waits until all is well again, or panics: the next victim has just started.
+    /// Waits until jobs, containers and data are as they have to be, or panics. The
+    /// victim has just been started again.
     fn settle(&mut self, kill: &Kill<Self::Act>);
 }
 

@@ -176,6 +176,7 @@ impl Entry {
     }
 
     fn describe(&self) -> v1::RunningJob {
+        let ended = self.has_ended();
         let (id, kind, started, sources) = match self {
             Self::Backup(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
             Self::Restore(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
@@ -186,8 +187,9 @@ impl Entry {
             kind: kind.to_owned(),
             generation: self.generation().load(Ordering::SeqCst),
             started_unix_ms: started,
-            sources: sources.clone(),
-            ended: self.has_ended(),
+            // Those of all that ended would not fit a message.
+            sources: if ended { Vec::new() } else { sources.clone() },
+            ended,
         }
     }
 }
@@ -315,7 +317,7 @@ mod tests {
     type Event = v1::SnapshotEvent;
 
     fn start(registry: &Registry, id: JobId, generation: u64) -> Arc<Job<Event>> {
-        match registry.admit::<Event>(id, generation, Vec::new()).unwrap() {
+        match registry.admit::<Event>(id, generation, vec!["db_data".to_owned()]).unwrap() {
             Admission::Start(job) => job,
             other => panic!("{other:?}"),
         }
@@ -333,6 +335,7 @@ mod tests {
         // A controller that comes back now finds that it need not begin it again.
         let known = registry.known();
         assert_eq!((known.len(), known[0].generation, known[0].ended), (1, 4, true));
+        assert_eq!(known[0].sources, Vec::<String>::new());
     }
 
     #[test]
@@ -352,7 +355,9 @@ mod tests {
         registry.admit::<Event>(id, 5, Vec::new()).unwrap();
         let error = registry.admit::<Event>(id, 4, Vec::new()).unwrap_err();
         assert_eq!(error, AdmissionError::StaleGeneration { job: id, given: 4, highest: 5 });
-        assert_eq!(registry.known()[0].generation, 5);
+        let known = registry.known();
+        assert_eq!((known[0].generation, known[0].ended), (5, false));
+        assert_eq!(known[0].sources, ["db_data"]);
     }
 
     #[test]

@@ -306,7 +306,7 @@ fn things(engine: &Engine) -> String {
     format!("{}; {}", list(&["ps", "-a", "--format", "{{.Names}}"]), list(&["volume", "ls", "-q"]))
 }
 
-/// What somebody dies of.
+/// What is under way when the process is killed.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Upgrade(App),
