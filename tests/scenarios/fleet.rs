@@ -203,7 +203,7 @@ fn mounts_of_every_kind_are_listed() {
 }
 
 #[test]
-fn an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
+fn h17_an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
     require_engine!();
     let mut fleet = Fleet::start_allowing(&["exec"], &[]);
     fleet.add_stranger("web-1");

@@ -188,7 +188,7 @@ fn pack(number: u8) -> ObjectKey {
 /// On a disk that keeps what was synced and nothing besides: no file system in
 /// use is as forgetful, and none promises more.
 #[test]
-fn h16_p06_what_the_store_took_outlives_a_power_cut_on_a_disk_that_keeps_no_more_than_it_must() {
+fn h20_p06_what_the_store_took_outlives_a_power_cut_on_a_disk_that_keeps_no_more_than_it_must() {
     require_fuse!();
     let dir = tempfile::tempdir().unwrap();
     let repository = dir.path().join("repository");

@@ -288,7 +288,7 @@ impl Drop for ReadOnly {
 /// The filesystem becomes read-only with everything quiesced, and a placeholder
 /// in it: the old container starts all the same, and the rest is tried again.
 #[tokio::test]
-async fn h18_a_filesystem_that_became_read_only_keeps_nothing_stopped() {
+async fn h21_a_filesystem_that_became_read_only_keeps_nothing_stopped() {
     let Some(host) = Host::open().await else { return };
     let image = host.image("2", &["ENV VERSION=2"]).await;
     let (name, data) = host.writer(&host.scene.image().await).await;

@@ -215,7 +215,7 @@ mod tests {
     /// Another request, or a process that died, has made directories; nobody
     /// knows whether their names are on disk.
     #[test]
-    fn h16_a_directory_that_is_there_is_synced_before_it_is_counted_on() {
+    fn h20_a_directory_that_is_there_is_synced_before_it_is_counted_on() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
         let durable = Durable::default();

@@ -85,7 +85,7 @@ fn is_back(engine: &Engine, before: &[Value; 2], first: &[String]) {
 /// containers nor the way back, whatever it makes of the new ones. Nor does a
 /// prune, while the image is there.
 #[test]
-fn compose_up_in_the_grace_period_leaves_the_way_back() {
+fn h16_compose_up_in_the_grace_period_leaves_the_way_back() {
     require_engine!();
     if !has_compose() {
         return;

@@ -103,7 +103,7 @@ fn no_acknowledged_row_is_lost() {
 /// Its socket is in /tmp, as that of a build from source is, and with it a lock
 /// file in the writable layer: no data, while a file beside it is.
 #[test]
-fn a_server_with_its_socket_in_tmp_is_upgraded_and_data_there_still_blocks() {
+fn h18_a_server_with_its_socket_in_tmp_is_upgraded_and_data_there_still_blocks() {
     require_engine!();
     require_postgres!();
     let fleet = Fleet::start_allowing(&RIGHTS, &["host-a"]);

@@ -226,14 +226,14 @@ async fn v06_the_end_of_one_job_leaves_the_leases_of_others_alone() {
 }
 
 #[tokio::test]
-async fn packs_sent_again_over_a_bad_line_use_up_no_intents() {
+async fn h15_packs_sent_again_over_a_bad_line_use_up_no_intents() {
     let world = World::new().await;
     let tree = tree("sent again and again");
     let lease = world.open().await;
     let (length, sha256) = (tree.pack.bytes.len() as u64, tree.pack.sha256);
     let alloc = async |sha256| world.repository.alloc_pack(world.host, lease, length, sha256).await;
     let (first, _) = alloc(sha256).await.expect("announced");
-    for _ in 0..200 {
+    for _ in 0..1000 {
         let (again, _) = alloc(sha256).await.expect("announced again");
         assert_eq!(again, first);
         // The line breaks half-way.
