@@ -91,7 +91,7 @@ struct Field {
 }
 
 /// A word of the expression and the column it starts at.
-struct ErrorCode<'a> {
+struct Word<'a> {
     text: &'a str,
     column: usize,
 }
@@ -198,7 +198,7 @@ impl CronExpression {
     }
 }
 
-fn nickname(word: &ErrorCode<'_>) -> Result<&'static str, CronError> {
+fn nickname(word: &Word<'_>) -> Result<&'static str, CronError> {
     let lower = word.text.to_ascii_lowercase();
     if let Some((_, expansion)) = NICKNAMES.iter().find(|(name, _)| *name == lower) {
         return Ok(expansion);
@@ -207,27 +207,27 @@ fn nickname(word: &ErrorCode<'_>) -> Result<&'static str, CronError> {
     Err(CronError::at(word.column, format!("`{}` is not known; there are {known}", word.text)))
 }
 
-fn words(source: &str) -> Vec<ErrorCode<'_>> {
+fn words(source: &str) -> Vec<Word<'_>> {
     let mut words = Vec::new();
     let mut start = None;
     for (column, (offset, character)) in (1..).zip(source.char_indices()) {
         match (character.is_whitespace(), start) {
             (false, None) => start = Some((column, offset)),
             (true, Some((column, begin))) => {
-                words.push(ErrorCode { text: &source[begin..offset], column });
+                words.push(Word { text: &source[begin..offset], column });
                 start = None;
             }
             _ => {}
         }
     }
     if let Some((column, begin)) = start {
-        words.push(ErrorCode { text: &source[begin..], column });
+        words.push(Word { text: &source[begin..], column });
     }
     words
 }
 
 impl FieldSpec {
-    fn parse(&self, word: &ErrorCode<'_>) -> Result<Field, CronError> {
+    fn parse(&self, word: &Word<'_>) -> Result<Field, CronError> {
         let mut values = BTreeSet::new();
         let mut column = word.column;
         for item in word.text.split(',') {
