@@ -47,17 +47,15 @@ impl FetchError {
     pub fn is_loss(&self) -> bool {
         match self {
             Self::Missing { .. } | Self::Damaged { .. } => true,
-            Self::Read { source, .. } => {
-                matches!(source.code, "not-found" | "corrupt" | "store-corrupt" | "damaged")
-            }
+            Self::Read { source, .. } => source.is_loss,
             Self::Locate { .. } => false,
         }
     }
 
-    /// The error code of the other side, where it is what failed.
-    pub fn code(&self) -> Option<&'static str> {
+    /// The failure of the other side, where it is what failed.
+    pub fn source_error(&self) -> Option<&PackIoError> {
         match self {
-            Self::Read { source, .. } | Self::Locate { source } => Some(source.code),
+            Self::Read { source, .. } | Self::Locate { source } => Some(source),
             Self::Missing { .. } | Self::Damaged { .. } => None,
         }
     }
@@ -305,7 +303,7 @@ impl FrameFetcher {
         let bytes = self.source.read(&first.pack, range).map_err(failed)?;
         if bytes.len() as u64 != wanted {
             let message = format!("{} bytes came where {wanted} were asked for", bytes.len());
-            return Err(failed(PackIoError::new("corrupt", message)));
+            return Err(failed(PackIoError::loss("corrupt", message)));
         }
         Ok(bytes)
     }
@@ -415,6 +413,7 @@ pub(crate) mod tests {
     use crate::ids::AllocationId;
     use crate::pack::PackBuilder;
     use crate::pack_io::SealedPack;
+    use crate::store::{StoreError, StoreErrorKind};
 
     /// Packs in memory.
     #[derive(Default)]
@@ -422,8 +421,8 @@ pub(crate) mod tests {
         pub(crate) packs: HashMap<PackId, Bytes>,
         pub(crate) index: HashMap<FrameId, FrameLocation>,
         pub(crate) reads: AtomicUsize,
-        /// Code of the failure of every read.
-        pub(crate) fails: Option<&'static str>,
+        /// How the store fails at every read.
+        pub(crate) fails: Option<StoreErrorKind>,
     }
 
     impl MemorySource {
@@ -445,12 +444,12 @@ pub(crate) mod tests {
 
         fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
-            if let Some(code) = self.fails {
-                return Err(PackIoError::new(code, "a test"));
+            if let Some(kind) = self.fails {
+                return Err(StoreError::new(kind, "a test").into());
             }
-            let bytes = self.packs.get(pack).ok_or_else(|| PackIoError::new("not-found", "no such pack"))?;
+            let bytes = self.packs.get(pack).ok_or_else(|| PackIoError::loss("not-found", "no such pack"))?;
             if range.end > bytes.len() as u64 {
-                return Err(PackIoError::new("corrupt", "the pack ends before"));
+                return Err(PackIoError::loss("corrupt", "the pack ends before"));
             }
             Ok(bytes.slice(range.start as usize..range.end as usize))
         }
@@ -575,8 +574,10 @@ pub(crate) mod tests {
     #[test]
     fn h04_a_store_out_of_reach_is_asked_once_a_range_and_a_damaged_one_once_a_frame() {
         let frames = frames(FrameKind::Data, 20);
-        for (code, reads, loss) in [("store-unreachable", 2, false), ("store-corrupt", 22, true)] {
-            let source = Arc::new(MemorySource { fails: Some(code), ..source_of(&frames) });
+        for (kind, reads, loss) in
+            [(StoreErrorKind::Unreachable, 2, false), (StoreErrorKind::Corrupt, 22, true)]
+        {
+            let source = Arc::new(MemorySource { fails: Some(kind), ..source_of(&frames) });
             let fetcher = FrameFetcher::new(source.clone(), 0);
             let ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
             let mut failed = Vec::new();
@@ -589,7 +590,7 @@ pub(crate) mod tests {
                 })
                 .unwrap();
             assert_eq!(failed.len(), 20);
-            assert_eq!(source.reads.load(Ordering::Relaxed), reads, "{code}");
+            assert_eq!(source.reads.load(Ordering::Relaxed), reads, "{kind:?}");
         }
     }
 }

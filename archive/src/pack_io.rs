@@ -48,7 +48,9 @@ pub struct SealedPack {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct PackIoError {
-    /// Error code: "auth", "unreachable", "lease-lost", "not-found", "cancelled", ...
+    /// What was asked for is gone or damaged, rather than out of reach for now.
+    pub is_loss: bool,
+    /// What the other side calls it, for programs: passed on, never decided upon here.
     pub code: &'static str,
     /// A sentence for people, cause included.
     pub message: String,
@@ -58,7 +60,12 @@ pub struct PackIoError {
 
 impl PackIoError {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), source: None }
+        Self { is_loss: false, code, message: message.into(), source: None }
+    }
+
+    /// Of what is gone or damaged.
+    pub fn loss(code: &'static str, message: impl Into<String>) -> Self {
+        Self { is_loss: true, ..Self::new(code, message) }
     }
 }
 

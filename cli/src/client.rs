@@ -25,7 +25,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::config::{Context, Target};
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, ErrorCode, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A call that says nothing for this long has lost its server.
@@ -95,7 +95,7 @@ impl Client {
             .map_err(|error| {
                 let message =
                     format!("the controller at {} is out of reach: {}", context.address, chain(&error));
-                CliError::new(Exit::Unreachable, "unreachable", message)
+                CliError::new(ErrorCode::Unreachable, message)
                     .hint("is it running, and is this its CA file? holdfast context ls")
             })?;
         Ok(Self { channel, authorization: Some(authorization), at_socket: false })
@@ -113,7 +113,7 @@ impl Client {
             .await
             .map_err(|error| {
                 let message = format!("no agent answers at {}: {}", path.display(), chain(&error));
-                CliError::new(Exit::Unreachable, "unreachable", message)
+                CliError::new(ErrorCode::Unreachable, message)
                     .hint("is holdfast-agent running, and are you root?")
             })?;
         Ok(Self { channel, authorization: None, at_socket: true })
@@ -215,7 +215,7 @@ fn read_token(path: &Path) -> Result<String> {
         SecretFileError::Read { path, source } => {
             CliError::io(&format!("the token in {} cannot be read", path.display()), source)
         }
-        SecretFileError::Open { .. } => CliError::new(Exit::NotAllowed, "open-secret", error.to_string()),
+        SecretFileError::Open { .. } => CliError::new(ErrorCode::OpenSecret, error.to_string()),
     })
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::args::GlobalArgs;
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, ErrorCode, Result};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +110,7 @@ impl Config {
 
     pub fn unknown(&self, name: &str) -> CliError {
         let near = holdfast_archive::text::did_you_mean(name, self.contexts.keys().map(String::as_str));
-        CliError::new(Exit::NotFound, "unknown-context", format!("context `{name}` is not known{near}"))
+        CliError::new(ErrorCode::ContextUnknown, format!("context `{name}` is not known{near}"))
             .hint("holdfast context ls")
     }
 }

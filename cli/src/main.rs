@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             error.exit
         }
     };
-    ExitCode::from(exit as u8)
+    exit.into()
 }
 
 /// Help and version are asked for; the rest is a line that means nothing here.

@@ -21,12 +21,13 @@ use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome}
 use holdfast_controller::catalog::{Catalog, catalog_url};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
-use holdfast_controller::exit::{DAMAGE, exit_code};
+use holdfast_controller::exit::exit_of;
 use holdfast_controller::init::{self, ADMIN_TOKEN_FILE, Grant};
 use holdfast_controller::model::caller::HostScope;
 use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as Checked};
 use holdfast_controller::succession::{self, TakenOver};
 use holdfast_controller::{logging, setup};
+use holdfast_proto::Exit;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|error| {
         // Standard error may be closed; then nobody reads this anyway.
         writeln!(std::io::stderr(), "error: {}", printable(&causes(error.as_ref()))).ok();
-        ExitCode::from(exit_code(error.as_ref()))
+        exit_of(error.as_ref()).into()
     })
 }
 
@@ -165,7 +166,7 @@ fn report(rebuilt: &Rebuilt) -> anyhow::Result<ExitCode> {
         ))?;
     }
     let sound = rebuilt.notes.is_empty() && rebuilt.losses.is_empty();
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
+    Ok(if sound { ExitCode::SUCCESS } else { Exit::Damage.into() })
 }
 
 async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
@@ -205,7 +206,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     for pack in &unmarked {
         say(&printable(&format!("damage could not be noted, verify again: {pack}")))?;
     }
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(DAMAGE) })
+    Ok(if sound { ExitCode::SUCCESS } else { Exit::Damage.into() })
 }
 
 async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
@@ -353,12 +354,12 @@ async fn verify_audit(args: StateArgs) -> anyhow::Result<ExitCode> {
     match check {
         AuditCheck::Intact { rows } => {
             say(&format!("{rows} rows, none changed or missing; the bucket knows of row {bucket_row}"))?;
-            Ok(bucket_problem.map_or(ExitCode::SUCCESS, |error| ExitCode::from(exit_code(&error))))
+            Ok(bucket_problem.map_or(ExitCode::SUCCESS, |error| exit_of(&error).into()))
         }
         AuditCheck::Broken { book, number, reason } => {
             let of = if book == Book::Anonymous { " of the anonymous ones" } else { "" };
             say(&format!("row {number}{of}: {reason}; rows before it are as they were written"))?;
-            Ok(ExitCode::from(DAMAGE))
+            Ok(Exit::Damage.into())
         }
     }
 }

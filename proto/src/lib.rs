@@ -7,8 +7,13 @@
 //! `.proto` file.
 
 pub mod closable;
+pub mod error_code;
+pub mod exit;
 pub mod ids;
 pub mod join_token;
+
+pub use error_code::ErrorCode;
+pub use exit::Exit;
 
 /// Generated messages, clients and servers of package `holdfast.v1`.
 #[allow(clippy::all, clippy::unwrap_used, unreachable_pub, missing_docs)]

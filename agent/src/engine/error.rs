@@ -4,6 +4,8 @@
 use std::io;
 use std::path::Path;
 
+use holdfast_proto::ErrorCode;
+
 /// A request the Engine did not fulfil.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -41,16 +43,16 @@ const DRIVER_REMEDY: &str = "; its volume driver does not answer: start it again
 
 impl EngineErrorKind {
     /// The error code for what the Engine did not do.
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> ErrorCode {
         match self {
-            Self::NotFound => "not-found",
-            Self::Conflict => "conflict",
-            Self::Invalid => "invalid-request",
-            Self::Permission => "engine-permission",
-            Self::Unreachable => "engine-unreachable",
-            Self::Timeout => "engine-timeout",
-            Self::Unsupported => "engine-unsupported",
-            Self::Failed => "engine-failed",
+            Self::NotFound => ErrorCode::NotFound,
+            Self::Conflict => ErrorCode::Conflict,
+            Self::Invalid => ErrorCode::InvalidRequest,
+            Self::Permission => ErrorCode::EnginePermission,
+            Self::Unreachable => ErrorCode::EngineUnreachable,
+            Self::Timeout => ErrorCode::EngineTimeout,
+            Self::Unsupported => ErrorCode::EngineUnsupported,
+            Self::Failed => ErrorCode::EngineFailed,
         }
     }
 }

@@ -19,6 +19,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 use tokio::sync::OwnedMutexGuard;
@@ -85,14 +86,14 @@ pub enum QuiesceError {
 
 impl QuiesceError {
     /// Error code for events.
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Engine(_) => "engine",
+            Self::Engine(error) => error.kind().code(),
             Self::NotToStop(refusal) => refusal.code(),
-            Self::Refused { .. } => "quiesce-failed",
-            Self::Journal(_) => "journal",
-            Self::CleanupPending => "cleanup-pending",
-            Self::Cancelled => "cancelled",
+            Self::Refused { .. } => ErrorCode::QuiesceFailed,
+            Self::Journal(_) => ErrorCode::JournalFailed,
+            Self::CleanupPending => ErrorCode::CleanupPending,
+            Self::Cancelled => ErrorCode::Cancelled,
         }
     }
 }

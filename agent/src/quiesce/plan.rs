@@ -11,6 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use holdfast_proto::ErrorCode;
+
 use crate::engine::{Container, ContainerState, Mount, MountKind};
 
 /// How containers are quiesced.
@@ -82,11 +84,11 @@ impl NotToStop {
         is_swarm(container).then(|| Self::WouldBeReplaced { name: name() })
     }
 
-    /// Stable word for events.
-    pub fn code(&self) -> &'static str {
+    /// Error code for events.
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::WouldBeRemoved { .. } => "would-be-removed",
-            Self::WouldBeReplaced { .. } => "would-be-replaced",
+            Self::WouldBeRemoved { .. } => ErrorCode::WouldBeRemoved,
+            Self::WouldBeReplaced { .. } => ErrorCode::WouldBeReplaced,
         }
     }
 }

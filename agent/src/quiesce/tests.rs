@@ -223,7 +223,7 @@ async fn d13_if_one_cannot_be_quiesced_the_others_resume() {
     let refused = Container { id: "no/id".to_owned(), ..bench.look(&first).await };
     let request = bench.request(QuiesceMode::Stop);
     let error = quiesced.shared.quiesce_one(&refused, &request, &Cancel::new()).await.unwrap_err();
-    assert_eq!(error.code(), "quiesce-failed");
+    assert_eq!(error.code(), holdfast_proto::ErrorCode::QuiesceFailed);
     assert!(error.to_string().contains(&refused.name), "{error}");
     quiesced.resume().await;
     assert_eq!(bench.look(&first).await.state, ContainerState::Running);

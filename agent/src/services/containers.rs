@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use holdfast_archive::text::{causes, did_you_mean};
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::container_service_server::ContainerService;
 use holdfast_proto::{FULL_ROLE, ROLE_METADATA, v1};
 use serde_json::Value;
@@ -18,7 +19,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::status::{ErrorCode, creating};
+use super::status::creating;
 use super::volumes::globs;
 use super::{convert, run_request, upgrades};
 use crate::allow::Right;

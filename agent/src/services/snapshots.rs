@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use holdfast_archive::fs::{NestedMounts, TornPolicy};
-use holdfast_proto::ERROR_CODE_METADATA;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 use holdfast_proto::v1::snapshot_service_server::SnapshotService;
-use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::quiesce::QuiesceMode;
 use crate::snapshot::{
@@ -182,26 +181,20 @@ fn parse_path(text: &str) -> Result<PathBuf, Status> {
 }
 
 fn invalid(message: impl Into<String>) -> Status {
-    status(Code::InvalidArgument, "invalid-request", message)
+    ErrorCode::InvalidRequest.status(message)
 }
 
 pub(super) fn cancelled_before() -> Status {
-    status(Code::Cancelled, "cancelled", "the job was cancelled before it was started here")
+    ErrorCode::Cancelled.status("the job was cancelled before it was started here")
 }
 
 pub(super) fn admission_status(error: AdmissionError) -> Status {
-    let (code, error_code) = match &error {
-        AdmissionError::StaleGeneration { .. } => (Code::FailedPrecondition, "stale-generation"),
-        AdmissionError::OtherKind { .. } => (Code::InvalidArgument, "invalid-request"),
-        AdmissionError::Stopping => (Code::Unavailable, "shutdown"),
+    let code = match &error {
+        AdmissionError::StaleGeneration { .. } => ErrorCode::StaleGeneration,
+        AdmissionError::OtherKind { .. } => ErrorCode::InvalidRequest,
+        AdmissionError::Stopping => ErrorCode::Shutdown,
     };
-    status(code, error_code, error.to_string())
-}
-
-fn status(code: Code, error_code: &'static str, message: impl Into<String>) -> Status {
-    let mut status = Status::new(code, message);
-    status.metadata_mut().insert(ERROR_CODE_METADATA, MetadataValue::from_static(error_code));
-    status
+    code.status(error.to_string())
 }
 
 #[cfg(test)]
@@ -245,7 +238,7 @@ mod tests {
         for request in refused {
             assert_eq!(
                 parse_backup(request.clone()).unwrap_err().code(),
-                Code::InvalidArgument,
+                tonic::Code::InvalidArgument,
                 "{request:?}"
             );
         }

@@ -3,14 +3,12 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
-use holdfast_proto::ERROR_CODE_METADATA;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, probe::Kind};
-use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use super::snapshots::{admission_status, cancelled_before, parse_job};
-use super::status::ErrorCode;
 use crate::upgrade::plan::PlanRequest;
 use crate::upgrade::record::{Options, Probe};
 use crate::upgrade::{RunRequest, UpgradeError, Upgrades};
@@ -141,24 +139,19 @@ fn upgrade_status(error: UpgradeError) -> Status {
         UpgradeError::NotAllowed(error) => error.into(),
         UpgradeError::Admission(error) => admission_status(error),
         UpgradeError::Failed(failure) => {
-            let code = match failure.code.as_str() {
-                "not-found" | "image-not-there" => Code::NotFound,
-                "invalid-request" => Code::InvalidArgument,
-                "engine-unreachable" => Code::Unavailable,
-                "engine-timeout" => Code::DeadlineExceeded,
+            // Whatever else failed in the upgrade itself is a fact of this host, and
+            // no reason to ask it again.
+            let code = match failure.code {
+                ErrorCode::NotFound
+                | ErrorCode::ImageNotThere
+                | ErrorCode::InvalidRequest
+                | ErrorCode::EngineUnreachable
+                | ErrorCode::EngineTimeout => failure.code.grpc(),
                 _ => Code::FailedPrecondition,
             };
-            coded(code, &failure.code, failure.message)
+            failure.code.tag(Status::new(code, failure.message), failure.code.hint())
         }
     }
-}
-
-fn coded(code: Code, error_code: &str, message: impl Into<String>) -> Status {
-    let mut status = Status::new(code, message);
-    if let Ok(error_code) = MetadataValue::try_from(error_code) {
-        status.metadata_mut().insert(ERROR_CODE_METADATA, error_code);
-    }
-    status
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use holdfast_archive::text::did_you_mean;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1;
 use holdfast_proto::v1::volume_service_server::VolumeService;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::status::{ErrorCode, creating};
+use super::status::creating;
 use crate::allow::Right;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineErrorKind, NewVolume, Volume, VolumeName};

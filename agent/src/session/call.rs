@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_archive::pack_io::PackIoError;
+use holdfast_proto::error_code::error_code_text;
 use holdfast_proto::v1::repository_service_client::RepositoryServiceClient;
-use holdfast_proto::{ERROR_CODE_METADATA, MAX_MESSAGE_BYTES};
+use holdfast_proto::{ErrorCode, MAX_MESSAGE_BYTES};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
@@ -17,9 +18,6 @@ use tonic::{Code, Status};
 
 use crate::cancel::{Cancel, CancelReason};
 use crate::store_pin::StorePin;
-
-/// Code of an upload the store did not take; another allocation may do.
-pub(super) const UPLOAD_FAILED: &str = "upload-failed";
 
 /// The longest one attempt at a call may take. Transfers end by their own
 /// stall limits long before.
@@ -32,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the controller could not be made to {what}: {message}")]
 pub(super) struct Refusal {
-    pub(super) code: &'static str,
+    pub(super) code: ErrorCode,
     what: &'static str,
     message: String,
     again: bool,
@@ -99,8 +97,12 @@ impl Caller {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let unreachable =
-            |message: &str| Refusal { code: "unreachable", what, message: message.to_owned(), again: true };
+        let unreachable = |message: &str| Refusal {
+            code: ErrorCode::Unreachable,
+            what,
+            message: message.to_owned(),
+            again: true,
+        };
         let channel = match self.channel().await {
             Ok(Some(channel)) => channel,
             Ok(None) => {
@@ -151,58 +153,80 @@ impl Caller {
 
 fn cancelled(reason: Option<CancelReason>) -> PackIoError {
     match reason {
-        Some(CancelReason::MaxDowntime) => {
-            PackIoError::new("max-downtime", "containers were quiesced for as long as they may be")
+        Some(CancelReason::MaxDowntime) => PackIoError::new(
+            ErrorCode::MaxDowntime.as_str(),
+            "containers were quiesced for as long as they may be",
+        ),
+        Some(CancelReason::Shutdown) => PackIoError::new(ErrorCode::Shutdown.as_str(), "the agent stops"),
+        Some(CancelReason::Asked) | None => {
+            PackIoError::new(ErrorCode::Cancelled.as_str(), "the job was cancelled")
         }
-        Some(CancelReason::Shutdown) => PackIoError::new("shutdown", "the agent stops"),
-        Some(CancelReason::Asked) | None => PackIoError::new("cancelled", "the job was cancelled"),
     }
 }
 
-/// Sorts a status. The error code comes from the controller's metadata where
-/// it sends one.
+/// Sorts a status. The error code is the controller's where it sends one that
+/// is passed on.
 fn refusal(what: &'static str, status: &Status) -> Refusal {
-    let word = status.metadata().get(ERROR_CODE_METADATA).and_then(|word| word.to_str().ok());
     let (code, again) = match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::ResourceExhausted => {
-            ("unreachable", true)
+            (ErrorCode::Unreachable, true)
         }
         // A connection that broke: the library has no better word for it. A
         // controller that means it says why.
-        Code::Unknown | Code::Cancelled | Code::Internal => ("unreachable", word.is_none()),
-        Code::Unauthenticated | Code::PermissionDenied => ("auth", false),
-        Code::NotFound => ("not-found", false),
-        Code::FailedPrecondition => ("refused", false),
-        Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange => ("refused", false),
-        Code::Unimplemented => ("protocol", false),
-        Code::DataLoss => ("damaged", false),
-        Code::Ok => ("protocol", false),
+        Code::Unknown | Code::Cancelled | Code::Internal => {
+            (ErrorCode::Unreachable, error_code_text(status).is_none())
+        }
+        Code::Unauthenticated | Code::PermissionDenied => (ErrorCode::Auth, false),
+        Code::NotFound => (ErrorCode::NotFound, false),
+        Code::FailedPrecondition => (ErrorCode::Refused, false),
+        Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange => (ErrorCode::Refused, false),
+        Code::Unimplemented | Code::Ok => (ErrorCode::Protocol, false),
+        Code::DataLoss => (ErrorCode::Damaged, false),
     };
-    Refusal { code: word.and_then(known).unwrap_or(code), what, message: status.message().to_owned(), again }
+    let code = ErrorCode::of(status).filter(|code| is_passed_on(*code)).unwrap_or(code);
+    Refusal { code, what, message: status.message().to_owned(), again }
 }
 
-/// The words of the controller that the agent passes on.
-fn known(word: &str) -> Option<&'static str> {
-    const WORDS: &[&str] = &[
-        "catalog-failed",
-        "damaged",
-        "lease-lost",
-        "not-found",
-        "quota-exceeded",
-        "repository-suspended",
-        "stale-generation",
-        "store-auth",
-        "store-clock-skew",
-        "store-corrupt",
-        "store-failed",
-        "store-full",
-        "store-no-bucket",
-        "store-refused",
-        "store-throttled",
-        "store-unreachable",
-        UPLOAD_FAILED,
-    ];
-    WORDS.iter().copied().find(|known| *known == word)
+/// Whether operators are told what the controller called it. What else it may
+/// call it is about this agent's request, not about their data.
+fn is_passed_on(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::CatalogFailed
+            | ErrorCode::Damaged
+            | ErrorCode::LeaseLost
+            | ErrorCode::NotFound
+            | ErrorCode::QuotaExceeded
+            | ErrorCode::RepositorySuspended
+            | ErrorCode::StaleGeneration
+            | ErrorCode::StoreAuth
+            | ErrorCode::StoreClockSkew
+            | ErrorCode::StoreCorrupt
+            | ErrorCode::StoreFailed
+            | ErrorCode::StoreFull
+            | ErrorCode::StoreNoBucket
+            | ErrorCode::StoreRefused
+            | ErrorCode::StoreThrottled
+            | ErrorCode::StoreUnreachable
+            | ErrorCode::UploadFailed
+    )
+}
+
+impl From<Refusal> for PackIoError {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal.code {
+            code @ (ErrorCode::NotFound | ErrorCode::Damaged | ErrorCode::StoreCorrupt) => {
+                Self::loss(code.as_str(), message)
+            }
+            code => Self::new(code.as_str(), message),
+        }
+    }
+}
+
+/// What a failure at the other side of the data plane is called.
+pub fn code_of(error: &PackIoError) -> ErrorCode {
+    ErrorCode::parse(error.code).unwrap_or(ErrorCode::Internal)
 }
 
 #[cfg(test)]
@@ -218,23 +242,25 @@ mod tests {
         assert!(refusal("x", &Status::unknown("transport error")).again);
         assert!(refusal("x", &Status::unavailable("draining")).again);
         assert!(!refusal("x", &Status::permission_denied("another host's lease")).again);
-        let meant = worded(Status::internal("catalogue is read-only"), "catalog-failed");
+        let meant = coded(Status::internal("catalogue is read-only"), ErrorCode::CatalogFailed);
         let refusal = refusal("x", &meant);
         assert!(!refusal.again);
-        assert_eq!(refusal.code, "catalog-failed");
+        assert_eq!(refusal.code, ErrorCode::CatalogFailed);
     }
 
-    fn worded(mut status: Status, word: &'static str) -> Status {
-        status.metadata_mut().insert(ERROR_CODE_METADATA, word.parse().unwrap());
-        status
+    fn coded(status: Status, code: ErrorCode) -> Status {
+        code.tag(status, "")
     }
 
     #[test]
     fn lost_data_is_not_asked_for_again_and_counts_as_lost() {
         let pack = PackId { sha256: [1; 32], allocation: AllocationId::generate() };
         let frame = FrameId([2; 32]);
-        let short = worded(Status::data_loss("packs/1: 5 bytes were asked for and 3 came"), "store-corrupt");
-        for (status, code) in [(short, "store-corrupt"), (Status::data_loss("packs/1"), "damaged")] {
+        let short =
+            coded(Status::data_loss("packs/1: 5 bytes were asked for and 3 came"), ErrorCode::StoreCorrupt);
+        for (status, code) in
+            [(short, ErrorCode::StoreCorrupt), (Status::data_loss("packs/1"), ErrorCode::Damaged)]
+        {
             let refusal = refusal("read a pack", &status);
             assert!(!refusal.again);
             assert_eq!(refusal.code, code);
@@ -250,7 +276,8 @@ mod tests {
         for kind in
             [Auth, ClockSkew, Corrupt, Full, NoBucket, NotFound, Other, Refused, Throttled, Unreachable]
         {
-            assert_eq!(known(kind.code()), Some(kind.code()));
+            let code = ErrorCode::parse(kind.code()).expect("a code of the list");
+            assert!(is_passed_on(code), "{code:?}");
         }
     }
 }

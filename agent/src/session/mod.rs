@@ -25,6 +25,7 @@ use holdfast_archive::ids::{FrameId, PackId};
 use holdfast_archive::pack_io::{
     FrameKind, FrameLocation, PackEntry, PackIoError, PackSink, PackSource, SealedPack,
 };
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::{self, alloc_pack_response::Way, commit_snapshot_response::Outcome};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -33,8 +34,8 @@ use crate::cancel::Cancel;
 use crate::failpoint::failpoint;
 use crate::store_pin::NotPinned;
 
-pub use self::call::Line;
-use self::call::{Caller, Refusal};
+use self::call::Caller;
+pub use self::call::{Line, code_of};
 use self::lost::Lost;
 use self::presigned::PutError;
 
@@ -301,7 +302,7 @@ impl Session {
         let mut attempt = 1;
         loop {
             match self.put_once(pack).await {
-                Err(error) if attempt < PACK_ATTEMPTS && error.code == call::UPLOAD_FAILED => {
+                Err(error) if attempt < PACK_ATTEMPTS && code_of(&error) == ErrorCode::UploadFailed => {
                     tracing::debug!(lease.id = %self.lease, %error, attempt, "pack is sent again");
                     self.retries.fetch_add(1, Ordering::Relaxed);
                     self.caller.pause(attempt).await?;
@@ -373,7 +374,7 @@ impl Session {
                 self.tell_refusal(&refusal);
                 self.relay(pack_id, pack).await
             }
-            Err(error) => Err(PackIoError::new(call::UPLOAD_FAILED, error.to_string())),
+            Err(error) => Err(PackIoError::new(ErrorCode::UploadFailed.as_str(), error.to_string())),
         }
     }
 
@@ -422,8 +423,9 @@ impl Session {
     }
 
     async fn read_async(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
-        let wanted = usize::try_from(range.end.saturating_sub(range.start))
-            .map_err(|_| PackIoError::new("invalid", "a range longer than memory was asked for"))?;
+        let wanted = usize::try_from(range.end.saturating_sub(range.start)).map_err(|_| {
+            PackIoError::new(ErrorCode::InvalidRequest.as_str(), "a range longer than memory was asked for")
+        })?;
         self.caller
             .call("read a pack", |mut client| {
                 let request = v1::ReadPackRequest {
@@ -562,15 +564,9 @@ fn parse_location(id: FrameId, location: v1::FrameLocation) -> Result<Option<Fra
 
 fn nonsense(what: &str) -> PackIoError {
     PackIoError::new(
-        "protocol",
+        ErrorCode::Protocol.as_str(),
         format!("the controller's answer holds {what}: are agent and controller of versions that fit?"),
     )
-}
-
-impl From<Refusal> for PackIoError {
-    fn from(refusal: Refusal) -> Self {
-        PackIoError::new(refusal.code, refusal.to_string())
-    }
 }
 
 #[cfg(test)]

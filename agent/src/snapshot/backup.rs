@@ -22,6 +22,7 @@ use holdfast_archive::fs::{CaptureBase, CaptureOptions, Captured, NestedMounts, 
 use holdfast_archive::ids::{FrameId, SourceId};
 use holdfast_archive::pack_io::PackIoError;
 use holdfast_archive::snapshot::{Extent, SHRUNK_WORDS, SnapshotBody, Stats, encode_body};
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, snapshot_event::Event};
 
@@ -29,7 +30,7 @@ use crate::allow::Right;
 use crate::cancel::Cancel;
 use crate::failpoint::failpoint;
 use crate::quiesce::{QuiesceFailure, QuiesceMode, Quiesced, Request};
-use crate::session::{Commit, Damaged, Session};
+use crate::session::{Commit, Damaged, Session, code_of};
 
 use super::Context;
 use super::job::Job;
@@ -114,7 +115,7 @@ pub(super) async fn run(
 impl Backup<'_> {
     async fn run(&self) {
         if let Err(error) = self.context.allow.check(Right::Backup) {
-            return self.refuse_all(&Failure::of("not-allowed", &error));
+            return self.refuse_all(&Failure::of(ErrorCode::NotAllowed, &error));
         }
         let slot = tokio::select! {
             slot = self.context.slots.acquire() => slot,
@@ -364,7 +365,9 @@ impl Backup<'_> {
         };
         let captured = match self.capture(target, pass.clone()).await {
             // The base only saves reading. While containers are quiesced there is no time for that.
-            Err(failure) if failure.code == pass::BASE_UNREADABLE && phase == v1::SourcePhase::FirstPass => {
+            Err(failure)
+                if failure.code == ErrorCode::BaseUnreadable && phase == v1::SourcePhase::FirstPass =>
+            {
                 tracing::warn!(job.id = %self.job.id, source.id = %target.id, error = failure.message,
                     "all is read again");
                 let pass = Pass { base: None, progress: target.row.begin(phase), ..pass };
@@ -377,7 +380,7 @@ impl Backup<'_> {
                 captured
             }
             // The root of a volume that was removed meanwhile cannot be read either.
-            Err(failure) if failure.code == "unreadable" => {
+            Err(failure) if failure.code == ErrorCode::Unreadable => {
                 self.refuse_another(target).await?;
                 return Err(failure);
             }
@@ -402,7 +405,7 @@ impl Backup<'_> {
         // One that was removed meanwhile is empty as well.
         self.refuse_another(target).await?;
         Err(Failure::new(
-            "source-empty",
+            ErrorCode::SourceEmpty,
             "the source is empty now and was not in its last snapshot: is a filesystem not mounted? If that is meant: \
              holdfast backup run --allow-empty",
         ))
@@ -512,13 +515,13 @@ impl Backup<'_> {
     }
 
     fn failed_event(&self, source: SourceId, begun: Instant, failure: Failure) -> v1::SourceFinished {
-        tracing::warn!(job.id = %self.job.id, source.id = %source, code = failure.code, error = failure.message,
+        tracing::warn!(job.id = %self.job.id, source.id = %source, code = failure.code.as_str(), error = failure.message,
             "no snapshot was taken");
         self.note(failure.clone());
         v1::SourceFinished {
             source_id: source.to_string(),
             duration_ms: millis(begun.elapsed()),
-            error_code: failure.code.to_owned(),
+            error_code: failure.code.as_str().to_owned(),
             error: failure.message,
             ..Default::default()
         }
@@ -536,7 +539,7 @@ impl Backup<'_> {
             if !report.resumed && self.context.recovery.is_to_resume(&report.container_id) {
                 let message =
                     format!("container `{}` has not resumed: {}", report.container_name, report.problem);
-                self.note(Failure::new("not-resumed", message));
+                self.note(Failure::new(ErrorCode::NotResumed, message));
             }
             self.emit(Event::Quiesced(report));
         }
@@ -552,19 +555,20 @@ impl Backup<'_> {
 
     fn cancelled(&self) -> Failure {
         Failure::cancelled(&self.job.cancel)
-            .unwrap_or_else(|| Failure::new("cancelled", "the job was cancelled"))
+            .unwrap_or_else(|| Failure::new(ErrorCode::Cancelled, "the job was cancelled"))
     }
 
     fn ended(&self) -> v1::JobEnded {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         // That something is left quiesced is worse than a snapshot that was not taken.
-        let worst = failures.iter().find(|failure| failure.code == "not-resumed").or(failures.first());
+        let worst =
+            failures.iter().find(|failure| failure.code == ErrorCode::NotResumed).or(failures.first());
         match worst {
             None => v1::JobEnded { ok: true, ..Default::default() },
             Some(failure) => v1::JobEnded {
                 ok: false,
-                cancelled: failure.code == "cancelled",
-                error_code: failure.code.to_owned(),
+                cancelled: failure.code == ErrorCode::Cancelled,
+                error_code: failure.code.as_str().to_owned(),
                 error: failure.message.clone(),
             },
         }
@@ -608,7 +612,7 @@ fn take<T>(from: &mut Vec<T>, indexes: &[usize]) -> Vec<T> {
 }
 
 fn pack_io_failure(cancel: &Cancel, error: &PackIoError) -> Failure {
-    Failure::cancelled(cancel).unwrap_or_else(|| Failure::of(error.code, error))
+    Failure::cancelled(cancel).unwrap_or_else(|| Failure::of(code_of(error), error))
 }
 
 /// What a pass follows. After a second failure the base itself is in doubt, and
@@ -624,7 +628,7 @@ fn base_of(captured: &Captured) -> CaptureBase {
 
 fn frames_missing() -> Failure {
     Failure::new(
-        "frames-missing",
+        ErrorCode::FramesMissing,
         format!(
             "the repository lacks frames of this snapshot although they were sent {TRIES} times; run `holdfast repo verify`"
         ),

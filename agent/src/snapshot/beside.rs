@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use holdfast_archive::fs::parts::{Mounts, Names, directory};
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -47,11 +48,11 @@ impl Wanted {
     /// changed in between.
     pub(super) fn resolve(allow: &Allow, path: &Path) -> Result<Self, Failure> {
         let invalid =
-            || Failure::new("invalid-request", format!("{} cannot be restored into", path.display()));
+            || Failure::new(ErrorCode::InvalidRequest, format!("{} cannot be restored into", path.display()));
         let (parent, name) = (path.parent().ok_or_else(invalid)?, path.file_name().ok_or_else(invalid)?);
         let unusable = |error: std::io::Error| {
             Failure::new(
-                "not-found",
+                ErrorCode::NotFound,
                 format!("{}, which is to hold the target, cannot be used: {error}", parent.display()),
             )
         };
@@ -63,7 +64,7 @@ impl Wanted {
             parent: handle,
             name: CString::new(name.as_bytes()).map_err(|_| invalid())?,
         };
-        allow.check_path(&wanted.path()).map_err(|error| Failure::of("not-allowed", &error))?;
+        allow.check_path(&wanted.path()).map_err(|error| Failure::of(ErrorCode::NotAllowed, &error))?;
         wanted.refuse_filled()?;
         Ok(wanted)
     }
@@ -101,7 +102,7 @@ impl Wanted {
             return Ok(());
         }
         Err(Failure::new(
-            "target-exists",
+            ErrorCode::TargetExists,
             format!(
                 "{} is there and is not an empty directory; restore to another place",
                 self.path().display()
@@ -113,7 +114,7 @@ impl Wanted {
     pub(super) fn make(self, job: JobId) -> Result<Filled, Failure> {
         let failed = |error: Errno| {
             let path = self.staging_path(job);
-            Failure::new("write-failed", format!("{} cannot be made: {error}", path.display()))
+            Failure::new(ErrorCode::WriteFailed, format!("{} cannot be made: {error}", path.display()))
         };
         let staging = CString::new(format!("{RESTORE_DIRECTORY}{job}")).expect("an id has no NUL byte");
         rustix::fs::mkdirat(&self.parent, &staging, Mode::RWXU).map_err(failed)?;
@@ -145,7 +146,7 @@ impl Filled {
         let put = rustix::fs::renameat(&wanted.parent, &self.staging, &wanted.parent, &wanted.name);
         put.map_err(|error| {
             Failure::new(
-                "target-exists",
+                ErrorCode::TargetExists,
                 format!(
                     "{} cannot be put in place: {error}; it must be absent, or an empty directory that is no mount point",
                     path.display()
@@ -157,7 +158,7 @@ impl Filled {
         }
         let synced = directory(wanted.parent.as_fd(), c".", Mounts::Stay).and_then(rustix::fs::fsync);
         synced.map_err(|error| {
-            Failure::new("write-failed", format!("{} cannot be synced: {error}", path.display()))
+            Failure::new(ErrorCode::WriteFailed, format!("{} cannot be synced: {error}", path.display()))
         })
     }
 
@@ -166,19 +167,20 @@ impl Filled {
     pub(super) fn remove(&self) -> Result<(), Failure> {
         let path = self.wanted.parent_path.join(os_name(&self.staging));
         let emptied = self.root()?;
-        remove_contents(emptied.as_fd(), &path).map_err(|error| Failure::of("write-failed", &error))?;
+        remove_contents(emptied.as_fd(), &path)
+            .map_err(|error| Failure::of(ErrorCode::WriteFailed, &error))?;
         if !self.wanted.has(&self.staging, self.id) {
             return Ok(());
         }
         let removed = rustix::fs::unlinkat(&self.wanted.parent, &self.staging, AtFlags::REMOVEDIR);
         removed.map_err(|error| {
-            Failure::new("write-failed", format!("{} cannot be removed: {error}", path.display()))
+            Failure::new(ErrorCode::WriteFailed, format!("{} cannot be removed: {error}", path.display()))
         })
     }
 
     fn lost(&self) -> Failure {
         Failure::new(
-            "target-lost",
+            ErrorCode::TargetLost,
             format!(
                 "{}, or the directory that holds it, was moved or replaced by somebody else meanwhile, and nothing was put there; \
                  let nobody but root write to that directory, and restore again",
@@ -198,7 +200,7 @@ fn real_path(handle: &OwnedFd) -> std::io::Result<PathBuf> {
 
 fn unreadable(error: Errno) -> Failure {
     let error = std::io::Error::from(error);
-    Failure::new("unreadable", format!("the target of the restore cannot be opened: {error}"))
+    Failure::new(ErrorCode::Unreadable, format!("the target of the restore cannot be opened: {error}"))
 }
 
 #[cfg(test)]
@@ -263,19 +265,19 @@ mod tests {
         let filled = scene.filled("allowed/held/new");
         fs::create_dir(scene.at("allowed/held/new")).unwrap();
         fs::write(scene.at("allowed/held/new/theirs"), "x").unwrap();
-        assert_eq!(filled.keep().unwrap_err().code, "target-exists");
+        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetExists);
         assert!(scene.at("allowed/held/new/theirs").exists());
         filled.remove().unwrap();
         assert_eq!(scene.names("allowed/held"), 1);
-        assert_eq!(scene.resolve("allowed/held/new").unwrap_err().code, "target-exists");
+        assert_eq!(scene.resolve("allowed/held/new").unwrap_err().code, ErrorCode::TargetExists);
     }
 
     #[test]
     fn v14_no_link_in_the_place_of_the_holding_directory_leads_a_restore_out() {
         let scene = Scene::new();
-        assert_eq!(scene.resolve("outside/new").unwrap_err().code, "not-allowed");
+        assert_eq!(scene.resolve("outside/new").unwrap_err().code, ErrorCode::NotAllowed);
         symlink(scene.at("outside"), scene.at("allowed/link")).unwrap();
-        assert_eq!(scene.resolve("allowed/link/new").unwrap_err().code, "not-allowed");
+        assert_eq!(scene.resolve("allowed/link/new").unwrap_err().code, ErrorCode::NotAllowed);
 
         // Swapped after it was asked for, and before anything is made.
         let wanted = scene.resolve("allowed/held/new").unwrap();
@@ -291,7 +293,7 @@ mod tests {
         let filled = wanted.make(JobId::generate()).unwrap();
         assert_eq!((scene.names("outside"), scene.names("allowed/moved")), (0, 1));
         fs::write(scene.at("allowed/moved").join(os_name(&filled.staging)).join("f"), "x").unwrap();
-        assert_eq!(filled.keep().unwrap_err().code, "target-lost");
+        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetLost);
         filled.remove().unwrap();
         assert_eq!((scene.names("outside"), scene.names("allowed/moved")), (0, 0));
         swap_back();
@@ -299,7 +301,7 @@ mod tests {
         // Swapped while it was filled.
         let filled = scene.filled("allowed/held/new");
         swap();
-        assert_eq!(filled.keep().unwrap_err().code, "target-lost");
+        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetLost);
         assert_eq!(scene.names("outside"), 0);
         filled.remove().unwrap();
         assert_eq!((scene.names("outside"), scene.names("allowed/moved")), (0, 0));
@@ -314,7 +316,7 @@ mod tests {
         fs::rename(&staging, scene.at("allowed/held/away")).unwrap();
         fs::create_dir(&staging).unwrap();
         fs::write(staging.join("theirs"), "x").unwrap();
-        assert_eq!(filled.keep().unwrap_err().code, "target-lost");
+        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetLost);
         assert!(!scene.at("allowed/held/new").exists());
         filled.remove().unwrap();
         assert!(staging.join("theirs").exists(), "what is not ours stays");

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
 use holdfast_archive::fs::MIN_MEMORY_BYTES;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, restore_event, snapshot_event};
 use tokio::sync::Semaphore;
@@ -187,7 +188,7 @@ impl Snapshots {
         tokio::spawn(async move {
             let run = AssertUnwindSafe(backup::run(&context, &job, &request)).catch_unwind();
             let ended = run.await.unwrap_or_else(|_| v1::JobEnded {
-                error_code: "panic".to_owned(),
+                error_code: ErrorCode::Panic.as_str().to_owned(),
                 error: "the agent failed inside this job; see its log".to_owned(),
                 ..Default::default()
             });
@@ -219,7 +220,7 @@ impl Snapshots {
         tokio::spawn(async move {
             let run = AssertUnwindSafe(restore::run(&context, &job, &request)).catch_unwind();
             let finished = run.await.unwrap_or_else(|_| v1::RestoreFinished {
-                error_code: "panic".to_owned(),
+                error_code: ErrorCode::Panic.as_str().to_owned(),
                 error: "the agent failed inside this job; see its log".to_owned(),
                 ..Default::default()
             });

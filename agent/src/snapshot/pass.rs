@@ -10,46 +10,43 @@ use holdfast_archive::fs::{
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestError;
 use holdfast_archive::text::causes;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1;
 
 use crate::cancel::{Cancel, CancelReason};
-use crate::session::Session;
+use crate::session::{Session, code_of};
 
 /// Lower than what containers run at, so that a backup takes what they leave.
 const NICE: i32 = 10;
 
-/// Code of a base snapshot that could not be read for another reason than that
-/// the controller or the repository is out of reach.
-pub(super) const BASE_UNREADABLE: &str = "base-unreadable";
-
 /// A failure as events tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    pub(super) code: &'static str,
+    pub(super) code: ErrorCode,
     pub(super) message: String,
 }
 
 impl Failure {
-    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 
     /// With every cause in one sentence.
-    pub(super) fn of(code: &'static str, error: &dyn std::error::Error) -> Self {
+    pub(super) fn of(code: ErrorCode, error: &dyn std::error::Error) -> Self {
         Self { code, message: causes(error) }
     }
 
     /// What a cancelled job says instead of the error it caused.
     pub(super) fn cancelled(cancel: &Cancel) -> Option<Self> {
         Some(match cancel.reason()? {
-            CancelReason::Asked => Self::new("cancelled", "the job was cancelled"),
+            CancelReason::Asked => Self::new(ErrorCode::Cancelled, "the job was cancelled"),
             CancelReason::MaxDowntime => Self::new(
-                "max-downtime",
+                ErrorCode::MaxDowntime,
                 "the containers were quiesced for as long as they may be, and resumed before the data was read; \
                  allow more downtime, or back up less at once",
             ),
             CancelReason::Shutdown => {
-                Self::new("shutdown", "the agent was stopped; the next run goes on from here")
+                Self::new(ErrorCode::Shutdown, "the agent was stopped; the next run goes on from here")
             }
         })
     }
@@ -91,34 +88,37 @@ pub(super) async fn capture(
 
 fn capture_failure(error: &CaptureError) -> Failure {
     let code = match error {
-        CaptureError::Root { .. } => "unreadable",
-        CaptureError::NoProc { .. } => "unreadable",
-        CaptureError::Sink { source } => source.code,
+        CaptureError::Root { .. } => ErrorCode::Unreadable,
+        CaptureError::NoProc { .. } => ErrorCode::Unreadable,
+        CaptureError::Sink { source } => code_of(source),
         CaptureError::Source { source } => base_failure(source),
-        CaptureError::Manifest { .. } => "manifest",
-        CaptureError::Torn { .. } => "torn",
-        CaptureError::Cancelled => "cancelled",
+        CaptureError::Manifest { .. } => ErrorCode::Manifest,
+        CaptureError::Torn { .. } => ErrorCode::Torn,
+        CaptureError::Cancelled => ErrorCode::Cancelled,
     };
     Failure::of(code, error)
 }
 
-/// Without these nothing can be stored either, with a base or without.
-fn base_failure(error: &ManifestError) -> &'static str {
-    const OUT_OF_REACH: &[&str] = &[
-        "auth",
-        "lease-lost",
-        "repository-suspended",
-        "stale-generation",
-        "store-auth",
-        "store-no-bucket",
-        "store-unreachable",
-        "unreachable",
-    ];
-    let code = match error {
-        ManifestError::Fetch(error) => error.code(),
+/// A base is unreadable unless what hinders it hinders storing as well: then
+/// nothing can be done with a base or without.
+fn base_failure(error: &ManifestError) -> ErrorCode {
+    let source = match error {
+        ManifestError::Fetch(error) => error.source_error(),
         ManifestError::Page { .. } => None,
     };
-    code.filter(|code| OUT_OF_REACH.contains(code)).unwrap_or(BASE_UNREADABLE)
+    match source.map(code_of) {
+        Some(
+            code @ (ErrorCode::Auth
+            | ErrorCode::LeaseLost
+            | ErrorCode::RepositorySuspended
+            | ErrorCode::StaleGeneration
+            | ErrorCode::StoreAuth
+            | ErrorCode::StoreNoBucket
+            | ErrorCode::StoreUnreachable
+            | ErrorCode::Unreachable),
+        ) => code,
+        _ => ErrorCode::BaseUnreadable,
+    }
 }
 
 /// Runs blocking work on a thread of low priority. A panic there is a failure
@@ -134,11 +134,11 @@ pub(super) async fn on_thread<T: Send + 'static>(
         let _ = sender.send(work());
     });
     if let Err(error) = thread {
-        return Err(Failure::new("resources", format!("no thread can be started: {error}")));
+        return Err(Failure::new(ErrorCode::Resources, format!("no thread can be started: {error}")));
     }
     receiver
         .await
-        .map_err(|_| Failure::new("panic", format!("the agent failed inside ({name}); see its log")))
+        .map_err(|_| Failure::new(ErrorCode::Panic, format!("the agent failed inside ({name}); see its log")))
 }
 
 /// The settings the controller and this host give.

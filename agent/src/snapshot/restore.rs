@@ -15,6 +15,7 @@ use holdfast_archive::fs::{
 };
 use holdfast_archive::ids::SnapshotId;
 use holdfast_archive::snapshot::{SnapshotBody, decode_object};
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, restore_event::Event};
 use tokio_util::task::AbortOnDropHandle;
@@ -22,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::allow::Right;
 use crate::failpoint::failpoint;
 use crate::resume::blocking;
-use crate::session::Session;
+use crate::session::{Session, code_of};
 
 use super::Context;
 use super::job::Job;
@@ -72,10 +73,10 @@ pub(super) async fn run(
         Ok(finished) => finished,
         Err(failure) => {
             let failure = Failure::cancelled(&job.cancel).unwrap_or(failure);
-            tracing::warn!(job.id = %job.id, code = failure.code, error = failure.message, "nothing was restored");
+            tracing::warn!(job.id = %job.id, code = failure.code.as_str(), error = failure.message, "nothing was restored");
             v1::RestoreFinished {
-                cancelled: failure.code == "cancelled",
-                error_code: failure.code.to_owned(),
+                cancelled: failure.code == ErrorCode::Cancelled,
+                error_code: failure.code.as_str().to_owned(),
                 error: failure.message,
                 ..Default::default()
             }
@@ -88,12 +89,12 @@ pub(super) async fn run(
 impl Restore<'_> {
     async fn run(&self) -> Result<v1::RestoreFinished, Failure> {
         let context = self.context;
-        context.allow.check(Right::Restore).map_err(|error| Failure::of("not-allowed", &error))?;
+        context.allow.check(Right::Restore).map_err(|error| Failure::of(ErrorCode::NotAllowed, &error))?;
         self.await_removal().await?;
         Target::refuse_existing(context, &self.request.target).await?;
         let _slot = tokio::select! {
             slot = context.slots.acquire() => slot,
-            () = self.job.cancel.cancelled() => return Err(Failure::new("cancelled", "the job was cancelled")),
+            () = self.job.cancel.cancelled() => return Err(Failure::new(ErrorCode::Cancelled, "the job was cancelled")),
         };
         let open = v1::OpenRestoreRequest {
             job_id: self.job.id.to_string(),
@@ -101,7 +102,7 @@ impl Restore<'_> {
             snapshot_id: self.request.snapshot.to_string(),
         };
         let opened = context.plane.open_restore(open, &self.job.cancel).await;
-        let opened = opened.map_err(|error| Failure::of(error.code, &error))?;
+        let opened = opened.map_err(|error| Failure::of(code_of(&error), &error))?;
         let result = self.in_session(&opened.session, &opened.snapshot_object).await;
         opened.session.close().await;
         result
@@ -113,7 +114,7 @@ impl Restore<'_> {
             removed = self.context.recovery.removed(self.job.id, REMOVAL_LIMIT) => match removed {
                 true => Ok(()),
                 false => Err(Failure::new(
-                    "cleanup-pending",
+                    ErrorCode::CleanupPending,
                     format!(
                         "what an earlier attempt of this restore left of {} cannot be removed; \
                          the agent's log says why: journalctl -u holdfast-agent",
@@ -121,15 +122,16 @@ impl Restore<'_> {
                     ),
                 )),
             },
-            () = self.job.cancel.cancelled() => Err(Failure::new("cancelled", "the job was cancelled")),
+            () = self.job.cancel.cancelled() => Err(Failure::new(ErrorCode::Cancelled, "the job was cancelled")),
         }
     }
 
     async fn in_session(&self, session: &Session, object: &[u8]) -> Result<v1::RestoreFinished, Failure> {
-        let (header, body) = decode_object(object).map_err(|error| Failure::of("corrupt", &error))?;
+        let (header, body) =
+            decode_object(object).map_err(|error| Failure::of(ErrorCode::Corrupt, &error))?;
         if header.id != self.request.snapshot {
             return Err(Failure::new(
-                "corrupt",
+                ErrorCode::Corrupt,
                 format!(
                     "the repository holds snapshot {} under the name of {}",
                     header.id, self.request.snapshot
@@ -172,7 +174,7 @@ impl Restore<'_> {
         failpoint("agent.restore.written");
         let root = target.root()?;
         blocking(move || rustix::fs::syncfs(&root)).await.map_err(|error| {
-            Failure::new("write-failed", format!("what was restored cannot be synced: {error}"))
+            Failure::new(ErrorCode::WriteFailed, format!("what was restored cannot be synced: {error}"))
         })?;
         failpoint("agent.restore.before-verify");
         let compared = {
@@ -265,7 +267,7 @@ fn finished(written: RestoreReport, compared: CompareReport) -> v1::RestoreFinis
     let (error_code, error) = match differences {
         0 => (String::new(), String::new()),
         count => (
-            "differs".to_owned(),
+            ErrorCode::Differs.as_str().to_owned(),
             format!("what was restored differs from the snapshot in {count} places and was removed"),
         ),
     };
@@ -298,18 +300,22 @@ fn shortened(mut lines: Vec<String>) -> Vec<String> {
 }
 
 /// The error code for a tree that could not be restored or compared.
-fn tree_code(error: &RestoreError) -> &'static str {
+fn tree_code(error: &RestoreError) -> ErrorCode {
     match error {
-        RestoreError::Target { .. } | RestoreError::NoProc { .. } => "unreadable",
-        RestoreError::NotEmpty => "target-not-empty",
-        lost if lost.is_loss() => "damaged",
-        RestoreError::Manifest { .. } | RestoreError::Content { .. } => "unreachable",
-        RestoreError::NotFound { .. } => "not-found",
-        RestoreError::Refused { .. } => "refused-entry",
-        RestoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "no-space",
-        RestoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::QuotaExceeded => "no-space",
-        RestoreError::Io { .. } => "write-failed",
-        RestoreError::Strict { .. } => "not-representable",
-        RestoreError::Cancelled => "cancelled",
+        RestoreError::Target { .. } | RestoreError::NoProc { .. } => ErrorCode::Unreadable,
+        RestoreError::NotEmpty => ErrorCode::TargetNotEmpty,
+        lost if lost.is_loss() => ErrorCode::Damaged,
+        RestoreError::Manifest { .. } | RestoreError::Content { .. } => ErrorCode::Unreachable,
+        RestoreError::NotFound { .. } => ErrorCode::NotFound,
+        RestoreError::Refused { .. } => ErrorCode::RefusedEntry,
+        RestoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            ErrorCode::NoSpace
+        }
+        RestoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::QuotaExceeded => {
+            ErrorCode::NoSpace
+        }
+        RestoreError::Io { .. } => ErrorCode::WriteFailed,
+        RestoreError::Strict { .. } => ErrorCode::NotRepresentable,
+        RestoreError::Cancelled => ErrorCode::Cancelled,
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use holdfast_archive::snapshot::SourceFacts;
+use holdfast_proto::ErrorCode;
 
 use crate::allowed_directory::{AllowedDirectory, DirectoryError};
 use crate::contained::{self, ContainedError};
@@ -59,28 +60,30 @@ pub enum SourceError {
 
 impl SourceError {
     /// Error code for events.
-    pub(super) fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> ErrorCode {
         match self {
-            Self::Name(_) => "invalid-name",
+            Self::Name(_) => ErrorCode::InvalidName,
             Self::Directory(error) => directory_code(error),
             Self::Contained(ContainedError::Engine(error)) => error.kind().code(),
-            Self::Contained(_) => "not-mounted",
-            Self::Own(_) => "holdfast-own",
+            Self::Contained(_) => ErrorCode::NotMounted,
+            Self::Own(_) => ErrorCode::HoldfastOwn,
             Self::OwnUnknown(error) => error.kind().code(),
-            Self::Reach(ReachError::Replaced { .. }) => "source-replaced",
+            Self::Reach(ReachError::Replaced { .. }) => ErrorCode::SourceReplaced,
             Self::Reach(ReachError::Engine(error)) => error.kind().code(),
-            Self::Reach(ReachError::Refused { .. } | ReachError::Holder(_)) => "volume-not-reachable",
-            Self::Reach(ReachError::Open { .. }) => "unreadable",
+            Self::Reach(ReachError::Refused { .. } | ReachError::Holder(_)) => ErrorCode::VolumeNotReachable,
+            Self::Reach(ReachError::Open { .. }) => ErrorCode::Unreadable,
         }
     }
 }
 
-fn directory_code(error: &DirectoryError) -> &'static str {
+fn directory_code(error: &DirectoryError) -> ErrorCode {
     match error {
-        DirectoryError::NotAllowed(_) => "not-allowed",
-        DirectoryError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => "not-found",
-        DirectoryError::Open { .. } => "unreadable",
-        DirectoryError::Replaced { .. } => "source-replaced",
+        DirectoryError::NotAllowed(_) => ErrorCode::NotAllowed,
+        DirectoryError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ErrorCode::NotFound
+        }
+        DirectoryError::Open { .. } => ErrorCode::Unreadable,
+        DirectoryError::Replaced { .. } => ErrorCode::SourceReplaced,
     }
 }
 

@@ -8,6 +8,7 @@ use holdfast_archive::fs::RestoreOptions;
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::{ManifestError, ManifestReader};
 use holdfast_archive::snapshot::SnapshotBody;
+use holdfast_proto::ErrorCode;
 
 use crate::session::Session;
 
@@ -44,7 +45,7 @@ pub(super) async fn check(
 ) -> Result<(), Failure> {
     let root = target.root()?;
     let found = rustix::fs::fstatvfs(&root).map_err(|error| {
-        Failure::new("unreadable", format!("the target's filesystem cannot be asked: {error}"))
+        Failure::new(ErrorCode::Unreadable, format!("the target's filesystem cannot be asked: {error}"))
     })?;
     let room = Room {
         bytes: found.f_bavail.saturating_mul(found.f_frsize),
@@ -57,12 +58,13 @@ pub(super) async fn check(
     let (pack_io, root, options) = (Arc::new(session.clone()), body.root, options.clone());
     let need =
         on_thread("count", move || count(&FrameFetcher::new(pack_io, CACHE_BYTES), root, &options)).await?;
-    let need =
-        need.map_err(|error| Failure::of(if error.is_loss() { "damaged" } else { "unreachable" }, &error))?;
+    let need = need.map_err(|error| {
+        Failure::of(if error.is_loss() { ErrorCode::Damaged } else { ErrorCode::Unreachable }, &error)
+    })?;
     if room.holds(need) {
         return Ok(());
     }
-    Err(Failure::new("no-space", room.lacks(need)))
+    Err(Failure::new(ErrorCode::NoSpace, room.lacks(need)))
 }
 
 impl Room {

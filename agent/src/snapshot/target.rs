@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_archive::snapshot::SourceFacts;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 
 use crate::allowed_directory::AllowedDirectory;
@@ -164,7 +165,7 @@ impl Target {
         let failure = match same {
             Ok(true) => return Ok(self),
             Ok(false) => Failure::new(
-                "not-allowed",
+                ErrorCode::NotAllowed,
                 format!("the Engine mounts another directory than `{}`", directory.path().display()),
             ),
             Err(failure) => failure,
@@ -202,7 +203,7 @@ impl Target {
                 Err(failure) => failure,
             },
             Ok(false) => Failure::new(
-                "target-not-empty",
+                ErrorCode::TargetNotEmpty,
                 "the new volume already holds data, because its driver or options lead to a place in use",
             ),
             Err(failure) => failure,
@@ -232,7 +233,7 @@ impl Target {
                 Failure::of(error.code(), &error)
             }),
             Some(Place::Directory(filled)) => filled.root(),
-            None => Err(Failure::new("target-lost", "the target of the restore is gone")),
+            None => Err(Failure::new(ErrorCode::TargetLost, "the target of the restore is gone")),
         }
     }
 
@@ -278,7 +279,7 @@ impl Removal {
         let (recovery, written) = (context.recovery.clone(), action.clone());
         let id = blocking(move || recovery.journal().record(written))
             .await
-            .map_err(|error| Failure::of("journal-failed", &error))?;
+            .map_err(|error| Failure::of(ErrorCode::JournalFailed, &error))?;
         Ok(Self { recovery: context.recovery.clone(), action: Some((id, action)) })
     }
 
@@ -287,7 +288,7 @@ impl Removal {
         let (id, noted) =
             (*id, CleanupAction::RemoveVolume { job: *job, name: name.clone(), seen_empty: Some(inode) });
         let amended = self.recovery.amend(id, noted.clone()).await;
-        amended.map_err(|error| Failure::of("journal-failed", &error))?;
+        amended.map_err(|error| Failure::of(ErrorCode::JournalFailed, &error))?;
         self.action = Some((id, noted));
         Ok(())
     }
@@ -297,7 +298,7 @@ impl Removal {
         let (recovery, id) = (self.recovery.clone(), *id);
         blocking(move || recovery.journal().complete(id))
             .await
-            .map_err(|error| Failure::of("journal-failed", &error))?;
+            .map_err(|error| Failure::of(ErrorCode::JournalFailed, &error))?;
         self.action = None;
         Ok(())
     }
@@ -328,24 +329,24 @@ async fn release(volume: ReachedVolume) {
 
 fn exists(name: &VolumeName) -> Failure {
     Failure::new(
-        "target-exists",
+        ErrorCode::TargetExists,
         format!("volume `{name}` exists; restore under another name, or remove it first"),
     )
 }
 
 fn own_failure(error: &ChangeError) -> Failure {
     match error {
-        ChangeError::Refused(_) => Failure::of("holdfast-own", error),
+        ChangeError::Refused(_) => Failure::of(ErrorCode::HoldfastOwn, error),
         ChangeError::Unknown(engine) => Failure::of(engine.kind().code(), error),
     }
 }
 
 fn unreadable(error: &std::io::Error) -> Failure {
-    Failure::new("unreadable", format!("the target of the restore cannot be opened: {error}"))
+    Failure::new(ErrorCode::Unreadable, format!("the target of the restore cannot be opened: {error}"))
 }
 
 fn check_settings(context: &Context, wanted: &NewVolume) -> Result<Option<AllowedDirectory>, Failure> {
-    volume_settings::check(&context.allow, wanted).map_err(|error| Failure::of("not-allowed", &error))
+    volume_settings::check(&context.allow, wanted).map_err(|error| Failure::of(ErrorCode::NotAllowed, &error))
 }
 
 /// Settings of the new volume. Labels of the agent's own are never a snapshot's.
@@ -365,7 +366,7 @@ fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume 
 /// The directory that may be made, on the host itself: what is restored into
 /// the agent's own image goes with its container.
 async fn wanted(context: &Context, path: &Path) -> Result<Wanted, Failure> {
-    let not_mounted = |error: ContainedError| Failure::of("not-mounted", &error);
+    let not_mounted = |error: ContainedError| Failure::of(ErrorCode::NotMounted, &error);
     let (engine, own) = (&context.engine, context.own.container());
     match Wanted::resolve(&context.allow, path) {
         Ok(wanted) => {
@@ -375,7 +376,7 @@ async fn wanted(context: &Context, path: &Path) -> Result<Wanted, Failure> {
             Ok(wanted)
         }
         // It may be there on the host, and only not mounted.
-        Err(failure) if failure.code == "not-found" => {
+        Err(failure) if failure.code == ErrorCode::NotFound => {
             contained::check(engine, own, path.parent().unwrap_or(path)).await.map_err(not_mounted)?;
             Err(failure)
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use tokio::sync::Notify;
@@ -91,7 +92,7 @@ impl Context {
     pub(super) fn take(&self, job: JobId) -> Result<Hold<'_>, Failure> {
         let mut run = self.run();
         if run.contains_key(&job) {
-            return Err(Failure::new("busy", "the upgrade is being worked on"));
+            return Err(Failure::new(ErrorCode::Busy, "the upgrade is being worked on"));
         }
         let proceed = Arc::new(Notify::new());
         run.insert(job, proceed.clone());
@@ -107,7 +108,7 @@ impl Context {
         let hold = self.take(job)?;
         match self.record(job) {
             Some(record) if wanted(&record) => Ok((hold, record)),
-            _ => Err(Failure::new("changed", "the upgrade has changed meanwhile: look at it again")),
+            _ => Err(Failure::new(ErrorCode::Changed, "the upgrade has changed meanwhile: look at it again")),
         }
     }
 
@@ -151,7 +152,7 @@ impl Context {
     pub(super) fn panicked(&self) -> Option<v1::UpgradeFinished> {
         self.nudge.notify_one();
         let message = "the agent failed inside this upgrade and takes it back; see its log";
-        Some(failed(&Failure::new("panic", message)))
+        Some(failed(&Failure::new(ErrorCode::Panic, message)))
     }
 
     /// The record of an upgrade nothing of which is done yet.
@@ -174,7 +175,7 @@ impl Context {
                 "container `{}`, its image or what uses its data has changed since the plan was made; nothing was stopped: plan again",
                 planned.wire.container_name
             );
-            return Err(Failure::new("plan-changed", message));
+            return Err(Failure::new(ErrorCode::PlanChanged, message));
         }
         if !planned.wire.runnable {
             let losses = planned.wire.losses.iter().filter(|loss| !loss.allowed);
@@ -185,7 +186,7 @@ impl Context {
                 .cloned()
                 .chain(losses.map(|loss| format!("{} (allow it as `{}`)", loss.text, loss.name)))
                 .collect();
-            return Err(Failure::new("not-runnable", problems.join("; ")));
+            return Err(Failure::new(ErrorCode::NotRunnable, problems.join("; ")));
         }
         Ok(planned)
     }
@@ -197,7 +198,10 @@ impl Context {
         let mut told = 0;
         loop {
             let Some(record) = self.record(upgrade) else {
-                return Some(failed(&Failure::new("not-found", "the upgrade is not known here any more")));
+                return Some(failed(&Failure::new(
+                    ErrorCode::NotFound,
+                    "the upgrade is not known here any more",
+                )));
             };
             for step in record.steps.iter().skip(told) {
                 job.feed.push(event(job.id, Event::Step(step.wire())));

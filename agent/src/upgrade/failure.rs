@@ -1,9 +1,10 @@
 //! Why an upgrade does not go on.
 
 use holdfast_archive::text::causes;
+use holdfast_proto::ErrorCode;
 
 use crate::cancel::{Cancel, CancelReason};
-use crate::engine::{EngineError, EngineErrorKind};
+use crate::engine::EngineError;
 
 use super::plan::PlanError;
 use super::record::StoreError;
@@ -12,18 +13,18 @@ use super::record::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    pub code: String,
+    pub code: ErrorCode,
     pub message: String,
 }
 
 impl Failure {
     /// Nobody answers on the Engine's socket.
     pub(super) fn is_engine_away(&self) -> bool {
-        self.code == EngineErrorKind::Unreachable.code()
+        self.code == ErrorCode::EngineUnreachable
     }
 
-    pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into() }
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
     }
 }
 
@@ -36,18 +37,18 @@ impl From<EngineError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        Self::new("record", format!("{error}{cause}"))
+        Self::new(ErrorCode::Record, format!("{error}{cause}"))
     }
 }
 
 /// A plan that could not be made, for whoever asked to run it.
 pub(super) fn plan_failure(error: &PlanError) -> Failure {
     let code = match error {
-        PlanError::NotFound { .. } => "not-found",
+        PlanError::NotFound { .. } => ErrorCode::NotFound,
         PlanError::Engine(error) => error.kind().code(),
-        PlanError::Image { .. } | PlanError::ImageById { .. } => "image-not-there",
-        PlanError::Spec(_) => "spec",
-        PlanError::Measure { .. } => "unreadable",
+        PlanError::Image { .. } | PlanError::ImageById { .. } => ErrorCode::ImageNotThere,
+        PlanError::Spec(_) => ErrorCode::Spec,
+        PlanError::Measure { .. } => ErrorCode::Unreadable,
     };
     Failure::new(code, causes(error))
 }
@@ -55,9 +56,9 @@ pub(super) fn plan_failure(error: &PlanError) -> Failure {
 /// A cancelled job fails with whatever it was doing; the order is the reason.
 pub(super) fn reason(cancel: &Cancel, failure: Failure) -> Failure {
     match cancel.reason() {
-        Some(CancelReason::Asked) => Failure::new("cancelled", "cancelled on request"),
+        Some(CancelReason::Asked) => Failure::new(ErrorCode::Cancelled, "cancelled on request"),
         Some(CancelReason::Shutdown) => {
-            Failure::new("shutdown", "the agent was stopped in the middle of the upgrade")
+            Failure::new(ErrorCode::Shutdown, "the agent was stopped in the middle of the upgrade")
         }
         Some(CancelReason::MaxDowntime) | None => failure,
     }

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use serde_json::Value;
 use tokio::sync::{Notify, OwnedMutexGuard};
@@ -94,7 +95,10 @@ pub(super) async fn recreations(specs: &Specs, planned: &Planned) -> Result<Hash
     for container in recreated(others, &planned.old) {
         let spec = specs.read(&container.id).await;
         let mut spec = spec.map_err(|error| {
-            Failure::new("dependent", format!("`{}` has to be recreated with it: {error}", container.name))
+            Failure::new(
+                ErrorCode::Dependent,
+                format!("`{}` has to be recreated with it: {error}", container.name),
+            )
         })?;
         // Its tag may mean another image by now: it is not what is upgraded.
         let meant = specs.engine().inspect_image_json(&spec.image).await;
@@ -140,7 +144,7 @@ impl UpgradeRun<'_> {
             && !recovery.resumed(CLEANUP_LIMIT).await
         {
             return Err(Failure::new(
-                "cleanup-pending",
+                ErrorCode::CleanupPending,
                 "containers that an earlier job left quiesced have not resumed yet",
             ));
         }
@@ -182,7 +186,7 @@ impl UpgradeRun<'_> {
                     "since the plan was made `{}` wrote outside its mounts, and nothing was stopped: {} (allow it as `{}`)",
                     container.name, loss.text, loss.name
                 );
-                Err(Failure::new("plan-changed", message))
+                Err(Failure::new(ErrorCode::PlanChanged, message))
             }
             _ => Ok(()),
         }
@@ -205,7 +209,7 @@ impl UpgradeRun<'_> {
                     "`{}` was started since the plan was made and needs `{}`; nothing was stopped: plan again",
                     one.name, old.name
                 );
-                Err(Failure::new("plan-changed", message))
+                Err(Failure::new(ErrorCode::PlanChanged, message))
             }
             None => Ok(()),
         }
@@ -263,7 +267,7 @@ impl UpgradeRun<'_> {
         );
         let made = made.await;
         self.placeholders(populate_guard::remove).await?;
-        let made = made.map_err(|error| Failure::new("create-failed", error.to_string()))?;
+        let made = made.map_err(|error| Failure::new(ErrorCode::CreateFailed, error.to_string()))?;
         if let Some(recreation) = self.record.members[index].recreation.as_mut() {
             recreation.new_id.clone_from(&made.id);
         }
@@ -302,7 +306,10 @@ impl UpgradeRun<'_> {
             done.into_iter().collect::<Result<(), _>>()
         });
         done.await.map_err(|(path, error)| {
-            Failure::new("unreadable", format!("the data at {} cannot be reached: {error}", path.display()))
+            Failure::new(
+                ErrorCode::Unreadable,
+                format!("the data at {} cannot be reached: {error}", path.display()),
+            )
         })
     }
 
@@ -363,7 +370,7 @@ impl UpgradeRun<'_> {
             () = cancel.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep(most) => {
                 let message = format!("nobody said within {} s that the snapshots are taken", most.as_secs());
-                return Err(Failure::new("abandoned", message));
+                return Err(Failure::new(ErrorCode::Abandoned, message));
             }
         }
         self.refuse_disturbed().await
@@ -493,7 +500,7 @@ impl UpgradeRun<'_> {
                     "container `{}` was started by somebody else while it had to stay quiesced",
                     member.name
                 );
-                return Err(Failure::new("disturbed", message));
+                return Err(Failure::new(ErrorCode::Disturbed, message));
             }
         }
         self.refuse_external_writers().await
@@ -508,7 +515,7 @@ impl UpgradeRun<'_> {
             return Ok(());
         }
         let message = format!("{} uses the same data by now: stop it first", names.join(", "));
-        Err(Failure::new("disturbed", message))
+        Err(Failure::new(ErrorCode::Disturbed, message))
     }
 
     /// Running containers that could write to the data and are no members, in
@@ -545,10 +552,10 @@ pub(super) fn since(unix_ms: i64) -> u64 {
 }
 
 pub(super) fn cancelled() -> Failure {
-    Failure::new("cancelled", "cancelled on request")
+    Failure::new(ErrorCode::Cancelled, "cancelled on request")
 }
 
 fn clone_failed(error: &clone::CloneError) -> Failure {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    Failure::new("clone-failed", format!("the data could not be cloned: {error}{cause}"))
+    Failure::new(ErrorCode::CloneFailed, format!("the data could not be cloned: {error}{cause}"))
 }

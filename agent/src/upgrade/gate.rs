@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use tokio::time::Instant;
 
 use crate::engine::{ContainerState, Engine, HealthState, HealthWait};
@@ -31,14 +32,14 @@ pub(super) async fn pass(engine: &Engine, id: &str, options: &Options) -> Result
         HealthWait::NoCheck => steady(engine, id, options.steady_seconds).await?,
         HealthWait::Unhealthy => {
             return Err(Failure::new(
-                "unhealthy",
+                ErrorCode::Unhealthy,
                 format!("the new container is unhealthy{}", tail(engine, id).await),
             ));
         }
         HealthWait::Ended { exit_code } => return Err(ended(exit_code)),
         HealthWait::TimedOut => {
             let message = format!("the new container was not healthy within {} s", limit.as_secs());
-            return Err(Failure::new("unhealthy", message));
+            return Err(Failure::new(ErrorCode::Unhealthy, message));
         }
     };
     if let Some(wanted) = &options.probe {
@@ -57,7 +58,7 @@ pub(super) async fn pass(engine: &Engine, id: &str, options: &Options) -> Result
                 return Err(ended(container.exit_code));
             }
             if Instant::now() + PROBE_PAUSE > deadline {
-                return Err(Failure::new("probe-failed", format!("the probe did not pass: {last}")));
+                return Err(Failure::new(ErrorCode::ProbeFailed, format!("the probe did not pass: {last}")));
             }
             tokio::time::sleep(PROBE_PAUSE).await;
         }
@@ -76,12 +77,12 @@ async fn steady(engine: &Engine, id: &str, seconds: u32) -> Result<String, Failu
         }
         if container.started_at != started_at {
             return Err(Failure::new(
-                "restarted",
+                ErrorCode::Restarted,
                 "the new container restarted while it had to run steadily",
             ));
         }
         if container.health == HealthState::Unhealthy {
-            return Err(Failure::new("unhealthy", "the new container became unhealthy"));
+            return Err(Failure::new(ErrorCode::Unhealthy, "the new container became unhealthy"));
         }
         if Instant::now() >= deadline {
             return Ok(format!("it ran for {seconds} s without a restart"));
@@ -109,7 +110,7 @@ pub(super) async fn has_state(
         }
         if Instant::now() >= deadline {
             let message = "the new container runs, but no agent in it has taken over the state of the old one: is that an image of the agent?";
-            return Err(Failure::new("no-agent", message));
+            return Err(Failure::new(ErrorCode::NoAgent, message));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -125,5 +126,5 @@ async fn tail(engine: &Engine, id: &str) -> String {
 }
 
 fn ended(exit_code: i64) -> Failure {
-    Failure::new("exited", format!("the new container ended with exit code {exit_code}"))
+    Failure::new(ErrorCode::Exited, format!("the new container ended with exit code {exit_code}"))
 }

@@ -30,6 +30,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{UpgradeState as State, upgrade_event::Event};
 use serde_json::{Value, json};
@@ -91,7 +92,7 @@ impl Own {
     /// A helper that runs this very program, which is of image `image_id`.
     pub(super) fn helper(&self, record: &Record, image_id: &str) -> Result<Helper, Failure> {
         let program = std::env::current_exe().map_err(|error| {
-            Failure::new("helper", format!("the agent's program cannot be found: {error}"))
+            Failure::new(ErrorCode::Helper, format!("the agent's program cannot be found: {error}"))
         })?;
         let job = record.job.to_string();
         let command = [
@@ -232,7 +233,7 @@ impl Context {
 
     async fn start_helper(&self, record: &Record) -> Result<(), Failure> {
         let (Some(helper), Some(recreation)) = (&record.helper, &record.target().recreation) else {
-            return Err(Failure::new("helper", "the upgrade has no helper"));
+            return Err(Failure::new(ErrorCode::Helper, "the upgrade has no helper"));
         };
         // What is left of one that did not start.
         self.engine.remove_container(&helper.name).await?;
@@ -252,7 +253,7 @@ impl Context {
                 return Ok(lock);
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(Failure::new("busy", "another helper is at work on the upgrade"));
+                return Err(Failure::new(ErrorCode::Busy, "another helper is at work on the upgrade"));
             }
             tokio::time::sleep(FIRST_PAUSE).await;
         }
@@ -310,10 +311,13 @@ impl UpgradeRun<'_> {
     /// wait: a options to cancel would have to stop the helper half-way.
     async fn watch_helper(&mut self) -> Result<UpgradeOwner, Failure> {
         let lost = match self.context.start_helper(&self.record).await {
-            Ok(()) => Failure::new("helper", "the helper container ended before it began"),
+            Ok(()) => Failure::new(ErrorCode::Helper, "the helper container ended before it began"),
             Err(failure) => {
                 tracing::error!(job.id = %self.record.job, error = %failure, "the helper could not be started");
-                Failure::new("helper", format!("the helper container could not be started: {failure}"))
+                Failure::new(
+                    ErrorCode::Helper,
+                    format!("the helper container could not be started: {failure}"),
+                )
             }
         };
         loop {

@@ -37,6 +37,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use tokio::sync::Notify;
@@ -71,9 +72,6 @@ const RECOVERY: Duration = Duration::from_secs(300);
 /// Pauses between attempts to go back or forward after a crash.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Error code of an upgrade that somebody undoes.
-const ASKED: &str = "asked";
 
 /// What upgrades work with.
 #[derive(Debug)]
@@ -251,7 +249,7 @@ impl Upgrades {
         });
         finishing
             .await
-            .unwrap_or_else(|_| Err(Failure::new("panic", "the agent failed; see its log")))
+            .unwrap_or_else(|_| Err(Failure::new(ErrorCode::Panic, "the agent failed; see its log")))
             .map_err(UpgradeError::from)
     }
 
@@ -272,9 +270,11 @@ impl Upgrades {
         let started = match self.context.registry.admit::<v1::UpgradeEvent>(job, 0, vec![name.to_owned()])? {
             Admission::Attach(job) => return Ok(job.feed.listen()),
             Admission::Cancelled => {
-                return Err(
-                    Failure::new("cancelled", "the job was cancelled before it was started here").into()
-                );
+                return Err(Failure::new(
+                    ErrorCode::Cancelled,
+                    "the job was cancelled before it was started here",
+                )
+                .into());
             }
             Admission::Start(started) => started,
         };
@@ -283,7 +283,7 @@ impl Upgrades {
             // Begun by the agent that was here before, whose caller comes back.
             Err(_) if going.is_some() => going.expect("it was just found"),
             Err(error) => {
-                let failure = Failure::new("not-found", error.to_string());
+                let failure = Failure::new(ErrorCode::NotFound, error.to_string());
                 started.feed.end(event(job, Event::Finished(failed(&failure))));
                 return Err(error);
             }
@@ -327,7 +327,7 @@ impl Upgrades {
     fn going_back(&self, name: &str) -> Option<Record> {
         let records = self.context.records();
         let newest = records.values().rev().find(|record| is_meant(record, name))?;
-        let asked = newest.state() == State::RollingBack && newest.error_code == ASKED;
+        let asked = newest.state() == State::RollingBack && newest.error_code() == Some(ErrorCode::Asked);
         (asked || newest.state() == State::AwaitingRollbackSnapshot).then(|| newest.clone())
     }
 

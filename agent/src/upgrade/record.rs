@@ -17,6 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, UpgradeState as State};
 use rustix::fs::{FlockOperation, flock};
@@ -55,6 +56,7 @@ pub struct Record {
     /// By the wall clock, for people: see [`Record::is_grace_over`].
     pub grace_until_unix_ms: i64,
     pub downtime_ms: u64,
+    /// An [`ErrorCode`] as text; empty while nothing has failed.
     pub error_code: String,
     pub error: String,
     pub steps: Vec<Step>,
@@ -270,6 +272,12 @@ pub struct Store {
 // === impl Record ===
 
 impl Record {
+    /// What the upgrade failed with; none while nothing has failed, and for a
+    /// code of another version.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        ErrorCode::parse(&self.error_code)
+    }
+
     pub fn new(job: JobId, members: Vec<Member>, options: Options) -> Self {
         Self {
             job,

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 use tokio::sync::Notify;
 
@@ -20,6 +21,7 @@ use crate::clocks::now_unix_ms;
 use crate::failpoint::failpoint;
 use crate::spec::no_restart;
 
+use super::Failure;
 use super::context::Context;
 use super::forward::{cancelled, since};
 use super::guards::{counted, writable_layer};
@@ -27,7 +29,6 @@ use super::handover::{Own, UpgradeOwner};
 use super::record::{QuiescedForRollback, QuiescedMember, Record, Source};
 use super::rollback::Problems;
 use super::run::{Ending, UpgradeJob, UpgradeRun, failed};
-use super::{ASKED, Failure};
 
 /// How a rollback is to go.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +65,7 @@ impl Context {
         if let Err(failure) = run.check_rollback().await {
             return Some(failed(&failure));
         }
-        let asked = Failure::new(ASKED, "rolled back on request");
+        let asked = Failure::new(ErrorCode::Asked, "rolled back on request");
         // Its downtime is this one's, not the upgrade's.
         run.record.stopped_unix_ms = now_unix_ms();
         // Whoever started the new container, the data goes back.
@@ -148,7 +149,7 @@ impl UpgradeRun<'_> {
             () = job.cancel.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep(most) => {
                 let message = format!("nobody said within {} s that the snapshot is taken", most.as_secs());
-                return Err(Failure::new("abandoned", message));
+                return Err(Failure::new(ErrorCode::Abandoned, message));
             }
         }
         self.refuse_running().await
@@ -223,7 +224,7 @@ impl UpgradeRun<'_> {
                 let name = &one.name;
                 let message =
                     format!("container `{name}` was started by somebody else while it had to stay quiesced");
-                return Err(Failure::new("disturbed", message));
+                return Err(Failure::new(ErrorCode::Disturbed, message));
             }
         }
         self.refuse_external_writers().await
@@ -232,7 +233,7 @@ impl UpgradeRun<'_> {
     async fn resumed_after(&mut self, failure: &Failure) -> v1::UpgradeFinished {
         self.until_done(Ending::Resume, None).await;
         let message = format!("nothing went back and everything runs as before: {failure}");
-        failed(&Failure::new(failure.code.clone(), message))
+        failed(&Failure::new(failure.code, message))
     }
 
     /// Everything as it was before it was stopped. Idempotent: entered again after a

@@ -6,6 +6,8 @@
 //! attempt that did not come to note it, may lack some of its networks, never
 //! ran, and goes. Only once its id is on disk does it take the name.
 
+use holdfast_proto::ErrorCode;
+
 use crate::compose;
 use crate::engine::{Container, ContainerState, CreatedContainer, EngineError, VolumeName};
 use crate::failpoint::failpoint;
@@ -97,7 +99,7 @@ impl UpgradeRun<'_> {
                     "`{}` is another container by now, made after the upgrade: rename or remove it first",
                     member.name
                 );
-                return Err(Failure::new("name-taken", message));
+                return Err(Failure::new(ErrorCode::NameTaken, message));
             }
             if let Some(recreation) = self.record.members[index].recreation.as_mut() {
                 recreation.new_id = named.id;
@@ -122,19 +124,19 @@ impl UpgradeRun<'_> {
                     "the old container `{kept}` was removed and so was `{}`, the image with what it wrote outside its mounts: there is nothing to go back to; end the grace period: holdfast upgrade commit {name}",
                     layer.reference
                 );
-                return Err(Failure::new("old-gone", message));
+                return Err(Failure::new(ErrorCode::OldGone, message));
             }
             let message = format!(
                 "the old container `{kept}` was removed and so was its image {image}: there is nothing to go back to; pull or load that image and try again before the grace period ends, or end it: holdfast upgrade commit {name}"
             );
-            return Err(Failure::new("old-gone", message));
+            return Err(Failure::new(ErrorCode::OldGone, message));
         }
         for (network, _) in &recreation.spec.networks {
             if !is_there(engine.inspect_network_json(network).await)? {
                 let message = format!(
                     "network `{network}`, in which `{name}` was, is gone: make it again (`docker network create {network}`, or `docker-compose up --no-start` where it is compose's), then try again"
                 );
-                return Err(Failure::new("network-gone", message));
+                return Err(Failure::new(ErrorCode::NetworkGone, message));
             }
         }
         for volume in recreation.spec.named_volumes() {
@@ -143,7 +145,7 @@ impl UpgradeRun<'_> {
                 let message = format!(
                     "volume `{volume}`, which the old container of `{name}` used, is gone, and its data with it: to go back with an empty one, `docker volume create {volume}` and try again"
                 );
-                return Err(Failure::new("volume-gone", message));
+                return Err(Failure::new(ErrorCode::VolumeGone, message));
             }
         }
         Ok(())

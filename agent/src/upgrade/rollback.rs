@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::UpgradeState as State;
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ impl UpgradeRun<'_> {
     }
 
     pub(super) async fn note_rollback(&mut self, failure: &Failure) -> Result<(), Failure> {
-        self.record.error_code = failure.code.clone();
+        self.record.error_code = failure.code.as_str().to_owned();
         self.record.error = failure.message.clone();
         self.step(State::RollingBack, format!("going back: {}", failure.message)).await?;
         failpoint("agent.upgrade.rollback-begun");
@@ -155,11 +156,11 @@ impl UpgradeRun<'_> {
         let text = texts.join("; ");
         self.tries += 1;
         if self.tries < TRIES {
-            return Err(Failure::new("unsettled", text));
+            return Err(Failure::new(ErrorCode::Unsettled, text));
         }
         tracing::error!(job.id = %self.record.job, problems = text, "an upgrade ends with what could not be done");
         if self.record.error_code.is_empty() {
-            self.record.error_code = "unsettled".to_owned();
+            self.record.error_code = ErrorCode::Unsettled.as_str().to_owned();
         }
         if !self.record.error.contains(&text) {
             let separator = if self.record.error.is_empty() { "" } else { "; " };
@@ -203,7 +204,7 @@ impl UpgradeRun<'_> {
             let Some(identities) = source.identities.clone() else { continue };
             let (root, clone) = (source.path.clone(), source.clone.clone());
             let put = blocking(move || clone::put_back(&root, &clone, identities.original, identities.clone));
-            put.await.map_err(|error| Failure::new("exchange-failed", error.to_string()))?;
+            put.await.map_err(|error| Failure::new(ErrorCode::ExchangeFailed, error.to_string()))?;
         }
         Ok(())
     }
@@ -350,7 +351,7 @@ impl UpgradeRun<'_> {
             let removed = blocking(move || clone::remove(&clone)).await;
             removed.map_err(|error| {
                 Failure::new(
-                    "clone-stays",
+                    ErrorCode::CloneStays,
                     format!("{} could not be removed: {error}", source.clone.display()),
                 )
             })?;

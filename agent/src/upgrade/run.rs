@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
 
@@ -111,10 +112,11 @@ impl UpgradeRun<'_> {
         if self.record.state() == State::AwaitingRollbackSnapshot {
             return self.until_done(Ending::Resume, within).await;
         }
-        let failure = if self.record.error_code.is_empty() {
-            Failure::new("interrupted", "the agent was cut off in the middle of the upgrade")
-        } else {
-            Failure::new(self.record.error_code.clone(), self.record.error.clone())
+        let failure = match self.record.error_code() {
+            None => {
+                Failure::new(ErrorCode::Interrupted, "the agent was cut off in the middle of the upgrade")
+            }
+            Some(code) => Failure::new(code, self.record.error.clone()),
         };
         if self.record.state() != State::RollingBack {
             self.begin_rollback(&failure).await;
@@ -153,8 +155,8 @@ pub(super) fn event(job: JobId, event: Event) -> v1::UpgradeEvent {
 
 pub(super) fn failed(failure: &Failure) -> v1::UpgradeFinished {
     v1::UpgradeFinished {
-        cancelled: failure.code == "cancelled",
-        error_code: failure.code.clone(),
+        cancelled: failure.code == ErrorCode::Cancelled,
+        error_code: failure.code.as_str().to_owned(),
         error: failure.message.clone(),
         ..Default::default()
     }
@@ -166,7 +168,7 @@ pub(super) fn finished(record: &Record) -> v1::UpgradeFinished {
     v1::UpgradeFinished {
         ok,
         rolled_back: record.state() == State::RolledBack && record.stopped_unix_ms > 0,
-        cancelled: record.error_code == "cancelled",
+        cancelled: record.error_code() == Some(ErrorCode::Cancelled),
         downtime_ms: record.downtime_ms,
         error_code: record.error_code.clone(),
         error: record.error.clone(),

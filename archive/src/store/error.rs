@@ -137,8 +137,11 @@ impl std::error::Error for StoreError {
 
 impl From<StoreError> for PackIoError {
     fn from(error: StoreError) -> Self {
-        let mut failure = Self::new(error.kind.code(), error.message.clone());
-        failure.source = Some(Box::new(error));
-        failure
+        Self {
+            is_loss: matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Corrupt),
+            code: error.kind.code(),
+            message: error.message.clone(),
+            source: Some(Box::new(error)),
+        }
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Env, within};
 use crate::args::ApplyArgs;
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, ErrorCode, Exit, Result};
 use crate::output::{self, Lines, Render};
 
 #[derive(Serialize)]
@@ -60,7 +60,7 @@ pub(super) async fn run(env: &Env, args: ApplyArgs) -> Result<Exit> {
             })
             .chain(std::iter::once("nothing was changed".to_owned()));
         let first = lines.next().unwrap_or_default();
-        return Err(CliError::new(Exit::Usage, "bad-policy", first).more(lines));
+        return Err(CliError::new(ErrorCode::BadPolicy, first).more(lines));
     }
     let warned = answer.changes.iter().any(|change| !change.warnings.is_empty());
     let changes = answer

@@ -29,7 +29,7 @@ use tonic::{Request, Status};
 use crate::args::{Cli, Command, GlobalArgs, HostArg, OutputFormat, RepoCommand};
 use crate::client::{self, Client};
 use crate::config::Config;
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, ErrorCode, Exit, Result};
 use crate::output;
 
 /// What every command may use.
@@ -93,7 +93,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
 
 /// How a command ends that is told to stop, and what goes on without it.
 fn left_behind(command: &Command) -> Result<Exit> {
-    let interrupted = |message: &str| CliError::new(Exit::Interrupted, "interrupted", message);
+    let interrupted = |message: &str| CliError::new(ErrorCode::Interrupted, message);
     match command {
         // This is how it ends: both processes go with it.
         Command::Dev(_) => Ok(Exit::Done),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Env, collect, within};
 use crate::args::PolicyCommand;
 use crate::client::Service;
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, ErrorCode, Exit, Result};
 use crate::output::{self, Details, Lines, Render, Rows, When};
 
 type Policies = PolicyServiceClient<Service>;
@@ -187,7 +187,7 @@ async fn find(policies: &mut Policies, name: &str) -> Result<Policy> {
     let list = collect(policies.list_policies(within(ListPoliciesRequest {}))).await?;
     let near = holdfast_archive::text::did_you_mean(name, list.iter().map(|policy| policy.name.as_str()));
     list.into_iter().find(|policy| policy.name == name).ok_or_else(|| {
-        CliError::new(Exit::NotFound, "unknown-policy", format!("policy `{name}` is not known{near}"))
+        CliError::new(ErrorCode::PolicyUnknown, format!("policy `{name}` is not known{near}"))
             .hint("holdfast policy ls")
     })
 }

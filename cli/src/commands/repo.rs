@@ -19,7 +19,7 @@ use super::job::{PruneView, follow};
 use super::snapshot::{EntryList, EntryView};
 use super::{Env, within};
 use crate::args::{RepoCommand, RepositoryArgs};
-use crate::error::{CliError, Exit, Result, sentence};
+use crate::error::{CliError, ErrorCode, Exit, Result, sentence};
 use crate::output::{self, Bytes, Escaped, Lines, Render, Rows, When};
 
 use open::{open, resolve};
@@ -178,7 +178,7 @@ async fn browse(
         let reader = ManifestReader::open(&fetcher, root);
         if !path.is_empty() && reader.lookup(&path).map_err(|error| damaged(&error))?.is_none() {
             let message = format!("the snapshot has nothing at {}", Escaped(path));
-            return Err(CliError::new(Exit::NotFound, "not-found", message));
+            return Err(CliError::new(ErrorCode::NotFound, message));
         }
         let found = if recursive { reader.subtree(&path) } else { reader.children(&path) };
         found.map(|entry| entry.map(EntryView::from).map_err(|error| damaged(&error))).collect()
@@ -190,7 +190,7 @@ async fn browse(
 }
 
 fn damaged(error: &dyn std::error::Error) -> CliError {
-    CliError::new(Exit::Damage, "damaged", sentence(error)).hint("holdfast repo verify")
+    CliError::new(ErrorCode::Damaged, sentence(error)).hint("holdfast repo verify")
 }
 
 async fn prune(env: &Env, plan: bool, no_wait: bool) -> Result<Exit> {

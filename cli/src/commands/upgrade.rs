@@ -15,7 +15,7 @@ use super::job::{JobView, follow};
 use super::{Env, within, within_long};
 use crate::args::{HostArg, ImageArgs, UpgradeCommand, UpgradeOptionArgs, UpgradePlanArgs, UpgradeRunArgs};
 use crate::client::Client;
-use crate::error::{CliError, Exit, Result};
+use crate::error::{CliError, ErrorCode, Exit, Result};
 use crate::output;
 
 use plan::PlanView;
@@ -193,7 +193,7 @@ async fn roll_back_here(env: &Env, upgrade: String) -> Result<Exit> {
             Some(Event::Stopped(_)) | None => {}
         }
     }
-    Err(CliError::new(Exit::Unreachable, "watch-lost", "the agent fell silent before the rollback ended")
+    Err(CliError::new(ErrorCode::WatchLost, "the agent fell silent before the rollback ended")
         .hint("holdfast upgrade status; the agent finishes by itself what it began"))
 }
 
@@ -206,8 +206,8 @@ fn finish(env: &Env, finished: UpgradeFinished) -> Result<Exit> {
     if rolled_back {
         return Ok(Exit::Done);
     }
-    let code = if error_code.is_empty() { "failed" } else { &error_code };
-    Err(CliError::new(Exit::Failed, code, format!("it was not rolled back: {error}")))
+    let code = if error_code.is_empty() { ErrorCode::Failed.as_str() } else { &error_code };
+    Err(CliError::ending(Exit::Failed, code, format!("it was not rolled back: {error}")))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub use table::{Details, Rows};
 pub use units::{Bytes, Escaped, Millis, When, duration};
 
 use crate::args::OutputFormat;
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, ErrorCode};
 
 /// Something a command gives.
 pub trait Render: Serialize {
@@ -120,8 +120,7 @@ pub fn tame_panics() {
 pub fn confirm(question: &str) -> Result<bool, CliError> {
     if !std::io::stdin().is_terminal() {
         return Err(CliError::new(
-            Exit::Usage,
-            "not-confirmed",
+            ErrorCode::NotConfirmed,
             format!("{question} There is no terminal to ask at"),
         )
         .hint("give --yes"));

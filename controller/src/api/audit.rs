@@ -4,11 +4,12 @@ use holdfast_proto::v1::audit_service_server::AuditService;
 use holdfast_proto::v1::{self, ListAuditRequest, VerifyAuditRequest, VerifyAuditResponse};
 use tonic::{Request, Response, Status};
 
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use crate::catalog::audit::{AuditCheck, AuditFilter, AuditRow, Book, Outcome};
 use crate::catalog::{Catalog, CatalogError};
 use crate::repository::{Repository, RepositoryError};
 use holdfast_archive::text::causes;
+use holdfast_proto::ErrorCode;
 
 /// Rows listed when no limit is given, and at most.
 const LISTED: u32 = 100;

@@ -26,7 +26,7 @@ use super::denials::Denials;
 use super::roles::{About, Access, AdminField, AnsweredBy, Names, NeedsAdmin, Rule, rule};
 use super::scope::{Call, refuse_other_hosts};
 use super::sessions::Sessions;
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use super::subject::{UnreadableRequest, admin_field, describe, field_texts};
 use super::timed::Timed;
 use crate::api::forward::forward;
@@ -46,6 +46,7 @@ use crate::model::caller::{Caller, Role};
 use crate::places::Owner;
 use crate::share::Turns;
 use holdfast_archive::text::causes;
+use holdfast_proto::ErrorCode;
 
 /// How long the one message of an audited call may take to arrive.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -29,8 +29,8 @@ use tonic::{Request, Response, Status};
 use super::names;
 use super::reading::{ReaderGone, Readings, Sender};
 use super::scope::shown_hosts;
-use super::status_map::{ErrorCode, catalog_failed, tagged};
-use crate::api::repository::status as refused;
+use super::status_map::catalog_failed;
+use super::status_map::{repository_failed as refused, store_code};
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
 use crate::model::caller::Caller;
@@ -38,6 +38,7 @@ use crate::model::protocol::SnapshotState;
 use crate::policy::definition::pattern;
 use crate::repository::RepositoryError;
 use holdfast_archive::text::causes;
+use holdfast_proto::ErrorCode;
 
 /// Raw pages kept while one snapshot is read.
 const PAGE_CACHE_BYTES: usize = 8 << 20;
@@ -177,7 +178,7 @@ fn wire_entry(entry: Entry) -> v1::Entry {
 fn unreadable(error: &(dyn std::error::Error + 'static)) -> Status {
     let text = format!("the snapshot could not be read: {}", causes(error));
     match out_of_reach(error) {
-        Some(kind) => tagged(Status::unavailable(text), kind.code(), "holdfast status"),
+        Some(kind) => store_code(kind).tag(Status::unavailable(text), "holdfast status"),
         None => ErrorCode::Damaged.status(text),
     }
 }

@@ -11,7 +11,7 @@ use holdfast_proto::v1::{self, JoinRequest, JoinResponse, RenewRequest, RenewRes
 use tonic::{Request, Response, Status};
 
 use super::denials::Denials;
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::hosts::{Enrolled, Enrolment};
@@ -23,6 +23,7 @@ use crate::listen::Peer;
 use crate::model::caller::Caller;
 use crate::quota::{Quotas, Usage, day_of};
 use holdfast_archive::text::causes;
+use holdfast_proto::ErrorCode;
 
 const JOIN: &str = "/holdfast.v1.EnrolmentService/Join";
 const RENEW: &str = "/holdfast.v1.EnrolmentService/Renew";

@@ -11,12 +11,13 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service as _, ServiceExt as _};
 
-use crate::api::status_map::{ErrorCode, catalog_failed};
+use crate::api::status_map::catalog_failed;
 use crate::catalog::Catalog;
 use crate::catalog::hosts::HostRecord;
 use crate::fleet::Fleet;
 use crate::model::caller::Caller;
 use holdfast_archive::text::did_you_mean;
+use holdfast_proto::ErrorCode;
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 

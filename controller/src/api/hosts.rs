@@ -11,7 +11,7 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use crate::api::forward::find_host;
 use crate::catalog::hosts::{HostRecord, NewJoinToken, TOKEN_LIFE_MS};
 use crate::catalog::jobs::JobFilter;
@@ -24,6 +24,7 @@ use crate::identity::name::{Labels, Name, check_labels};
 use crate::identity::token;
 use crate::jobs::state::State;
 use crate::model::caller::Caller;
+use holdfast_proto::ErrorCode;
 
 /// A join token's life, in seconds, at most and unless asked otherwise.
 const MAX_TOKEN_SECONDS: u32 = (TOKEN_LIFE_MS / 1000) as u32;
@@ -117,7 +118,9 @@ impl HostApi {
         };
         let why = format!("host `{}` was retired", host.name);
         for job in self.catalog.jobs(&filter).await? {
-            self.catalog.end_queued_job(job.id, State::Cancelled, "host-retired", &why, now_ms()).await?;
+            self.catalog
+                .end_queued_job(job.id, State::Cancelled, ErrorCode::HostRetired.as_str(), &why, now_ms())
+                .await?;
         }
         Ok(())
     }

@@ -18,13 +18,14 @@ use tonic::{Request, Response, Status};
 
 use super::names;
 use super::scope::shown_hosts;
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
 use crate::jobs::state::State;
 use crate::jobs::{CancelOutcome, Jobs};
 use crate::model::caller::Caller;
 use crate::operations::start;
+use holdfast_proto::ErrorCode;
 
 /// Jobs listed when no limit is given, and at most.
 const LISTED: u32 = 50;

@@ -3,10 +3,11 @@
 use holdfast_archive::text::did_you_mean;
 use tonic::Status;
 
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use crate::catalog::Catalog;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
+use holdfast_proto::ErrorCode;
 
 /// A host by name or id.
 pub(crate) async fn host(catalog: &Catalog, name: &str) -> Result<HostRecord, Status> {

@@ -17,8 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::status_map::ErrorCode;
 use crate::limits::{ANSWER_STALL, ANSWER_WAIT, ANSWERS, ANSWERS_OF_OPERATOR};
+use holdfast_proto::ErrorCode;
 
 pub(super) type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 

@@ -8,23 +8,23 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _};
 use holdfast_archive::ids::{FrameId, HostId, PackId};
 use holdfast_archive::pack_io::{FrameKind, FrameLocation, PackEntry};
-use holdfast_archive::store::StoreErrorKind;
 use holdfast_proto::v1::repository_service_server::{RepositoryService, RepositoryServiceServer};
 use holdfast_proto::v1::{self, alloc_pack_response, commit_snapshot_response};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
+use super::status_map::repository_failed as status;
 use crate::api::catalog::snapshot_stats;
-use crate::api::status_map::{catalog_failed, tagged};
 use crate::clock::now_ms;
 use crate::limits::READ_STALL;
 use crate::listen::Peer;
 use crate::model::caller::Caller;
 use crate::repository::read::{PackReading, Piece};
 use crate::repository::upload::Way;
-use crate::repository::{Committed, Repository, RepositoryError};
+use crate::repository::{Committed, Repository};
+use holdfast_proto::ErrorCode;
 
 /// Bytes of a pack in one message of an answer.
 const MESSAGE: usize = 256 << 10;
@@ -338,7 +338,7 @@ async fn next(
 }
 
 fn invalid(message: impl Into<String>) -> Status {
-    tagged(Status::invalid_argument(message), "invalid-request", "")
+    ErrorCode::InvalidRequest.status(message)
 }
 
 fn parse<T>(what: &str, text: &str) -> Result<T, Status>
@@ -389,49 +389,9 @@ fn wire_location(location: Option<FrameLocation>) -> v1::FrameLocation {
     }
 }
 
-/// Every error of the repository as agents and operators meet it.
-pub fn status(error: RepositoryError) -> Status {
-    let text = error.to_string();
-    let (code, word, hint) = match &error {
-        RepositoryError::Catalog(error) => return catalog_failed(error),
-        RepositoryError::Store(error) => {
-            let code = match error.kind() {
-                kind if kind.is_transient() => Code::Unavailable,
-                StoreErrorKind::Corrupt => Code::DataLoss,
-                _ => Code::FailedPrecondition,
-            };
-            (code, error.kind().code(), "holdfast status")
-        }
-        RepositoryError::Id(_) | RepositoryError::Invalid(_) => {
-            (Code::InvalidArgument, "invalid-request", "")
-        }
-        RepositoryError::Denied(_) => (Code::PermissionDenied, "denied", ""),
-        RepositoryError::LeaseLost(_) => (Code::FailedPrecondition, "lease-lost", ""),
-        RepositoryError::Stale(_) => (Code::FailedPrecondition, "stale-generation", ""),
-        RepositoryError::UploadFailed(_) => (Code::FailedPrecondition, "upload-failed", ""),
-        RepositoryError::TooMuch(_) => (Code::ResourceExhausted, "too-much", ""),
-        RepositoryError::Quota(_) => (Code::FailedPrecondition, "quota-exceeded", "holdfast status"),
-        RepositoryError::Held(_) => {
-            (Code::FailedPrecondition, "snapshot-held", "holdfast snapshot release SNAPSHOT")
-        }
-        RepositoryError::Busy(_) => (Code::FailedPrecondition, "not-now", ""),
-        RepositoryError::Suspended(_) => (
-            Code::FailedPrecondition,
-            "repository-suspended",
-            "on the controller: holdfast-controller reconcile",
-        ),
-        RepositoryError::NotFound { .. } => (Code::NotFound, "not-found", "holdfast snapshot ls"),
-        RepositoryError::Ambiguous { .. } => {
-            (Code::InvalidArgument, "ambiguous", "name the host as well: HOST/SOURCE")
-        }
-        RepositoryError::Damaged(_) => (Code::DataLoss, "damaged", "holdfast repo verify"),
-    };
-    tagged(Status::new(code, text), word, hint)
-}
-
 #[cfg(test)]
 mod tests {
-    use holdfast_archive::store::StoreError;
+    use tonic::Code;
 
     use super::*;
 
@@ -439,16 +399,5 @@ mod tests {
     fn x01_no_call_is_answered_without_a_certificate() {
         let request = Request::new(v1::HaveRequest::default());
         assert_eq!(Caller::host(&request).expect_err("refused").code(), Code::PermissionDenied);
-    }
-
-    #[test]
-    fn an_object_that_is_short_is_lost_data_and_a_store_out_of_reach_is_not() {
-        let answer = |kind| status(StoreError::new(kind, "packs/1").into());
-        let short = answer(StoreErrorKind::Corrupt);
-        assert_eq!(short.code(), Code::DataLoss);
-        let word = short.metadata().get(holdfast_proto::ERROR_CODE_METADATA).expect("a word");
-        assert_eq!(word.to_str().expect("ASCII"), "store-corrupt");
-        assert_eq!(answer(StoreErrorKind::Unreachable).code(), Code::Unavailable);
-        assert_eq!(answer(StoreErrorKind::Auth).code(), Code::FailedPrecondition);
     }
 }

@@ -11,11 +11,12 @@ use holdfast_proto::ids::JobId;
 use tonic::Status;
 
 use super::roles::{About, Names, Rule};
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use super::subject::{UnreadableRequest, field_texts};
 use crate::catalog::{Catalog, CatalogError};
 use crate::model::caller::{Caller, HostScope};
 use crate::repository::RepositoryError;
+use holdfast_proto::ErrorCode;
 
 /// What a call came with.
 #[derive(Debug, Clone, Copy)]

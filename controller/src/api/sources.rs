@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::names;
 use super::scope::shown_hosts;
-use super::status_map::{ErrorCode, catalog_failed};
+use super::status_map::catalog_failed;
 use crate::catalog::binds::BindRecord;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::coverage::kept::Kept;
 use crate::model::caller::Caller;
+use holdfast_proto::ErrorCode;
 
 /// Answers for sources.
 #[derive(Debug, Clone)]

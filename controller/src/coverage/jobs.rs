@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::JobKind;
 
-use super::{Facts, Problem, SOURCE_MISSING};
+use super::{Facts, Problem};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::state::State;
@@ -37,7 +38,7 @@ fn excused(facts: &Facts, host: &HostRecord, job: &JobRecord) -> bool {
             |source: &&crate::catalog::sources::SourceRecord| source.host == host.id && source.name == *name;
         facts.sources.iter().filter(same).any(|source| source.retired_ms.is_some())
     };
-    job.error_code == SOURCE_MISSING && job.result.missing_sources.iter().all(retired)
+    ErrorCode::SourceMissing.is(&job.error_code) && job.result.missing_sources.iter().all(retired)
 }
 
 fn failed_job(job: &JobRecord, host: String) -> Problem {

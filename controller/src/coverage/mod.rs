@@ -33,12 +33,6 @@ pub(crate) use words::ago;
 /// came after it.
 pub const UPGRADE_NEWS_MS: i64 = 7 * 24 * 3_600_000;
 
-/// Error code of a backup that did not find all it should have.
-pub const SOURCE_MISSING: &str = "source-missing";
-
-/// Error code of a backup that found a source with less than a tenth left.
-pub const SOURCE_SHRUNK: &str = "source-shrunk";
-
 /// Everything the answer depends on.
 #[derive(Debug)]
 pub struct Facts {

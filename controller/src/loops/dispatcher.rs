@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use holdfast_proto::ErrorCode;
+
 use super::driver::{LoopError, Pass};
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
@@ -72,7 +74,11 @@ async fn expired(jobs: &Jobs, record: &JobRecord, now: i64) -> Result<bool, Loop
     }
     let name = jobs.host_name(host).await?;
     let error = format!("host `{name}` did not connect within {} hours", most / 3_600_000);
-    if jobs.catalog().end_queued_job(record.id, State::Failed, "host-unreachable", &error, now).await? {
+    if jobs
+        .catalog()
+        .end_queued_job(record.id, State::Failed, ErrorCode::HostUnreachable.as_str(), &error, now)
+        .await?
+    {
         tracing::warn!(job.id = %record.id, error, "a queued job was given up");
         jobs.progress().remove(record.id);
     }

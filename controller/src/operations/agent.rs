@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use holdfast_archive::ids::HostId;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::upgrade_event::Event;
 use holdfast_proto::v1::{
     CreateSnapshotsRequest, ListRunningRequest, RestoreEvent, RestoreSnapshotRequest, RollBackUpgradeRequest,
@@ -32,17 +33,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::host::{
-    awaited, cancel_on_agent, client, containers, error_word, plain, unanswered, upgrade_on_agent,
-};
+use super::host::{awaited, cancel_on_agent, client, containers, plain, unanswered, upgrade_on_agent};
 use super::{Failure, JobRun, texts};
 use crate::limits::{EVENT_MESSAGE, EVENTS_PER_SECOND};
-
-/// The error word of an agent for a caller that was replaced.
-const STALE_GENERATION: &str = "stale-generation";
-
-/// The error word of a job that ended because its agent was stopped.
-pub(super) const SHUTDOWN: &str = "shutdown";
 
 /// An agent that said it stops is gone after this, or is a new one by now.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
@@ -222,7 +215,7 @@ impl<'d> AgentJob<'d> {
         if self.must_hear() {
             if self.failed_attempts > MAX_FAILED_ATTEMPTS {
                 let text = "the agent does not say how it ended; once it does: holdfast upgrade status";
-                return Err(Failure::failed("agent-unreachable", text));
+                return Err(Failure::failed(ErrorCode::AgentUnreachable, text));
             }
             tokio::time::sleep(pause).await;
             return Ok(());
@@ -319,7 +312,7 @@ impl<'d> AgentJob<'d> {
             Ok(None) if self.begun => {
                 let text = "the host has no memory of this upgrade any more; look which container runs there, \
                             and at the agent's log";
-                Err(Failure::failed("upgrade-lost", text))
+                Err(Failure::failed(ErrorCode::UpgradeLost, text))
             }
             Ok(None) if self.run.cancel.is_cancelled() => {
                 // Remembered there, should our first call still be on its way.
@@ -355,7 +348,7 @@ impl<'d> AgentJob<'d> {
         let most = self.run.jobs.settings().attempts;
         if self.run.attempt >= most {
             return Err(Failure::failed(
-                "attempts",
+                ErrorCode::Attempts,
                 format!("given up after {most} attempts; the agent's log has the cause"),
             ));
         }
@@ -409,10 +402,10 @@ impl<'d> AgentJob<'d> {
 
     /// Errors that the same call would meet again.
     fn refuse_permanent(&self, status: &Status) -> Result<(), Failure> {
-        let word = error_word(status);
+        let is_stale = ErrorCode::of(status) == Some(ErrorCode::StaleGeneration);
         match status.code() {
             Code::Cancelled if self.gives_up() => Err(Failure::Cancelled),
-            Code::FailedPrecondition | Code::Aborted if word.as_deref() == Some(STALE_GENERATION) => Ok(()),
+            Code::FailedPrecondition | Code::Aborted if is_stale => Ok(()),
             Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists
@@ -421,8 +414,7 @@ impl<'d> AgentJob<'d> {
             | Code::FailedPrecondition
             | Code::OutOfRange
             | Code::Unimplemented => {
-                let code = word.unwrap_or_else(|| "agent-refused".to_owned());
-                Err(Failure::failed(code, status.message().to_owned()))
+                Err(Failure::answered(status, ErrorCode::AgentRefused, status.message()))
             }
             Code::Ok
             | Code::Cancelled

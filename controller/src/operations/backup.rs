@@ -14,18 +14,18 @@
 use std::collections::BTreeMap;
 
 use holdfast_archive::ids::HostId;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::snapshot_event::Event;
 use holdfast_proto::v1::{
     self, CreateSnapshotsRequest, JobEnded, JobSource, SnapshotSource, SourceFinished, SourceKind,
 };
 
-use super::agent::{AgentEvent, AgentJob, SHUTDOWN, Work};
-use super::host::{connected, error_word, plain};
+use super::agent::{AgentEvent, AgentJob, Work};
+use super::host::{connected, plain};
 use super::{Failure, JobRun, committed, missing};
 use crate::catalog::jobs::Ending;
 use crate::catalog::sources::SourceRecord;
 use crate::clock::now_ms;
-use crate::coverage::{SOURCE_MISSING, SOURCE_SHRUNK};
 use crate::failpoint::failpoint;
 use crate::jobs::parameters::BackupParameters;
 use crate::jobs::state::State;
@@ -35,14 +35,12 @@ use crate::loops::inventory;
 use crate::policy::matching::facts;
 use crate::quota::day_of;
 
-/// Error code of an agent that left a container quiesced.
-const NOT_RESUMED: &str = "not-resumed";
-
 /// Times the host's volumes are asked for before that is the job's failure.
 const LIST_ATTEMPTS: u32 = 3;
 
 pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, Failure> {
-    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "a backup job without a host"))?;
+    let host =
+        run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a backup job without a host"))?;
     let sources = sources(run, host, backup).await?;
     if sources.is_empty() {
         let by_hand = run.job.policy.is_empty() && run.job.parent.is_none();
@@ -95,7 +93,9 @@ async fn hear(agent: &mut AgentJob<'_>, tally: &mut Tally) -> Result<JobEnded, F
             }
             Some(Event::Source(finished)) => tally.source(agent.run(), finished).await?,
             Some(Event::Quiesced(quiesced)) => tally.quiesced(agent.run(), quiesced).await?,
-            Some(Event::Ended(end)) if end.error_code == SHUTDOWN => agent.again_after_shutdown().await?,
+            Some(Event::Ended(end)) if ErrorCode::Shutdown.is(&end.error_code) => {
+                agent.again_after_shutdown().await?
+            }
             Some(Event::Ended(end)) => return Ok(end),
             None => {}
         }
@@ -154,9 +154,8 @@ async fn refresh(run: &JobRun, host: HostId) -> Result<(), Failure> {
         };
         failed_attempts += 1;
         if failed_attempts >= LIST_ATTEMPTS {
-            let code = error_word(&error).unwrap_or_else(|| "agent-unreachable".to_owned());
             let message = format!("the host's volumes could not be listed: {}", plain(&error));
-            return Err(Failure::failed(code, message));
+            return Err(Failure::answered(&error, ErrorCode::AgentUnreachable, message));
         }
         tokio::select! {
             () = run.cancel.cancelled() => return Err(Failure::Cancelled),
@@ -196,7 +195,7 @@ impl Tally {
             let reason = format!("job {} was ended: {text}", run.job.id);
             run.jobs.catalog().alarm(host, day_of(now_ms()), &reason).await?;
         }
-        Err(Failure::failed("agent-misbehaves", text))
+        Err(Failure::failed(ErrorCode::AgentMisbehaves, text))
     }
 
     async fn source(&mut self, run: &JobRun, mut finished: SourceFinished) -> Result<(), Failure> {
@@ -262,7 +261,7 @@ impl Tally {
     /// Whether what the agent's end of the job says is only of sources that the
     /// catalogue knows better.
     fn is_settled(&self, end: &JobEnded) -> bool {
-        end.error_code != NOT_RESUMED
+        !ErrorCode::NotResumed.is(&end.error_code)
             && self.settled.iter().any(|code| code.is_empty() || *code == end.error_code)
     }
 
@@ -279,7 +278,7 @@ impl Tally {
         }
         if end.cancelled {
             return Ending {
-                error_code: "cancelled".to_owned(),
+                error_code: ErrorCode::Cancelled.as_str().to_owned(),
                 error: "cancelled on request".to_owned(),
                 ..ended(State::Cancelled, self.result)
             };
@@ -287,7 +286,7 @@ impl Tally {
         let (flaw_code, flaws) = self.flaws();
         if (end.ok || self.is_settled(end)) && failed.is_empty() {
             let state = if flaws.is_empty() { State::Succeeded } else { State::Partial };
-            let (error_code, error) = (flaw_code.to_owned(), flaws.join("; "));
+            let (error_code, error) = (flaw_code.map_or("", ErrorCode::as_str).to_owned(), flaws.join("; "));
             return Ending { error_code, error, ..ended(state, self.result) };
         }
         let (error_code, error) = describe(end, &failed, self.sources.len());
@@ -298,7 +297,7 @@ impl Tally {
     /// Why a job is not green although each of its sources ended well, a
     /// sentence each, and a code. That of missing sources stands for nothing
     /// else: giving those up makes up for the whole job.
-    fn flaws(&self) -> (&'static str, Vec<String>) {
+    fn flaws(&self) -> (Option<ErrorCode>, Vec<String>) {
         let taken = || self.sources.values().filter_map(|s| Some((&s.name, s.finished.as_ref()?)));
         let partial = taken().filter(|(_, finished)| finished.ok && finished.partial).count();
         let shrunk: Vec<&str> = taken()
@@ -323,9 +322,9 @@ impl Tally {
             flaws.push(missing::sentence(missing));
         }
         let code = match (partial, shrunk.as_slice()) {
-            (0, []) if !missing.is_empty() => SOURCE_MISSING,
-            (0, [_, ..]) => SOURCE_SHRUNK,
-            _ => "",
+            (0, []) if !missing.is_empty() => Some(ErrorCode::SourceMissing),
+            (0, [_, ..]) => Some(ErrorCode::SourceShrunk),
+            _ => None,
         };
         (code, flaws)
     }
@@ -344,7 +343,7 @@ fn nothing_taken(result: v1::Job, wanted: Option<&str>) -> Ending {
     if result.missing_sources.is_empty() {
         let Some(wanted) = wanted else { return ended(State::Succeeded, result) };
         return Ending {
-            error_code: "nothing-matches".to_owned(),
+            error_code: ErrorCode::NothingMatches.as_str().to_owned(),
             error: format!(
                 "nothing was backed up: no volume of this host matches `{wanted}`; holdfast volume ls shows them"
             ),
@@ -352,7 +351,7 @@ fn nothing_taken(result: v1::Job, wanted: Option<&str>) -> Ending {
         };
     }
     Ending {
-        error_code: SOURCE_MISSING.to_owned(),
+        error_code: ErrorCode::SourceMissing.as_str().to_owned(),
         error: format!("nothing was backed up: {}", missing::sentence(&result.missing_sources)),
         ..ended(State::Failed, result)
     }
@@ -370,7 +369,7 @@ fn describe(end: &JobEnded, failed: &[(String, String, String)], of: usize) -> (
     } else {
         end.error_code.clone()
     };
-    let code = if code.is_empty() { "backup-failed".to_owned() } else { code };
+    let code = if code.is_empty() { ErrorCode::BackupFailed.as_str().to_owned() } else { code };
     let count = format!("{} of {} failed", failed.len(), counted(of, "source"));
     let error = match (causes.is_empty(), end.error.is_empty()) {
         (false, _) => format!("{count}: {}", causes.join("; ")),

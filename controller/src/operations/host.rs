@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
+use holdfast_proto::MAX_MESSAGE_BYTES;
 use holdfast_proto::v1::container_service_client::ContainerServiceClient;
 use holdfast_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use holdfast_proto::v1::{CancelJobRequest, Container, ListContainersRequest, ListUpgradesRequest, Upgrade};
-use holdfast_proto::{ERROR_CODE_METADATA, MAX_MESSAGE_BYTES};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Failure, JobRun};
-use crate::api::status_map::ErrorCode;
 use crate::fleet::listing;
 use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
+use holdfast_proto::ErrorCode;
 
 /// Waits until the host is connected.
 pub(super) async fn connected(run: &JobRun, host: HostId, most: Duration) -> Result<Channel, Failure> {
@@ -46,7 +46,7 @@ pub(super) async fn awaited(
             changed = timeout_at(deadline, changes.changed()) => if !matches!(changed, Ok(Ok(()))) {
                 let name = run.jobs.host_name(host).await?;
                 return Err(Failure::failed(
-                    "host-unreachable",
+                    ErrorCode::HostUnreachable,
                     format!("host `{name}` was not connected for {} minutes", most.as_secs() / 60),
                 ));
             },
@@ -116,11 +116,6 @@ pub(super) fn containers(channel: Channel) -> ContainerServiceClient<Channel> {
 
 pub(super) fn client(channel: Channel) -> SnapshotServiceClient<Channel> {
     SnapshotServiceClient::new(channel).max_decoding_message_size(EVENT_MESSAGE)
-}
-
-/// The error code that came with a status.
-pub(super) fn error_word(status: &Status) -> Option<String> {
-    status.metadata().get(ERROR_CODE_METADATA).and_then(|word| word.to_str().ok()).map(str::to_owned)
 }
 
 /// A status as part of a sentence.

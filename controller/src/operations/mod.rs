@@ -22,8 +22,11 @@ pub mod upgrade;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use holdfast_proto::ErrorCode;
+use holdfast_proto::error_code::error_code_text;
 use holdfast_proto::v1;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
@@ -44,8 +47,15 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn failed(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Failed { code: code.into(), message: message.into() }
+    pub fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Failed { code: code.as_str().to_owned(), message: message.into() }
+    }
+
+    /// Under the code that a host's answer came with, of whatever version the
+    /// host is; `otherwise` where it came with none.
+    pub fn answered(status: &Status, otherwise: ErrorCode, message: impl Into<String>) -> Self {
+        let code = error_code_text(status).unwrap_or(otherwise.as_str());
+        Self::Failed { code: code.to_owned(), message: message.into() }
     }
 }
 

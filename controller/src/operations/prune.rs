@@ -5,6 +5,7 @@
 //! prune may end with packs condemned and not yet deleted. The loop that does
 //! the same in the background finishes them later.
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::{self, PruneReport};
 
 use super::{Failure, JobRun};
@@ -39,9 +40,11 @@ pub async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
 fn failed(error: RepositoryError) -> Failure {
     match error {
         RepositoryError::Catalog(error) => Failure::Catalog(error),
-        RepositoryError::Suspended(_) => Failure::failed("repository-suspended", error.to_string()),
-        RepositoryError::Store(error) => Failure::failed(error.kind().code(), causes(&error)),
-        other => Failure::failed("prune-failed", causes(&other)),
+        RepositoryError::Suspended(_) => Failure::failed(ErrorCode::RepositorySuspended, error.to_string()),
+        RepositoryError::Store(error) => {
+            Failure::Failed { code: error.kind().code().to_owned(), message: causes(&error) }
+        }
+        other => Failure::failed(ErrorCode::PruneFailed, causes(&other)),
     }
 }
 

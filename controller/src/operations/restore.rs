@@ -1,33 +1,29 @@
 //! A restore on one host: the agent makes the target, writes, and walks it
 //! again against the manifest. Whether that went well is its last event.
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::restore_event::Event;
 use holdfast_proto::v1::restore_snapshot_request::Target;
 use holdfast_proto::v1::{self, NewVolume, RestoreFinished, RestoreSnapshotRequest};
 
-use super::agent::{AgentEvent, AgentJob, SHUTDOWN, Work};
+use super::agent::{AgentEvent, AgentJob, Work};
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
 use crate::jobs::parameters::{RestoreParameters, RestoreTarget};
 use crate::jobs::state::State;
 use crate::jobs::wire::{bytes, millis};
 
-/// The agent's word for a snapshot of which the repository has lost something.
-const DAMAGED: &str = "damaged";
-
 /// What is left where even salvaging fails: the list of the files is lost.
 const UNSALVAGEABLE: &str = "its list of files is lost, so nothing of it can be salvaged: restore another snapshot \
     (holdfast snapshot ls), or back up the source where it still has the content (holdfast backup run) and try again";
-
-/// The code of a job that has salvaged what there is.
-const NOT_WHOLE: &str = "not-whole";
 
 /// How many names of what is lost one line has, and how long each may be.
 const NAMED: usize = 5;
 const NAME_CHARS: usize = 200;
 
 pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending, Failure> {
-    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "a restore job without a host"))?;
+    let host =
+        run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a restore job without a host"))?;
     run.step(&format!("restoring to {}", target_text(&restore.target))).await?;
     let request = RestoreSnapshotRequest {
         job_id: run.job.id.to_string(),
@@ -47,7 +43,7 @@ pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending
             Some(Event::Progress(progress)) => {
                 agent.run().jobs.progress().restore_progress(agent.run().job.id, progress);
             }
-            Some(Event::Finished(finished)) if finished.error_code == SHUTDOWN => {
+            Some(Event::Finished(finished)) if ErrorCode::Shutdown.is(&finished.error_code) => {
                 agent.again_after_shutdown().await?;
             }
             Some(Event::Finished(finished)) => break finished,
@@ -163,14 +159,14 @@ fn ending(finished: RestoreFinished, restore: &RestoreParameters, host: &str) ->
             "everything else is restored and verified; the repository has lost {count} files or pages of the \
              manifest: {first}"
         );
-        (State::Partial, NOT_WHOLE.to_owned(), error)
-    } else if finished.error_code == DAMAGED && !restore.salvage {
+        (State::Partial, ErrorCode::NotWhole.as_str().to_owned(), error)
+    } else if ErrorCode::Damaged.is(&finished.error_code) && !restore.salvage {
         let command = salvage_command(restore, host);
         let error = format!("{}; everything else comes back with: {command}", finished.error);
-        (State::Failed, DAMAGED.to_owned(), error)
-    } else if finished.error_code == DAMAGED {
+        (State::Failed, ErrorCode::Damaged.as_str().to_owned(), error)
+    } else if ErrorCode::Damaged.is(&finished.error_code) {
         let error = format!("{}; {UNSALVAGEABLE}", finished.error);
-        (State::Failed, DAMAGED.to_owned(), error)
+        (State::Failed, ErrorCode::Damaged.as_str().to_owned(), error)
     } else if finished.error.is_empty() {
         let first = finished.difference_list.first().cloned().unwrap_or_default();
         let error =

@@ -28,7 +28,7 @@ use tracing::Instrument as _;
 
 use super::agent::{AgentEvent, AgentJob, Work};
 use super::children::Children;
-use super::host::{connected, error_word, plain, upgrade_on_agent, upgrades_on_agent};
+use super::host::{connected, plain, upgrade_on_agent, upgrades_on_agent};
 use super::start::begun;
 use super::upgrade::at_stop::{AtStop, Stop};
 use super::upgrade::report::{Report, downtime_line};
@@ -36,18 +36,20 @@ use super::upgrade::snapshots::{self, DISCARDED};
 use super::upgrade::start::channel;
 use super::{Failure, JobRun};
 use crate::api::names;
-use crate::api::status_map::{ErrorCode, catalog_failed};
+use crate::api::status_map::catalog_failed;
 use crate::catalog::jobs::{Ending, NewJob};
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
 use crate::jobs::parameters::{Parameters, RollbackParameters};
 use crate::jobs::state::State;
+use holdfast_proto::ErrorCode;
 
 /// Times a host is asked for its upgrades before that is the job's failure.
 const MAX_ASKED: u32 = 5;
 
 pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Ending, Failure> {
-    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "a rollback job without a host"))?;
+    let host =
+        run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a rollback job without a host"))?;
     let upgrade = find(run, host, &rollback.upgrade).await?;
     let mut report = Report::of(run);
     report.about(&upgrade);
@@ -59,7 +61,7 @@ pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Endi
         );
     if !under_way {
         if let Some(reason) = no_way_back(&upgrade) {
-            return Err(Failure::failed("upgrade-not-undoable", reason));
+            return Err(Failure::failed(ErrorCode::UpgradeNotUndoable, reason));
         }
         if !rollback.without_snapshot {
             snapshot_discarded(run, host, &upgrade).await?;
@@ -84,15 +86,14 @@ async fn find(run: &JobRun, host: HostId, upgrade: &str) -> Result<Upgrade, Fail
             Ok(Some(found)) => return Ok(found),
             Ok(None) => {
                 let message = format!("the host does not remember upgrade {upgrade}: there is no way back");
-                return Err(Failure::failed("upgrade-unknown", message));
+                return Err(Failure::failed(ErrorCode::UpgradeUnknown, message));
             }
             Err(status) => status,
         };
         failed_attempts += 1;
         if failed_attempts >= MAX_ASKED {
-            let code = error_word(&status).unwrap_or_else(|| "agent-unreachable".to_owned());
             let message = format!("the host's upgrades could not be listed: {}", plain(&status));
-            return Err(Failure::failed(code, message));
+            return Err(Failure::answered(&status, ErrorCode::AgentUnreachable, message));
         }
         tokio::select! {
             () = run.cancel.cancelled() => return Err(Failure::Cancelled),
@@ -147,7 +148,7 @@ async fn snapshot_discarded(run: &JobRun, host: HostId, upgrade: &Upgrade) -> Re
         Ok(_) => return Ok(()),
         Err(problem) => problem,
     };
-    Err(Failure::failed("snapshot-before-failed", snapshot_failure_text(&problem)))
+    Err(Failure::failed(ErrorCode::SnapshotBeforeFailed, snapshot_failure_text(&problem)))
 }
 
 fn snapshot_failure_text(problem: &str) -> String {

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 use tokio::task::JoinSet;
@@ -70,7 +71,7 @@ async fn drive(run: JobRun) {
         Ok(outcome) => outcome,
         Err(cause) => {
             tracing::error!(job.id = %id, cause, "a job panicked");
-            Err(Failure::failed("panic", format!("the controller failed inside this job: {cause}")))
+            Err(Failure::failed(ErrorCode::Panic, format!("the controller failed inside this job: {cause}")))
         }
     };
     let ending = match outcome {
@@ -119,13 +120,15 @@ async fn ending_of(jobs: &Jobs, id: JobId, failure: Failure) -> Option<Ending> {
             tracing::warn!(job.id = %id, "the job is driven by somebody else by now");
             return None;
         }
-        Failure::Cancelled => (State::Cancelled, "cancelled".to_owned(), "cancelled on request".to_owned()),
+        Failure::Cancelled => {
+            (State::Cancelled, ErrorCode::Cancelled.as_str().to_owned(), "cancelled on request".to_owned())
+        }
         Failure::Failed { code, message } => (State::Failed, code, message),
         Failure::Catalog(error) => {
             tracing::error!(job.id = %id, error = %holdfast_archive::text::causes(&error), "the catalogue failed inside a job");
             (
                 State::Failed,
-                "catalog-failed".to_owned(),
+                ErrorCode::CatalogFailed.as_str().to_owned(),
                 "the controller's catalogue failed; its log has the cause".to_owned(),
             )
         }

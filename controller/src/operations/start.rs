@@ -18,8 +18,8 @@ use tonic::{Code, Status};
 use super::host::unanswered;
 use super::restore::target_text;
 use crate::api::names;
-use crate::api::repository::status;
-use crate::api::status_map::{ErrorCode, catalog_failed};
+use crate::api::status_map::catalog_failed;
+use crate::api::status_map::repository_failed as status;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::runs::RunJob;
@@ -33,6 +33,7 @@ use crate::policy::Patterns;
 use crate::policy::definition::pattern;
 use crate::policy::matching::facts;
 use crate::repository::gc;
+use holdfast_proto::ErrorCode;
 
 /// Starts a backup of a policy, or of sources named by hand.
 pub async fn backup(

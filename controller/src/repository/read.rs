@@ -17,6 +17,7 @@ use holdfast_archive::keys::ObjectKey;
 use holdfast_archive::pack::MAX_PACK_LEN;
 use holdfast_archive::pack_io::{FrameLocation, PackIoError, PackSource};
 use holdfast_archive::store::{StoreError, StoreErrorKind};
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::LeaseId;
 use roaring::RoaringTreemap;
 use tokio::runtime::Handle;
@@ -487,7 +488,7 @@ impl PackSource for SnapshotSource {
         let scope = Scope { host: self.host, only: None };
         self.runtime.block_on(self.repository.locate_in(&scope, frames)).map_err(|error| match error {
             RepositoryError::Store(error) => error.into(),
-            other => PackIoError::new("catalog-failed", other.to_string()),
+            other => PackIoError::new(ErrorCode::CatalogFailed.as_str(), other.to_string()),
         })
     }
 

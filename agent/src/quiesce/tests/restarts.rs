@@ -217,7 +217,7 @@ async fn h02_a_job_cancelled_in_the_middle_of_a_stop_starts_the_container_once_i
     cancel.cancel(CancelReason::Asked);
     fs::write(data.join("go"), "").unwrap();
     let not = quiescing.await.unwrap().expect_err("it is cancelled");
-    assert_eq!(not.error.code(), "cancelled");
+    assert_eq!(not.error.code(), holdfast_proto::ErrorCode::Cancelled);
     assert_eq!(not.reports.len(), 1);
     assert_resumed(&not.reports);
     let after = bench.look(&name).await;

@@ -6,6 +6,7 @@
 //! image, which it keeps from a prune. A container made of it is told by labels
 //! which image it was made of at first: see [`crate::spec::base`].
 
+use holdfast_proto::ErrorCode;
 use serde_json::{Map, Value, json};
 
 use crate::compose;
@@ -41,7 +42,7 @@ impl UpgradeRun<'_> {
         // It may have grown since the plan.
         let too_large = writable_layer::too_large(&layer, &self.record.members[index].name);
         if let Some(loss) = too_large.filter(|loss| !loss.is_allowed(&self.record.options.allow_loss)) {
-            return Err(Failure::new("kept-layer", loss.text));
+            return Err(Failure::new(ErrorCode::KeptLayer, loss.text));
         }
         let tag = format!("{}-{index}", recreation.aside_name.rsplit('-').next().unwrap_or_default());
         let reference = format!("{REPOSITORY}:{tag}");

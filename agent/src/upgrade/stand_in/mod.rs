@@ -25,6 +25,7 @@ mod likeness;
 
 use std::collections::BTreeMap;
 
+use holdfast_proto::ErrorCode;
 use serde_json::Value;
 
 use crate::compose;
@@ -105,7 +106,10 @@ impl UpgradeRun<'_> {
                         self.context.engine.remove_container(&found.id).await?;
                     }
                     let Some(old) = look(self, &member.id).await? else {
-                        return Err(Failure::new("old-gone", "the old container was removed meanwhile"));
+                        return Err(Failure::new(
+                            ErrorCode::OldGone,
+                            "the old container was removed meanwhile",
+                        ));
                     };
                     let image_id = self.keep_layer(index, &old, recreation).await?;
                     self.make_stand_in(recreation, stand_in, &image_id).await?
@@ -148,7 +152,7 @@ impl UpgradeRun<'_> {
             return Ok(());
         }
         let message = format!("it differs from `{}` in {}", member.name, differences.join(", "));
-        Err(Failure::new("differs", message))
+        Err(Failure::new(ErrorCode::Differs, message))
     }
 
     async fn give_up(&mut self, failure: &Failure) -> Result<(), Failure> {
@@ -211,7 +215,7 @@ fn standing_in(member: &Member) -> Option<(&Recreation, &StandIn)> {
 pub(super) fn create_failed(error: RecreateError) -> Failure {
     match error {
         RecreateError::Engine(error) => error.into(),
-        error => Failure::new("create-failed", error.to_string()),
+        error => Failure::new(ErrorCode::CreateFailed, error.to_string()),
     }
 }
 

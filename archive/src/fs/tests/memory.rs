@@ -72,7 +72,7 @@ impl PackSource for Memory {
 
     fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         let packs = self.packs.lock().unwrap();
-        let bytes = packs.get(pack).ok_or_else(|| PackIoError::new("not-found", "no such pack"))?;
+        let bytes = packs.get(pack).ok_or_else(|| PackIoError::loss("not-found", "no such pack"))?;
         Ok(bytes.slice(range.start as usize..range.end as usize))
     }
 }

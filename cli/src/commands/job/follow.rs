@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{JobView, has_ended};
 use crate::client::Client;
 use crate::commands::Env;
-use crate::error::{CliError, Exit, Result, exit_for_code};
+use crate::error::{CliError, ErrorCode, Exit, Result};
 use crate::output::progress::Watcher;
 use crate::output::{self, Lines, Render};
 
@@ -97,8 +97,7 @@ fn watch<'a>(client: &'a Client, id: String, watcher: &'a Watcher, top: bool) ->
         }
         let step = last.map(|job| job.step).unwrap_or_default();
         Err(CliError::new(
-            Exit::Unreachable,
-            "watch-lost",
+            ErrorCode::WatchLost,
             format!("job {id} can no longer be watched; last seen: {step}"),
         )
         .hint(format!("holdfast job watch {id}")))
@@ -112,7 +111,16 @@ fn exit_for(job: &Job) -> Exit {
         JobState::Partial if lost(job) => Exit::Salvaged,
         JobState::Partial => Exit::Attention,
         JobState::Cancelled => Exit::Interrupted,
-        _ => exit_for_code(&job.error_code).unwrap_or(Exit::Failed),
+        _ => failed(ErrorCode::parse(&job.error_code)),
+    }
+}
+
+/// What failed in a job was asked for rightly: only whether something was out
+/// of reach or damaged says more than that it failed.
+fn failed(code: Option<ErrorCode>) -> Exit {
+    match code.map(ErrorCode::exit) {
+        Some(exit @ (Exit::Unreachable | Exit::Damage)) => exit,
+        _ => Exit::Failed,
     }
 }
 

@@ -9,7 +9,7 @@ use holdfast_archive::snapshot::Names;
 use holdfast_archive::store::{Location, RetryPolicy, S3Options, Store, StoreConfig};
 
 use crate::args::RepositoryArgs;
-use crate::error::{CliError, Exit, Result, sentence};
+use crate::error::{CliError, ErrorCode, Result, sentence};
 use crate::output::When;
 
 pub(super) fn open_store(place: &RepositoryArgs) -> Result<Store> {
@@ -48,15 +48,15 @@ pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
     };
     Err(match error {
         OpenError::NotARepository { .. } if holds_snapshots(&store).await => {
-            CliError::new(Exit::Damage, "repository-info", format!("{error}, but snapshots: it was lost"))
+            CliError::new(ErrorCode::RepositoryInfo, format!("{error}, but snapshots: it was lost"))
                 .hint(WRITE_AGAIN)
         }
-        OpenError::NotARepository { .. } => CliError::new(Exit::NotFound, "no-repository", error.to_string())
+        OpenError::NotARepository { .. } => CliError::new(ErrorCode::NoRepository, error.to_string())
             .hint("correct --repository, or make one: holdfast-controller init --repository PLACE"),
         OpenError::Info { source: InfoError::Damaged(_), .. } => {
-            CliError::new(Exit::Damage, "repository-info", sentence(&error)).hint(WRITE_AGAIN)
+            CliError::new(ErrorCode::RepositoryInfo, sentence(&error)).hint(WRITE_AGAIN)
         }
-        OpenError::Info { .. } => CliError::new(Exit::Damage, "repository-info", sentence(&error)),
+        OpenError::Info { .. } => CliError::new(ErrorCode::RepositoryInfo, sentence(&error)),
         OpenError::Store(error) => CliError::from(error),
     })
 }
@@ -80,7 +80,7 @@ pub(super) async fn resolve(repository: &Repository, reference: &str) -> Result<
     if let Ok(id) = reference.parse::<SnapshotId>() {
         return repository.snapshot(id).await.map_err(|error| match error {
             BrokenSnapshotError::Store(error) => CliError::from(error),
-            other => CliError::new(Exit::Damage, "damaged", format!("snapshot {id}: {}", sentence(&other))),
+            other => CliError::new(ErrorCode::Damaged, format!("snapshot {id}: {}", sentence(&other))),
         });
     }
     choose(&repository.snapshots().await?.good, reference)
@@ -104,13 +104,13 @@ fn choose(snapshots: &[Snapshot], reference: &str) -> Result<Snapshot> {
         let names: Vec<String> = snapshots.iter().map(|snapshot| snapshot.names().source).collect();
         let near = holdfast_archive::text::did_you_mean(name, names.iter().map(String::as_str));
         let message = format!("the repository has no snapshot of `{name}`{near}");
-        return Err(CliError::new(Exit::NotFound, "unknown-source", message).hint("holdfast repo ls"));
+        return Err(CliError::new(ErrorCode::SourceUnknown, message).hint("holdfast repo ls"));
     };
     let matching = named.into_iter().filter(|snapshot| is_of(snapshot, when));
     matching.max_by_key(|snapshot| snapshot.header.id.number).cloned().ok_or_else(|| {
         let message =
             format!("`{name}` has no snapshot `{when}`: latest, #number or a date (YYYY-MM-DD) is expected");
-        CliError::new(Exit::NotFound, "unknown-snapshot", message).hint("holdfast repo ls")
+        CliError::new(ErrorCode::SnapshotUnknown, message).hint("holdfast repo ls")
     })
 }
 

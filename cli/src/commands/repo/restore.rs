@@ -15,7 +15,7 @@ use super::open::{open, resolve};
 use crate::args::RepoRestoreArgs;
 use crate::commands::Env;
 use crate::commands::job::lost_lines;
-use crate::error::{CliError, Exit, Result, sentence};
+use crate::error::{CliError, ErrorCode, Exit, Result, sentence};
 use crate::output::progress::Counter;
 use crate::output::{self, Bytes, Lines, Render};
 
@@ -132,7 +132,7 @@ fn failed(snapshot: &str, error: &RestoreError, options: &RestoreOptions) -> Cli
     let message = format!("{snapshot}: {}", sentence(error));
     match error {
         lost if lost.is_loss() => {
-            let damaged = CliError::new(Exit::Damage, "damaged", message);
+            let damaged = CliError::new(ErrorCode::Damaged, message);
             match options.salvage {
                 true => damaged.hint(
                     "its list of files is lost, so nothing of it can be salvaged: restore another snapshot; holdfast repo \
@@ -144,7 +144,7 @@ fn failed(snapshot: &str, error: &RestoreError, options: &RestoreOptions) -> Cli
             }
         }
         RestoreError::NotEmpty => CliError::usage(message),
-        RestoreError::NotFound { .. } => CliError::new(Exit::NotFound, "not-found", message),
+        RestoreError::NotFound { .. } => CliError::new(ErrorCode::NotFound, message),
         _ => CliError::failed(message),
     }
 }

@@ -1,7 +1,6 @@
 //! What is not there is named, with the next command, until it is given up.
 
 use super::*;
-use crate::coverage::SOURCE_MISSING;
 
 /// Kind, host and source of everything.
 fn places(facts: &Facts) -> Vec<(&'static str, String, String)> {
@@ -276,7 +275,7 @@ fn h06_a_job_that_missed_what_was_given_up_since_is_told_of_no_more() {
     let mut job = upgrade(&facts.hosts[0], false, State::Partial, "1 source missing: db_a");
     job.parameters = Parameters::Backup(Default::default());
     job.policy = "nightly".to_owned();
-    job.error_code = SOURCE_MISSING.to_owned();
+    job.error_code = holdfast_proto::ErrorCode::SourceMissing.as_str().to_owned();
     job.result.missing_sources = vec!["db_a".to_owned()];
     facts.latest_backups = vec![job];
     facts.sources[0].gone_ms = Some(NOW);

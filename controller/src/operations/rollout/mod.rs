@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::select_all;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{self, UpgradeReport};
 
@@ -26,9 +27,6 @@ use crate::jobs::parameters::{
 };
 use crate::jobs::state::State;
 use course::{Course, Next, undo_role, upgrade_role};
-
-/// The word of an agent for an upgrade whose end it could not bring about.
-const UNSETTLED: &str = "unsettled";
 
 pub async fn run(run: &mut JobRun, rollout: &RolloutParameters) -> Result<Ending, Failure> {
     let children = Children::of(run);
@@ -163,9 +161,9 @@ fn result(course: &Course) -> v1::Job {
 
 fn ending(rollout: &RolloutParameters, course: &Course, rows: &[JobRecord]) -> Ending {
     let counts = course.counts();
-    let end = |state, code: &str, error| Ending {
+    let end = |state, code: Option<ErrorCode>, error| Ending {
         state,
-        error_code: code.to_owned(),
+        error_code: code.map_or("", ErrorCode::as_str).to_owned(),
         error,
         result: result(course),
     };
@@ -173,7 +171,7 @@ fn ending(rollout: &RolloutParameters, course: &Course, rows: &[JobRecord]) -> E
     let left_out = rollout.left_out.join("; ");
     if counts.failed == 0 {
         let state = if left_out.is_empty() { State::Succeeded } else { State::Partial };
-        return end(state, "", left_out);
+        return end(state, None, left_out);
     }
     let left_out = if left_out.is_empty() { left_out } else { format!("; {left_out}") };
     let first = rows.iter().find(|row| row.state.ended() && row.state != State::Succeeded);
@@ -183,7 +181,7 @@ fn ending(rollout: &RolloutParameters, course: &Course, rows: &[JobRecord]) -> E
     let failed =
         format!("{} of {} containers failed{}", counts.failed, rollout.targets.len(), how_they_run(rows));
     if counts.failed <= rollout.max_failures {
-        return end(State::Partial, "", format!("{failed}{first}{left_out}"));
+        return end(State::Partial, None, format!("{failed}{first}{left_out}"));
     }
     let mut error =
         format!("stopped: {failed}, {} not begun, {} upgraded", counts.not_begun, counts.upgraded);
@@ -193,7 +191,7 @@ fn ending(rollout: &RolloutParameters, course: &Course, rows: &[JobRecord]) -> E
             error.push_str(" (the rest could not be)");
         }
     }
-    end(State::Failed, "rollout-stopped", format!("{error}{first}{left_out}"))
+    end(State::Failed, Some(ErrorCode::RolloutStopped), format!("{error}{first}{left_out}"))
 }
 
 /// Of those that failed: each went back or was never touched, or it is not known
@@ -204,7 +202,7 @@ fn how_they_run(rows: &[JobRecord]) -> String {
     });
     let is_known = |row: &&JobRecord| {
         let report = row.result.upgrade.as_ref();
-        row.error_code != UNSETTLED
+        !ErrorCode::Unsettled.is(&row.error_code)
             && report.is_none_or(|report| report.rolled_back || report.steps.is_empty())
     };
     match failed.filter(|row| !is_known(row)).count() {

@@ -11,7 +11,7 @@ use holdfast_proto::v1::{
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::api::status_map::{ErrorCode, catalog_failed};
+use crate::api::status_map::catalog_failed;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::clock::now_ms;
@@ -23,6 +23,7 @@ use crate::operations::start::begun;
 use crate::operations::upgrade::start::known_consistency;
 use crate::operations::upgrade::{plan, powers};
 use crate::policy::LabelMatch;
+use holdfast_proto::ErrorCode;
 
 /// Hosts asked, and plans made, at the same time.
 const CONCURRENT: usize = 8;

@@ -268,7 +268,7 @@ async fn what_was_left_out_and_what_nobody_knows_is_said() {
     let back = UpgradeReport { rolled_back: true, ..row.result.upgrade.clone().unwrap_or_default() };
     row.result.upgrade = Some(back);
     assert_eq!(how_they_run(&[row.clone()]), " and run as before");
-    row.error_code = UNSETTLED.to_owned();
+    row.error_code = ErrorCode::Unsettled.as_str().to_owned();
     assert_eq!(how_they_run(&[row]), unknown);
 
     let rollout =

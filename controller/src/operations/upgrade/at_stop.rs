@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::{Consistency, ProceedUpgradeRequest, UpgradePlan, UpgradeState};
 use tokio::time::timeout;
 use tonic::Status;
@@ -106,7 +107,7 @@ impl AtStop {
             if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
                 let message = format!("{} {problem}", self.stop.snapshot());
                 jobs.log_event(self.children.parent, &format!("{message}; going back")).await?;
-                return Err(Failure::failed("snapshot-at-stop-failed", message));
+                return Err(Failure::failed(ErrorCode::SnapshotAtStopFailed, message));
             }
         }
         failpoint("controller.upgrade.before-proceed");

@@ -23,6 +23,7 @@ pub(super) mod snapshots;
 pub mod start;
 
 use holdfast_archive::ids::HostId;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::upgrade_event::Event;
 use holdfast_proto::v1::{RunUpgradeRequest, UpgradeFinished, UpgradePlan};
 use tokio::task::JoinSet;
@@ -39,7 +40,8 @@ use report::Report;
 use snapshots::{AT_STOP, BEFORE};
 
 pub async fn run(run: &mut JobRun, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
-    let host = run.job.host.ok_or_else(|| Failure::failed("internal", "an upgrade job without a host"))?;
+    let host =
+        run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "an upgrade job without a host"))?;
     let plan = plan::of_job(run, host, upgrade).await?;
     let mut report = Report::of(run);
     report.planned(&plan);
@@ -76,7 +78,7 @@ async fn snapshot_before(
         Ok(taken) => report.before(run, taken).await,
         Err(problem) => {
             let message = format!("nothing was changed: the snapshot before the upgrade {problem}");
-            Err(Failure::failed("snapshot-before-failed", message))
+            Err(Failure::failed(ErrorCode::SnapshotBeforeFailed, message))
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::{PlanUpgradeRequest, UpgradeOptions, UpgradePlan};
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -12,7 +13,7 @@ use tonic::{Code, Status};
 use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
 use crate::jobs::parameters::UpgradeParameters;
-use crate::operations::host::{connected, containers, error_word, plain, unanswered};
+use crate::operations::host::{connected, containers, plain, unanswered};
 use crate::operations::{Failure, JobRun};
 
 /// A plan can be run for a day.
@@ -24,7 +25,7 @@ const MAX_ASKED: u32 = 3;
 /// Why a plan is not run: an error code, a sentence, the next command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    pub code: &'static str,
+    pub code: ErrorCode,
     pub message: String,
     pub hint: String,
 }
@@ -44,7 +45,7 @@ pub fn refusal(plan: &UpgradePlan) -> Option<Refusal> {
     let name = &plan.container_name;
     if !plan.refusals.is_empty() {
         let message = format!("container `{name}` cannot be upgraded: {}", plan.refusals.join("; "));
-        return Some(Refusal { code: "upgrade-refused", message, hint: String::new() });
+        return Some(Refusal { code: ErrorCode::UpgradeRefused, message, hint: String::new() });
     }
     let lost: Vec<_> = plan.losses.iter().filter(|loss| !loss.allowed).collect();
     if !lost.is_empty() {
@@ -52,10 +53,10 @@ pub fn refusal(plan: &UpgradePlan) -> Option<Refusal> {
         let message = format!("upgrading `{name}` would lose data: {}", texts.join("; "));
         let allow: Vec<String> = lost.iter().map(|loss| format!("--allow-loss {}", loss.name)).collect();
         let hint = format!("save it first, or allow it by name: {}", allow.join(" "));
-        return Some(Refusal { code: "upgrade-loses-data", message, hint });
+        return Some(Refusal { code: ErrorCode::UpgradeLosesData, message, hint });
     }
     (!plan.runnable).then(|| Refusal {
-        code: "upgrade-refused",
+        code: ErrorCode::UpgradeRefused,
         message: format!("the host says that container `{name}` cannot be upgraded, and not why"),
         hint: "the agent's log has the cause".to_owned(),
     })
@@ -74,7 +75,7 @@ pub fn changed(shown: &UpgradePlan, now: &UpgradePlan) -> Option<Refusal> {
         differences.join("; ")
     };
     Some(Refusal {
-        code: "plan-changed",
+        code: ErrorCode::PlanChanged,
         message: format!("the world has changed since the plan: {what}"),
         hint: format!("holdfast upgrade plan {}", now.container_name),
     })
@@ -111,7 +112,7 @@ fn differences(shown: &UpgradePlan, now: &UpgradePlan) -> Vec<String> {
 
 /// The options of a job as its host reads them.
 pub(super) fn options(upgrade: &UpgradeParameters) -> Result<UpgradeOptions, Failure> {
-    upgrade.options().ok_or_else(|| Failure::failed("internal", "the job's options cannot be read"))
+    upgrade.options().ok_or_else(|| Failure::failed(ErrorCode::Internal, "the job's options cannot be read"))
 }
 
 /// The plan this job runs: as it was written down, or made now.
@@ -129,7 +130,8 @@ pub(super) async fn of_job(
         "" => None,
         plan => {
             let kept = catalog.upgrade_plan(plan).await?;
-            let gone = || Failure::failed("plan-unknown", format!("plan {plan} is not kept any more"));
+            let gone =
+                || Failure::failed(ErrorCode::PlanUnknown, format!("plan {plan} is not kept any more"));
             Some(kept.ok_or_else(gone)?.plan)
         }
     };
@@ -172,8 +174,8 @@ async fn ask_patiently(
         failed_attempts += 1;
         let passing = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
         if !passing || failed_attempts >= MAX_ASKED {
-            let code = error_word(&status).unwrap_or_else(|| "agent-refused".to_owned());
-            return Err(Failure::failed(code, format!("the host made no plan: {}", plain(&status))));
+            let message = format!("the host made no plan: {}", plain(&status));
+            return Err(Failure::answered(&status, ErrorCode::AgentRefused, message));
         }
         tokio::select! {
             () = run.cancel.cancelled() => return Err(Failure::Cancelled),

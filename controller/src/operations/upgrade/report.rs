@@ -1,6 +1,7 @@
 //! What an upgrade came to, as its job keeps it. Everything an agent reports may
 //! be told again after a break; each fact is taken in once.
 
+use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::{
     self, Upgrade, UpgradeFinished, UpgradePlan, UpgradeReport, UpgradeState, UpgradeStep,
 };
@@ -102,16 +103,21 @@ impl Report {
         }
         let after = if finished.rolled_back { "rolled back: " } else { "" };
         if finished.cancelled && cancel_wanted {
-            return ended(State::Cancelled, "cancelled", format!("{after}cancelled on request"), &self);
+            return ended(
+                State::Cancelled,
+                ErrorCode::Cancelled.as_str(),
+                format!("{after}cancelled on request"),
+                &self,
+            );
         }
         let (code, cause) = match snapshot_failure {
-            Some(problem) => ("snapshot-at-stop-failed", problem),
+            Some(problem) => (ErrorCode::SnapshotAtStopFailed.as_str(), problem),
             None if finished.error.is_empty() => {
                 (finished.error_code.as_str(), "the agent's log has the cause".to_owned())
             }
             None => (finished.error_code.as_str(), finished.error.clone()),
         };
-        let code = if code.is_empty() { "upgrade-failed" } else { code };
+        let code = if code.is_empty() { ErrorCode::UpgradeFailed.as_str() } else { code };
         ended(State::Failed, code, format!("{after}{cause}"), &self)
     }
 
@@ -129,12 +135,16 @@ impl Report {
         }
         if finished.cancelled && cancel_wanted {
             let text = "cancelled on request; everything runs as before".to_owned();
-            return ended(State::Cancelled, "cancelled", text, &self);
+            return ended(State::Cancelled, ErrorCode::Cancelled.as_str(), text, &self);
         }
         if let Some(problem) = snapshot_failure {
-            return ended(State::Failed, "snapshot-before-failed", problem, &self);
+            return ended(State::Failed, ErrorCode::SnapshotBeforeFailed.as_str(), problem, &self);
         }
-        let code = if finished.error_code.is_empty() { "rollback-failed" } else { &finished.error_code };
+        let code = if finished.error_code.is_empty() {
+            ErrorCode::RollbackFailed.as_str()
+        } else {
+            &finished.error_code
+        };
         let error = if finished.error.is_empty() {
             "the agent's log has the cause".to_owned()
         } else {

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::plan::{self, Refusal, VALID_MS};
 use super::powers;
 use crate::api::names;
-use crate::api::status_map::{ErrorCode, catalog_failed};
+use crate::api::status_map::catalog_failed;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::upgrades::PlanRecord;
@@ -23,6 +23,7 @@ use crate::jobs::parameters::{Parameters, UpgradeParameters};
 use crate::model::caller::Caller;
 use crate::operations::host::containers_on_agent;
 use crate::operations::start::{begun, not_connected};
+use holdfast_proto::ErrorCode;
 
 /// Makes a plan and keeps it.
 pub async fn plan(
@@ -82,12 +83,7 @@ pub async fn upgrade(
 impl Refusal {
     /// For the caller, before there is a job.
     pub(in crate::operations) fn status(&self) -> Status {
-        let word = match self.code {
-            "plan-changed" => ErrorCode::PlanChanged,
-            "upgrade-loses-data" => ErrorCode::UpgradeLosesData,
-            _ => ErrorCode::UpgradeRefused,
-        };
-        word.status_with_hint(self.message.clone(), &self.hint)
+        self.code.status_with_hint(self.message.clone(), &self.hint)
     }
 }
 
