@@ -32,6 +32,7 @@ pub mod session;
 pub mod snapshot;
 pub mod socket;
 pub mod spec;
+pub mod state;
 pub mod store_pin;
 pub mod upgrade;
 pub mod usage;

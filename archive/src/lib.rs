@@ -14,7 +14,7 @@
 //!
 //! | name | holds | module |
 //! |---|---|---|
-//! | `repo.json` | format, features, id, owner, crypto mode, chunker parameters, hashes of `RECOVERY/` | [`repository`] |
+//! | `repo.json` | format, features, id, owner, crypto mode, chunker parameters, hashes of `RECOVERY/` | [`info`] |
 //! | `RECOVERY/README`, `format.proto`, `recover.py` | how to read all this without Holdfast | [`repository::text`] |
 //! | `packs/xx/<sha256>-<allocation id>` | frames and their table | [`pack`] |
 //! | `snapshots/<host id>/<source id>/<number>` | one snapshot | [`snapshot`] |
@@ -66,7 +66,7 @@
 //! So every bit of every object is covered: packs by their name, frames by
 //! their id, pages by being frames, small objects by their envelope,
 //! `repo.json` by its own checksum, `RECOVERY/` by hashes that are built into the
-//! program ([`repository::is_released`]): those in `repo.json` say what was
+//! program ([`recovery::is_released`]): those in `repo.json` say what was
 //! written first, and whoever can write to the bucket can write them, too.
 //! [`verify`] looks at all of them.
 //!
@@ -100,10 +100,12 @@ pub mod frame;
 #[cfg(feature = "fs")]
 pub mod fs;
 pub mod ids;
+pub mod info;
 pub mod keys;
 pub mod manifest;
 pub mod pack;
 pub mod pack_io;
+pub mod recovery;
 pub mod repository;
 pub mod salvage;
 pub mod secret_file;

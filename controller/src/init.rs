@@ -82,7 +82,7 @@ pub async fn rebuild(state_dir: &Path, config: &Config) -> Result<(Rebuilt, Take
     let repository = crate::repository::Repository::new(catalog.clone(), store, Settings::default());
     let rebuilt = repository.reconcile(Some(&owner), false).await.map_err(Box::new)?;
     // Before this controller runs: it would write its own, empty ones there.
-    let taken_over = succession::take_over(&catalog, &repository).await?;
+    let taken_over = succession::take_over(&catalog, &repository).await.map_err(Box::new)?;
     write_config(&state_dir.join(FILE), config)?;
     Ok((rebuilt, taken_over))
 }

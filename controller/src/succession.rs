@@ -5,6 +5,8 @@
 //! Giving up and revoking are decisions. One that is forgotten raises an alarm
 //! for ever, or lets in whoever was to be kept out.
 
+pub mod exchange;
+
 use std::collections::BTreeSet;
 
 use holdfast_archive::ids::HostId;
@@ -13,9 +15,8 @@ use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::identity::name::Name;
-use crate::init::InitError;
-use crate::policy::exchange::{self, KnownHost, RetiredSource};
 use crate::repository::{Repository, RepositoryError};
+use exchange::{KnownHost, RetiredSource};
 
 /// What a rebuilt controller knows again besides snapshots.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,12 +34,12 @@ pub struct TakenOver {
 ///
 /// # Errors
 /// When catalogue or store fail.
-pub async fn take_over(catalog: &Catalog, repository: &Repository) -> Result<TakenOver, InitError> {
+pub async fn take_over(catalog: &Catalog, repository: &Repository) -> Result<TakenOver, RepositoryError> {
     let mut taken = TakenOver::default();
-    let [hosts, policies] = repository.exported_state().await.map_err(Box::new)?;
+    let [hosts, policies] = repository.exported_state().await?;
     let mut known = read_hosts(hosts.as_deref(), &mut taken.notes);
     // The newest first: the source that was backed up last is the one that goes on.
-    let snapshots = repository.list(&SnapshotFilter::default()).await.map_err(Box::new)?;
+    let snapshots = repository.list(&SnapshotFilter::default()).await?;
     for snapshot in &snapshots {
         let id = snapshot.id.host.to_string();
         if known.iter().all(|host| host.id != id) {
@@ -162,13 +163,13 @@ mod tests {
     use holdfast_archive::repository::{CryptoMode, InitOptions, Repository as Bucket};
     use holdfast_archive::store::Store;
 
+    use super::exchange::{HostFacts, hosts_json, policies_json};
     use super::*;
     use crate::catalog::certificates::Certificates;
     use crate::catalog::hosts::{Enrolled, Enrolment, HostRecord, NewJoinToken, Standing};
     use crate::catalog::policies::PolicyRecord;
     use crate::catalog::sources::SeenVolume;
     use crate::coverage::{Facts, coverage};
-    use crate::policy::exchange::{HostFacts, hosts_json, policies_json};
     use crate::repository::Settings;
 
     struct World {

@@ -27,6 +27,7 @@ mod images;
 mod incremental;
 mod inferences;
 mod input;
+mod layers;
 mod live_database;
 mod medium;
 mod memory;

@@ -8,9 +8,9 @@ use holdfast_proto::v1::agent_service_server::AgentService;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::app::AgentState;
 use crate::clocks::now_unix_ms;
 use crate::controller::{Greeting, OwnDirectory};
+use crate::state::AgentState;
 
 /// How long the Engine may take to describe itself. A controller waits little
 /// longer for its greeting to be answered: an Engine that hangs must not keep

@@ -23,13 +23,13 @@ use super::status::creating;
 use super::volumes::globs;
 use super::{convert, run_request, upgrades};
 use crate::allow::Right;
-use crate::app::AgentState;
 use crate::config::Config;
 use crate::container_run;
 use crate::engine::{Container, Engine, EngineError};
 use crate::own::Own;
 use crate::prune::LabelFilter;
 use crate::spec::{Defaults, Specs};
+use crate::state::AgentState;
 use crate::upgrade::Upgrades;
 
 /// The longest stop timeout that can be asked for, in seconds: a call ends

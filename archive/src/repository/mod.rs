@@ -9,20 +9,18 @@
 
 mod direct;
 mod index;
-mod info;
-mod recovery;
 
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream;
 
+pub use crate::info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo};
+pub use crate::recovery::{RECOVERY_FILES, hash, is_released, text};
 pub(crate) use direct::Changes;
 pub use direct::{CommitError, DirectSession};
 use index::ListedPack;
 pub use index::{BrokenPack, BrokenPackError, Index, PackFacts};
-pub use info::{ChunkerParameters, CryptoMode, FORMAT, InfoError, RepositoryInfo, hash};
-pub use recovery::{RECOVERY_FILES, is_released, text};
 
 use crate::ids::{PackId, RepositoryId, SnapshotId};
 use crate::keys::{ObjectKey, Prefix};

@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn info(id: RepositoryId) -> Bytes {
-        use crate::repository::{CryptoMode, RepositoryInfo};
+        use crate::info::{CryptoMode, RepositoryInfo};
         RepositoryInfo::new(id, "me".to_owned(), 1, CryptoMode::None).encode().into()
     }
 

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::error::{StoreError, StoreErrorKind};
 use crate::ids::RepositoryId;
-use crate::repository::RepositoryInfo;
+use crate::info::RepositoryInfo;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const INFO: &str = "repo.json";

@@ -15,26 +15,26 @@ use holdfast_archive::fetch::FrameFetcher;
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestReader;
 use holdfast_archive::pack_io::PackSource;
-use holdfast_archive::snapshot::{SnapshotBody, Stats};
+use holdfast_archive::snapshot::SnapshotBody;
 use holdfast_archive::store::{StoreError, StoreErrorKind};
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::catalog_service_server::CatalogService;
 use holdfast_proto::v1::{
     self, BrowseSnapshotRequest, Consistency, ForgetSnapshotRequest, GetSnapshotRequest, HoldSnapshotRequest,
-    ListSnapshotsRequest, ReadFileRequest, ReadFileResponse, Snapshot, SnapshotStats, SourceKind,
-    UndeleteSnapshotRequest,
+    ListSnapshotsRequest, ReadFileRequest, ReadFileResponse, Snapshot, SourceKind, UndeleteSnapshotRequest,
 };
 use tonic::{Request, Response, Status};
 
-use super::names;
 use super::reading::{ReaderGone, Readings, Sender};
 use super::scope::shown_hosts;
 use super::status_map::catalog_failed;
 use super::status_map::{repository_failed as refused, store_code};
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
+use crate::jobs::wire::snapshot_stats;
 use crate::model::caller::Caller;
 use crate::model::protocol::SnapshotState;
+use crate::operations::names;
 use crate::policy::definition::pattern;
 use crate::repository::RepositoryError;
 use holdfast_archive::text::causes;
@@ -57,12 +57,12 @@ pub struct CatalogApi {
 }
 
 /// A committed snapshot by reference.
-pub(crate) async fn resolve(jobs: &Jobs, reference: &str) -> Result<SnapshotRecord, Status> {
+async fn resolve(jobs: &Jobs, reference: &str) -> Result<SnapshotRecord, Status> {
     jobs.repository().resolve(reference).await.map_err(refused)
 }
 
 /// What the agent said about a snapshot.
-pub(crate) async fn body(jobs: &Jobs, record: &SnapshotRecord) -> Result<SnapshotBody, Status> {
+async fn body(jobs: &Jobs, record: &SnapshotRecord) -> Result<SnapshotBody, Status> {
     jobs.repository().body(&record.id).await.map_err(refused)
 }
 
@@ -118,34 +118,6 @@ fn snapshot(record: SnapshotRecord, body: SnapshotBody) -> Snapshot {
         problems,
         volume_driver: source.driver,
         volume_labels: source.labels.into_iter().collect(),
-    }
-}
-
-pub(crate) fn snapshot_stats(stats: Stats) -> SnapshotStats {
-    let Stats {
-        entries,
-        files,
-        size_bytes,
-        read_bytes,
-        new_bytes,
-        stored_bytes,
-        changed_files,
-        torn_files,
-        vanished_entries,
-        unreadable_entries,
-    } = stats;
-    SnapshotStats {
-        entries,
-        files,
-        size_bytes,
-        read_bytes,
-        new_bytes,
-        stored_bytes,
-        changed_files,
-        torn_files,
-        vanished_entries,
-        unreadable_entries,
-        retries: 0,
     }
 }
 

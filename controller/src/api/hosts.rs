@@ -22,8 +22,8 @@ use crate::fleet::Fleet;
 use crate::identity::ca::Authority;
 use crate::identity::name::{Labels, Name, check_labels};
 use crate::identity::token;
-use crate::jobs::state::State;
 use crate::model::caller::Caller;
+use crate::model::job::state::State;
 use holdfast_proto::ErrorCode;
 
 /// A join token's life, in seconds, at most and unless asked otherwise.

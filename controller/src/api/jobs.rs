@@ -16,15 +16,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
-use super::names;
 use super::scope::shown_hosts;
 use super::status_map::catalog_failed;
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
-use crate::jobs::state::State;
 use crate::jobs::{CancelOutcome, Jobs};
 use crate::model::caller::Caller;
-use crate::operations::start;
+use crate::model::job::state::State;
+use crate::operations::{names, start};
 use holdfast_proto::ErrorCode;
 
 /// Jobs listed when no limit is given, and at most.
@@ -144,7 +143,7 @@ impl JobService for JobApi {
         request: Request<StartBackupRequest>,
     ) -> Result<Response<StartBackupResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        start::backup(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+        Ok(Response::new(start::backup(&self.jobs, request.into_inner(), &actor).await?))
     }
 
     async fn start_restore(
@@ -152,7 +151,7 @@ impl JobService for JobApi {
         request: Request<StartRestoreRequest>,
     ) -> Result<Response<StartRestoreResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        start::restore(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+        Ok(Response::new(start::restore(&self.jobs, request.into_inner(), &actor).await?))
     }
 
     async fn start_prune(
@@ -160,7 +159,7 @@ impl JobService for JobApi {
         request: Request<StartPruneRequest>,
     ) -> Result<Response<StartPruneResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        start::prune(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+        Ok(Response::new(start::prune(&self.jobs, request.into_inner(), &actor).await?))
     }
 
     async fn list_jobs(

@@ -8,7 +8,6 @@ pub mod enrolment;
 pub mod forward;
 pub mod hosts;
 pub mod jobs;
-pub(crate) mod names;
 pub mod policies;
 mod reading;
 pub mod repository;

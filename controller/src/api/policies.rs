@@ -14,7 +14,6 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::names;
 use super::status_map::catalog_failed;
 use crate::catalog::CatalogError;
 use crate::catalog::hosts::HostRecord;
@@ -24,8 +23,9 @@ use crate::catalog::snapshots::SnapshotRecord;
 use crate::catalog::sources::SourceRecord;
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
-use crate::jobs::state::State;
 use crate::loops::retention::{committed, plan_sources};
+use crate::model::job::state::State;
+use crate::operations::names;
 use crate::policy::definition::consistency_name;
 use crate::policy::{self, LabelMatch, Policy};
 use crate::schedule::jitter::jitter;

@@ -16,8 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status_map::repository_failed as status;
-use crate::api::catalog::snapshot_stats;
 use crate::clock::now_ms;
+use crate::jobs::wire::snapshot_stats;
 use crate::limits::READ_STALL;
 use crate::listen::Peer;
 use crate::model::caller::Caller;

@@ -8,7 +8,6 @@ use holdfast_proto::v1::source_service_server::SourceService;
 use holdfast_proto::v1::{ListSourcesRequest, RetireSourceRequest, Source, SourceKind};
 use tonic::{Request, Response, Status};
 
-use super::names;
 use super::scope::shown_hosts;
 use super::status_map::catalog_failed;
 use crate::catalog::binds::BindRecord;
@@ -19,6 +18,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::coverage::kept::Kept;
 use crate::model::caller::Caller;
+use crate::operations::names;
 use holdfast_proto::ErrorCode;
 
 /// Answers for sources.

@@ -9,6 +9,7 @@ use holdfast_proto::ErrorCode;
 use tonic::Status;
 
 use crate::catalog::CatalogError;
+use crate::operations::RequestError;
 use crate::repository::RepositoryError;
 
 /// For the log, a failing database is an error with all its causes; for the
@@ -41,6 +42,17 @@ pub fn repository_failed(error: RepositoryError) -> Status {
         RepositoryError::Damaged(_) => ErrorCode::Damaged,
     };
     code.status(text)
+}
+
+impl From<RequestError> for Status {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused { code, message, hint } => code.status_with_hint(message, &hint),
+            RequestError::Host(answer) => *answer,
+            RequestError::Catalog(error) => catalog_failed(&error),
+            RequestError::Repository(error) => repository_failed(error),
+        }
+    }
 }
 
 /// The code of what a store did not do.

@@ -30,7 +30,7 @@ impl UpgradeService for UpgradeApi {
         request: Request<PlanFleetUpgradeRequest>,
     ) -> Result<Response<PlanFleetUpgradeResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        upgrade::start::plan(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+        Ok(Response::new(upgrade::start::plan(&self.jobs, request.into_inner(), &actor).await?))
     }
 
     async fn start_upgrade(
@@ -38,7 +38,7 @@ impl UpgradeService for UpgradeApi {
         request: Request<StartUpgradeRequest>,
     ) -> Result<Response<StartUpgradeResponse>, Status> {
         let caller = Caller::of(&request);
-        upgrade::start::upgrade(&self.jobs, request.into_inner(), &caller).await.map(Response::new)
+        Ok(Response::new(upgrade::start::upgrade(&self.jobs, request.into_inner(), &caller).await?))
     }
 
     async fn start_rollback(
@@ -46,7 +46,7 @@ impl UpgradeService for UpgradeApi {
         request: Request<StartRollbackRequest>,
     ) -> Result<Response<StartRollbackResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        rollback::start(&self.jobs, request.into_inner(), &actor).await.map(Response::new)
+        Ok(Response::new(rollback::start(&self.jobs, request.into_inner(), &actor).await?))
     }
 
     async fn start_rollout(
@@ -54,6 +54,6 @@ impl UpgradeService for UpgradeApi {
         request: Request<StartRolloutRequest>,
     ) -> Result<Response<StartRolloutResponse>, Status> {
         let caller = Caller::of(&request);
-        rollout::start::rollout(&self.jobs, request.into_inner(), &caller).await.map(Response::new)
+        Ok(Response::new(rollout::start::rollout(&self.jobs, request.into_inner(), &caller).await?))
     }
 }

@@ -115,8 +115,8 @@ mod tests {
     use super::*;
     use crate::catalog::jobs::{Ending, NewJob};
     use crate::catalog::sources::{SeenVolume, add_host};
-    use crate::jobs::parameters::{BackupParameters, Parameters};
-    use crate::jobs::state::State;
+    use crate::model::job::parameters::{BackupParameters, Parameters};
+    use crate::model::job::state::State;
 
     const NOW: i64 = 10_000;
 

@@ -13,9 +13,9 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::leases::end_leases_of_job;
 use super::{Catalog, CatalogError};
-use crate::jobs::parameters::Parameters;
-use crate::jobs::state::State;
 use crate::limits::{JOB_LINES, clipped};
+use crate::model::job::parameters::Parameters;
+use crate::model::job::state::State;
 
 /// A job as its row says.
 #[derive(Debug, Clone, PartialEq)]

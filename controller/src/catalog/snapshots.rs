@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::frames::{conditions, frame_details, frame_facts};
 use super::repository::{bitmap, bitmap_bytes, id, next_commit_number, note_number, signed, ticks, unsigned};
 use super::{Catalog, CatalogError};
-use crate::jobs::parameters::Parameters;
+use crate::model::job::parameters::Parameters;
 use crate::model::protocol::{Protocol, PurgeFacts, Reference, SnapshotState};
 
 /// A snapshot as its row says. Names are those of hosts and sources today

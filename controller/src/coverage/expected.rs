@@ -11,8 +11,8 @@ use holdfast_proto::v1::SourceKind;
 use super::kept::Kept;
 use super::words::{counted, moment};
 use crate::catalog::sources::SourceRecord;
+use crate::coverage::matching::facts;
 use crate::policy::VolumeSelector;
-use crate::policy::matching::facts;
 
 /// What is known when a backup chooses its sources.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use holdfast_proto::v1::JobKind;
 use super::{Facts, Problem};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobRecord;
-use crate::jobs::state::State;
+use crate::model::job::state::State;
 
 /// A job's host, unless that was revoked.
 fn host_of<'f>(facts: &'f Facts, job: &JobRecord) -> Option<&'f HostRecord> {

@@ -7,6 +7,7 @@
 
 pub mod expected;
 pub mod kept;
+pub mod matching;
 
 mod binds;
 mod fleet;

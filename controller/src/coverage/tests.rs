@@ -10,8 +10,8 @@ use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::Job;
 
 use super::*;
-use crate::jobs::parameters::{Parameters, RollbackParameters, UpgradeParameters};
-use crate::jobs::state::State;
+use crate::model::job::parameters::{Parameters, RollbackParameters, UpgradeParameters};
+use crate::model::job::state::State;
 use crate::model::protocol::SnapshotState;
 
 /// 2026-11-24 12:00:00 UTC, a Tuesday.

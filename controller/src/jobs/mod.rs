@@ -4,10 +4,8 @@
 //! Truth is in the catalogue; what is held here is progress for the eye, who
 //! is to be cancelled, and bells to ring when there is something to do.
 
-pub mod parameters;
 pub mod progress;
 pub mod settings;
-pub mod state;
 pub mod wire;
 
 use std::collections::HashMap;
@@ -24,11 +22,11 @@ use crate::catalog::jobs::JobRecord;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::fleet::Fleet;
+use crate::model::job::State;
 use crate::repository::Repository;
 
 use progress::ProgressTracker;
 use settings::Settings;
-use state::State;
 
 /// Who waits for a job looks at its row at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);

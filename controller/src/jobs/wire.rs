@@ -1,9 +1,39 @@
 //! Jobs as operators see them: the row, its sources, and what is in memory.
 
-use holdfast_proto::v1::{self, JobChild, JobSource};
+use holdfast_archive::snapshot::Stats;
+use holdfast_proto::v1::{self, JobChild, JobSource, SnapshotStats};
 
 use super::progress::Live;
 use crate::catalog::jobs::JobRecord;
+
+/// Counts of a snapshot for the wire.
+pub fn snapshot_stats(stats: Stats) -> SnapshotStats {
+    let Stats {
+        entries,
+        files,
+        size_bytes,
+        read_bytes,
+        new_bytes,
+        stored_bytes,
+        changed_files,
+        torn_files,
+        vanished_entries,
+        unreadable_entries,
+    } = stats;
+    SnapshotStats {
+        entries,
+        files,
+        size_bytes,
+        read_bytes,
+        new_bytes,
+        stored_bytes,
+        changed_files,
+        torn_files,
+        vanished_entries,
+        unreadable_entries,
+        retries: 0,
+    }
+}
 
 /// A job for the wire. `host` is its name, empty for a job of no host.
 pub fn job(

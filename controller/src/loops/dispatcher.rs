@@ -11,7 +11,7 @@ use crate::catalog::jobs::JobRecord;
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::jobs::Jobs;
-use crate::jobs::state::State;
+use crate::model::job::state::State;
 use crate::operations::runner::Runner;
 
 /// Jobs looked at in one pass.

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::driver::{LoopError, Pass};
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
-use crate::policy::exchange::{HostFacts, hosts_json, policies_json};
+use crate::succession::exchange::{HostFacts, hosts_json, policies_json};
 
 /// Under this name the catalogue keeps what was written last.
 const WRITTEN: &str = "exported_state";

@@ -17,7 +17,7 @@ use crate::catalog::runs::RunJob;
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::jobs::Jobs;
-use crate::jobs::parameters::{BackupParameters, Parameters};
+use crate::model::job::parameters::{BackupParameters, Parameters};
 use crate::policy::{Policy, Timing};
 use crate::schedule::due::{Due, Timed, due};
 use crate::schedule::jitter::jitter;

@@ -1,7 +1,8 @@
 //! What the controller decides with, without a database, a store or a
-//! connection. Everything may use it; it uses nothing of the others.
+//! connection. Everything above may use it; of this crate it uses policies alone.
 
 pub mod caller;
 #[cfg(test)]
 mod exploration;
+pub mod job;
 pub mod protocol;

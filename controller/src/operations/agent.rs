@@ -33,8 +33,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::host::{awaited, cancel_on_agent, client, containers, plain, unanswered, upgrade_on_agent};
+use super::host::{awaited, cancel_on_agent, client, containers, upgrade_on_agent};
 use super::{Failure, JobRun, texts};
+use crate::fleet::answer::{plain, unanswered};
 use crate::limits::{EVENT_MESSAGE, EVENTS_PER_SECOND};
 
 /// An agent that said it stops is gone after this, or is a new one by now.

@@ -21,18 +21,19 @@ use holdfast_proto::v1::{
 };
 
 use super::agent::{AgentEvent, AgentJob, Work};
-use super::host::{connected, plain};
+use super::host::connected;
 use super::{Failure, JobRun, committed, missing};
 use crate::catalog::jobs::Ending;
 use crate::catalog::sources::SourceRecord;
 use crate::clock::now_ms;
+use crate::coverage::matching::facts;
 use crate::failpoint::failpoint;
-use crate::jobs::parameters::BackupParameters;
-use crate::jobs::state::State;
+use crate::fleet::answer::plain;
+use crate::fleet::inventory;
 use crate::jobs::wire::{bytes, millis};
 use crate::limits::{QUIESCED, RECORDED_EVENTS};
-use crate::loops::inventory;
-use crate::policy::matching::facts;
+use crate::model::job::parameters::BackupParameters;
+use crate::model::job::state::State;
 use crate::quota::day_of;
 
 /// Times the host's volumes are asked for before that is the job's failure.

@@ -7,7 +7,7 @@ use super::{Failure, FencingToken, JobRun};
 use crate::catalog::jobs::{JobRecord, NewJob};
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
-use crate::jobs::parameters::Parameters;
+use crate::model::job::parameters::Parameters;
 
 /// Who cancels the children of a job that ends without them.
 const ACTOR: &str = "the job that started it";

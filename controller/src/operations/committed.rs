@@ -7,8 +7,8 @@ use holdfast_archive::ids::SourceId;
 use holdfast_proto::v1::{JobSource, SourceFinished};
 
 use super::{Failure, JobRun};
-use crate::api::catalog::snapshot_stats;
 use crate::catalog::snapshots::SnapshotRecord;
+use crate::jobs::wire::snapshot_stats;
 use crate::model::protocol::SnapshotState;
 use holdfast_archive::text::causes;
 

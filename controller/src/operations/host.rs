@@ -13,6 +13,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Failure, JobRun};
+use crate::fleet::answer::unanswered;
 use crate::fleet::listing;
 use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
 use holdfast_proto::ErrorCode;
@@ -100,25 +101,10 @@ pub(super) async fn containers_on_agent(
     timeout(most, listing).await.map_err(|_| unanswered("for its containers", most))?
 }
 
-/// What is said of a host that is connected and does not answer: the agent
-/// itself is there, and waits for its Engine.
-pub(crate) fn unanswered(asked: &str, within: Duration) -> Status {
-    ErrorCode::HostTimeout.status(format!(
-        "the host was asked {asked}, and there was no answer within {} s: its agent is connected, so most likely \
-         its Docker Engine hangs, or a volume plugin for which that waits",
-        within.as_secs()
-    ))
-}
-
 pub(super) fn containers(channel: Channel) -> ContainerServiceClient<Channel> {
     ContainerServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 pub(super) fn client(channel: Channel) -> SnapshotServiceClient<Channel> {
     SnapshotServiceClient::new(channel).max_decoding_message_size(EVENT_MESSAGE)
-}
-
-/// A status as part of a sentence.
-pub(super) fn plain(status: &Status) -> &str {
-    if status.message().is_empty() { status.code().description() } else { status.message() }
 }

@@ -12,8 +12,8 @@ use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::sources::SourceRecord;
 use crate::coverage::expected::{Expectation, Missing};
 use crate::coverage::kept::Kept;
-use crate::jobs::parameters::{BackupParameters, Parameters};
-use crate::jobs::state::State;
+use crate::model::job::parameters::{BackupParameters, Parameters};
+use crate::model::job::state::State;
 
 /// Runs of a policy that are looked at to find its last one with sources.
 const RUNS_LOOKED_AT: u32 = 10;

@@ -10,7 +10,9 @@ mod children;
 mod committed;
 pub(crate) mod host;
 mod missing;
+pub mod names;
 pub mod prune;
+mod request_error;
 pub mod restore;
 pub mod rollback;
 pub mod rollout;
@@ -18,6 +20,8 @@ pub(crate) mod runner;
 pub mod start;
 mod texts;
 pub mod upgrade;
+
+pub use request_error::RequestError;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -10,8 +10,8 @@ use holdfast_proto::v1::{self, PruneReport};
 
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
-use crate::jobs::state::State;
 use crate::jobs::wire::bytes;
+use crate::model::job::state::State;
 use crate::repository::{RepositoryError, gc};
 use holdfast_archive::text::causes;
 

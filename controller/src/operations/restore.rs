@@ -9,9 +9,9 @@ use holdfast_proto::v1::{self, NewVolume, RestoreFinished, RestoreSnapshotReques
 use super::agent::{AgentEvent, AgentJob, Work};
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
-use crate::jobs::parameters::{RestoreParameters, RestoreTarget};
-use crate::jobs::state::State;
 use crate::jobs::wire::{bytes, millis};
+use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
+use crate::model::job::state::State;
 
 /// What is left where even salvaging fails: the list of the files is lost.
 const UNSALVAGEABLE: &str = "its list of files is lost, so nothing of it can be salvaged: restore another snapshot \

@@ -23,25 +23,23 @@ use holdfast_proto::v1::{
     Upgrade, UpgradeFinished, UpgradePlan, UpgradeState,
 };
 use tokio::task::JoinSet;
-use tonic::Status;
 use tracing::Instrument as _;
 
 use super::agent::{AgentEvent, AgentJob, Work};
 use super::children::Children;
-use super::host::{connected, plain, upgrade_on_agent, upgrades_on_agent};
+use super::host::{connected, upgrade_on_agent, upgrades_on_agent};
 use super::start::begun;
 use super::upgrade::at_stop::{AtStop, Stop};
 use super::upgrade::report::{Report, downtime_line};
 use super::upgrade::snapshots::{self, DISCARDED};
 use super::upgrade::start::channel;
-use super::{Failure, JobRun};
-use crate::api::names;
-use crate::api::status_map::catalog_failed;
+use super::{Failure, JobRun, RequestError, names};
 use crate::catalog::jobs::{Ending, NewJob};
 use crate::clock::now_ms;
+use crate::fleet::answer::plain;
 use crate::jobs::Jobs;
-use crate::jobs::parameters::{Parameters, RollbackParameters};
-use crate::jobs::state::State;
+use crate::model::job::parameters::{Parameters, RollbackParameters};
+use crate::model::job::state::State;
 use holdfast_proto::ErrorCode;
 
 /// Times a host is asked for its upgrades before that is the job's failure.
@@ -245,11 +243,14 @@ pub async fn start(
     jobs: &Jobs,
     request: StartRollbackRequest,
     actor: &str,
-) -> Result<StartRollbackResponse, Status> {
+) -> Result<StartRollbackResponse, RequestError> {
     let StartRollbackRequest { host, upgrade, without_snapshot } = request;
     let host = names::host(jobs.catalog(), &host).await?;
     if upgrade.is_empty() {
-        return Err(ErrorCode::InvalidRequest.status("name a container, or the job id of its upgrade"));
+        return Err(RequestError::new(
+            ErrorCode::InvalidRequest,
+            "name a container, or the job id of its upgrade",
+        ));
     }
     let channel = channel(jobs, &host)?;
     let known = upgrades_on_agent(channel, ListUpgradesRequest::default(), jobs.settings().call).await?;
@@ -257,10 +258,10 @@ pub async fn start(
         let near = did_you_mean(&upgrade, known.iter().map(|known| known.container_name.as_str()));
         let message = format!("host `{}` remembers no upgrade of `{upgrade}`{near}", host.name);
         let hint = format!("holdfast upgrade status --host {}", host.name);
-        return Err(ErrorCode::UpgradeUnknown.status_with_hint(message, &hint));
+        return Err(RequestError::with_hint(ErrorCode::UpgradeUnknown, message, hint));
     };
     if let Some(reason) = no_way_back(found) {
-        return Err(ErrorCode::UpgradeNotUndoable.status(reason));
+        return Err(RequestError::new(ErrorCode::UpgradeNotUndoable, reason));
     }
     let parameters = RollbackParameters {
         upgrade: found.job_id.clone(),
@@ -275,7 +276,7 @@ pub async fn start(
         parameters: Parameters::Rollback(parameters),
         not_before_ms: 0,
     };
-    jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
+    jobs.catalog().create_job(&job, now_ms()).await?;
     let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
     jobs.nudges().dispatcher.notify_one();
     Ok(StartRollbackResponse { job: Some(job) })

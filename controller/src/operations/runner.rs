@@ -20,8 +20,8 @@ use crate::catalog::jobs::{Ending, JobRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::jobs::Jobs;
-use crate::jobs::parameters::Parameters;
-use crate::jobs::state::State;
+use crate::model::job::parameters::Parameters;
+use crate::model::job::state::State;
 
 /// Between two attempts to write down how a job ended.
 const PAUSE: Duration = Duration::from_secs(1);

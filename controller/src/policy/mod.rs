@@ -4,8 +4,6 @@
 //! it from TOML and lists everything that is wrong, with positions, at once.
 
 pub mod definition;
-pub mod exchange;
-pub mod matching;
 pub mod parse;
 mod toml_reader;
 

@@ -24,7 +24,7 @@ use holdfast_proto::v1::{JobSource, SourceKind};
 use super::*;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::sources::add_host;
-use crate::jobs::parameters::{BackupParameters, Parameters};
+use crate::model::job::parameters::{BackupParameters, Parameters};
 use crate::model::protocol::SnapshotState;
 
 struct World {

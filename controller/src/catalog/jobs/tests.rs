@@ -1,7 +1,7 @@
 use super::super::runs::RunJob;
 use super::super::sources::add_host;
 use super::*;
-use crate::jobs::parameters::{BackupParameters, UpgradeParameters};
+use crate::model::job::parameters::{BackupParameters, UpgradeParameters};
 use crate::policy::Overlap;
 
 async fn catalog() -> (Catalog, HostId) {

@@ -7,8 +7,8 @@
 use holdfast_proto::ids::JobId;
 
 use crate::catalog::jobs::JobRecord;
-use crate::jobs::parameters::RolloutParameters;
-use crate::jobs::state::State;
+use crate::model::job::parameters::RolloutParameters;
+use crate::model::job::state::State;
 
 /// Role of the child that upgrades a target. Kept in rows: it stays.
 pub(super) fn upgrade_role(index: usize) -> String {

@@ -22,10 +22,10 @@ use super::{Failure, JobRun};
 use crate::catalog::jobs::{Ending, JobRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
-use crate::jobs::parameters::{
+use crate::model::job::parameters::{
     Parameters, RollbackParameters, RolloutParameters, RolloutPlace, UpgradeParameters,
 };
-use crate::jobs::state::State;
+use crate::model::job::state::State;
 use course::{Course, Next, undo_role, upgrade_role};
 
 pub async fn run(run: &mut JobRun, rollout: &RolloutParameters) -> Result<Ending, Failure> {

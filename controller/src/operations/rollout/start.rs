@@ -8,17 +8,17 @@ use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{
     Container, PlanUpgradeRequest, RolloutTarget, StartRolloutRequest, StartRolloutResponse, UpgradePlan,
 };
-use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::api::status_map::catalog_failed;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::clock::now_ms;
+use crate::fleet::answer::plain;
 use crate::jobs::Jobs;
-use crate::jobs::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
 use crate::model::caller::Caller;
-use crate::operations::host::{containers_on_agent, plain};
+use crate::model::job::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
+use crate::operations::RequestError;
+use crate::operations::host::containers_on_agent;
 use crate::operations::start::begun;
 use crate::operations::upgrade::start::known_consistency;
 use crate::operations::upgrade::{plan, powers};
@@ -48,7 +48,7 @@ pub async fn rollout(
     jobs: &Jobs,
     request: StartRolloutRequest,
     caller: &Caller,
-) -> Result<StartRolloutResponse, Status> {
+) -> Result<StartRolloutResponse, RequestError> {
     let actor = &caller.actor();
     let StartRolloutRequest {
         selectors,
@@ -63,20 +63,23 @@ pub async fn rollout(
     } = request;
     let upgrade = upgrade.unwrap_or_default();
     if !upgrade.container.is_empty() {
-        return Err(
-            ErrorCode::InvalidRequest.status("a rollout chooses containers by their labels, not by name")
-        );
+        return Err(RequestError::new(
+            ErrorCode::InvalidRequest,
+            "a rollout chooses containers by their labels, not by name",
+        ));
     }
     if selectors.is_empty() {
-        return Err(ErrorCode::InvalidRequest
-            .status("no labels of containers are given: a rollout is never about all"));
+        return Err(RequestError::new(
+            ErrorCode::InvalidRequest,
+            "no labels of containers are given: a rollout is never about all",
+        ));
     }
     let (selectors, host_labels) = (labels(&selectors)?, labels(&host_labels)?);
     let consistency = known_consistency(consistency)?;
     let mut warnings = Vec::new();
     let found = resolve(jobs, &selectors, &host_labels, &upgrade, &mut warnings).await?;
     if let Some((target, why)) = beyond(caller, &found) {
-        return Err(ErrorCode::RoleTooLow.status(format!("{}: {why}", text(target))));
+        return Err(RequestError::new(ErrorCode::RoleTooLow, format!("{}: {why}", text(target))));
     }
     let left_out = warnings.clone();
     for done in found.iter().filter(|found| found.done) {
@@ -92,9 +95,11 @@ pub async fn rollout(
             refused.iter().map(|target| format!("{}: {}", text(target), target.refusal)).collect();
         let count = format!("{} of {} containers cannot be upgraded", refused.len(), due.len());
         let message = format!("{count}, and {max_failures} failures are allowed: {}", reasons.join("; "));
-        return Err(
-            ErrorCode::UpgradeRefused.status_with_hint(message, "the same command with --plan shows each")
-        );
+        return Err(RequestError::with_hint(
+            ErrorCode::UpgradeRefused,
+            message,
+            "the same command with --plan shows each",
+        ));
     }
     let parameters = RolloutParameters {
         targets: due,
@@ -114,16 +119,16 @@ pub async fn rollout(
         parameters: Parameters::Rollout(parameters),
         not_before_ms: 0,
     };
-    jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
+    jobs.catalog().create_job(&job, now_ms()).await?;
     let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
     jobs.nudges().dispatcher.notify_one();
     Ok(StartRolloutResponse { job: Some(job), targets, warnings })
 }
 
-fn labels(texts: &[String]) -> Result<Vec<LabelMatch>, Status> {
+fn labels(texts: &[String]) -> Result<Vec<LabelMatch>, RequestError> {
     let parse = |text: &String| {
         LabelMatch::parse(text).ok_or_else(|| {
-            ErrorCode::InvalidLabel.status(format!("`{text}` is no label: key or key=value is"))
+            RequestError::new(ErrorCode::InvalidLabel, format!("`{text}` is no label: key or key=value is"))
         })
     };
     texts.iter().map(parse).collect()
@@ -139,11 +144,11 @@ fn beyond<'a>(caller: &Caller, found: &'a [Found]) -> Option<(&'a RolloutTarget,
 }
 
 /// What is to be done, and of that what will be refused.
-fn sorted(found: &[Found]) -> Result<(Vec<RolloutPlace>, Vec<&RolloutTarget>), Status> {
+fn sorted(found: &[Found]) -> Result<(Vec<RolloutPlace>, Vec<&RolloutTarget>), RequestError> {
     let due: Vec<&Found> = found.iter().filter(|found| !found.done).collect();
     if due.is_empty() {
         let message = format!("all {} containers that match run this image already", found.len());
-        return Err(ErrorCode::NothingMatches.status_with_hint(message, ""));
+        return Err(RequestError::with_hint(ErrorCode::NothingMatches, message, ""));
     }
     let refused = due.iter().map(|found| &found.target).filter(|target| !target.refusal.is_empty()).collect();
     Ok((due.iter().map(|found| found.place.clone()).collect(), refused))
@@ -156,15 +161,17 @@ async fn resolve(
     host_labels: &[LabelMatch],
     upgrade: &PlanUpgradeRequest,
     warnings: &mut Vec<String>,
-) -> Result<Vec<Found>, Status> {
-    let mut hosts = jobs.catalog().hosts().await.map_err(|error| catalog_failed(&error))?;
+) -> Result<Vec<Found>, RequestError> {
+    let mut hosts = jobs.catalog().hosts().await?;
     hosts.retain(|host| {
         host.revoked_ms.is_none() && host_labels.iter().all(|label| label.matches(&host.labels))
     });
     if hosts.is_empty() {
-        return Err(
-            ErrorCode::NothingMatches.status_with_hint("no host bears these labels", "holdfast host ls")
-        );
+        return Err(RequestError::with_hint(
+            ErrorCode::NothingMatches,
+            "no host bears these labels",
+            "holdfast host ls",
+        ));
     }
     let mut listed = Vec::new();
     for host in &hosts {
@@ -199,7 +206,11 @@ async fn resolve(
         if !warnings.is_empty() {
             message.push_str(&format!(" ({})", warnings.join("; ")));
         }
-        return Err(ErrorCode::NothingMatches.status_with_hint(message, "holdfast container ls --host HOST"));
+        return Err(RequestError::with_hint(
+            ErrorCode::NothingMatches,
+            message,
+            "holdfast container ls --host HOST",
+        ));
     }
     // In order: the rollout goes by it.
     Ok(futures_util::stream::iter(plans).buffered(CONCURRENT).collect().await)

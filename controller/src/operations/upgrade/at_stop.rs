@@ -17,9 +17,10 @@ use tonic::transport::Channel;
 
 use super::snapshots::{self, AT_STOP};
 use crate::failpoint::failpoint;
+use crate::fleet::answer::unanswered;
 use crate::operations::Failure;
 use crate::operations::children::Children;
-use crate::operations::host::{cancel_on_agent, containers, unanswered, upgrade_on_agent};
+use crate::operations::host::{cancel_on_agent, containers, upgrade_on_agent};
 
 /// What everything is stopped for.
 #[derive(Debug, Clone)]

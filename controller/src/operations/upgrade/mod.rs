@@ -34,7 +34,7 @@ use super::children::Children;
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
 use crate::failpoint::failpoint;
-use crate::jobs::parameters::UpgradeParameters;
+use crate::model::job::parameters::UpgradeParameters;
 use at_stop::{AtStop, Stop};
 use report::Report;
 use snapshots::{AT_STOP, BEFORE};

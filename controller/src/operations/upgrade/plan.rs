@@ -12,8 +12,9 @@ use tonic::{Code, Status};
 
 use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
-use crate::jobs::parameters::UpgradeParameters;
-use crate::operations::host::{connected, containers, plain, unanswered};
+use crate::fleet::answer::{plain, unanswered};
+use crate::model::job::parameters::UpgradeParameters;
+use crate::operations::host::{connected, containers};
 use crate::operations::{Failure, JobRun};
 
 /// A plan can be run for a day.

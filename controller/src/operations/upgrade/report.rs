@@ -7,8 +7,8 @@ use holdfast_proto::v1::{
 };
 
 use crate::catalog::jobs::Ending;
-use crate::jobs::state::State;
 use crate::jobs::wire::millis;
+use crate::model::job::state::State;
 use crate::operations::{Failure, JobRun};
 
 /// Steps kept; an upgrade has a dozen.

@@ -6,8 +6,8 @@ use holdfast_proto::v1::{Consistency, JobSource, UpgradePlan, UpgradeSource};
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::Jobs;
-use crate::jobs::parameters::{BackupParameters, Parameters};
-use crate::jobs::state::State;
+use crate::model::job::parameters::{BackupParameters, Parameters};
+use crate::model::job::state::State;
 
 /// Roles of children. Kept in rows: they stay.
 pub(in crate::operations) const BEFORE: &str = "before";

@@ -12,17 +12,16 @@ use tonic::{Code, Status};
 
 use super::plan::{self, Refusal, VALID_MS};
 use super::powers;
-use crate::api::names;
-use crate::api::status_map::catalog_failed;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
-use crate::jobs::parameters::{Parameters, UpgradeParameters};
 use crate::model::caller::Caller;
+use crate::model::job::parameters::{Parameters, UpgradeParameters};
 use crate::operations::host::containers_on_agent;
 use crate::operations::start::{begun, not_connected};
+use crate::operations::{RequestError, names};
 use holdfast_proto::ErrorCode;
 
 /// Makes a plan and keeps it.
@@ -30,7 +29,7 @@ pub async fn plan(
     jobs: &Jobs,
     request: PlanFleetUpgradeRequest,
     actor: &str,
-) -> Result<PlanFleetUpgradeResponse, Status> {
+) -> Result<PlanFleetUpgradeResponse, RequestError> {
     let PlanFleetUpgradeRequest { host, upgrade } = request;
     let host = names::host(jobs.catalog(), &host).await?;
     let record = make(jobs, &host, upgrade, actor).await?;
@@ -47,7 +46,7 @@ pub async fn upgrade(
     jobs: &Jobs,
     request: StartUpgradeRequest,
     caller: &Caller,
-) -> Result<StartUpgradeResponse, Status> {
+) -> Result<StartUpgradeResponse, RequestError> {
     let actor = &caller.actor();
     let StartUpgradeRequest { plan_id, host, upgrade, consistency } = request;
     let consistency = known_consistency(consistency)?;
@@ -56,15 +55,18 @@ pub async fn upgrade(
         make(jobs, &host, upgrade, actor).await?
     } else {
         if !host.is_empty() || upgrade.is_some() {
-            return Err(ErrorCode::InvalidRequest.status("a plan and a host or upgrade exclude each other"));
+            return Err(RequestError::new(
+                ErrorCode::InvalidRequest,
+                "a plan and a host or upgrade exclude each other",
+            ));
         }
         shown(jobs, &plan_id).await?
     };
     if let Some(refused) = plan::refusal(&record.plan) {
-        return Err(refused.status());
+        return Err(refused.refused());
     }
     if let Some(why) = powers::beyond(caller, &record.plan) {
-        return Err(ErrorCode::RoleTooLow.status(why));
+        return Err(RequestError::new(ErrorCode::RoleTooLow, why));
     }
     let job = NewJob {
         id: JobId::generate(),
@@ -74,7 +76,7 @@ pub async fn upgrade(
         parameters: Parameters::Upgrade(UpgradeParameters::new(&record.request, &record.id, consistency)),
         not_before_ms: 0,
     };
-    jobs.catalog().create_job(&job, now_ms()).await.map_err(|error| catalog_failed(&error))?;
+    jobs.catalog().create_job(&job, now_ms()).await?;
     let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
     jobs.nudges().dispatcher.notify_one();
     Ok(StartUpgradeResponse { job: Some(job), plan: Some(record.plan) })
@@ -82,21 +84,21 @@ pub async fn upgrade(
 
 impl Refusal {
     /// For the caller, before there is a job.
-    pub(in crate::operations) fn status(&self) -> Status {
-        self.code.status_with_hint(self.message.clone(), &self.hint)
+    pub(in crate::operations) fn refused(&self) -> RequestError {
+        RequestError::with_hint(self.code, &*self.message, &*self.hint)
     }
 }
 
-pub(in crate::operations) fn known_consistency(number: i32) -> Result<Consistency, Status> {
+pub(in crate::operations) fn known_consistency(number: i32) -> Result<Consistency, RequestError> {
     Consistency::try_from(number).map_err(|_| {
-        ErrorCode::InvalidRequest.status("an unknown consistency; none, pause and stop are known")
+        RequestError::new(ErrorCode::InvalidRequest, "an unknown consistency; none, pause and stop are known")
     })
 }
 
 /// The channel to a host that may be upgraded on.
-pub(in crate::operations) fn channel(jobs: &Jobs, host: &HostRecord) -> Result<Channel, Status> {
+pub(in crate::operations) fn channel(jobs: &Jobs, host: &HostRecord) -> Result<Channel, RequestError> {
     if host.revoked_ms.is_some() {
-        return Err(ErrorCode::HostRevoked.status(format!("host `{}` is revoked", host.name)));
+        return Err(RequestError::new(ErrorCode::HostRevoked, format!("host `{}` is revoked", host.name)));
     }
     jobs.fleet().channel(host.id).ok_or_else(|| not_connected(host))
 }
@@ -106,10 +108,10 @@ async fn make(
     host: &HostRecord,
     upgrade: Option<PlanUpgradeRequest>,
     actor: &str,
-) -> Result<PlanRecord, Status> {
+) -> Result<PlanRecord, RequestError> {
     let request = upgrade.unwrap_or_default();
     if request.container.is_empty() {
-        return Err(ErrorCode::InvalidRequest.status("no container is named"));
+        return Err(RequestError::new(ErrorCode::InvalidRequest, "no container is named"));
     }
     let channel = channel(jobs, host)?;
     let plan = match plan::ask(channel.clone(), request.clone(), jobs.settings().fetch).await {
@@ -117,7 +119,7 @@ async fn make(
         Err(status) if status.code() == Code::NotFound => {
             return Err(not_found(jobs, host, channel, &request.container, status).await);
         }
-        Err(status) => return Err(status),
+        Err(status) => return Err(status.into()),
     };
     let record = PlanRecord {
         id: JobId::generate().to_string(),
@@ -127,7 +129,7 @@ async fn make(
         created_ms: now_ms(),
         actor: actor.to_owned(),
     };
-    jobs.catalog().put_upgrade_plan(&record).await.map_err(|error| catalog_failed(&error))?;
+    jobs.catalog().put_upgrade_plan(&record).await?;
     Ok(record)
 }
 
@@ -139,42 +141,48 @@ async fn not_found(
     channel: Channel,
     container: &str,
     status: Status,
-) -> Status {
-    let Ok(listed) = containers_on_agent(channel, &[], jobs.settings().call).await else { return status };
+) -> RequestError {
+    let Ok(listed) = containers_on_agent(channel, &[], jobs.settings().call).await else {
+        return status.into();
+    };
     if listed.iter().any(|found| found.name == container || found.id.starts_with(container)) {
-        return status;
+        return status.into();
     }
     let near = did_you_mean(container, listed.iter().map(|found| found.name.as_str()));
     let message = format!("container `{container}` is not on host `{}`{near}", host.name);
-    ErrorCode::ContainerUnknown
-        .status_with_hint(message, &format!("holdfast container ls --host {}", host.name))
+    RequestError::with_hint(
+        ErrorCode::ContainerUnknown,
+        message,
+        format!("holdfast container ls --host {}", host.name),
+    )
 }
 
 /// A plan that was shown, if it may still be run; whether the world is still
 /// the same, the job finds out first.
-async fn shown(jobs: &Jobs, id: &str) -> Result<PlanRecord, Status> {
-    let unknown = || ErrorCode::PlanUnknown.status(format!("plan `{id}` is not known"));
-    let kept = jobs.catalog().upgrade_plan(id).await.map_err(|error| catalog_failed(&error))?;
+async fn shown(jobs: &Jobs, id: &str) -> Result<PlanRecord, RequestError> {
+    let unknown = || RequestError::new(ErrorCode::PlanUnknown, format!("plan `{id}` is not known"));
+    let kept = jobs.catalog().upgrade_plan(id).await?;
     let record = kept.ok_or_else(unknown)?;
     // Kept for a job is not shown to anybody: a job's plan has its job's id.
     let parsed: Option<JobId> = id.parse().ok();
     if let Some(job) = parsed
-        && jobs.catalog().job(job).await.map_err(|error| catalog_failed(&error))?.is_some()
+        && jobs.catalog().job(job).await?.is_some()
     {
         return Err(unknown());
     }
     if now_ms().saturating_sub(record.created_ms) > VALID_MS {
         let hint = format!("holdfast upgrade plan {}", record.plan.container_name);
         let message = format!("plan `{id}` is more than 24 hours old");
-        return Err(ErrorCode::PlanExpired.status_with_hint(message, &hint));
+        return Err(RequestError::with_hint(ErrorCode::PlanExpired, message, hint));
     }
-    let host = jobs.catalog().host(record.host).await.map_err(|error| catalog_failed(&error))?;
-    let host = host.ok_or_else(|| ErrorCode::HostUnknown.status("the plan's host is not known any more"))?;
+    let host = jobs.catalog().host(record.host).await?;
+    let host = host
+        .ok_or_else(|| RequestError::new(ErrorCode::HostUnknown, "the plan's host is not known any more"))?;
     let channel = channel(jobs, &host)?;
     let request = PlanUpgradeRequest { pull: false, ..record.request.clone() };
     let now = plan::ask(channel, request, jobs.settings().fetch).await?;
     match plan::changed(&record.plan, &now) {
-        Some(refused) => Err(refused.status()),
+        Some(refused) => Err(refused.refused()),
         None => Ok(record),
     }
 }

@@ -6,8 +6,8 @@ use tonic::{Code, Status};
 
 use super::*;
 use crate::catalog::jobs::Ending;
-use crate::jobs::parameters::{RestoreParameters, RestoreTarget};
-use crate::jobs::state::State;
+use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
+use crate::model::job::state::State;
 
 impl World {
     /// A running job that restores this snapshot on this world's host.

@@ -5,9 +5,9 @@
 //! in `repo.json` lie in the same bucket, and whoever can change the one can
 //! change the other.
 
-use crate::keys::RecoveryFile;
+use sha2::{Digest, Sha256};
 
-use super::info::hash;
+use crate::keys::RecoveryFile;
 
 /// The files, in the order they are written.
 pub const RECOVERY_FILES: [RecoveryFile; 3] =
@@ -16,9 +16,9 @@ pub const RECOVERY_FILES: [RecoveryFile; 3] =
 /// What this program writes.
 pub fn text(file: RecoveryFile) -> &'static str {
     match file {
-        RecoveryFile::Readme => include_str!("../../recovery/README"),
-        RecoveryFile::Format => include_str!("../../recovery/format.proto"),
-        RecoveryFile::Script => include_str!("../../recovery/recover.py"),
+        RecoveryFile::Readme => include_str!("../recovery/README"),
+        RecoveryFile::Format => include_str!("../recovery/format.proto"),
+        RecoveryFile::Script => include_str!("../recovery/recover.py"),
     }
 }
 
@@ -44,6 +44,11 @@ fn released(file: RecoveryFile) -> &'static [&'static str] {
             "a53bb645b19c976f0d67c50d6b2dce030741a6bb4d02bef694cf106933480c83",
         ],
     }
+}
+
+/// SHA-256 of a text in hexadecimal digits.
+pub fn hash(text: impl AsRef<[u8]>) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

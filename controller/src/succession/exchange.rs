@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use holdfast_archive::ids::HostId;
 use serde::{Deserialize, Serialize};
 
-use super::Policy;
 use crate::catalog::binds::BindRecord;
 use crate::catalog::certificates::Certificates;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
 use crate::catalog::sources::SourceRecord;
 use crate::catalog::{Catalog, CatalogError};
+use crate::policy::{self, Policy};
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct StoredPolicy {
@@ -138,7 +138,7 @@ pub fn read_policies(content: &[u8]) -> Result<(Vec<Policy>, Vec<String>), serde
     let stored: Vec<StoredPolicy> = serde_json::from_slice(content)?;
     let (mut policies, mut unreadable) = (Vec::new(), Vec::new());
     for StoredPolicy { name, toml, .. } in stored {
-        match super::parse(&toml) {
+        match policy::parse(&toml) {
             Ok(policy) => policies.push(Policy { enabled: false, ..policy }),
             Err(_) => unreadable.push(name),
         }
@@ -157,8 +157,7 @@ mod tests {
 
     #[test]
     fn p21_policies_come_back_from_the_bucket_disabled() {
-        let policy =
-            super::super::parse(include_str!("../../../deploy/examples/policy.toml")).expect("right");
+        let policy = policy::parse(include_str!("../../../deploy/examples/policy.toml")).expect("right");
         let record = PolicyRecord { policy, applied_ms: 1, since_ms: 1 };
         let (policies, unreadable) = read_policies(&policies_json(&[record])).expect("reads");
         assert!(unreadable.is_empty());

@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn parameters_survive_their_row() {
         let policy =
-            crate::policy::parse(include_str!("../../../deploy/examples/policy.toml")).expect("right");
+            crate::policy::parse(include_str!("../../../../deploy/examples/policy.toml")).expect("right");
         for parameters in [
             Parameters::Backup(BackupParameters::of_policy(&policy)),
             Parameters::Restore(RestoreParameters {

@@ -2,10 +2,10 @@
 
 use holdfast_proto::v1::SourceKind;
 
-use super::Policy;
-use super::definition::VolumeFacts;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::sources::SourceRecord;
+use crate::policy::Policy;
+use crate::policy::definition::VolumeFacts;
 use holdfast_archive::text::did_you_mean;
 
 /// What a policy matches on one host.

@@ -8,12 +8,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::ids::RepositoryId;
 use crate::keys::ObjectKey;
 
-use super::recovery::{RECOVERY_FILES, text};
+use crate::recovery::{RECOVERY_FILES, hash, text};
 
 /// The format this program writes, and the only one it reads.
 pub const FORMAT: u32 = 1;
@@ -150,11 +149,6 @@ impl RepositoryInfo {
         info.checksum.clear();
         Ok(info)
     }
-}
-
-/// SHA-256 of a text in hexadecimal digits.
-pub fn hash(text: impl AsRef<[u8]>) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
