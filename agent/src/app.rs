@@ -16,6 +16,7 @@ use holdfast_proto::v1::container_service_server::ContainerServiceServer;
 use holdfast_proto::v1::mount_service_server::MountServiceServer;
 use holdfast_proto::v1::snapshot_service_server::SnapshotServiceServer;
 use holdfast_proto::v1::volume_service_server::VolumeServiceServer;
+use sd_notify::NotifyState;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -69,6 +70,8 @@ const HEADER_BYTES: u32 = 16 << 10;
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let state = AgentState::open(Config::load(&args)?).await?;
     let socket = Socket::bind(&state.config.socket).await?;
+    // From here on commands find it, and wait where an Engine is slow to answer.
+    sd_notify::notify(&[NotifyState::Ready])?;
     tokio::spawn(stop_on_signal(state.stop.clone()));
     tokio::spawn(state.recovery.clone().run());
     tokio::spawn(state.clocks.clone().run());

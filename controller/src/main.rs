@@ -29,6 +29,7 @@ use holdfast_controller::succession::{self, TakenOver};
 use holdfast_controller::{logging, setup};
 use holdfast_proto::Exit;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use sd_notify::NotifyState;
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -248,6 +249,8 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = Config::read(dir)?;
     let bound = App::open(dir, config).await?.bind(args.listen).await?;
     say(&format!("listening on {}", bound.address()))?;
+    // What comes from here on is taken: systemd may start what needs this.
+    sd_notify::notify(&[NotifyState::Ready])?;
     bound.run(stop_on_signal()?).await?;
     Ok(ExitCode::SUCCESS)
 }

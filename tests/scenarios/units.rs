@@ -1,16 +1,20 @@
 //! The systemd units: what they take away is little enough to work with, and
-//! enough to be worth it. Without a systemd that runs here, the same capability
-//! set is given by `setpriv`, and the system calls are compared with the filter.
+//! enough to be worth it. Installed as `deploy/README.md` says they run under a
+//! systemd of a container; and on the machine itself, where every system call
+//! can be noted, `setpriv` gives the same capabilities and the calls are
+//! compared with the filter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
 use e2e::command::run;
-use e2e::docker::IMAGE;
+use e2e::docker::{Engine, IMAGE};
 use e2e::failpoints;
 use e2e::fleet::{Fleet, Place};
+use e2e::systemd::{self, Machine};
 use e2e::{figure, record, require_engine, wait};
+use serde_json::Value;
 
 /// User and group without a file of their own.
 const NOBODY: &str = "65534";
@@ -167,5 +171,81 @@ fn v16_backups_and_restores_work_with_the_capabilities_and_calls_of_the_units() 
         figure!("{name}: {} system calls of {} allowed ones", noted.len(), allowed.len());
         let denied: Vec<_> = noted.difference(&allowed).collect();
         assert_eq!(denied, Vec::<&String>::new(), "{name}");
+    }
+}
+
+/// What a process may do, as the kernel has it.
+fn status(machine: &Machine, unit: &str, key: &str) -> String {
+    let pid = machine.property(unit, "MainPID");
+    machine.shell(&format!("grep -w {key} /proc/{pid}/status | cut -f 2"))
+}
+
+#[test]
+fn v16_installed_as_the_readme_says_the_units_work_and_resume_what_a_dead_agent_paused() {
+    require_engine!();
+    if let Some(missing) = systemd::unavailable() {
+        return record::skipped(&missing);
+    }
+    let engine = Engine::start();
+    let socket = engine.host().trim_start_matches("unix://").to_owned();
+    // The agent reads volumes where the Engine has them.
+    let machine = Machine::boot(Path::new(&socket), engine.dir());
+    machine.shell(
+        "useradd --system --home-dir /var/lib/holdfast-controller holdfast
+         install -d -o holdfast -g holdfast -m 0700 /var/lib/holdfast-controller
+         setpriv --reuid holdfast --regid holdfast --clear-groups \
+             holdfast-controller init --state-dir /var/lib/holdfast-controller \
+             --repository /var/lib/holdfast-controller/repository --address 127.0.0.1:7443 --crypto none
+         systemctl enable --now holdfast-controller
+         holdfast context add home --controller 127.0.0.1:7443 \
+             --ca-file /var/lib/holdfast-controller/ca.crt --token-file /var/lib/holdfast-controller/admin.token
+         holdfast host token web-1 --to web-1.token
+         holdfast-agent join web-1.token
+         systemctl enable --now holdfast-agent",
+    );
+    wait::until("the host to connect", 30, || machine.try_shell("holdfast host ls | grep -w connected"));
+    for unit in ["holdfast-controller", "holdfast-agent"] {
+        assert_eq!(status(&machine, unit, "Seccomp"), "2", "{unit}: the filter is on");
+        assert_eq!(status(&machine, unit, "NoNewPrivs"), "1", "{unit}");
+        figure!("{unit}: capabilities {}", status(&machine, unit, "CapBnd"));
+    }
+    assert_eq!(status(&machine, "holdfast-controller", "CapBnd"), "0000000000000000");
+
+    engine.run_writer("web", "web_data");
+    let backup = "holdfast backup run --host web-1 --volume web_data --consistency";
+    machine.shell(&format!("{backup} stop"));
+    machine.shell("holdfast restore volume web_data@latest --host web-1 --as again");
+    assert!(engine.volume_path("again").join("log").is_file());
+
+    // So much that reading it again, with the container paused, takes a while.
+    let log = engine.volume_path("web_data").join("log");
+    run(Command::new("sh").args(["-c", r#"head -c 400M /dev/urandom >> "$0""#]).arg(&log));
+    machine.shell(&format!("{backup} pause --no-wait"));
+    engine.wait_state("web", "paused", 60);
+    // Still so once the agent does nothing any more: then it is not the one that resumes it.
+    machine.shell("systemctl kill --signal STOP holdfast-agent");
+    assert_eq!(engine.state("web"), "paused");
+    machine.shell("systemctl kill --signal KILL holdfast-agent");
+    engine.wait_state("web", "running", 60);
+    let restarts = || machine.try_shell("systemctl show --value --property NRestarts holdfast-agent");
+    wait::until_is("systemd to start the agent again", 60, restarts, |number| number != "0");
+    let newest = || {
+        let jobs = machine.try_shell("holdfast job ls --limit 1 -o json")?;
+        serde_json::from_str::<Value>(&jobs).map(|jobs| jobs[0].clone()).map_err(|error| error.to_string())
+    };
+    let job = wait::until_is(
+        "the job to end",
+        180,
+        newest,
+        |job| matches!(job["state"].as_str(), Some(state) if !["queued", "running"].contains(&state)),
+    );
+    let log = machine
+        .shell("holdfast job logs $(holdfast job ls --limit 1 -o json | grep -o '01[A-Z0-9]*' | head -n 1)");
+    assert_eq!(job["state"], "succeeded", "{log}");
+    assert_eq!(engine.state("web"), "running");
+
+    machine.shell("systemctl stop holdfast-agent holdfast-controller");
+    for unit in ["holdfast-controller", "holdfast-agent"] {
+        assert_eq!(machine.property(unit, "Result"), "success", "{unit}");
     }
 }

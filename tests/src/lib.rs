@@ -31,6 +31,7 @@ pub mod postgres_image;
 pub mod process;
 pub mod s3;
 pub mod secret;
+pub mod systemd;
 pub mod upgrades;
 
 // One name for scenarios, whichever of the two crates has it.
