@@ -21,7 +21,7 @@ pub(crate) enum Act {
     Rebuild,
     Upgrade,
     /// A committed upgrade is rolled back.
-    Undo,
+    Rollback,
 }
 
 /// Who is killed.
@@ -42,7 +42,7 @@ const TURNS: [Act; 12] = [
     Act::Restore,
     Act::Backup,
     Act::Prune,
-    Act::Undo,
+    Act::Rollback,
     Act::Restore,
     Act::Upgrade,
     Act::Backup,
@@ -69,7 +69,7 @@ impl Act {
             // Release binaries rebuild so small a repository in less than 250 ms.
             Self::Rebuild => 60,
             Self::Upgrade => 6000,
-            Self::Undo => 5000,
+            Self::Rollback => 5000,
         })
     }
 }

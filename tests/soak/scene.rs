@@ -29,8 +29,8 @@ pub(crate) struct Scene {
     kept: Vec<(String, Copy)>,
     /// Names of all containers and volumes of the host.
     things: String,
-    /// A round's upgrade was committed and may be undone.
-    undoable: Option<Before>,
+    /// A round's upgrade was committed and may be rolled back.
+    committed: Option<Before>,
 }
 
 /// Before an upgrade.
@@ -69,7 +69,7 @@ impl Scene {
         engine.docker(["volume", "create", LEDGER]);
         tree::every_kind(&engine.volume_path(LEDGER));
         let things = things(engine).expect("an Engine that answers");
-        let mut scene = Self { fleet, kept: Vec::new(), things, undoable: None };
+        let mut scene = Self { fleet, kept: Vec::new(), things, committed: None };
         let copy = Copy::of(&scene.engine().volume_path(LEDGER));
         let job = scene.fleet.backup(HOST, LEDGER, "none");
         scene.keep(&job, copy);
@@ -90,7 +90,7 @@ impl Scene {
             Act::Prune => self.prune(&what, victim, after),
             Act::Rebuild => self.rebuild(&what, after),
             Act::Upgrade => self.upgrade(&what, victim, after),
-            Act::Undo => self.undo(&what, victim, after),
+            Act::Rollback => self.rollback(&what, victim, after),
         };
         self.all_well(&what);
         if number % 10 == 9 {
@@ -185,18 +185,18 @@ impl Scene {
             let rows = upgrades::rows(&engine.volume_path("app-data"));
             let migrated = upgrades::migrated(&before.rows, target.trim_start_matches("app:"));
             invariant!("I7", rows == migrated, "{what}: {rows:?}");
-            self.undoable = Some(before);
+            self.committed = Some(before);
         } else {
             before.holds(engine, what);
         }
         Ended::of(killed, &job)
     }
 
-    fn undo(&mut self, what: &str, victim: Victim, after: Duration) -> Ended {
-        if self.undoable.is_none() {
+    fn rollback(&mut self, what: &str, victim: Victim, after: Duration) -> Ended {
+        if self.committed.is_none() {
             self.commit_one();
         }
-        let before = self.undoable.take().expect("just committed");
+        let before = self.committed.take().expect("just committed");
         let begun = Instant::now();
         self.fleet.cli(&["upgrade", "rollback", "app", "--host", HOST, "--no-wait"]);
         let killed = self.kill(victim, begun, after);
@@ -208,10 +208,10 @@ impl Scene {
         if newest["state"] == "rolled back" {
             before.holds(engine, what);
         } else {
-            // Nothing went back: the upgrade stays, and can be undone once more.
+            // Nothing went back: the upgrade stays, and can be rolled back once more.
             assert_eq!(newest["state"], "committed", "{what}: {newest} {job}");
             assert_ne!(job["state"], "succeeded", "{what}: {newest} {job}");
-            self.undoable = Some(before);
+            self.committed = Some(before);
         }
         Ended::of(killed, &job)
     }
@@ -231,12 +231,12 @@ impl Scene {
         let (before, target) = self.before_upgrade();
         let job = self.fleet.upgrade(HOST, "app", target, &[]);
         assert_eq!(job["state"], "succeeded", "{job}");
-        self.undoable = Some(before);
+        self.committed = Some(before);
     }
 
-    /// What can be undone need not be: the old container goes.
+    /// What can be rolled back need not be: the old container goes.
     fn leave_grace_period(&mut self) {
-        if self.undoable.take().is_some() {
+        if self.committed.take().is_some() {
             self.fleet.ok(&["upgrade", "commit", "app", "--host", HOST]);
         }
     }
@@ -321,11 +321,11 @@ impl Scene {
 
     fn no_leftovers(&mut self, what: &str) {
         let expected = self.things.clone();
-        let undoable = self.undoable.is_some();
+        let committed = self.committed.is_some();
         let there = || {
             let things = things(self.fleet.engine(HOST))?;
             // In its grace period an upgrade keeps the old container.
-            let same = if undoable { without_kept(&things) == expected } else { things == expected };
+            let same = if committed { without_kept(&things) == expected } else { things == expected };
             if same { Ok(()) } else { Err(things) }
         };
         wait::until(&format!("{what}: nothing but {expected}"), 30, there);
