@@ -240,7 +240,7 @@ mod tests {
             ended_upgrades: Vec::new(),
             damaged: std::collections::HashMap::new(),
         };
-        coverage(&facts).problems.into_iter().map(|problem| (problem.host, problem.kind)).collect()
+        coverage(&facts).problems.into_iter().map(|problem| (problem.host, problem.kind.as_str())).collect()
     }
 
     #[tokio::test]

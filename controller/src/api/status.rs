@@ -16,7 +16,7 @@ use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::sources::SourceRecord;
 use crate::catalog::usage::Alarm;
 use crate::clock::now_ms;
-use crate::coverage::{Coverage, Facts, HostCoverage, Problem, UPGRADE_NEWS_MS, ago, coverage};
+use crate::coverage::{Coverage, Facts, HostCoverage, Problem, ProblemKind, UPGRADE_NEWS_MS, ago, coverage};
 use crate::jobs::Jobs;
 use crate::loops::{Cause, Failing, Statuses};
 use crate::model::caller::Caller;
@@ -176,21 +176,24 @@ fn host_status(line: HostCoverage, engine_version: String, last_seen_unix_ms: i6
 
 fn problem(problem: Problem) -> StatusProblem {
     let Problem { kind, host, source, message, hint } = problem;
-    StatusProblem { kind: kind.to_owned(), host, source, message, hint }
+    StatusProblem { kind: kind.as_str().to_owned(), host, source, message, hint }
 }
 
 fn repository_problem(status: &RepositoryStatus, remedy: Remedy) -> Option<StatusProblem> {
     let (kind, message) = if !status.reachable {
-        ("repository", format!("the repository cannot be reached: {}", status.problem))
+        (ProblemKind::Repository, format!("the repository cannot be reached: {}", status.problem))
     } else if !status.suspended.is_empty() {
-        ("repository", format!("the repository is suspended: {}", status.suspended))
+        (ProblemKind::Repository, format!("the repository is suspended: {}", status.suspended))
     } else if !status.collection_off.is_empty() {
-        ("collection-off", format!("backups go on and nothing is deleted: {}", status.collection_off))
+        (
+            ProblemKind::CollectionOff,
+            format!("backups go on and nothing is deleted: {}", status.collection_off),
+        )
     } else {
         return None;
     };
     Some(StatusProblem {
-        kind: kind.to_owned(),
+        kind: kind.as_str().to_owned(),
         host: String::new(),
         source: String::new(),
         message,
@@ -254,13 +257,18 @@ fn loop_problem(failing: &Failing, location: &str) -> StatusProblem {
                 .to_owned()
         }
     };
-    StatusProblem { kind: "loop-failing".to_owned(), message, hint, ..StatusProblem::default() }
+    StatusProblem {
+        kind: ProblemKind::LoopFailing.as_str().to_owned(),
+        message,
+        hint,
+        ..StatusProblem::default()
+    }
 }
 
 fn quota_problem(host: String, alarm: &Alarm) -> StatusProblem {
     let times = if alarm.times == 1 { "once".to_owned() } else { format!("{} times", alarm.times) };
     StatusProblem {
-        kind: "quota".to_owned(),
+        kind: ProblemKind::Quota.as_str().to_owned(),
         source: String::new(),
         message: format!("refused {times} in a day: {}", alarm.reason),
         hint: if alarm.reason.contains("quota") {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::sources::firing;
-use super::{Facts, Problem};
+use super::{Facts, Problem, ProblemKind};
 use crate::catalog::binds::BindRecord;
 use crate::catalog::hosts::HostRecord;
 
@@ -60,7 +60,7 @@ fn is_source(facts: &Facts, bind: &BindRecord) -> bool {
 fn problem(host: &HostRecord, bind: &BindRecord) -> Problem {
     let noun = if bind.containers.len() == 1 { "container" } else { "containers" };
     Problem {
-        kind: "unprotected-bind",
+        kind: ProblemKind::UnprotectedBind,
         host: host.name.clone(),
         source: bind.path.clone(),
         message: format!(

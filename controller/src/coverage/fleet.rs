@@ -1,7 +1,7 @@
 //! Hosts that are not there.
 
 use super::words::{ago, is_of_the_future};
-use super::{Facts, Problem};
+use super::{Facts, Problem, ProblemKind};
 use crate::catalog::hosts::{AwaitedHost, HostRecord};
 
 /// A host that has not been connected for this long is silent. One that has
@@ -11,7 +11,7 @@ const SILENT_MS: i64 = 5 * 60_000;
 /// A fleet in which there was never a host protects nothing.
 pub(super) fn without_hosts(facts: &Facts) -> Option<Problem> {
     (facts.hosts.is_empty() && facts.awaited.is_empty()).then(|| Problem {
-        kind: "no-hosts",
+        kind: ProblemKind::NoHosts,
         host: String::new(),
         source: String::new(),
         message: "no host has joined: nothing is protected".to_owned(),
@@ -47,7 +47,7 @@ fn by_its_token(facts: &Facts, awaited: &AwaitedHost) -> Problem {
         format!("holdfast host token {name}, then on the host: holdfast-agent join TOKEN-FILE")
     };
     Problem {
-        kind: "awaited-host",
+        kind: ProblemKind::AwaitedHost,
         host: name.clone(),
         source: String::new(),
         message: format!(
@@ -60,7 +60,7 @@ fn by_its_token(facts: &Facts, awaited: &AwaitedHost) -> Problem {
 
 fn by_a_policy(name: &str, policy: &str) -> Problem {
     Problem {
-        kind: "awaited-host",
+        kind: ProblemKind::AwaitedHost,
         host: name.to_owned(),
         source: String::new(),
         message: format!("policy {policy} names this host, and none has joined under that name"),
@@ -81,16 +81,16 @@ pub(super) fn problem(facts: &Facts, host: &HostRecord, connected: bool) -> Opti
              if it is given up: holdfast host retire {0}",
             host.name
         );
-        ("revoked-host", message, hint)
+        (ProblemKind::RevokedHost, message, hint)
     } else if !connected {
-        ("silent-host", absence(facts, host)?, on_the_host("holdfast-agent", host))
+        (ProblemKind::SilentHost, absence(facts, host)?, on_the_host("holdfast-agent", host))
     } else {
         let problem = &host.agent.as_ref()?.engine_problem;
         if problem.is_empty() {
             return None;
         }
         let message = format!("its Docker Engine does not answer: {problem}");
-        ("engine-unreachable", message, "on the host: systemctl status docker".to_owned())
+        (ProblemKind::EngineUnreachable, message, "on the host: systemctl status docker".to_owned())
     };
     Some(Problem { kind, host: host.name.clone(), source: String::new(), message, hint })
 }
@@ -104,7 +104,7 @@ pub(super) fn damage(facts: &Facts, host: &HostRecord) -> Option<Problem> {
         _ => (format!("{pieces} stored pieces of its data are"), "they are", "them"),
     };
     Some(Problem {
-        kind: "damaged",
+        kind: ProblemKind::Damaged,
         host: host.name.clone(),
         source: String::new(),
         message: format!(

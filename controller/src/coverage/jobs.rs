@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use holdfast_proto::ErrorCode;
 use holdfast_proto::v1::JobKind;
 
-use super::{Facts, Problem};
+use super::{Facts, Problem, ProblemKind};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobRecord;
 use crate::model::job::state::State;
@@ -49,7 +49,7 @@ fn failed_job(job: &JobRecord, host: String) -> Problem {
     };
     let how = if job.state == State::Partial { "was partial" } else { "failed" };
     Problem {
-        kind: "failed-job",
+        kind: ProblemKind::FailedJob,
         host,
         source: String::new(),
         message: format!("{what} {how}: {}", job.error),
@@ -69,7 +69,7 @@ pub(super) fn failed_upgrades(facts: &Facts) -> Vec<Problem> {
         .filter_map(|job| {
             let what = if job.parameters.kind() == JobKind::Rollback { "rollback" } else { "upgrade" };
             Some(Problem {
-                kind: "failed-job",
+                kind: ProblemKind::FailedJob,
                 host: host_of(facts, job)?.name.clone(),
                 source: String::new(),
                 message: format!(

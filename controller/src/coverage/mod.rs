@@ -20,6 +20,7 @@ use std::collections::HashMap;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::v1::SourceKind;
+use strum::IntoStaticStr;
 
 use crate::catalog::binds::BindRecord;
 use crate::catalog::hosts::{AwaitedHost, HostRecord};
@@ -72,11 +73,55 @@ pub struct HostCoverage {
     pub last_backup_ms: i64,
 }
 
+/// What is wrong, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
+pub enum ProblemKind {
+    /// No host has joined.
+    NoHosts,
+    /// A host was given a token and has not joined.
+    AwaitedHost,
+    /// A host is not connected.
+    SilentHost,
+    RevokedHost,
+    /// An agent is connected, and its Engine does not answer it.
+    EngineUnreachable,
+    /// A source that no policy covers.
+    Unprotected,
+    /// A directory that a container mounts and no policy covers.
+    UnprotectedBind,
+    /// A policy names a volume that is not there.
+    MissingVolume,
+    PolicyMatchesNothing,
+    /// A source whose last snapshot is older than its policy promises.
+    Overdue,
+    FailedJob,
+    /// A source with snapshots that is not on its host any more.
+    VanishedSource,
+    /// A source of which less than a tenth is left.
+    ShrunkSource,
+    /// Snapshots of which the repository has lost something.
+    Damaged,
+    /// The repository is out of reach or suspended.
+    Repository,
+    /// Nothing is deleted until somebody has looked.
+    CollectionOff,
+    LoopFailing,
+    /// A host was refused something, because it has or does too much.
+    Quota,
+}
+
+impl ProblemKind {
+    /// As it travels: in kebab case.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// Something to be done by a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Error code.
-    pub kind: &'static str,
+    pub kind: ProblemKind,
     pub host: String,
     pub source: String,
     pub message: String,

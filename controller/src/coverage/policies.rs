@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_proto::v1::SourceKind;
 
-use super::{Facts, Problem};
+use super::{Facts, Problem, ProblemKind};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::sources::SourceRecord;
 use crate::policy::Policy;
@@ -43,7 +43,7 @@ pub(super) fn missing_volumes(
 fn missing_volume(host: &HostRecord, name: &str, policies: &[&str]) -> Problem {
     let noun = if policies.len() == 1 { "policy" } else { "policies" };
     Problem {
-        kind: "missing-volume",
+        kind: ProblemKind::MissingVolume,
         host: host.name.clone(),
         source: name.to_owned(),
         message: format!("volume {name} is not there; it is named by {noun} {}", policies.join(", ")),
@@ -81,12 +81,12 @@ pub(super) fn matching_nothing(facts: &Facts, named: &[Problem]) -> Vec<Problem>
 /// Whether a problem about a host says why the policy matches nothing there.
 fn explains(facts: &Facts, policy: &Policy, host: &HostRecord, problem: &Problem) -> bool {
     match problem.kind {
-        "vanished-source" => {
+        ProblemKind::VanishedSource => {
             volumes(facts, host).any(|source| source.name == problem.source && policy.wants(source))
         }
-        "missing-volume" => policy.volumes.promised().any(|name| name == problem.source),
+        ProblemKind::MissingVolume => policy.volumes.promised().any(|name| name == problem.source),
         // Nothing is known of its sources.
-        "silent-host" => host.last_seen_ms.is_none(),
+        ProblemKind::SilentHost => host.last_seen_ms.is_none(),
         _ => false,
     }
 }
@@ -94,7 +94,7 @@ fn explains(facts: &Facts, policy: &Policy, host: &HostRecord, problem: &Problem
 fn nothing(policy: &Policy, host: Option<&HostRecord>) -> Problem {
     let name = &policy.name;
     Problem {
-        kind: "policy-matches-nothing",
+        kind: ProblemKind::PolicyMatchesNothing,
         host: host.map(|host| host.name.clone()).unwrap_or_default(),
         source: String::new(),
         message: match host {

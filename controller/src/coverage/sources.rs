@@ -7,7 +7,7 @@ use holdfast_proto::v1::SourceKind;
 
 use super::kept::Kept;
 use super::words::{ago, counted, instant, noun, since};
-use super::{Facts, Problem};
+use super::{Facts, Problem, ProblemKind};
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
 use crate::catalog::snapshots::SnapshotRecord;
@@ -64,7 +64,7 @@ pub(super) fn naming<'f>(facts: &'f Facts, host: &'f HostRecord, path: &str) -> 
 pub(super) fn unprotected(host: &HostRecord, source: &SourceRecord) -> Problem {
     let flag = noun(source);
     Problem {
-        kind: "unprotected",
+        kind: ProblemKind::Unprotected,
         host: host.name.clone(),
         source: source.name.clone(),
         message: format!("no policy covers {flag} {}", source.name),
@@ -96,7 +96,7 @@ pub(super) fn overdue(
         return None;
     }
     Some(Problem {
-        kind: "overdue",
+        kind: ProblemKind::Overdue,
         host: host.name.clone(),
         source: name.to_owned(),
         message: match good_ms {
@@ -115,7 +115,7 @@ pub(super) fn vanished(facts: &Facts, kept: &Kept<'_>, host: &HostRecord, source
     let newest = ago(facts.now_ms - kept.newest_ms(source.id).unwrap_or(0));
     let snapshots = counted(kept.count(source.id), "snapshot");
     Problem {
-        kind: "vanished-source",
+        kind: ProblemKind::VanishedSource,
         host: host.name.clone(),
         source: source.name.clone(),
         message: format!(
@@ -144,7 +144,7 @@ pub(super) fn shrunk(kept: &Kept<'_>, host: &HostRecord, source: &SourceRecord) 
     let then = largest.extent?;
     let flag = noun(source);
     Some(Problem {
-        kind: "shrunk-source",
+        kind: ProblemKind::ShrunkSource,
         host: host.name.clone(),
         source: source.name.clone(),
         message: format!(

@@ -129,7 +129,7 @@ fn upgrade(host: &HostRecord, undo: bool, state: State, error: &str) -> JobRecor
     }
 }
 
-fn kinds(facts: &Facts) -> Vec<(&'static str, String)> {
+fn kinds(facts: &Facts) -> Vec<(ProblemKind, String)> {
     coverage(facts).problems.into_iter().map(|problem| (problem.kind, problem.source)).collect()
 }
 
@@ -142,9 +142,12 @@ fn what_no_policy_covers_is_found_and_leftovers_are_not_counted() {
     sources[2].anonymous = true;
     let mut facts = facts(vec![web], sources, vec![policy(NIGHTLY)]);
     facts.snapshots = vec![snapshot(&facts.sources[0], HOUR, false)];
-    assert_eq!(kinds(&facts), [("unprotected", "uploads".to_owned()), ("unprotected", "0a1b".to_owned())]);
+    assert_eq!(
+        kinds(&facts),
+        [(ProblemKind::Unprotected, "uploads".to_owned()), (ProblemKind::Unprotected, "0a1b".to_owned())]
+    );
     facts.sources[2].used = false;
-    assert_eq!(kinds(&facts), [("unprotected", "uploads".to_owned())]);
+    assert_eq!(kinds(&facts), [(ProblemKind::Unprotected, "uploads".to_owned())]);
     let line = &coverage(&facts).hosts[0];
     assert_eq!((line.sources, line.protected, line.overdue), (2, 1, 0));
     assert_eq!(line.last_backup_ms, NOW - HOUR);
@@ -182,13 +185,13 @@ fn silence_failure_and_a_policy_without_matches_are_problems() {
     assert_eq!(
         kinds(&facts),
         [
-            ("silent-host", String::new()),
-            ("silent-host", String::new()),
-            ("policy-matches-nothing", String::new())
+            (ProblemKind::SilentHost, String::new()),
+            (ProblemKind::SilentHost, String::new()),
+            (ProblemKind::PolicyMatchesNothing, String::new())
         ]
     );
     facts.hosts[0].revoked_ms = Some(1);
-    assert_eq!(kinds(&facts)[0].0, "revoked-host");
+    assert_eq!(kinds(&facts)[0].0, ProblemKind::RevokedHost);
     facts.hosts[0].retired_ms = Some(1);
     assert_eq!(coverage(&facts).hosts.len(), 1);
     assert_eq!(kinds(&facts).len(), 2);
@@ -202,7 +205,7 @@ fn a_failed_upgrade_is_told_of_until_one_goes_well() {
     facts.ended_upgrades = vec![failed.clone(), upgrade(&web, false, State::Succeeded, "")];
     let problems = coverage(&facts).problems;
     assert_eq!(problems.len(), 1);
-    assert_eq!((problems[0].kind, problems[0].host.as_str()), ("failed-job", "web-1"));
+    assert_eq!((problems[0].kind, problems[0].host.as_str()), (ProblemKind::FailedJob, "web-1"));
     assert_eq!(
         problems[0].message,
         "the last upgrade of container `db` failed: rolled back: it is unhealthy"
@@ -217,5 +220,5 @@ fn a_failed_upgrade_is_told_of_until_one_goes_well() {
     assert_eq!(coverage(&facts).problems, []);
     facts.ended_upgrades = vec![failed];
     facts.hosts[0].revoked_ms = Some(1);
-    assert_eq!(kinds(&facts), [("revoked-host", String::new())]);
+    assert_eq!(kinds(&facts), [(ProblemKind::RevokedHost, String::new())]);
 }

@@ -3,17 +3,17 @@
 use super::*;
 
 /// Kind, host and source of everything.
-fn places(facts: &Facts) -> Vec<(&'static str, String, String)> {
+fn places(facts: &Facts) -> Vec<(ProblemKind, String, String)> {
     coverage(facts).problems.into_iter().map(|t| (t.kind, t.host, t.source)).collect()
 }
 
-fn place(kind: &'static str, host: &str, source: &str) -> (&'static str, String, String) {
+fn place(kind: ProblemKind, host: &str, source: &str) -> (ProblemKind, String, String) {
     (kind, host.to_owned(), source.to_owned())
 }
 
-fn hint(facts: &Facts, kind: &str) -> String {
+fn hint(facts: &Facts, kind: ProblemKind) -> String {
     let found = coverage(facts).problems.into_iter().find(|problem| problem.kind == kind);
-    found.unwrap_or_else(|| panic!("no {kind}")).hint
+    found.unwrap_or_else(|| panic!("no {kind:?}")).hint
 }
 
 fn bind(host: &HostRecord, path: &str, read_only: bool) -> BindRecord {
@@ -48,22 +48,22 @@ fn h06_volumes_that_vanished_are_named_until_each_is_retired() {
     assert_eq!(
         places(&facts),
         [
-            place("vanished-source", "web-1", "db_a"),
-            place("vanished-source", "web-1", "db_b"),
-            place("policy-matches-nothing", "", "")
+            place(ProblemKind::VanishedSource, "web-1", "db_a"),
+            place(ProblemKind::VanishedSource, "web-1", "db_b"),
+            place(ProblemKind::PolicyMatchesNothing, "", "")
         ]
     );
     assert_eq!(
-        hint(&facts, "vanished-source"),
+        hint(&facts, ProblemKind::VanishedSource),
         "holdfast restore volume web-1/db_a@latest --host web-1 --as db_a; \
          if it was removed on purpose: holdfast source retire web-1/db_a"
     );
     let line = &coverage(&facts).hosts[0];
     assert_eq!((line.sources, line.missing, line.last_backup_ms), (0, 2, NOW - HOUR));
     facts.sources[0].retired_ms = Some(NOW);
-    assert_eq!(places(&facts)[0], place("vanished-source", "web-1", "db_b"));
+    assert_eq!(places(&facts)[0], place(ProblemKind::VanishedSource, "web-1", "db_b"));
     facts.sources[1].retired_ms = Some(NOW);
-    assert_eq!(places(&facts), [place("policy-matches-nothing", "", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::PolicyMatchesNothing, "", "")]);
     facts.policies.clear();
     assert_eq!(places(&facts), []);
 }
@@ -84,7 +84,7 @@ fn h06_a_named_volume_that_is_missing_is_named_and_a_glob_promises_nothing() {
         policy(&NIGHTLY.replace("'db_*'", "'db_a'")),
     ];
     facts.policies[1].policy.name = "hourly".to_owned();
-    assert_eq!(places(&facts), [place("missing-volume", "web-1", "logs")]);
+    assert_eq!(places(&facts), [place(ProblemKind::MissingVolume, "web-1", "logs")]);
     let message = &coverage(&facts).problems[0].message;
     assert_eq!(message, "volume logs is not there; it is named by policy nightly");
     // Had and backed up, it is vanished; had and not backed up, it is missing;
@@ -93,9 +93,9 @@ fn h06_a_named_volume_that_is_missing_is_named_and_a_glob_promises_nothing() {
     let mut logs = volume(&web, "logs");
     logs.gone_ms = Some(NOW - HOUR);
     facts.sources.push(logs);
-    assert_eq!(places(&facts), [place("missing-volume", "web-1", "logs")]);
+    assert_eq!(places(&facts), [place(ProblemKind::MissingVolume, "web-1", "logs")]);
     facts.snapshots.push(snapshot(&facts.sources[2], 2 * HOUR, false));
-    assert_eq!(places(&facts), [place("vanished-source", "web-1", "logs")]);
+    assert_eq!(places(&facts), [place(ProblemKind::VanishedSource, "web-1", "logs")]);
     facts.sources[2].retired_ms = Some(NOW);
     assert_eq!(places(&facts), []);
     // Of a host that was never seen nothing is known.
@@ -104,7 +104,10 @@ fn h06_a_named_volume_that_is_missing_is_named_and_a_glob_promises_nothing() {
     facts.hosts[0].last_seen_ms = None;
     facts.connected.clear();
     let kinds: Vec<_> = places(&facts).into_iter().map(|(kind, _, _)| kind).collect();
-    assert_eq!(kinds, ["silent-host", "policy-matches-nothing", "policy-matches-nothing"]);
+    assert_eq!(
+        kinds,
+        [ProblemKind::SilentHost, ProblemKind::PolicyMatchesNothing, ProblemKind::PolicyMatchesNothing]
+    );
 }
 
 #[test]
@@ -114,14 +117,14 @@ fn h06_a_host_that_was_never_seen_is_named_at_once() {
     new.joined_ms = NOW;
     new.last_seen_ms = None;
     facts.hosts.push(new);
-    assert_eq!(places(&facts), [place("silent-host", "web-2", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::SilentHost, "web-2", "")]);
     // Seen, it has five minutes to come back.
     facts.hosts[1].last_seen_ms = Some(NOW - 4 * 60_000);
     assert_eq!(places(&facts), []);
     facts.hosts[1].last_seen_ms = Some(NOW - 5 * 60_000);
-    assert_eq!(places(&facts), [place("silent-host", "web-2", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::SilentHost, "web-2", "")]);
     assert_eq!(
-        hint(&facts, "silent-host"),
+        hint(&facts, ProblemKind::SilentHost),
         "on the host: systemctl status holdfast-agent; if it is given up: holdfast host retire web-2"
     );
 }
@@ -132,20 +135,23 @@ fn h06_a_host_is_awaited_from_its_token_until_it_joins_or_is_retired() {
     let mut facts = protected();
     facts.awaited = vec![token("web-1"), token("web-2")];
     // The first is a host, and the token one to join again with.
-    assert_eq!(places(&facts), [place("awaited-host", "web-2", "")]);
-    assert!(hint(&facts, "awaited-host").ends_with("holdfast host retire web-2"));
+    assert_eq!(places(&facts), [place(ProblemKind::AwaitedHost, "web-2", "")]);
+    assert!(hint(&facts, ProblemKind::AwaitedHost).ends_with("holdfast host retire web-2"));
     facts.hosts[0].revoked_ms = Some(NOW);
-    assert_eq!(places(&facts)[1], place("revoked-host", "web-1", ""));
+    assert_eq!(places(&facts)[1], place(ProblemKind::RevokedHost, "web-1", ""));
     facts.hosts[0].retired_ms = Some(NOW);
-    assert_eq!(places(&facts)[0], place("awaited-host", "web-1", ""));
+    assert_eq!(places(&facts)[0], place(ProblemKind::AwaitedHost, "web-1", ""));
     // By a policy it is awaited, too, unless it was given up.
     facts.awaited.clear();
     facts.policies = vec![policy(&format!("hosts = ['web-1', 'web-3']\n{NIGHTLY}"))];
-    assert_eq!(places(&facts), [place("awaited-host", "web-3", ""), place("policy-matches-nothing", "", "")]);
+    assert_eq!(
+        places(&facts),
+        [place(ProblemKind::AwaitedHost, "web-3", ""), place(ProblemKind::PolicyMatchesNothing, "", "")]
+    );
     facts.policies.clear();
     assert_eq!(places(&facts), []);
     facts.hosts.clear();
-    assert_eq!(places(&facts), [place("no-hosts", "", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::NoHosts, "", "")]);
 }
 
 #[test]
@@ -159,7 +165,7 @@ fn h06_a_revoked_host_is_one_trouble_until_it_is_retired() {
     facts.sources[0].gone_ms = Some(NOW);
     facts.snapshots[1].created_ms = NOW - 100 * HOUR;
     facts.connected = vec![facts.hosts[1].id];
-    assert_eq!(places(&facts), [place("revoked-host", "web-1", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::RevokedHost, "web-1", "")]);
 }
 
 #[test]
@@ -167,7 +173,7 @@ fn an_engine_that_does_not_answer_is_named() {
     let mut facts = protected();
     let agent = holdfast_proto::v1::Agent { engine_problem: "no such file".to_owned(), ..Default::default() };
     facts.hosts[0].agent = Some(agent);
-    assert_eq!(places(&facts), [place("engine-unreachable", "web-1", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::EngineUnreachable, "web-1", "")]);
 }
 
 #[test]
@@ -178,13 +184,13 @@ fn h06_a_policy_that_matches_nothing_on_a_host_it_names_is_named() {
     facts.connected = facts.hosts.iter().map(|host| host.id).collect();
     assert_eq!(places(&facts), [], "a host that no policy names may have nothing");
     facts.policies = vec![policy(&both)];
-    assert_eq!(places(&facts), [place("policy-matches-nothing", "db-1", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::PolicyMatchesNothing, "db-1", "")]);
     // Where what it misses is named, that is enough.
     let mut lost = volume(&facts.hosts[1], "db_c");
     lost.gone_ms = Some(NOW);
     facts.snapshots.push(snapshot(&lost, HOUR, false));
     facts.sources.push(lost);
-    assert_eq!(places(&facts), [place("vanished-source", "db-1", "db_c")]);
+    assert_eq!(places(&facts), [place(ProblemKind::VanishedSource, "db-1", "db_c")]);
 }
 
 #[test]
@@ -205,7 +211,7 @@ fn h06_a_source_that_shrank_is_named_while_the_rest_is_kept_or_until_it_is_accep
     };
     assert_eq!(judged(vec![sized(1, 100, 1000), sized(2, 10, 100)]), None, "a tenth is left");
     let (kind, message) = judged(vec![sized(1, 100, 1000), sized(2, 9, 1000)]).expect("named");
-    assert_eq!(kind, "shrunk-source");
+    assert_eq!(kind, ProblemKind::ShrunkSource);
     assert!(message.ends_with("in the last snapshot, 100 entries and 1000 B in snapshot 1"), "{message}");
     assert!(judged(vec![sized(1, 100, 1000), sized(2, 100, 99)]).is_some());
     // Further snapshots of what is left do not end it, a large one does.
@@ -243,9 +249,12 @@ fn h06_a_bind_that_no_policy_covers_is_named_unless_it_holds_no_data() {
     facts.binds.extend([bind(&web, "/srv/site", true), bind(&web, "/etc/app", false)]);
     assert_eq!(
         places(&facts),
-        [place("unprotected-bind", "web-1", "/srv/site"), place("unprotected-bind", "web-1", "/etc/app")]
+        [
+            place(ProblemKind::UnprotectedBind, "web-1", "/srv/site"),
+            place(ProblemKind::UnprotectedBind, "web-1", "/etc/app")
+        ]
     );
-    assert!(hint(&facts, "unprotected-bind").ends_with("holdfast source retire web-1//srv/site"));
+    assert!(hint(&facts, ProblemKind::UnprotectedBind).ends_with("holdfast source retire web-1//srv/site"));
     // A policy may cover it from above, but not by the beginning of its name.
     let with = |directory: &str| policy(&format!("directories = ['{directory}']\n{NIGHTLY}"));
     facts.snapshots.push(snapshot(&facts.sources[0], HOUR, false));
@@ -254,7 +263,7 @@ fn h06_a_bind_that_no_policy_covers_is_named_unless_it_holds_no_data() {
     assert_eq!(places(&facts).len(), 2);
     facts.policies = vec![with("/srv")];
     facts.policies[0].since_ms = NOW;
-    assert_eq!(places(&facts), [place("unprotected-bind", "web-1", "/etc/app")]);
+    assert_eq!(places(&facts), [place(ProblemKind::UnprotectedBind, "web-1", "/etc/app")]);
     facts.binds.last_mut().expect("one").retired_ms = Some(NOW);
     assert_eq!(places(&facts), []);
 }
@@ -263,7 +272,7 @@ fn h06_a_bind_that_no_policy_covers_is_named_unless_it_holds_no_data() {
 fn h06_a_directory_that_no_job_ever_asked_for_becomes_overdue() {
     let mut facts = protected();
     facts.policies.push(policy("name = 'files'\ndirectories = ['/srv']\n[schedule]\ncron = '0 2 * * *'\n"));
-    assert_eq!(places(&facts), [place("overdue", "web-1", "/srv")]);
+    assert_eq!(places(&facts), [place(ProblemKind::Overdue, "web-1", "/srv")]);
     assert_eq!(coverage(&facts).hosts[0].sources, 3);
     facts.hosts[0].joined_ms = NOW - HOUR;
     assert_eq!(places(&facts), [], "the host is there for an hour");
@@ -279,19 +288,22 @@ fn h06_a_job_that_missed_what_was_given_up_since_is_told_of_no_more() {
     job.result.missing_sources = vec!["db_a".to_owned()];
     facts.latest_backups = vec![job];
     facts.sources[0].gone_ms = Some(NOW);
-    assert_eq!(places(&facts), [place("vanished-source", "web-1", "db_a"), place("failed-job", "web-1", "")]);
+    assert_eq!(
+        places(&facts),
+        [place(ProblemKind::VanishedSource, "web-1", "db_a"), place(ProblemKind::FailedJob, "web-1", "")]
+    );
     facts.sources[0].retired_ms = Some(NOW);
     assert_eq!(places(&facts), []);
     // There again, it was missed that night all the same.
     facts.sources[0].gone_ms = None;
     facts.sources[0].retired_ms = None;
-    assert_eq!(places(&facts), [place("failed-job", "web-1", "")]);
+    assert_eq!(places(&facts), [place(ProblemKind::FailedJob, "web-1", "")]);
 }
 
 #[test]
 fn h07_what_was_noted_under_a_clock_that_was_ahead_excuses_nothing() {
     let year = 365 * 24 * HOUR;
-    let kinds = |facts: &Facts| -> Vec<&'static str> {
+    let kinds = |facts: &Facts| -> Vec<ProblemKind> {
         coverage(facts).problems.into_iter().map(|problem| problem.kind).collect()
     };
     let nightly = "name = 'nightly'\nvolumes = ['*']\n[schedule]\ncron = '0 3 * * *'\nzone = 'UTC'";
@@ -299,10 +311,10 @@ fn h07_what_was_noted_under_a_clock_that_was_ahead_excuses_nothing() {
     let mut data = volume(&web, "data");
     data.first_seen_ms = NOW + year;
     let mut seen = facts(vec![web.clone()], vec![data.clone()], vec![policy(nightly)]);
-    assert_eq!(kinds(&seen), ["overdue"], "the source was first seen then");
+    assert_eq!(kinds(&seen), [ProblemKind::Overdue], "the source was first seen then");
     seen.sources[0].first_seen_ms = NOW - 500 * HOUR;
     seen.policies[0].since_ms = NOW + year;
-    assert_eq!(kinds(&seen), ["overdue"], "the policy was applied then");
+    assert_eq!(kinds(&seen), [ProblemKind::Overdue], "the policy was applied then");
     // A clock that was set back by a second is no clock that was wrong.
     seen.policies[0].since_ms = NOW + 1000;
     assert!(kinds(&seen).is_empty());
@@ -312,7 +324,7 @@ fn h07_what_was_noted_under_a_clock_that_was_ahead_excuses_nothing() {
     away.hosts[0].last_seen_ms = Some(NOW + 1000);
     assert!(kinds(&away).is_empty());
     away.hosts[0].last_seen_ms = Some(NOW + year);
-    assert_eq!(kinds(&away), ["silent-host"], "it was seen then for the last time");
+    assert_eq!(kinds(&away), [ProblemKind::SilentHost], "it was seen then for the last time");
 }
 
 #[test]
@@ -323,12 +335,12 @@ fn h07_a_snapshot_of_the_future_does_not_stand_for_the_nights_since() {
     data.first_seen_ms = NOW - 500 * HOUR;
     let mut seen = facts(vec![web], vec![data.clone()], vec![policy(nightly)]);
     seen.snapshots = vec![snapshot(&data, -365 * 24 * HOUR, false)];
-    let kinds = |facts: &Facts| -> Vec<&'static str> {
+    let kinds = |facts: &Facts| -> Vec<ProblemKind> {
         coverage(facts).problems.into_iter().map(|problem| problem.kind).collect()
     };
-    assert_eq!(kinds(&seen), ["overdue"]);
+    assert_eq!(kinds(&seen), [ProblemKind::Overdue]);
     seen.snapshots.push(snapshot(&data, HOUR, false));
-    assert_eq!(kinds(&seen), [""; 0], "one of last night does");
+    assert!(kinds(&seen).is_empty(), "one of last night does");
 }
 
 #[test]

@@ -112,7 +112,7 @@ proptest! {
             let kept = facts.snapshots.iter().any(|snapshot| snapshot.id.source == source.id);
             let missed = host.revoked_ms.is_none() && source.gone_ms.is_some()
                 && source.retired_ms.is_none() && kept;
-            let vanished = about.iter().filter(|problem| problem.kind == "vanished-source").count();
+            let vanished = about.iter().filter(|problem| problem.kind == ProblemKind::VanishedSource).count();
             prop_assert_eq!(vanished, usize::from(missed), "{:?}", about);
             if source.retired_ms.is_some() || host.retired_ms.is_some() {
                 prop_assert_eq!(about, vec![]);
@@ -120,7 +120,7 @@ proptest! {
         }
         for host in &facts.hosts {
             let problems = all.iter().filter(|problem| {
-                problem.host == host.name && matches!(problem.kind, "silent-host" | "revoked-host")
+                problem.host == host.name && matches!(problem.kind, ProblemKind::SilentHost | ProblemKind::RevokedHost)
             });
             let away = host.retired_ms.is_none()
                 && (host.revoked_ms.is_some() || !facts.connected.contains(&host.id));
@@ -158,7 +158,7 @@ proptest! {
         facts.sources[index].gone_ms = Some(NOW);
         let after = coverage(&facts).problems;
         let about = |problem: &&Problem| {
-            problem.host == host.name && (problem.source == source.name || problem.kind == "revoked-host")
+            problem.host == host.name && (problem.source == source.name || problem.kind == ProblemKind::RevokedHost)
         };
         prop_assert!(after.iter().any(|problem| about(&problem)), "its source went: {:?}", after);
 
@@ -168,7 +168,7 @@ proptest! {
         seen.last_seen_ms = seen.last_seen_ms.map(|_| NOW - HOUR);
         let after = coverage(&facts).problems;
         let named = |problem: &Problem| {
-            problem.host == host.name && matches!(problem.kind, "silent-host" | "revoked-host")
+            problem.host == host.name && matches!(problem.kind, ProblemKind::SilentHost | ProblemKind::RevokedHost)
         };
         prop_assert!(after.iter().any(named), "the host went: {:?}", after);
 
@@ -177,7 +177,7 @@ proptest! {
         let after = coverage(&facts).problems;
         prop_assert!(
             !counted || host.revoked_ms.is_some()
-                || after.iter().any(|problem| problem.kind == "unprotected" && problem.source == source.name),
+                || after.iter().any(|problem| problem.kind == ProblemKind::Unprotected && problem.source == source.name),
             "its policy went: {:?}", after
         );
     }
