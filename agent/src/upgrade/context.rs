@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
+use holdfast_proto::v1::{self, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::allow::Allow;
@@ -20,7 +20,7 @@ use crate::spec::Specs;
 use super::failure::{plan_failure, reason};
 use super::handover::{Own, UpgradeOwner};
 use super::plan::{self, PlanContext, Planned};
-use super::record::{Record, Store};
+use super::record::{Record, State, Store};
 use super::run::{UpgradeJob, UpgradeRun, event, failed, finished};
 use super::{FIRST_PAUSE, Failure, RunRequest, forward};
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
+use holdfast_proto::v1::{self, upgrade_event::Event};
 use serde_json::Value;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
@@ -31,7 +31,9 @@ use crate::spec::{Spec, Specs, no_restart};
 use super::guards::writable_layer;
 use super::plan::Planned;
 use super::plan::stops::recreated;
-use super::record::{Identities, Member, NEW_INFIX, OLD_INFIX, Record, Recreation, Source};
+use super::record::{
+    Identities, Member, NEW_INFIX, OLD_INFIX, Record, Recreation, Source, SourceKind, State,
+};
 use super::rollback::Problems;
 use super::{Failure, RunRequest, UpgradeRun, gate, populate_guard};
 
@@ -69,7 +71,7 @@ pub(super) fn record(request: &RunRequest, planned: &Planned, recreations: &Hash
         }
     });
     let sources = planned.sources.iter().zip(&planned.wire.sources).map(|(source, wire)| Source {
-        kind: wire.kind,
+        kind: source.kind(),
         name: wire.name.clone(),
         target: source.target.clone(),
         path: source.path.clone(),
@@ -297,8 +299,7 @@ impl UpgradeRun<'_> {
 
     /// Does this to every volume the upgrade keeps, whatever comes of the others.
     pub(super) async fn placeholders(&self, act: fn(&Path) -> io::Result<()>) -> Result<(), Failure> {
-        let volume = i32::from(v1::SourceKind::Volume);
-        let volumes = self.record.sources.iter().filter(|source| source.kind == volume);
+        let volumes = self.record.sources.iter().filter(|source| source.kind == SourceKind::Volume);
         let paths: Vec<PathBuf> = volumes.map(|source| source.path.clone()).collect();
         let done = blocking(move || {
             let done: Vec<_> =
@@ -521,12 +522,11 @@ impl UpgradeRun<'_> {
     /// Running containers that could write to the data and are no members, in
     /// their old or new form.
     pub(super) async fn external_writers(&self) -> Result<Vec<Container>, Failure> {
-        let volume = i32::from(v1::SourceKind::Volume);
         let places: Vec<Place> = self
             .record
             .sources
             .iter()
-            .map(|source| match source.kind == volume {
+            .map(|source| match source.kind == SourceKind::Volume {
                 true => Place::Volume { name: source.name.clone(), path: source.path.clone() },
                 false => Place::Directory { path: source.path.clone() },
             })

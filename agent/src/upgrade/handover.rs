@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{UpgradeState as State, upgrade_event::Event};
+use holdfast_proto::v1::upgrade_event::Event;
 use serde_json::{Value, json};
 
 use crate::cancel::Cancel;
@@ -43,7 +43,7 @@ use crate::resume::blocking;
 use crate::spec::{Spec, create, no_restart};
 
 use super::forward::{since, suffix};
-use super::record::{Helper, Record};
+use super::record::{Helper, Record, State};
 use super::{Context, FIRST_PAUSE, Failure, UpgradeError, UpgradeRun, Upgrades};
 
 /// A helper that has not begun after this long is given up: nothing was

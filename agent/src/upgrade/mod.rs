@@ -39,7 +39,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, Stream};
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
+use holdfast_proto::v1::{self, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::allow::{Allow, Right};
@@ -54,7 +54,7 @@ pub use self::failure::Failure;
 use self::failure::plan_failure;
 pub use self::handover::Own;
 use self::plan::{PlanError, PlanRequest, Planned};
-use self::record::{Record, Store, StoreError};
+use self::record::{Record, State, Store, StoreError};
 use self::requested_rollback::RollbackOptions;
 use self::run::{UpgradeRun, end, event, failed};
 

@@ -10,6 +10,8 @@
 //! One file an upgrade, replaced by a rename; it holds the container's
 //! environment and is readable by root alone.
 
+mod state;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -19,7 +21,7 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, UpgradeState as State};
+use holdfast_proto::v1;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +30,8 @@ use crate::clocks::{Moment, now_unix_ms};
 use crate::clone::Identity;
 use crate::spec::Spec;
 
+pub use self::state::{SourceKind, State};
+
 /// Upgrades that are over and are still listed.
 const KEPT: usize = 100;
 
@@ -35,8 +39,7 @@ const KEPT: usize = 100;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     pub job: JobId,
-    /// Number of the wire's enumeration.
-    state: i32,
+    state: State,
     pub from_image: String,
     pub from_image_id: String,
     pub to_image: String,
@@ -206,8 +209,7 @@ pub struct Recreation {
 /// Data that is cloned while it is quiesced.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Source {
-    /// Number of the wire's enumeration.
-    pub kind: i32,
+    pub kind: SourceKind,
     pub name: String,
     pub target: String,
     pub path: PathBuf,
@@ -249,7 +251,7 @@ pub enum Probe {
 /// A line of the upgrade's event log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Step {
-    pub state: i32,
+    pub state: State,
     pub text: String,
     pub unix_ms: i64,
 }
@@ -281,7 +283,7 @@ impl Record {
     pub fn new(job: JobId, members: Vec<Member>, options: Options) -> Self {
         Self {
             job,
-            state: State::Preparing.into(),
+            state: State::Preparing,
             from_image: String::new(),
             from_image_id: String::new(),
             to_image: String::new(),
@@ -308,11 +310,11 @@ impl Record {
     }
 
     pub fn state(&self) -> State {
-        State::try_from(self.state).unwrap_or(State::Unspecified)
+        self.state
     }
 
     pub fn set_state(&mut self, state: State) {
-        self.state = state.into();
+        self.state = state;
     }
 
     /// Nothing is to be done for it any more.
@@ -400,7 +402,7 @@ impl Record {
             matches!(self.state(), State::Committed | State::Committing | State::AwaitingRollbackSnapshot);
         v1::Upgrade {
             job_id: self.job.to_string(),
-            state: self.state,
+            state: v1::UpgradeState::from(self.state).into(),
             container_name: target.name.clone(),
             from_image: self.from_image.clone(),
             from_image_id: self.from_image_id.clone(),
@@ -427,7 +429,7 @@ impl Record {
 impl Source {
     pub fn wire(&self) -> v1::UpgradeSource {
         v1::UpgradeSource {
-            kind: self.kind,
+            kind: v1::SourceKind::from(self.kind).into(),
             name: self.name.clone(),
             target: self.target.clone(),
             size_bytes: self.size_bytes,
@@ -439,7 +441,11 @@ impl Source {
 
 impl Step {
     pub fn wire(&self) -> v1::UpgradeStep {
-        v1::UpgradeStep { state: self.state, text: self.text.clone(), unix_ms: self.unix_ms }
+        v1::UpgradeStep {
+            state: v1::UpgradeState::from(self.state).into(),
+            text: self.text.clone(),
+            unix_ms: self.unix_ms,
+        }
     }
 }
 

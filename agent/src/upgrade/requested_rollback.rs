@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
+use holdfast_proto::v1::{self, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::clocks::now_unix_ms;
@@ -26,7 +26,7 @@ use super::context::Context;
 use super::forward::{cancelled, since};
 use super::guards::{counted, writable_layer};
 use super::handover::{Own, UpgradeOwner};
-use super::record::{QuiescedForRollback, QuiescedMember, Record, Source};
+use super::record::{QuiescedForRollback, QuiescedMember, Record, Source, State};
 use super::rollback::Problems;
 use super::run::{Ending, UpgradeJob, UpgradeRun, failed};
 

@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::UpgradeState as State;
 use serde_json::Value;
 
 use crate::clone;
@@ -18,7 +17,7 @@ use crate::resume::blocking;
 use crate::spec::no_restart;
 
 use super::forward::since;
-use super::record::Member;
+use super::record::{Member, State};
 use super::{Failure, UpgradeRun, populate_guard};
 
 /// How long the old container's health is waited for; it stays in any case.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, UpgradeState as State, upgrade_event::Event};
+use holdfast_proto::v1::{self, upgrade_event::Event};
 
 use crate::resume::blocking;
 use crate::snapshot::Job;
 
 use super::context::Context;
-use super::record::Record;
+use super::record::{Record, State};
 use super::{FIRST_PAUSE, Failure, LONGEST_PAUSE};
 
 /// Attempts to bring something to its end, after which it is said that they

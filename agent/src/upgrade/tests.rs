@@ -184,7 +184,7 @@ async fn h10_a_clock_ahead_for_one_pass_takes_no_way_back() {
     let now = upgrades.context.clocks.now();
     let ahead = Moment { unix_ms: now.unix_ms + 30 * 24 * 3_600_000, ..now };
     upgrades.context.end_grace(ahead).await;
-    assert_eq!(upgrades.list(&name, None)[0].state(), State::Committed);
+    assert_eq!(upgrades.list(&name, None)[0].state(), v1::UpgradeState::Committed);
     assert_eq!(host.inspect(&old, "{{.State.Status}}"), "exited");
     upgrades.context.end_grace(now).await;
     // As does the agent that comes after the reboot.
@@ -216,10 +216,10 @@ async fn h10_the_way_back_ends_when_its_time_is_over_by_both_clocks() {
     };
     for not_yet in [later(3_700_000, 3_500_000), later(3_500_000, 3_700_000)] {
         upgrades.context.end_grace(not_yet).await;
-        assert_eq!(upgrades.list(&name, None)[0].state(), State::Committed, "{not_yet:?}");
+        assert_eq!(upgrades.list(&name, None)[0].state(), v1::UpgradeState::Committed, "{not_yet:?}");
     }
     upgrades.context.end_grace(later(3_700_000, 3_700_000)).await;
-    assert_eq!(upgrades.list(&name, None)[0].state(), State::Finished);
+    assert_eq!(upgrades.list(&name, None)[0].state(), v1::UpgradeState::Finished);
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn u03_u04_what_fails_is_taken_back_with_its_data() {
     let left =
         host.scene.docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &format!("name={name}")]);
     assert_eq!(left, name);
-    assert_eq!(upgrades.list(&name, None)[0].state(), State::RolledBack);
+    assert_eq!(upgrades.list(&name, None)[0].state(), v1::UpgradeState::RolledBack);
 }
 
 #[tokio::test]
@@ -373,7 +373,7 @@ async fn a_rollback_without_old_container_and_image_is_refused_and_touches_nothi
     assert_eq!(host.inspect(&name, "{{.Id}} {{.State.Status}}"), format!("{new} running"));
     assert_eq!(files(&data), before);
     let committed = upgrades.commit(&name).await.unwrap();
-    assert_eq!(committed.state(), State::Finished);
+    assert_eq!(committed.state(), v1::UpgradeState::Finished);
     assert_eq!(files(&data), before);
     assert_eq!(std::fs::read_dir(data.parent().unwrap()).unwrap().count(), 1, "a clone is left");
 }
@@ -398,7 +398,7 @@ async fn an_old_container_that_was_pruned_is_made_again() {
     while let Some(event) = events.next().await {
         match event.event.unwrap() {
             Event::Stopped(stopped) => assert!(upgrades.proceed(job, 1, stopped.until_unix_ms).unwrap()),
-            Event::Step(step) if step.state() == State::Gating => {
+            Event::Step(step) if step.state() == v1::UpgradeState::Gating => {
                 let removed = std::process::Command::new("docker").args(["rm", &old]).output().unwrap();
                 drop(removed);
             }
@@ -477,7 +477,7 @@ async fn a_rollback_waits_stopped_for_the_snapshot_and_resumes_without_it() {
                         "exited no"
                     );
                 }
-                assert_eq!(upgrades.list(&name, None)[0].state(), State::AwaitingRollbackSnapshot);
+                assert_eq!(upgrades.list(&name, None)[0].state(), v1::UpgradeState::AwaitingRollbackSnapshot);
                 rested = true;
             }
             Event::Step(_) => {}
@@ -487,7 +487,7 @@ async fn a_rollback_waits_stopped_for_the_snapshot_and_resumes_without_it() {
     let finished = last.unwrap();
     assert!(rested && !finished.rolled_back, "{finished:?}");
     assert_eq!(finished.error_code, "abandoned");
-    assert_eq!(upgrades.list(&name, None)[0].state(), State::Committed);
+    assert_eq!(upgrades.list(&name, None)[0].state(), v1::UpgradeState::Committed);
     let state = "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}";
     assert_eq!(host.inspect(&new, state), "running unless-stopped");
     assert_eq!(host.inspect(&old, state), "running no");
@@ -538,7 +538,7 @@ async fn what_a_dead_agent_left_stopped_for_a_rollback_runs_again() {
     assert_eq!(successor.recover(Duration::from_secs(120)).await, Vec::<String>::new());
     let state = "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}";
     assert_eq!(host.inspect(&new, state), "running unless-stopped");
-    assert_eq!(successor.list(&name, None)[0].state(), State::Committed);
+    assert_eq!(successor.list(&name, None)[0].state(), v1::UpgradeState::Committed);
     // And it can be undone then, by the same job.
     let mut events = Box::pin(successor.roll_back(&name, undo, true).unwrap());
     let mut last = None;

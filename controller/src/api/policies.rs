@@ -26,7 +26,6 @@ use crate::jobs::Jobs;
 use crate::loops::retention::{committed, plan_sources};
 use crate::model::job::state::State;
 use crate::operations::names;
-use crate::policy::definition::consistency_name;
 use crate::policy::{self, LabelMatch, Policy};
 use crate::schedule::jitter::jitter;
 
@@ -139,7 +138,7 @@ impl PolicyApi {
             hosts: hosts.names.texts(),
             volumes: volumes.include.texts(),
             volume_labels: labels(&volumes.labels),
-            consistency: consistency_name(*consistency).to_owned(),
+            consistency: consistency.as_str().to_owned(),
             keep_last: keep_last.unwrap_or(0),
             next_fire_unix_ms: next.map_or(0, |fire| fire.at.timestamp_millis()),
             last_fire_unix_ms: catalog.last_fire(name, now).await?.unwrap_or(0),

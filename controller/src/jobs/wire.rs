@@ -1,10 +1,128 @@
 //! Jobs as operators see them: the row, its sources, and what is in memory.
 
 use holdfast_archive::snapshot::Stats;
+use holdfast_proto::v1::probe::Kind;
 use holdfast_proto::v1::{self, JobChild, JobSource, SnapshotStats};
 
 use super::progress::Live;
 use crate::catalog::jobs::JobRecord;
+use crate::model::job::parameters::{Probe, UpgradeOptions, UpgradeParameters};
+use crate::policy::{Consistency, NestedMounts, TornPolicy};
+
+impl From<Consistency> for v1::Consistency {
+    fn from(consistency: Consistency) -> Self {
+        match consistency {
+            Consistency::None => Self::None,
+            Consistency::Pause => Self::Pause,
+            Consistency::Stop => Self::Stop,
+        }
+    }
+}
+
+/// `None`: left to whoever reads it.
+pub fn consistency(wire: v1::Consistency) -> Option<Consistency> {
+    match wire {
+        v1::Consistency::Unspecified => None,
+        v1::Consistency::None => Some(Consistency::None),
+        v1::Consistency::Pause => Some(Consistency::Pause),
+        v1::Consistency::Stop => Some(Consistency::Stop),
+    }
+}
+
+impl From<TornPolicy> for v1::TornPolicy {
+    fn from(torn: TornPolicy) -> Self {
+        match torn {
+            TornPolicy::Accept => Self::Accept,
+            TornPolicy::Fail => Self::Fail,
+        }
+    }
+}
+
+impl From<NestedMounts> for v1::NestedMounts {
+    fn from(nested: NestedMounts) -> Self {
+        match nested {
+            NestedMounts::Partial => Self::Partial,
+            NestedMounts::LeaveOut => Self::LeaveOut,
+        }
+    }
+}
+
+/// `None`: left to whoever reads it.
+pub fn nested_mounts(wire: v1::NestedMounts) -> Option<NestedMounts> {
+    match wire {
+        v1::NestedMounts::Unspecified => None,
+        v1::NestedMounts::Partial => Some(NestedMounts::Partial),
+        v1::NestedMounts::LeaveOut => Some(NestedMounts::LeaveOut),
+    }
+}
+
+/// What a request for an upgrade makes of a job. Quiesced by pausing unless
+/// something else is asked for.
+pub fn upgrade_parameters(
+    request: &v1::PlanUpgradeRequest,
+    plan_id: &str,
+    consistency: Option<Consistency>,
+) -> UpgradeParameters {
+    let v1::PlanUpgradeRequest { container, image, pull, options } = request;
+    UpgradeParameters {
+        container: container.clone(),
+        image: image.clone(),
+        pull: *pull,
+        options: upgrade_options(options.clone().unwrap_or_default()),
+        plan_id: plan_id.to_owned(),
+        consistency: consistency.unwrap_or(Consistency::Pause),
+    }
+}
+
+fn upgrade_options(options: v1::UpgradeOptions) -> UpgradeOptions {
+    let v1::UpgradeOptions {
+        health_timeout_seconds,
+        steady_seconds,
+        probe,
+        grace_seconds,
+        stopped_seconds,
+        allow_loss,
+    } = options;
+    let probe = probe.and_then(|probe| probe.kind).map(|kind| match kind {
+        Kind::Command(command) => Probe::Command(command.argv),
+        Kind::TcpPort(port) => Probe::Tcp(port),
+        Kind::Http(v1::ProbeHttp { port, path }) => Probe::Http { port, path },
+    });
+    UpgradeOptions {
+        health_timeout_seconds,
+        steady_seconds,
+        probe,
+        grace_seconds,
+        stopped_seconds,
+        allow_loss,
+    }
+}
+
+impl From<UpgradeOptions> for v1::UpgradeOptions {
+    fn from(options: UpgradeOptions) -> Self {
+        let UpgradeOptions {
+            health_timeout_seconds,
+            steady_seconds,
+            probe,
+            grace_seconds,
+            stopped_seconds,
+            allow_loss,
+        } = options;
+        let kind = |probe| match probe {
+            Probe::Command(argv) => Kind::Command(v1::ProbeCommand { argv }),
+            Probe::Tcp(port) => Kind::TcpPort(port),
+            Probe::Http { port, path } => Kind::Http(v1::ProbeHttp { port, path }),
+        };
+        Self {
+            health_timeout_seconds,
+            steady_seconds,
+            probe: probe.map(|probe| v1::Probe { kind: Some(kind(probe)) }),
+            grace_seconds,
+            stopped_seconds,
+            allow_loss,
+        }
+    }
+}
 
 /// Counts of a snapshot for the wire.
 pub fn snapshot_stats(stats: Stats) -> SnapshotStats {
@@ -126,6 +244,30 @@ pub fn millis(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_come_back_as_they_were_given() {
+        let kinds = [
+            None,
+            Some(Kind::Command(v1::ProbeCommand { argv: vec!["true".into()] })),
+            Some(Kind::TcpPort(5432)),
+            Some(Kind::Http(v1::ProbeHttp { port: 80, path: "/".into() })),
+        ];
+        for kind in kinds {
+            let options = v1::UpgradeOptions {
+                health_timeout_seconds: 1,
+                steady_seconds: 2,
+                probe: kind.map(|kind| v1::Probe { kind: Some(kind) }),
+                grace_seconds: 3,
+                stopped_seconds: 4,
+                allow_loss: vec!["tmpfs:/run".into()],
+            };
+            let request = v1::PlanUpgradeRequest { options: Some(options.clone()), ..Default::default() };
+            let parameters = upgrade_parameters(&request, "", None);
+            assert_eq!(v1::UpgradeOptions::from(parameters.options), options);
+            assert_eq!(parameters.consistency, Consistency::Pause);
+        }
+    }
 
     #[test]
     fn sizes_and_times_for_people() {

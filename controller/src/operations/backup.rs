@@ -61,9 +61,9 @@ pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, 
                 name: source.name.clone(),
             })
             .collect(),
-        consistency: backup.consistency().into(),
-        torn: backup.torn().into(),
-        nested_mounts: backup.nested_mounts().into(),
+        consistency: v1::Consistency::from(backup.consistency).into(),
+        torn: v1::TornPolicy::from(backup.torn).into(),
+        nested_mounts: v1::NestedMounts::from(backup.nested_mounts).into(),
         max_downtime_seconds: backup.max_downtime_seconds,
         allow_empty: backup.allow_empty,
     };

@@ -19,8 +19,8 @@ use holdfast_archive::text::did_you_mean;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::upgrade_event::Event;
 use holdfast_proto::v1::{
-    Consistency, ListUpgradesRequest, RollBackUpgradeRequest, StartRollbackRequest, StartRollbackResponse,
-    Upgrade, UpgradeFinished, UpgradePlan, UpgradeState,
+    ListUpgradesRequest, RollBackUpgradeRequest, StartRollbackRequest, StartRollbackResponse, Upgrade,
+    UpgradeFinished, UpgradePlan, UpgradeState,
 };
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -40,6 +40,7 @@ use crate::fleet::answer::plain;
 use crate::jobs::Jobs;
 use crate::model::job::parameters::{Parameters, RollbackParameters};
 use crate::model::job::state::State;
+use crate::policy::Consistency;
 use holdfast_proto::ErrorCode;
 
 /// Times a host is asked for its upgrades before that is the job's failure.

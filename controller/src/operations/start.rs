@@ -8,9 +8,8 @@ use holdfast_archive::text::did_you_mean;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
 use holdfast_proto::v1::{
-    Consistency, InspectVolumeRequest, Job, JobKind, JobSource, JobState, NestedMounts, SourceKind,
-    StartBackupRequest, StartBackupResponse, StartPruneRequest, StartPruneResponse, StartRestoreRequest,
-    StartRestoreResponse, TornPolicy,
+    self, InspectVolumeRequest, Job, JobKind, JobSource, JobState, SourceKind, StartBackupRequest,
+    StartBackupResponse, StartPruneRequest, StartPruneResponse, StartRestoreRequest, StartRestoreResponse,
 };
 use tokio::time::timeout;
 use tonic::Code;
@@ -26,10 +25,10 @@ use crate::coverage::matching::facts;
 use crate::fleet::answer::unanswered;
 use crate::fleet::inventory;
 use crate::jobs::Jobs;
-use crate::jobs::wire::bytes;
+use crate::jobs::wire::{self, bytes};
 use crate::model::job::parameters::{BackupParameters, Parameters, RestoreParameters, RestoreTarget};
-use crate::policy::Patterns;
 use crate::policy::definition::pattern;
+use crate::policy::{Consistency, NestedMounts, Patterns, TornPolicy};
 use crate::repository::gc;
 use holdfast_proto::ErrorCode;
 
@@ -127,23 +126,24 @@ async fn by_policy(jobs: &Jobs, request: &StartBackupRequest) -> Result<Chosen, 
     if request.max_downtime_seconds > 0 {
         parameters.max_downtime_seconds = request.max_downtime_seconds;
     }
-    if consistency(request)? != Consistency::Unspecified {
-        parameters.consistency = request.consistency;
+    if let Some(asked) = known_consistency(request.consistency)? {
+        parameters.consistency = asked;
     }
-    if nested_mounts(request)? != NestedMounts::Unspecified {
-        parameters.nested_mounts = request.nested_mounts;
+    if let Some(asked) = nested_mounts(request)? {
+        parameters.nested_mounts = asked;
     }
     Ok((policy.name, parameters, hosts))
 }
 
-fn consistency(request: &StartBackupRequest) -> Result<Consistency, RequestError> {
-    Consistency::try_from(request.consistency).map_err(|_| {
+/// `None`: nothing in particular is asked for.
+pub(super) fn known_consistency(number: i32) -> Result<Option<Consistency>, RequestError> {
+    v1::Consistency::try_from(number).map(wire::consistency).map_err(|_| {
         RequestError::new(ErrorCode::InvalidRequest, "an unknown consistency; none, pause and stop are known")
     })
 }
 
-fn nested_mounts(request: &StartBackupRequest) -> Result<NestedMounts, RequestError> {
-    NestedMounts::try_from(request.nested_mounts).map_err(|_| {
+fn nested_mounts(request: &StartBackupRequest) -> Result<Option<NestedMounts>, RequestError> {
+    v1::NestedMounts::try_from(request.nested_mounts).map(wire::nested_mounts).map_err(|_| {
         RequestError::new(
             ErrorCode::InvalidRequest,
             "an unknown way with nested mounts; partial and leave-out are known",
@@ -174,16 +174,12 @@ fn by_hand(request: &StartBackupRequest) -> Result<BackupParameters, RequestErro
             ));
         }
     }
-    let consistency = match consistency(request)? {
-        Consistency::Unspecified => Consistency::None,
-        given => given,
-    };
     Ok(BackupParameters {
         volumes: request.volumes.clone(),
         directories: request.directories.clone(),
-        consistency: consistency.into(),
-        torn: TornPolicy::Accept.into(),
-        nested_mounts: nested_mounts(request)?.into(),
+        consistency: known_consistency(request.consistency)?.unwrap_or_default(),
+        torn: TornPolicy::Accept,
+        nested_mounts: nested_mounts(request)?.unwrap_or_default(),
         max_downtime_seconds: request.max_downtime_seconds,
         allow_empty: request.allow_empty,
         ..BackupParameters::default()
@@ -579,7 +575,7 @@ mod tests {
     #[test]
     fn a_backup_by_hand_is_checked_before_there_is_a_job() {
         let parameters = by_hand(&request()).expect("right");
-        assert_eq!(parameters.consistency(), Consistency::None);
+        assert_eq!(parameters.consistency, Consistency::None);
         for bad in [
             StartBackupRequest { volumes: Vec::new(), ..request() },
             StartBackupRequest { volumes: vec!["[".into()], ..request() },

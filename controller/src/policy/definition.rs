@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use globset::{Glob, GlobBuilder, GlobMatcher};
-use holdfast_proto::v1::{Consistency, NestedMounts, TornPolicy};
-
+use super::capture::{Consistency, NestedMounts, TornPolicy};
 use crate::schedule::Schedule;
+use globset::{Glob, GlobBuilder, GlobMatcher};
 
 /// A policy as applied. `toml` is the text it was read from.
 #[derive(Debug, Clone)]
@@ -172,15 +171,6 @@ impl VolumeSelector {
         }
         (self.include.is_empty() || self.include.matches(volume.name))
             && self.labels.iter().all(|label| label.matches(volume.labels))
-    }
-}
-
-/// The word for a consistency in policies and snapshots.
-pub fn consistency_name(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Unspecified | Consistency::None => "none",
-        Consistency::Pause => "pause",
-        Consistency::Stop => "stop",
     }
 }
 

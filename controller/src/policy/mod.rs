@@ -3,9 +3,11 @@
 //! [`definition`] is what a policy means and what it matches; [`parse`] reads
 //! it from TOML and lists everything that is wrong, with positions, at once.
 
+mod capture;
 pub mod definition;
 pub mod parse;
 mod toml_reader;
 
+pub use capture::{Consistency, NestedMounts, TornPolicy};
 pub use definition::{HostSelector, LabelMatch, Overlap, Patterns, Policy, Timing, VolumeSelector};
 pub use parse::{Problem, parse};

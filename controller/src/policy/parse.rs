@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use holdfast_proto::v1::{Consistency, NestedMounts, TornPolicy};
 use toml::de::DeTable;
 
+use super::capture::{Consistency, NestedMounts, TornPolicy};
 use super::definition::{HostSelector, LabelMatch, Overlap, Patterns, Policy, Timing, VolumeSelector};
 use super::toml_reader::{Reader, Value};
 use crate::schedule::{CronExpression, DstRule, Schedule, zone};

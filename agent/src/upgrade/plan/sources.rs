@@ -17,6 +17,7 @@ use crate::snapshot::SourceName;
 use crate::upgrade::guards::Loss;
 use crate::upgrade::guards::binds::{self, Bind};
 use crate::upgrade::guards::volumes::short;
+use crate::upgrade::record::SourceKind;
 use crate::volume_path::{ReachPlan, plan_reach};
 
 use super::PlanError;
@@ -44,13 +45,16 @@ impl PlannedSource {
         }
     }
 
+    pub fn kind(&self) -> SourceKind {
+        match self.name {
+            SourceName::Volume(_) => SourceKind::Volume,
+            SourceName::Directory(_) => SourceKind::Directory,
+        }
+    }
+
     pub(super) fn wire(&self) -> v1::UpgradeSource {
-        let kind = match self.name {
-            SourceName::Volume(_) => v1::SourceKind::Volume,
-            SourceName::Directory(_) => v1::SourceKind::Directory,
-        };
         v1::UpgradeSource {
-            kind: kind.into(),
+            kind: v1::SourceKind::from(self.kind()).into(),
             name: self.name.to_string(),
             target: self.target.clone(),
             size_bytes: self.size_bytes,

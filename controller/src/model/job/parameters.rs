@@ -9,14 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_archive::ids::{HostId, SnapshotId};
-use holdfast_proto::v1::{
-    Consistency, JobKind, NestedMounts, PlanUpgradeRequest, SourceKind, TornPolicy, UpgradeOptions,
-    UpgradeSource,
-};
-use prost::Message as _;
+use holdfast_proto::v1::{JobKind, SourceKind, UpgradeSource};
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{LabelMatch, Patterns, Policy, VolumeSelector};
+use crate::policy::{Consistency, LabelMatch, NestedMounts, Patterns, Policy, TornPolicy, VolumeSelector};
 
 /// By kind of job. The JSON is kept in the catalogue: names stay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,11 +32,10 @@ pub struct BackupParameters {
     pub exclude: Vec<String>,
     pub volume_labels: Vec<String>,
     pub directories: Vec<String>,
-    /// Numbers of the wire's enumerations.
-    pub consistency: i32,
-    pub torn: i32,
+    pub consistency: Consistency,
+    pub torn: TornPolicy,
     #[serde(default)]
-    pub nested_mounts: i32,
+    pub nested_mounts: NestedMounts,
     pub max_downtime_seconds: u32,
     pub allow_empty: bool,
 }
@@ -70,8 +65,7 @@ pub enum RestoreTarget {
     Directory(String),
 }
 
-/// What to upgrade to, and how. The wire's message of options is kept as it
-/// is encoded: it is the agent's to read.
+/// What to upgrade to, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradeParameters {
     /// Name or id.
@@ -79,12 +73,34 @@ pub struct UpgradeParameters {
     /// Empty: the reference the container was made with.
     pub image: String,
     pub pull: bool,
-    /// Protobuf holdfast.v1.UpgradeOptions, hexadecimal.
-    pub options: String,
+    pub options: UpgradeOptions,
     /// The plan that is to be run; empty: one is made when the job starts.
     pub plan_id: String,
-    /// Of the snapshot before; a number of the wire's enumeration.
-    pub consistency: i32,
+    /// Of the snapshot before.
+    pub consistency: Consistency,
+}
+
+/// How a host upgrades. Numbers that are 0 leave it to the agent, which has a
+/// default for each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeOptions {
+    pub health_timeout_seconds: u32,
+    pub steady_seconds: u32,
+    pub probe: Option<Probe>,
+    pub grace_seconds: u32,
+    pub stopped_seconds: u32,
+    /// Names of what may be lost.
+    pub allow_loss: Vec<String>,
+}
+
+/// How a new container is asked whether it is well. What cannot be is the
+/// agent's to refuse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    Command(Vec<String>),
+    Tcp(u32),
+    Http { port: u32, path: String },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,36 +134,6 @@ pub struct RolloutParameters {
 pub struct RolloutPlace {
     pub host: HostId,
     pub container: String,
-}
-
-impl UpgradeParameters {
-    pub fn new(request: &PlanUpgradeRequest, plan_id: &str, consistency: Consistency) -> Self {
-        let PlanUpgradeRequest { container, image, pull, options } = request;
-        let options = options.clone().unwrap_or_default().encode_to_vec();
-        Self {
-            container: container.clone(),
-            image: image.clone(),
-            pull: *pull,
-            options: options.iter().map(|byte| format!("{byte:02x}")).collect(),
-            plan_id: plan_id.to_owned(),
-            consistency: consistency.into(),
-        }
-    }
-
-    /// `None`: it was not written by this.
-    pub fn options(&self) -> Option<UpgradeOptions> {
-        let digits = self.options.as_bytes().chunks(2);
-        let bytes: Option<Vec<u8>> =
-            digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
-        UpgradeOptions::decode(bytes?.as_slice()).ok()
-    }
-
-    pub fn consistency(&self) -> Consistency {
-        match Consistency::try_from(self.consistency) {
-            Ok(Consistency::Unspecified) | Err(_) => Consistency::Pause,
-            Ok(given) => given,
-        }
-    }
 }
 
 impl Parameters {
@@ -185,9 +171,9 @@ impl BackupParameters {
             exclude: policy.volumes.exclude.texts(),
             volume_labels: policy.volumes.labels.iter().map(LabelMatch::to_string).collect(),
             directories: policy.directories.clone(),
-            consistency: policy.consistency.into(),
-            torn: policy.torn.into(),
-            nested_mounts: policy.nested_mounts.into(),
+            consistency: policy.consistency,
+            torn: policy.torn,
+            nested_mounts: policy.nested_mounts,
             max_downtime_seconds: seconds(policy.max_downtime),
             allow_empty: false,
         }
@@ -199,8 +185,8 @@ impl BackupParameters {
         Self {
             volumes: named(SourceKind::Volume).map(|source| globset::escape(&source.name)).collect(),
             directories: named(SourceKind::Directory).map(|source| source.name.clone()).collect(),
-            consistency: consistency.into(),
-            torn: TornPolicy::Accept.into(),
+            consistency,
+            torn: TornPolicy::Accept,
             allow_empty,
             ..Self::default()
         }
@@ -222,18 +208,6 @@ impl BackupParameters {
             |backup: &Self| (backup.volumes.clone(), backup.exclude.clone(), backup.volume_labels.clone());
         selection(self) == selection(other)
     }
-
-    pub fn consistency(&self) -> Consistency {
-        Consistency::try_from(self.consistency).unwrap_or(Consistency::None)
-    }
-
-    pub fn nested_mounts(&self) -> NestedMounts {
-        NestedMounts::try_from(self.nested_mounts).unwrap_or(NestedMounts::Partial)
-    }
-
-    pub fn torn(&self) -> TornPolicy {
-        TornPolicy::try_from(self.torn).unwrap_or(TornPolicy::Accept)
-    }
 }
 
 fn seconds(duration: Duration) -> u32 {
@@ -243,29 +217,6 @@ fn seconds(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn request() -> PlanUpgradeRequest {
-        PlanUpgradeRequest {
-            container: "db".into(),
-            image: "postgres:16.4".into(),
-            pull: true,
-            options: Some(UpgradeOptions {
-                steady_seconds: 7,
-                allow_loss: vec!["tmpfs:/run".into()],
-                ..UpgradeOptions::default()
-            }),
-        }
-    }
-
-    #[test]
-    fn options_come_back_as_they_were_given() {
-        let upgrade = UpgradeParameters::new(&request(), "", Consistency::Unspecified);
-        assert_eq!(upgrade.options(), request().options);
-        assert_eq!(upgrade.consistency(), Consistency::Pause);
-        assert_eq!(UpgradeParameters::default().options(), Some(UpgradeOptions::default()));
-        let broken = UpgradeParameters { options: "0".into(), ..UpgradeParameters::default() };
-        assert_eq!(broken.options(), None);
-    }
 
     #[test]
     fn sources_by_name_match_themselves_alone() {
@@ -282,12 +233,43 @@ mod tests {
         assert!(!selector.include.matches("ab") && !selector.include.matches("a[b]x"));
     }
 
-    #[test]
-    fn parameters_survive_their_row() {
-        let policy =
-            crate::policy::parse(include_str!("../../../../deploy/examples/policy.toml")).expect("right");
-        for parameters in [
-            Parameters::Backup(BackupParameters::of_policy(&policy)),
+    /// Parameters of every kind, as rows of the first version have them.
+    const GOLDEN: &str = include_str!("golden/parameters-1.json");
+
+    fn upgrade() -> UpgradeParameters {
+        UpgradeParameters {
+            container: "db".into(),
+            image: "postgres:16.4".into(),
+            pull: true,
+            options: UpgradeOptions {
+                steady_seconds: 7,
+                probe: Some(Probe::Http { port: 8080, path: "/health".into() }),
+                allow_loss: vec!["tmpfs:/run".into()],
+                ..UpgradeOptions::default()
+            },
+            plan_id: "p".into(),
+            consistency: Consistency::Stop,
+        }
+    }
+
+    fn of_every_kind() -> Vec<Parameters> {
+        let host = "01JCZ5Y3T8RZ0QK3T2M4V6W8XA".parse().expect("an id");
+        vec![
+            Parameters::Backup(BackupParameters {
+                volumes: vec!["*".into()],
+                exclude: vec!["cache-*".into()],
+                volume_labels: vec!["backup=yes".into()],
+                directories: vec!["/srv/uploads".into()],
+                max_downtime_seconds: 300,
+                allow_empty: true,
+                ..BackupParameters::default()
+            }),
+            Parameters::Backup(BackupParameters {
+                consistency: Consistency::Pause,
+                torn: TornPolicy::Fail,
+                nested_mounts: NestedMounts::LeaveOut,
+                ..BackupParameters::default()
+            }),
             Parameters::Restore(RestoreParameters {
                 snapshot: "x".into(),
                 target: RestoreTarget::Directory("/srv".into()),
@@ -298,24 +280,39 @@ mod tests {
                 paths: vec![b"a\xff".to_vec()],
             }),
             Parameters::Prune {},
-            Parameters::Upgrade(UpgradeParameters::new(&request(), "p", Consistency::Stop)),
+            Parameters::Upgrade(upgrade()),
             Parameters::Rollback(RollbackParameters {
                 upgrade: "u".into(),
                 container: "db".into(),
                 without_snapshot: true,
             }),
             Parameters::Rollout(RolloutParameters {
-                targets: vec![RolloutPlace { host: HostId::generate(), container: "web".into() }],
-                upgrade: UpgradeParameters::new(&request(), "", Consistency::Unspecified),
+                targets: vec![RolloutPlace { host, container: "web".into() }],
+                upgrade: UpgradeParameters {
+                    options: UpgradeOptions {
+                        probe: Some(Probe::Command(vec!["pg_isready".into()])),
+                        ..UpgradeOptions::default()
+                    },
+                    ..upgrade()
+                },
                 batch: 2,
                 max_failures: 1,
                 pause_seconds: 300,
                 undo: true,
                 left_out: vec!["host `b` is not connected".into()],
             }),
-        ] {
-            let text = serde_json::to_string(&parameters).expect("JSON");
-            assert_eq!(serde_json::from_str::<Parameters>(&text).expect("reads"), parameters, "{text}");
-        }
+        ]
+    }
+
+    /// A controller that is upgraded reads the rows of the one before. Who
+    /// changes what is written adds a file, and goes on to read this one.
+    #[test]
+    fn rows_are_read_and_written_as_they_ever_were() {
+        let rows: Vec<serde_json::Value> = serde_json::from_str(GOLDEN).expect("JSON");
+        let read: Vec<Parameters> =
+            rows.iter().map(|row| serde_json::from_value(row.clone()).expect("reads")).collect();
+        assert_eq!(read, of_every_kind());
+        let written = serde_json::to_value(of_every_kind()).expect("JSON");
+        assert_eq!(written, serde_json::Value::Array(rows));
     }
 }

@@ -15,12 +15,12 @@ use crate::catalog::jobs::NewJob;
 use crate::clock::now_ms;
 use crate::fleet::answer::plain;
 use crate::jobs::Jobs;
+use crate::jobs::wire::upgrade_parameters;
 use crate::model::caller::Caller;
-use crate::model::job::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
+use crate::model::job::parameters::{Parameters, RolloutParameters, RolloutPlace};
 use crate::operations::RequestError;
 use crate::operations::host::containers_on_agent;
-use crate::operations::start::begun;
-use crate::operations::upgrade::start::known_consistency;
+use crate::operations::start::{begun, known_consistency};
 use crate::operations::upgrade::{plan, powers};
 use crate::policy::LabelMatch;
 use holdfast_proto::ErrorCode;
@@ -104,7 +104,7 @@ pub async fn rollout(
     let parameters = RolloutParameters {
         targets: due,
         // Fetched by now: all get the same image.
-        upgrade: UpgradeParameters::new(&PlanUpgradeRequest { pull: false, ..upgrade }, "", consistency),
+        upgrade: upgrade_parameters(&PlanUpgradeRequest { pull: false, ..upgrade }, "", consistency),
         batch: batch.max(1),
         max_failures,
         pause_seconds,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{Consistency, ProceedUpgradeRequest, UpgradePlan, UpgradeState};
+use holdfast_proto::v1::{ProceedUpgradeRequest, UpgradePlan, UpgradeState};
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -21,6 +21,7 @@ use crate::fleet::answer::unanswered;
 use crate::operations::Failure;
 use crate::operations::children::Children;
 use crate::operations::host::{cancel_on_agent, containers, upgrade_on_agent};
+use crate::policy::Consistency;
 
 /// What everything is stopped for.
 #[derive(Debug, Clone)]

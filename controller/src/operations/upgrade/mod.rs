@@ -71,7 +71,7 @@ async fn snapshot_before(
         let what = super::backup::counted(plan.sources.len(), "source");
         run.step(&format!("snapshot of {what} before anything stops")).await?;
     }
-    let parameters = snapshots::parameters(plan, upgrade.consistency(), false);
+    let parameters = snapshots::parameters(plan, upgrade.consistency, false);
     let id = children.make(BEFORE, host, parameters).await?;
     let child = children.await_or_cancel(run, id).await?;
     match snapshots::judge(&run.jobs, &child, &plan.sources).await? {
@@ -97,7 +97,7 @@ async fn follow(
         container: upgrade.container.clone(),
         image: upgrade.image.clone(),
         fingerprint: plan.fingerprint.clone(),
-        options: Some(plan::options(upgrade)?),
+        options: Some(upgrade.options.clone().into()),
     };
     let at_stop = AtStop::new(Children::of(run), host, plan.clone(), Stop::Upgrade);
     // Beside the stream: the agent may go back while the snapshot is taken.

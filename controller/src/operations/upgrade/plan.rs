@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{PlanUpgradeRequest, UpgradeOptions, UpgradePlan};
+use holdfast_proto::v1::{PlanUpgradeRequest, UpgradePlan};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -111,11 +111,6 @@ fn differences(shown: &UpgradePlan, now: &UpgradePlan) -> Vec<String> {
     found
 }
 
-/// The options of a job as its host reads them.
-pub(super) fn options(upgrade: &UpgradeParameters) -> Result<UpgradeOptions, Failure> {
-    upgrade.options().ok_or_else(|| Failure::failed(ErrorCode::Internal, "the job's options cannot be read"))
-}
-
 /// The plan this job runs: as it was written down, or made now.
 pub(super) async fn of_job(
     run: &JobRun,
@@ -142,7 +137,7 @@ pub(super) async fn of_job(
         image: upgrade.image.clone(),
         // What was shown was fetched then; a newer one is another plan.
         pull: upgrade.pull && shown.is_none(),
-        options: Some(options(upgrade)?),
+        options: Some(upgrade.options.clone().into()),
     };
     let plan = ask_patiently(run, host, &request).await?;
     let refused = shown.and_then(|shown| changed(&shown, &plan)).or_else(|| refusal(&plan));

@@ -1,13 +1,14 @@
 //! Snapshots that an upgrade depends on: backups of exactly its sources, as
 //! children, and whether such a child will do. A partial snapshot does not.
 
-use holdfast_proto::v1::{Consistency, JobSource, UpgradePlan, UpgradeSource};
+use holdfast_proto::v1::{JobSource, UpgradePlan, UpgradeSource};
 
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::Jobs;
 use crate::model::job::parameters::{BackupParameters, Parameters};
 use crate::model::job::state::State;
+use crate::policy::Consistency;
 
 /// Roles of children. Kept in rows: they stay.
 pub(in crate::operations) const BEFORE: &str = "before";

@@ -4,7 +4,7 @@
 use holdfast_archive::text::did_you_mean;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::{
-    Consistency, PlanFleetUpgradeRequest, PlanFleetUpgradeResponse, PlanUpgradeRequest, StartUpgradeRequest,
+    PlanFleetUpgradeRequest, PlanFleetUpgradeResponse, PlanUpgradeRequest, StartUpgradeRequest,
     StartUpgradeResponse,
 };
 use tonic::transport::Channel;
@@ -17,10 +17,11 @@ use crate::catalog::jobs::NewJob;
 use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
 use crate::jobs::Jobs;
+use crate::jobs::wire::upgrade_parameters;
 use crate::model::caller::Caller;
-use crate::model::job::parameters::{Parameters, UpgradeParameters};
+use crate::model::job::parameters::Parameters;
 use crate::operations::host::containers_on_agent;
-use crate::operations::start::{begun, not_connected};
+use crate::operations::start::{begun, known_consistency, not_connected};
 use crate::operations::{RequestError, names};
 use holdfast_proto::ErrorCode;
 
@@ -73,7 +74,7 @@ pub async fn upgrade(
         policy: String::new(),
         host: Some(record.host),
         actor: actor.to_owned(),
-        parameters: Parameters::Upgrade(UpgradeParameters::new(&record.request, &record.id, consistency)),
+        parameters: Parameters::Upgrade(upgrade_parameters(&record.request, &record.id, consistency)),
         not_before_ms: 0,
     };
     jobs.catalog().create_job(&job, now_ms()).await?;
@@ -87,12 +88,6 @@ impl Refusal {
     pub(in crate::operations) fn refused(&self) -> RequestError {
         RequestError::with_hint(self.code, &*self.message, &*self.hint)
     }
-}
-
-pub(in crate::operations) fn known_consistency(number: i32) -> Result<Consistency, RequestError> {
-    Consistency::try_from(number).map_err(|_| {
-        RequestError::new(ErrorCode::InvalidRequest, "an unknown consistency; none, pause and stop are known")
-    })
 }
 
 /// The channel to a host that may be upgraded on.
