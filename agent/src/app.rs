@@ -32,7 +32,7 @@ use crate::config::{Config, write_allow};
 use crate::engine::Engine;
 use crate::instance;
 use crate::journal::{self, Journal};
-use crate::link::{self, Identity, Link};
+use crate::link::{self, ConnectionState, Identity, Link};
 use crate::resume::{RecoveryWorker, describe};
 use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
 use crate::socket::Socket;
@@ -205,6 +205,9 @@ pub async fn status(args: &StateArgs) -> anyhow::Result<HostState> {
             format!("{} knows it as {}, {until}", identity.addresses.join(", "), identity.host_name)
         }
     };
+    let connection_state =
+        (runs && identity.is_some()).then(|| ConnectionState::read(&config.state_dir)).flatten();
+    let (connected, connection) = describe_connection(connection_state.as_ref());
     let agent = match runs {
         true => "runs".to_owned(),
         false => "does not run: systemctl start holdfast-agent, or holdfast-agent run".to_owned(),
@@ -215,11 +218,24 @@ pub async fn status(args: &StateArgs) -> anyhow::Result<HostState> {
     };
     let packs = identity.as_ref().map_or("-".to_owned(), packs_go);
     let text = format!(
-        "controller  {controller}\nagent       {agent}\nengine      {docker}\nallows      {}\npacks go    {packs}\nstate       {}",
+        "controller  {controller}\nconnection  {connection}\nagent       {agent}\nengine      {docker}\nallows      {}\npacks go    {packs}\nstate       {}",
         config.allow.words().join(", "),
         config.state_dir.display()
     );
-    Ok(HostState { text, well: identity.is_some() && runs && engine.is_ok() })
+    Ok(HostState { text, well: identity.is_some() && runs && connected && engine.is_ok() })
+}
+
+/// Whether the controller is connected, and how that is said.
+fn describe_connection(state: Option<&ConnectionState>) -> (bool, String) {
+    let Some(ConnectionState { since_unix_ms, problem }) = state else {
+        return (false, "none".to_owned());
+    };
+    let since = chrono::DateTime::from_timestamp_millis(*since_unix_ms).unwrap_or_default();
+    let since = since.format("%Y-%m-%d %H:%M:%S UTC");
+    match problem {
+        None => (true, format!("since {since}")),
+        Some(problem) => (false, format!("NONE since {since}: {problem}")),
+    }
 }
 
 /// Forgets the controller. Gives what to tell the operator.
@@ -246,10 +262,17 @@ pub fn leave(args: &StateArgs) -> anyhow::Result<String> {
 /// work beside one.
 ///
 /// # Errors
-/// When an agent runs, or an action failed; the journal keeps it.
-pub async fn resume(args: ResumeArgs) -> anyhow::Result<()> {
+/// When no agent ever kept a journal there, an agent runs, or an action failed;
+/// the journal keeps it.
+pub async fn resume(args: ResumeArgs) -> anyhow::Result<String> {
     let config = Config::load_state(&args.state)?;
     let directory = config.state_dir.clone();
+    // Whoever mistypes it while containers are paused must not believe it is done.
+    anyhow::ensure!(
+        Journal::is_in(&directory),
+        "no agent has kept a journal in {}: is --state-dir right?",
+        directory.display()
+    );
     let journal = tokio::task::spawn_blocking(move || Journal::open(&directory, JOURNAL_TIMEOUT)).await??;
     let engine = Engine::open(&config.docker_socket);
     let id = engine.info().await.ok().map(|info| info.id);
@@ -262,10 +285,14 @@ pub async fn resume(args: ResumeArgs) -> anyhow::Result<()> {
         &config.state_dir,
         upgrade::Parts::alone(engine.clone(), Some(recovery.clone()), specs),
     )?;
+    let due: Vec<String> = recovery.listed().iter().map(describe).collect();
     let mut left = upgrades.recover(RESUME_LIMIT).await;
     left.extend(recovery.carry_out_all(RESUME_LIMIT).await.iter().map(describe));
     if left.is_empty() {
-        return Ok(());
+        return Ok(match due.is_empty() {
+            true => "nothing was left to do".to_owned(),
+            false => format!("done: {}", due.join(", ")),
+        });
     }
     anyhow::bail!("still to do: {}; the agent goes on when it is started", left.join(", "));
 }

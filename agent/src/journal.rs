@@ -129,6 +129,11 @@ impl Journal {
         Ok(Self { dir, _lock: lock, state: Mutex::new(state) })
     }
 
+    /// Whether an agent has ever kept one below this state directory.
+    pub fn is_in(state_dir: &Path) -> bool {
+        state_dir.join("journal").is_dir()
+    }
+
     /// Returns once the action is on disk. Blocks on the disk; on an error
     /// nothing was recorded and the act must not be done.
     pub fn record(&self, action: CleanupAction) -> Result<ActionId, JournalError> {

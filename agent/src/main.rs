@@ -59,7 +59,11 @@ fn run(command: Command) -> anyhow::Result<()> {
                 writeln!(std::io::stdout(), "{}", printable_lines(&left))?;
                 Ok(())
             }
-            Command::Resume(args) => app::resume(args).await,
+            Command::Resume(args) => {
+                let done = app::resume(args).await?;
+                writeln!(std::io::stdout(), "{}", printable_lines(&done))?;
+                Ok(())
+            }
             Command::HandOver(args) => app::hand_over(args).await,
         }
     })

@@ -154,6 +154,11 @@ impl RecoveryWorker {
         }
     }
 
+    /// Everything that is still to be done.
+    pub fn listed(&self) -> Vec<CleanupAction> {
+        self.due().values().map(|due| due.action.clone()).collect()
+    }
+
     /// Carries out everything due, trying for at most `within`; returns what is left.
     pub async fn carry_out_all(&self, within: Duration) -> Vec<CleanupAction> {
         let deadline = Instant::now() + within;
@@ -163,7 +168,7 @@ impl RecoveryWorker {
             }
             tokio::time::sleep_until(next).await;
         }
-        self.due().values().map(|due| due.action.clone()).collect()
+        self.listed()
     }
 
     /// Waits until no container is left quiesced that nobody holds there any

@@ -60,17 +60,22 @@ pub struct Client {
     at_socket: bool,
 }
 
+/// What is said of a peer that takes a connection and then says nothing.
+fn unanswered() -> String {
+    format!("it took the connection and did not answer within {} s", CONNECT_TIMEOUT.as_secs())
+}
+
 // === impl Client ===
 
 impl Client {
     pub async fn connect(target: &Target) -> Result<Self> {
         match target {
-            Target::Controller(context) => Self::connect_controller(context).await,
+            Target::Controller(context) => Self::connect_controller(context, CONNECT_TIMEOUT).await,
             Target::Socket(path) => Self::connect_socket(path).await,
         }
     }
 
-    async fn connect_controller(context: &Context) -> Result<Self> {
+    async fn connect_controller(context: &Context, limit: Duration) -> Result<Self> {
         let ca = read_file("the CA certificate", &context.ca_file)?;
         let token = SecretString::from(read_token(&context.token_file)?.trim().to_owned());
         let mut authorization: MetadataValue<Ascii> =
@@ -89,15 +94,19 @@ impl Client {
             })?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .connect()
+            .keep_alive_while_idle(true);
+        let out_of_reach = |why: &str| {
+            let message = format!("the controller at {} is out of reach: {why}", context.address);
+            CliError::new(ErrorCode::Unreachable, message).hint(
+                "on its machine: systemctl status holdfast-controller; whether it is the right one, and its CA: \
+                 holdfast context ls",
+            )
+        };
+        // The limit of a connection alone ends with TCP: one that hangs takes that as well.
+        let channel = tokio::time::timeout(limit, channel.connect())
             .await
-            .map_err(|error| {
-                let message =
-                    format!("the controller at {} is out of reach: {}", context.address, chain(&error));
-                CliError::new(ErrorCode::Unreachable, message)
-                    .hint("is it running, and is this its CA file? holdfast context ls")
-            })?;
+            .map_err(|_| out_of_reach(&unanswered()))?
+            .map_err(|error| out_of_reach(&chain(&error)))?;
         Ok(Self { channel, authorization: Some(authorization), at_socket: false })
     }
 
@@ -107,15 +116,16 @@ impl Client {
             let path = owned.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        let channel = Endpoint::from_static("http://agent")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .connect_with_connector(connector)
+        let no_agent = |why: &str| {
+            let message = format!("no agent answers at {}: {why}", path.display());
+            CliError::new(ErrorCode::Unreachable, message)
+                .hint("is holdfast-agent running, and are you root?")
+        };
+        let endpoint = Endpoint::from_static("http://agent");
+        let channel = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect_with_connector(connector))
             .await
-            .map_err(|error| {
-                let message = format!("no agent answers at {}: {}", path.display(), chain(&error));
-                CliError::new(ErrorCode::Unreachable, message)
-                    .hint("is holdfast-agent running, and are you root?")
-            })?;
+            .map_err(|_| no_agent(&unanswered()))?
+            .map_err(|error| no_agent(&chain(&error)))?;
         Ok(Self { channel, authorization: None, at_socket: true })
     }
 
@@ -240,4 +250,25 @@ fn chain(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that stands still, or hangs: its kernel takes connections for it.
+    #[tokio::test]
+    async fn a_controller_that_takes_connections_and_says_nothing_is_out_of_reach() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let (ca_file, token_file) = (dir.path().join("ca.crt"), dir.path().join("token"));
+        std::fs::write(&ca_file, "").expect("written");
+        holdfast_archive::secret_file::write(&token_file, "token\n").expect("written");
+        let address = listener.local_addr().expect("bound").to_string();
+        let context = Context { address, ca_file, token_file };
+        let error = Client::connect_controller(&context, Duration::from_millis(300)).await.err();
+        let error = error.expect("no answer");
+        assert_eq!(error.exit, crate::error::Exit::Unreachable);
+        assert!(error.message.contains("did not answer"), "{}", error.message);
+    }
 }

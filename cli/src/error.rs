@@ -93,9 +93,14 @@ impl From<Status> for CliError {
         } else {
             status.message().to_owned()
         };
-        let known = ErrorCode::of(&status);
+        // What is out of reach or damaged is so whatever the call was. For the rest
+        // the gRPC code knows more: a conflict is another thing where one makes something.
+        let exit = match ErrorCode::of(&status).map(ErrorCode::exit) {
+            Some(exit @ (Exit::Unreachable | Exit::Damage)) => exit,
+            _ => Exit::of(status.code()),
+        };
         Self {
-            exit: known.map_or_else(|| Exit::of(status.code()), ErrorCode::exit),
+            exit,
             code: error_code_text(&status).unwrap_or_else(|| code_for(status.code())).to_owned(),
             message,
             more: Vec::new(),

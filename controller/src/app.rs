@@ -45,9 +45,9 @@ use crate::api::repository::RepositoryApi;
 use crate::api::sources::SourceApi;
 use crate::api::status::StatusApi;
 use crate::api::upgrades::UpgradeApi;
-use crate::catalog::{Catalog, CatalogError, catalog_url};
+use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
-use crate::config::Config;
+use crate::config::{Config, LISTEN_FILE};
 use crate::fleet::{Fleet, own_directories};
 use crate::identity::ca::{Authority, AuthorityError};
 use crate::init::write_atomically;
@@ -58,9 +58,6 @@ use crate::loops::{Driver, Periods, Statuses};
 use crate::places::Limits;
 use crate::repository::Repository;
 use holdfast_archive::text::causes;
-
-/// The file in the state directory that names the bound address.
-pub const LISTEN_FILE: &str = "listen";
 
 const LOCK_FILE: &str = "lock";
 
@@ -117,7 +114,7 @@ impl App {
     pub async fn open(state_dir: &Path, config: Config) -> Result<Self, AppError> {
         let lock = lock(state_dir)?;
         let authority = Arc::new(Authority::open(state_dir)?);
-        let catalog = Catalog::open(&catalog_url(state_dir)).await?;
+        let catalog = Catalog::open_in(state_dir).await?;
         let store = Store::open(&config.repository)?;
         let grace = Duration::from_secs(config.forget_grace_seconds);
         let settings = crate::repository::Settings { grace, quotas: config.quotas, ..Default::default() };

@@ -12,10 +12,26 @@ use crate::quota::Quotas;
 
 pub const FILE: &str = "config.toml";
 
+/// Names the address that is bound. One that is there says that a controller
+/// has run in the directory.
+pub const LISTEN_FILE: &str = "listen";
+
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{} could not be read; `holdfast-controller init` makes one", path.display())]
+    #[error(
+        "there is no controller in {}: is --state-dir right? `holdfast-controller init` makes a new one, \
+         `holdfast-controller rebuild` one for a repository that is there",
+        .0.display()
+    )]
+    NoController(PathBuf),
+    #[error(
+        "{} is gone, and a controller has run there: put it back from a copy, or write it by hand (OPERATIONS.md has \
+         every key)",
+        .0.display()
+    )]
+    Gone(PathBuf),
+    #[error("{} could not be read", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not a configuration", path.display())]
     Parse { path: PathBuf, source: Box<toml::de::Error> },
@@ -57,8 +73,13 @@ impl Config {
     /// Reads and checks the file of a state directory.
     pub fn read(state_dir: &Path) -> Result<Self, ConfigError> {
         let path = state_dir.join(FILE);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound if state_dir.join(LISTEN_FILE).exists() => {
+                ConfigError::Gone(path.clone())
+            }
+            io::ErrorKind::NotFound => ConfigError::NoController(state_dir.to_owned()),
+            _ => ConfigError::Read { path: path.clone(), source },
+        })?;
         toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
     }
 

@@ -20,7 +20,7 @@ use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::operators::NewOperator;
 use crate::catalog::{Catalog, CatalogError, catalog_url};
 use crate::clock::now_ms;
-use crate::config::{Config, Crypto, FILE};
+use crate::config::{Config, Crypto, FILE, LISTEN_FILE};
 use crate::identity::ca::{Authority, AuthorityError};
 use crate::identity::token;
 use crate::model::caller::{HostScope, Role};
@@ -41,6 +41,13 @@ pub const CONTROLLER_ID: &str = "controller_id";
 pub enum InitError {
     #[error("{} already holds a controller; nothing was changed", .0.display())]
     Exists(PathBuf),
+    #[error(
+        "a controller has run in {dir}, which has lost its {FILE}; nothing was changed: put that file back from a \
+         copy, or write it by hand (OPERATIONS.md has every key); where all is lost, move {dir} away and run \
+         `holdfast-controller rebuild`",
+        dir = .0.display()
+    )]
+    HasRun(PathBuf),
     #[error("{} could not be {action}", path.display())]
     File { path: PathBuf, action: &'static str, source: io::Error },
     #[error("the certificate authority could not be made")]
@@ -90,6 +97,11 @@ pub async fn rebuild(state_dir: &Path, config: &Config) -> Result<(Rebuilt, Take
 async fn make_state(state_dir: &Path, config: &Config) -> Result<Catalog, InitError> {
     if state_dir.join(FILE).exists() {
         return Err(InitError::Exists(state_dir.to_owned()));
+    }
+    // What an earlier init left that was cut off never ran, and begins anew. Where
+    // one has run, hosts know its CA: a new one would lock them all out.
+    if state_dir.join(LISTEN_FILE).exists() {
+        return Err(InitError::HasRun(state_dir.to_owned()));
     }
     let file = |action| move |source| InitError::File { path: state_dir.to_owned(), action, source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(file("made"))?;
@@ -270,6 +282,15 @@ mod tests {
         init(&first, &config).await.expect("made");
         fs::remove_file(first.join(FILE)).expect("removed");
         init(&first, &config).await.expect("finished");
+
+        // One that has run since is not made anew: its hosts know its CA.
+        fs::write(first.join(LISTEN_FILE), "127.0.0.1:7443\n").expect("written");
+        fs::remove_file(first.join(FILE)).expect("removed");
+        let key = fs::read(first.join("ca.key")).expect("key");
+        let refused = init(&first, &config).await.expect_err("refused");
+        assert!(refused.to_string().contains("put that file back"), "{refused}");
+        assert!(matches!(rebuild(&first, &config).await, Err(InitError::HasRun(_))));
+        assert_eq!(fs::read(first.join("ca.key")).expect("key"), key);
         assert!(matches!(init(&second, &config).await, Err(InitError::Repository(_))));
     }
 

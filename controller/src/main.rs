@@ -17,8 +17,8 @@ use holdfast_controller::args::{
     AuditCommand, Cli, Command, InitArgs, ReconcileArgs, RunArgs, StateArgs, TokenCommand, TokenCreateArgs,
     TokenRevokeArgs, VerifyArgs,
 };
+use holdfast_controller::catalog::Catalog;
 use holdfast_controller::catalog::audit::{AuditCheck, AuditEntry, Book, Outcome};
-use holdfast_controller::catalog::{Catalog, catalog_url};
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::config::Config;
 use holdfast_controller::exit::exit_of;
@@ -272,9 +272,9 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 }
 
 async fn open_catalog(args: &StateArgs) -> anyhow::Result<Catalog> {
-    // A catalogue is made by `init` alone: elsewhere a wrong path must not look like an empty one.
+    // What is wrong with the path is told before what is missing below it.
     Config::read(&args.state_dir)?;
-    Ok(Catalog::open(&catalog_url(&args.state_dir)).await?)
+    Ok(Catalog::open_in(&args.state_dir).await?)
 }
 
 async fn create_token(args: TokenCreateArgs) -> anyhow::Result<ExitCode> {

@@ -3,8 +3,8 @@
 
 use e2e::docker::IMAGE;
 use e2e::fleet::Fleet;
-use e2e::require_engine;
 use e2e::s3::S3Server;
+use e2e::{require_engine, wait};
 
 #[test]
 fn two_hosts_join_and_are_listed() {
@@ -225,6 +225,10 @@ fn h17_an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
     fleet.ok(&["host", "revoke", "web-1"]);
     let gone = |host: &serde_json::Value| host["connected"] == false;
     fleet.wait_json("the connection to be closed", 10, &["host", "show", "web-1"], gone);
+    let status = || Ok::<_, String>(fleet.host("web-1").agent_says("status"));
+    wait::until_is("the agent to know that it is cut off", 60, status, |said| {
+        said.code == 1 && said.stdout.contains("does not accept this host")
+    });
     let token = fleet.token("web-1");
     fleet.join_beside("web-1", &token);
     fleet.wait_json("the rejoined host", 10, &["host", "show", "web-1"], |host| host["connected"] == true);

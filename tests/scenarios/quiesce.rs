@@ -205,7 +205,8 @@ fn what_a_dead_agent_left_is_undone_without_it() {
         .arg(host.state_dir())
         .arg("--docker-host")
         .arg(host.engine.host());
-    e2e::command::run(&mut resume);
+    let said = e2e::command::run(&mut resume);
+    assert!(said.contains("done: start container `writer`"), "{said}");
     assert_eq!(fleet.engine("host-a").state("writer"), "running");
 }
 

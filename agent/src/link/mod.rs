@@ -10,6 +10,7 @@
 //! What lies in the state directory settles who this host is, also while the
 //! agent runs: joining, joining anew and leaving write or remove one file.
 
+mod connection;
 mod dial;
 mod identity;
 mod join;
@@ -30,6 +31,8 @@ use tonic::transport::server::Router;
 use crate::controller::Controller;
 use crate::session::Line;
 
+use self::connection::ConnectionFile;
+pub use self::connection::ConnectionState;
 pub use self::dial::DialError;
 pub use self::identity::{Identity, IdentityError};
 pub use self::join::{JoinError, join};
@@ -95,7 +98,9 @@ impl Link {
         R: Fn() -> Router,
         A: Fn() -> anyhow::Result<()>,
     {
-        let serving = reverse::serve(self.held.subscribe(), router, controller, stop.clone());
+        let connection_file = ConnectionFile::new(&self.state_dir);
+        let serving =
+            reverse::serve(self.held.subscribe(), router, controller, &connection_file, stop.clone());
         tokio::select! {
             () = serving => {}
             // End by being dropped: a renewal that is cut off is asked for again.

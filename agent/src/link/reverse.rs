@@ -18,6 +18,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 
+use super::connection::ConnectionFile;
 use super::dial::dial;
 use super::identity::{Identity, IdentityError};
 use super::{Held, tls};
@@ -43,6 +44,7 @@ pub(super) async fn serve<R>(
     mut held: watch::Receiver<Held>,
     router: R,
     controller: Controller,
+    connection_file: &ConnectionFile,
     stop: CancellationToken,
 ) where
     R: Fn() -> Router,
@@ -63,7 +65,7 @@ pub(super) async fn serve<R>(
                 over.cancelled().await;
                 return FIRST_PAUSE;
             };
-            let greeted = serve_next(&identity, &router, &controller, &over).await;
+            let greeted = serve_next(&identity, &router, &controller, connection_file, &over).await;
             let pause = if greeted { FIRST_PAUSE } else { before };
             tokio::select! {
                 () = over.cancelled() => {}
@@ -99,6 +101,7 @@ async fn serve_next<R>(
     identity: &Identity,
     router: &R,
     controller: &Controller,
+    connection_file: &ConnectionFile,
     over: &CancellationToken,
 ) -> bool
 where
@@ -109,9 +112,11 @@ where
         connected = connect(identity) => connected,
     };
     match connected {
-        Ok(stream) => serve_one(stream, router(), controller, over).await,
+        Ok(stream) => serve_one(stream, router(), controller, connection_file, over).await,
         Err(error) => {
-            tracing::warn!(error = %causes(&error), "the controller cannot be reached; will dial again");
+            let error = causes(&error);
+            tracing::warn!(error, "the controller cannot be reached; will dial again");
+            connection_file.away(format!("it cannot be reached: {error}"));
             false
         }
     }
@@ -135,6 +140,7 @@ async fn serve_one(
     stream: TlsStream<TcpStream>,
     router: Router,
     controller: &Controller,
+    connection_file: &ConnectionFile,
     stop: &CancellationToken,
 ) -> bool {
     let mut greetings = controller.greetings();
@@ -157,6 +163,7 @@ async fn serve_one(
         };
         if greeted {
             tracing::info!("connected to the controller");
+            connection_file.connected();
             tokio::select! {
                 () = gone.cancelled() => {}
                 () = stop.cancelled() => drain(&gone).await,
@@ -165,6 +172,10 @@ async fn serve_one(
             tracing::warn!(
                 "the controller did not accept this agent: was the host revoked, or does another agent use \
                  its identity? `holdfast host ls` there says more"
+            );
+            connection_file.away(
+                "it does not accept this host: was it revoked? holdfast host token NAME there, \
+                 holdfast-agent join TOKEN-FILE here",
             );
         }
         close.cancel();
@@ -175,6 +186,7 @@ async fn serve_one(
         tracing::warn!(error = %causes(&error), "serving the controller failed");
     } else if greeted && !stop.is_cancelled() {
         tracing::warn!("the connection to the controller ended; will dial again");
+        connection_file.away("the connection ended");
     }
     greeted
 }

@@ -24,11 +24,12 @@ struct ContextList(Vec<ContextRow>);
 impl Render for ContextList {
     fn lines(&self) -> Lines {
         let mut rows = Rows::new(
-            &["", "NAME", "CONTROLLER"],
+            &["", "NAME", "CONTROLLER", "CA FILE", "TOKEN FILE"],
             "no contexts; add one with: holdfast context add NAME ...",
         );
         for row in &self.0 {
-            rows.push([if row.current { "*" } else { "" }, &row.name, &row.address]);
+            let current = if row.current { "*" } else { "" };
+            rows.push([current, &row.name, &row.address, &row.ca_file, &row.token_file]);
         }
         rows.finish()
     }

@@ -406,9 +406,10 @@ impl RestoreView {
             "partial" => {
                 format!("  NOT WHOLE; the rest is restored and verified{counts}, {} LOST", self.lost)
             }
-            _ => {
+            _ if differences > 0 => {
                 format!("  not restored{took}: it came to {files} files, {bytes}, {differences} differences")
             }
+            _ => format!("  not restored{took}: it came to {files} files, {bytes}"),
         }
     }
 

@@ -101,7 +101,14 @@ fn left_behind(command: &Command) -> Result<Exit> {
         Command::Repo(command) if !matches!(command, RepoCommand::Prune { .. }) => {
             Err(interrupted("interrupted; the repository is as it was"))
         }
-        _ => Err(interrupted("interrupted; a job that was started goes on").hint("holdfast job ls --active")),
+        Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Upgrade(_)
+        | Command::Job(_)
+        | Command::Repo(_) => {
+            Err(interrupted("interrupted; a job that was started goes on").hint("holdfast job ls --active"))
+        }
+        _ => Err(interrupted("interrupted")),
     }
 }
 

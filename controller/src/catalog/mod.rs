@@ -28,7 +28,7 @@ pub mod sources;
 pub mod upgrades;
 pub mod usage;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -38,9 +38,12 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+/// In a state directory.
+const FILE: &str = "catalog.db";
+
 /// The catalogue's database of a state directory.
 pub fn catalog_url(state_dir: &Path) -> String {
-    format!("sqlite://{}", state_dir.join("catalog.db").display())
+    format!("sqlite://{}", state_dir.join(FILE).display())
 }
 
 /// By number, in order, embedded: a binary needs no files beside it.
@@ -77,6 +80,18 @@ pub enum CatalogError {
     Database(#[from] sqlx::Error),
     #[error("the catalogue could not be brought to this version")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    #[error(
+        "{} is gone, although a controller was made there: put a copy back and run `holdfast-controller reconcile`; \
+         without one, move the state directory away and run `holdfast-controller rebuild`",
+        .0.display()
+    )]
+    Gone(PathBuf),
+    #[error(
+        "{} cannot be opened; where it is damaged, put a copy back and run `holdfast-controller reconcile`, or move the \
+         state directory away and run `holdfast-controller rebuild`",
+        path.display()
+    )]
+    Open { path: PathBuf, source: Box<CatalogError> },
     #[error("the catalogue holds an unreadable {what}: {value}")]
     Unreadable { what: &'static str, value: String },
 }
@@ -88,6 +103,21 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Opens the catalogue of a state directory. Only `init` and `rebuild` make
+    /// one: an empty one in the place of one that was lost would know no host and
+    /// no token.
+    ///
+    /// # Errors
+    /// It is gone, cannot be opened or cannot be brought to this version.
+    pub async fn open_in(state_dir: &Path) -> Result<Self, CatalogError> {
+        let path = state_dir.join(FILE);
+        if !path.exists() {
+            return Err(CatalogError::Gone(path));
+        }
+        let opened = Self::open(&catalog_url(state_dir)).await;
+        opened.map_err(|source| CatalogError::Open { path, source: Box::new(source) })
+    }
+
     /// Opens the database at `url` (`sqlite:///path/to/file` or
     /// `sqlite::memory:`), creating and migrating it as needed.
     pub async fn open(url: &str) -> Result<Self, CatalogError> {
@@ -126,6 +156,17 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_catalogue_that_is_gone_or_damaged_is_not_replaced_by_an_empty_one() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let gone = Catalog::open_in(dir.path()).await.expect_err("gone");
+        assert!(matches!(gone, CatalogError::Gone(_)), "{gone}");
+        assert!(!dir.path().join(FILE).exists());
+        std::fs::write(dir.path().join(FILE), vec![b'x'; 8192]).expect("written");
+        let damaged = Catalog::open_in(dir.path()).await.expect_err("damaged");
+        assert!(damaged.to_string().contains("catalog.db cannot be opened"), "{damaged}");
+    }
 
     #[tokio::test]
     async fn jobs_from_before_upgrades_stand_alone_and_the_release_before_does_not_open_this() {

@@ -216,6 +216,10 @@ fn one_source(
     if !sources::counts(source) {
         return Vec::new();
     }
+    // Somebody named it once, perhaps wrongly, and it was never taken: nobody says that it is there.
+    if source.kind == SourceKind::Directory && policies.is_empty() && kept.count(source.id) == 0 {
+        return Vec::new();
+    }
     line.sources += 1;
     let mut problems = Vec::new();
     if policies.is_empty() {

@@ -50,7 +50,10 @@ pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending
             None => {}
         }
     };
-    run.log_event(&finished_line(&finished)).await?;
+    // Of what was removed again, or never written, counts would read like a success.
+    if finished.ok || finished.differences > 0 {
+        run.log_event(&finished_line(&finished)).await?;
+    }
     let host = run.jobs.host_name(host).await?;
     Ok(ending(finished, restore, &host))
 }
@@ -150,7 +153,7 @@ fn quoted(word: &str) -> String {
 
 fn ending(finished: RestoreFinished, restore: &RestoreParameters, host: &str) -> Ending {
     let (state, code, error) = if finished.cancelled {
-        (State::Cancelled, "cancelled".to_owned(), "cancelled on request".to_owned())
+        (State::Cancelled, ErrorCode::Cancelled.as_str().to_owned(), "cancelled on request".to_owned())
     } else if finished.ok && finished.differences == 0 && finished.lost == 0 {
         (State::Succeeded, String::new(), String::new())
     } else if finished.ok && finished.differences == 0 {
@@ -171,7 +174,7 @@ fn ending(finished: RestoreFinished, restore: &RestoreParameters, host: &str) ->
         let first = finished.difference_list.first().cloned().unwrap_or_default();
         let error =
             format!("the target differs from the snapshot in {} places: {first}", finished.differences);
-        (State::Failed, "differences".to_owned(), error)
+        (State::Failed, ErrorCode::Differs.as_str().to_owned(), error)
     } else {
         (State::Failed, finished.error_code.clone(), finished.error.clone())
     };
@@ -192,7 +195,7 @@ mod tests {
             ..RestoreFinished::default()
         };
         let end = ending(finished.clone(), &parameters(), "web-1");
-        assert_eq!((end.state, end.error_code.as_str()), (State::Failed, "differences"));
+        assert_eq!((end.state, end.error_code.as_str()), (State::Failed, "differs"));
         assert!(end.error.ends_with("2 places: a/b: content"));
         let whole = RestoreFinished { differences: 0, ..finished };
         assert_eq!(ending(whole, &parameters(), "web-1").state, State::Succeeded);

@@ -41,7 +41,7 @@ use crate::jobs::Jobs;
 use crate::model::job::parameters::{Parameters, RollbackParameters};
 use crate::model::job::state::State;
 use crate::policy::Consistency;
-use holdfast_proto::ErrorCode;
+use holdfast_proto::{ErrorCode, Exit};
 
 /// Times a host is asked for its upgrades before that is the job's failure.
 const MAX_ASKED: u32 = 5;
@@ -147,7 +147,28 @@ async fn snapshot_discarded(run: &JobRun, host: HostId, upgrade: &Upgrade) -> Re
         Ok(_) => return Ok(()),
         Err(problem) => problem,
     };
-    Err(Failure::failed(ErrorCode::SnapshotBeforeFailed, snapshot_failure_text(&problem)))
+    // To go on without the snapshot would not help: going back needs them as well.
+    let away = ErrorCode::parse(&child.error_code).filter(|code| code.exit() == Exit::Unreachable);
+    Err(match away {
+        Some(code) if !is_of_the_store(code) => Failure::failed(
+            code,
+            format!("nothing was changed: the snapshot of what would be discarded {problem}"),
+        ),
+        _ => Failure::failed(ErrorCode::SnapshotBeforeFailed, snapshot_failure_text(&problem)),
+    })
+}
+
+/// Whether it is the repository that is out of reach, which a rollback does
+/// without.
+fn is_of_the_store(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::StoreUnreachable
+            | ErrorCode::StoreNoBucket
+            | ErrorCode::StoreThrottled
+            | ErrorCode::StoreClockSkew
+            | ErrorCode::StoreFailed
+    )
 }
 
 fn snapshot_failure_text(problem: &str) -> String {

@@ -52,7 +52,7 @@ pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
                 .hint(WRITE_AGAIN)
         }
         OpenError::NotARepository { .. } => CliError::new(ErrorCode::NoRepository, error.to_string())
-            .hint("correct --repository, or make one: holdfast-controller init --repository PLACE"),
+            .hint("is the path or prefix right, and, if it is on a disk of its own, is that mounted?"),
         OpenError::Info { source: InfoError::Damaged(_), .. } => {
             CliError::new(ErrorCode::RepositoryInfo, sentence(&error)).hint(WRITE_AGAIN)
         }
