@@ -71,7 +71,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let state = AgentState::open(Config::load(&args)?).await?;
     let socket = Socket::bind(&state.config.socket).await?;
     // From here on commands find it, and wait where an Engine is slow to answer.
-    sd_notify::notify(&[NotifyState::Ready])?;
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd could not be told that the agent can be reached");
+    }
     tokio::spawn(stop_on_signal(state.stop.clone()));
     tokio::spawn(state.recovery.clone().run());
     tokio::spawn(state.clocks.clone().run());
@@ -291,7 +293,8 @@ pub async fn resume(args: ResumeArgs) -> anyhow::Result<String> {
     if left.is_empty() {
         return Ok(match due.is_empty() {
             true => "nothing was left to do".to_owned(),
-            false => format!("done: {}", due.join(", ")),
+            // How each ended is in the log: a container may be gone, or not start.
+            false => format!("nothing is left to do; the list was: {}", due.join(", ")),
         });
     }
     anyhow::bail!("still to do: {}; the agent goes on when it is started", left.join(", "));

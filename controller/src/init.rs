@@ -283,7 +283,7 @@ mod tests {
         fs::remove_file(first.join(FILE)).expect("removed");
         init(&first, &config).await.expect("finished");
 
-        // One that has run since is not made anew: its hosts know its CA.
+        // One that has run since is refused: its hosts know its CA.
         fs::write(first.join(LISTEN_FILE), "127.0.0.1:7443\n").expect("written");
         fs::remove_file(first.join(FILE)).expect("removed");
         let key = fs::read(first.join("ca.key")).expect("key");

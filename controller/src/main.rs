@@ -250,7 +250,9 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let bound = App::open(dir, config).await?.bind(args.listen).await?;
     say(&format!("listening on {}", bound.address()))?;
     // What comes from here on is taken: systemd may start what needs this.
-    sd_notify::notify(&[NotifyState::Ready])?;
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd could not be told that the controller can be reached");
+    }
     bound.run(stop_on_signal()?).await?;
     Ok(ExitCode::SUCCESS)
 }

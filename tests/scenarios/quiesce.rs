@@ -206,7 +206,7 @@ fn what_a_dead_agent_left_is_undone_without_it() {
         .arg("--docker-host")
         .arg(host.engine.host());
     let said = e2e::command::run(&mut resume);
-    assert!(said.contains("done: start container `writer`"), "{said}");
+    assert!(said.contains("nothing is left to do; the list was: start container `writer`"), "{said}");
     assert_eq!(fleet.engine("host-a").state("writer"), "running");
 }
 

@@ -65,6 +65,8 @@ impl ConnectionFile {
         let text = serde_json::to_string(&state).expect("a number and a text");
         let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &self.path));
         if let Err(error) = written {
+            // `status` says nothing then, rather than what was so before.
+            let _ = std::fs::remove_file(&self.path);
             tracing::debug!(%error, path = %self.path.display(), "the state of the connection could not be written down");
         }
         *last = Some(state);
