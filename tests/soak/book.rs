@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::kills::{Act, Victim};
+use crate::kill::{Act, Victim};
 
 /// One thing that was done.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -4,36 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 
 use crate::book::{Book, What};
+use crate::kill::Act;
 use crate::scene::Scene;
-
-/// What goes on when somebody is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Act {
-    Backup,
-    Restore,
-    /// Forgotten snapshots are purged and their packs collected.
-    Prune,
-    /// A lost controller is recreated from the bucket.
-    Rebuild,
-    Upgrade,
-    /// A committed upgrade is rolled back.
-    Rollback,
-}
-
-/// Who is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Victim {
-    Agent,
-    Controller,
-    Engine,
-    /// The command that does it all by itself.
-    Command,
-}
 
 /// In turns, the cheap ones more often.
 const TURNS: [Act; 12] = [
@@ -50,29 +24,6 @@ const TURNS: [Act; 12] = [
     Act::Restore,
     Act::Rebuild,
 ];
-
-impl Act {
-    fn victims(self) -> &'static [Victim] {
-        match self {
-            Self::Prune => &[Victim::Controller],
-            Self::Rebuild => &[Victim::Command],
-            // An Engine takes twenty seconds to come back.
-            _ => &[Victim::Agent, Victim::Agent, Victim::Controller, Victim::Controller, Victim::Engine],
-        }
-    }
-
-    /// For how long the act takes at the least: the kill comes in this time.
-    fn span(self) -> Duration {
-        Duration::from_millis(match self {
-            Self::Backup | Self::Restore => 700,
-            Self::Prune => 250,
-            // Release binaries rebuild so small a repository in less than 250 ms.
-            Self::Rebuild => 60,
-            Self::Upgrade => 6000,
-            Self::Rollback => 5000,
-        })
-    }
-}
 
 /// Until there are so many kills, or no time is left. A round in which
 /// something does not hold is written down, and the next begins with a new

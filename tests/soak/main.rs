@@ -9,6 +9,7 @@
 mod bits;
 mod book;
 mod files;
+mod kill;
 mod kills;
 mod scene;
 

@@ -14,7 +14,7 @@ use e2e::upgrades::{self, Copy, RIGHTS, run_app};
 use e2e::{invariant, tree, wait};
 use serde_json::Value;
 
-use crate::kills::{Act, Victim};
+use crate::kill::{Act, Victim};
 
 const HOST: &str = "host-a";
 /// Its content changes between rounds only, so each snapshot of it is known.

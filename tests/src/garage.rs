@@ -14,8 +14,11 @@ use crate::wait;
 pub const VERSION: &str = "2.5.0";
 
 /// The built server, or what to do to have it.
+///
+/// # Errors
+/// It is not built; the error says how.
 pub fn binary() -> Result<PathBuf, String> {
-    let path = crate::object_store::cache()?.join(format!("garage-{VERSION}/bin/garage"));
+    let path = crate::cache::folder()?.join(format!("garage-{VERSION}/bin/garage"));
     path.exists()
         .then_some(path)
         .ok_or_else(|| "Garage is not built; run tests/tools/install-garage".to_owned())

@@ -10,6 +10,7 @@
 pub mod app_images;
 pub mod bad_disk;
 pub mod binaries;
+mod cache;
 pub mod contained;
 pub mod deaths;
 pub mod docker;
@@ -25,7 +26,6 @@ pub mod leftovers;
 pub mod locks;
 pub mod moto;
 pub mod object_store;
-mod order;
 pub mod ports;
 pub mod postgres_image;
 pub mod process;

@@ -17,8 +17,11 @@ use crate::wait;
 pub const VERSION: &str = "5.2.5";
 
 /// The installed server, or what to do to have it.
+///
+/// # Errors
+/// It is not installed; the error says how.
 pub fn binary() -> Result<PathBuf, String> {
-    let path = crate::object_store::cache()?.join(format!("moto-{VERSION}"));
+    let path = crate::cache::folder()?.join(format!("moto-{VERSION}"));
     let complete = path.join("complete").exists();
     complete
         .then(|| path.join("bin/moto_server"))

@@ -15,16 +15,10 @@ pub enum Available {
     Moto(PathBuf),
 }
 
-/// Folder of what the tests build or install once.
-pub(crate) fn cache() -> Result<PathBuf, String> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
-    Ok(cache.join("holdfast"))
-}
-
 /// The better of those that are there, or what to do to have one.
+///
+/// # Errors
+/// None is there; the error is about moto, which installs in a minute.
 pub fn available() -> Result<Available, String> {
     garage::binary().map(Available::Garage).or_else(|_| moto::binary().map(Available::Moto))
 }

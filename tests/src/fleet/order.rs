@@ -3,12 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::fleet::{Fleet, Host, Snapshots};
+use super::snapshots::Snapshots;
+use super::{Fleet, Host};
 use crate::{invariant, wait};
 
 /// What a test leaves on purpose.
 #[derive(Debug, Default)]
-pub(crate) struct Leaves {
+pub(super) struct Leaves {
     damage: AtomicBool,
     unsettled: AtomicBool,
 }
@@ -30,16 +31,16 @@ impl Fleet {
     /// snapshot that was acknowledged is listed (I2), the catalogue and the bucket
     /// agree (I3, I10), and every snapshot is whole (I1). Asks nothing of what the
     /// test has stopped: a controller that is down, a host whose agent is.
-    pub(crate) fn assert_in_order(&mut self) {
+    pub(super) fn assert_in_order(&mut self) {
         if !self.is_answering() {
             return;
         }
-        let all_agents_run = self.hosts_mut().iter_mut().all(Host::agent_runs);
+        let all_agents_run = self.hosts.iter_mut().all(Host::agent_runs);
         if !self.leaves.unsettled.load(Relaxed) {
             if all_agents_run {
                 self.wait_idle(60);
             }
-            self.hosts_mut().iter_mut().for_each(Host::assert_nothing_to_undo);
+            self.hosts.iter_mut().for_each(Host::assert_nothing_to_undo);
         }
         if !self.leaves.damage.load(Relaxed) {
             if all_agents_run && !self.leaves.unsettled.load(Relaxed) {
