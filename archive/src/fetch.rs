@@ -11,6 +11,9 @@
 //! same ones again and again. Data frames are kept as they are stored, and only
 //! where that is asked for: many small files share one.
 
+mod recent;
+mod spans;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,15 +22,13 @@ use bytes::Bytes;
 use crate::frame::{self, FrameError};
 use crate::ids::{FrameId, PackId};
 use crate::pack_io::{FrameKind, FrameLocation, PackEntry, PackIoError, PackSource};
+use recent::Recent;
+use spans::{end, spans};
 
 /// Most frames in one call of [`PackSource::locate`].
 const LOCATE_BATCH: usize = 4096;
-/// Longest range read at once.
-const SPAN_BYTES: u64 = 8 << 20;
 /// Most copies of a frame that are tried.
 const MAX_COPIES: usize = 8;
-/// Bytes nobody asked for that are worth a request saved.
-const GAP_BYTES: u64 = 64 << 10;
 
 /// A frame that could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -158,6 +159,7 @@ impl FrameFetcher {
         each: &mut dyn FnMut(usize, Result<Bytes, FetchError>) -> Result<(), E>,
     ) -> Result<(), E> {
         for (batch, first) in ids.chunks(LOCATE_BATCH).zip((0..).step_by(LOCATE_BATCH)) {
+            // A frame that is asked for several times is fetched once.
             let mut places: BTreeMap<FrameId, Vec<usize>> = BTreeMap::new();
             for (n, id) in batch.iter().enumerate() {
                 match self.cache().get(id).or_else(|| self.decode_kept(id)) {
@@ -176,6 +178,7 @@ impl FrameFetcher {
                     None => give(id, Err(FetchError::Missing { frame: *id }))?,
                 }
             }
+            // In the order of the store, which makes neighbours of what lies together.
             found.sort_by_key(|location| (location.pack, location.entry.offset));
             for span in spans(&found) {
                 self.read_span(span, keep, &mut give)?;
@@ -206,6 +209,7 @@ impl FrameFetcher {
                 None => asked.push(*id),
             }
         }
+        // Nothing here has to succeed: whoever needs a frame asks for it by itself.
         let Ok(locations) = self.locate(&asked) else { return got };
         let mut wanted = Vec::new();
         for location in locations.into_iter().flatten() {
@@ -235,6 +239,7 @@ impl FrameFetcher {
         }
         let failed = |source: PackIoError| FetchError::Locate { source: Arc::new(source) };
         let mut locations = self.source.locate(ids).map_err(failed)?;
+        // Answers are matched by place.
         if locations.len() != ids.len() {
             let message = format!("{} answers to {} questions", locations.len(), ids.len());
             return Err(failed(PackIoError::new("protocol", message)));
@@ -259,6 +264,8 @@ impl FrameFetcher {
                 }
                 give(&location.entry.id, outcome.or_else(|error| self.elsewhere(location, error)))
             }),
+            // A bad sector loses the whole range to one request; its neighbours are read one by
+            // one.
             Err(error) if span.len() > 1 && error.is_loss() => span.iter().try_for_each(|location| {
                 let outcome = self.read_one(location);
                 give(&location.entry.id, outcome.or_else(|error| self.elsewhere(location, error)))
@@ -280,6 +287,7 @@ impl FrameFetcher {
             self.source.lost(&location.entry.id, &location.pack);
         }
         let mut tried = vec![location.pack];
+        // Not for a store out of reach: the other copy lies in the same one.
         while error.is_loss() && tried.len() < MAX_COPIES {
             let other = match self.source.elsewhere(&location.entry.id, &tried) {
                 Ok(Some(other)) if other.entry.id == location.entry.id => other,
@@ -301,6 +309,8 @@ impl FrameFetcher {
             |source| FetchError::Read { frame: first.entry.id, pack: first.pack, source: Arc::new(source) };
         let wanted = range.end - range.start;
         let bytes = self.source.read(&first.pack, range).map_err(failed)?;
+        // A source that is somebody else's: its answer is cut to frames by offset, so its length
+        // has to be right.
         if bytes.len() as u64 != wanted {
             let message = format!("{} bytes came where {wanted} were asked for", bytes.len());
             return Err(failed(PackIoError::loss("corrupt", message)));
@@ -320,7 +330,7 @@ impl FrameFetcher {
     }
 
     fn keep(&self, entry: &PackEntry, from: &[u8]) {
-        if entry.kind == FrameKind::Data && self.kept().room > 0 {
+        if entry.kind == FrameKind::Data && self.kept().room() > 0 {
             // A copy: a slice would hold the whole range.
             let stored = Bytes::copy_from_slice(&from[..entry.stored_len as usize]);
             self.kept().insert(entry.id, stored.len(), (entry.clone(), stored));
@@ -336,261 +346,5 @@ impl FrameFetcher {
     }
 }
 
-fn end(location: &FrameLocation) -> u64 {
-    location.entry.offset + u64::from(location.entry.stored_len)
-}
-
-/// Cuts sorted locations into ranges worth one request each.
-fn spans(sorted: &[FrameLocation]) -> impl Iterator<Item = &[FrameLocation]> {
-    let mut rest = sorted;
-    std::iter::from_fn(move || {
-        let first = rest.first()?;
-        let mut until = end(first);
-        let mut count = 1;
-        for next in &rest[1..] {
-            let near = next.pack == first.pack && next.entry.offset <= until.saturating_add(GAP_BYTES);
-            let reach = until.max(end(next));
-            if !near || reach - first.entry.offset > SPAN_BYTES {
-                break;
-            }
-            until = reach;
-            count += 1;
-        }
-        let (span, after) = rest.split_at(count);
-        rest = after;
-        Some(span)
-    })
-}
-
-/// Frames in so many bytes; the least recently used go first.
-struct Recent<V> {
-    room: usize,
-    held: usize,
-    tick: u64,
-    /// Each with its age and its bytes.
-    frames: HashMap<FrameId, (u64, usize, V)>,
-    by_age: BTreeMap<u64, FrameId>,
-}
-
-impl<V: Clone> Recent<V> {
-    fn new(room: usize) -> Self {
-        Self { room, held: 0, tick: 0, frames: HashMap::new(), by_age: BTreeMap::new() }
-    }
-
-    fn get(&mut self, id: &FrameId) -> Option<V> {
-        let (age, _, value) = self.frames.get_mut(id)?;
-        self.by_age.remove(age);
-        self.tick += 1;
-        *age = self.tick;
-        self.by_age.insert(self.tick, *id);
-        Some(value.clone())
-    }
-
-    fn insert(&mut self, id: FrameId, bytes: usize, value: V) {
-        if bytes > self.room || self.frames.contains_key(&id) {
-            return;
-        }
-        self.tick += 1;
-        self.held += bytes;
-        self.by_age.insert(self.tick, id);
-        self.frames.insert(id, (self.tick, bytes, value));
-        while self.held > self.room {
-            let Some((_, oldest)) = self.by_age.pop_first() else { break };
-            if let Some((_, bytes, _)) = self.frames.remove(&oldest) {
-                self.held -= bytes;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::ops::Range;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::frame::{EncodedFrame, encode};
-    use crate::ids::AllocationId;
-    use crate::pack::PackBuilder;
-    use crate::pack_io::SealedPack;
-    use crate::store::{StoreError, StoreErrorKind};
-
-    /// Packs in memory.
-    #[derive(Default)]
-    pub(crate) struct MemorySource {
-        pub(crate) packs: HashMap<PackId, Bytes>,
-        pub(crate) index: HashMap<FrameId, FrameLocation>,
-        pub(crate) reads: AtomicUsize,
-        /// How the store fails at every read.
-        pub(crate) fails: Option<StoreErrorKind>,
-    }
-
-    impl MemorySource {
-        pub(crate) fn add(&mut self, pack: SealedPack) -> PackId {
-            let id = PackId { sha256: pack.sha256, allocation: AllocationId::generate() };
-            for entry in pack.table {
-                self.index.insert(entry.id, FrameLocation { pack: id, entry });
-            }
-            self.packs.insert(id, pack.bytes);
-            id
-        }
-    }
-
-    impl PackSource for MemorySource {
-        fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
-            assert!(frames.len() <= LOCATE_BATCH);
-            Ok(frames.iter().map(|frame| self.index.get(frame).cloned()).collect())
-        }
-
-        fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
-            self.reads.fetch_add(1, Ordering::Relaxed);
-            if let Some(kind) = self.fails {
-                return Err(StoreError::new(kind, "a test").into());
-            }
-            let bytes = self.packs.get(pack).ok_or_else(|| PackIoError::loss("not-found", "no such pack"))?;
-            if range.end > bytes.len() as u64 {
-                return Err(PackIoError::loss("corrupt", "the pack ends before"));
-            }
-            Ok(bytes.slice(range.start as usize..range.end as usize))
-        }
-    }
-
-    fn frames(kind: FrameKind, count: usize) -> Vec<EncodedFrame> {
-        (0..count).map(|n| encode(kind, format!("content {n}").as_bytes(), 3)).collect()
-    }
-
-    fn source_of(frames: &[EncodedFrame]) -> MemorySource {
-        let mut source = MemorySource::default();
-        for part in frames.chunks(frames.len().div_ceil(2)) {
-            let mut builder = PackBuilder::new();
-            part.iter().cloned().for_each(|frame| builder.push(frame));
-            source.add(builder.finish());
-        }
-        source
-    }
-
-    #[test]
-    fn neighbours_are_read_at_once_and_each_gets_its_own() {
-        let frames = frames(FrameKind::Data, 5000);
-        let source = Arc::new(source_of(&frames));
-        let fetcher = FrameFetcher::new(source.clone(), 0);
-        let mut ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
-        ids.push(ids[0]);
-        let mut got = vec![Bytes::new(); ids.len()];
-        fetcher
-            .get_many(&ids, &mut |place, raw| {
-                got[place] = raw;
-                Ok::<(), FetchError>(())
-            })
-            .unwrap();
-        for (n, raw) in got[..5000].iter().enumerate() {
-            assert_eq!(raw, format!("content {n}").as_bytes());
-        }
-        assert_eq!(got[5000], got[0]);
-        assert!(source.reads.load(Ordering::Relaxed) <= 6, "{source:?}", source = source.reads);
-    }
-
-    #[test]
-    fn pages_are_cached_within_the_bound_and_data_never() {
-        let pages = frames(FrameKind::Page, 100);
-        let source = Arc::new(source_of(&pages));
-        let fetcher = FrameFetcher::new(source.clone(), 200);
-        for frame in &pages {
-            fetcher.get(frame.id).unwrap();
-        }
-        assert_eq!(source.reads.load(Ordering::Relaxed), 100);
-        assert!(fetcher.cache().held <= 200 && fetcher.cache().held > 150);
-        fetcher.get(pages[99].id).unwrap();
-        assert_eq!(source.reads.load(Ordering::Relaxed), 100);
-        fetcher.get(pages[0].id).unwrap();
-        assert_eq!(source.reads.load(Ordering::Relaxed), 101);
-    }
-
-    #[test]
-    fn shared_frames_are_kept_as_stored_within_the_bound() {
-        let frames = frames(FrameKind::Data, 100);
-        let source = Arc::new(source_of(&frames));
-        let stored: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
-        let fetcher = FrameFetcher::new(source.clone(), 0).keeping(stored / 2);
-        let ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
-        let read = |ids: &[FrameId]| {
-            let mut got = vec![Bytes::new(); ids.len()];
-            let each = &mut |place: usize, raw: Result<Bytes, FetchError>| -> Result<(), FetchError> {
-                got[place] = raw?;
-                Ok(())
-            };
-            fetcher.try_shared(ids, each).unwrap();
-            (got, source.reads.load(Ordering::Relaxed))
-        };
-        let (first, reads) = read(&ids);
-        assert!(fetcher.kept().held <= stored / 2 && fetcher.kept().held > stored / 3);
-        // What was read last is there, and is the same.
-        let kept: Vec<FrameId> =
-            ids.iter().copied().filter(|id| fetcher.kept().frames.contains_key(id)).collect();
-        let (again, reads_again) = read(&kept);
-        assert_eq!(reads_again, reads);
-        for (id, raw) in kept.iter().zip(&again) {
-            let place = ids.iter().position(|other| other == id).unwrap();
-            assert_eq!(raw, &first[place]);
-        }
-        // Others do not push them out.
-        let before = fetcher.kept().frames.len();
-        fetcher.get(ids[0]).unwrap();
-        assert_eq!(fetcher.kept().frames.len(), before);
-    }
-
-    #[test]
-    fn loss_of_one_frame_is_named_and_costs_no_other() {
-        let frames = frames(FrameKind::Data, 20);
-        let mut source = source_of(&frames);
-        let bad = source.index[&frames[3].id].clone();
-        let mut bytes = source.packs[&bad.pack].to_vec();
-        bytes[end(&bad) as usize - 1] ^= 1;
-        // The first pack is damaged in frame 3 and cut off within frame 9, its last.
-        bytes.truncate(end(&source.index[&frames[9].id]) as usize - 1);
-        source.packs.insert(bad.pack, bytes.into());
-        source.index.remove(&frames[15].id);
-        let fetcher = FrameFetcher::new(Arc::new(source), 0);
-        let ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
-        let mut lost = Vec::new();
-        fetcher
-            .try_many(&ids, &mut |place, outcome| {
-                match outcome {
-                    Ok(raw) => assert_eq!(raw, format!("content {place}").as_bytes()),
-                    Err(error) => {
-                        assert!(error.is_loss());
-                        assert_eq!(error.frame(), Some(ids[place]));
-                        lost.push((place, std::mem::discriminant(&error)));
-                    }
-                }
-                Ok::<(), FetchError>(())
-            })
-            .unwrap();
-        lost.sort_by_key(|(place, _)| *place);
-        assert_eq!(lost.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [3, 9, 15]);
-        assert!(lost[0].1 != lost[1].1 && lost[1].1 != lost[2].1);
-    }
-
-    #[test]
-    fn h04_a_store_out_of_reach_is_asked_once_a_range_and_a_damaged_one_once_a_frame() {
-        let frames = frames(FrameKind::Data, 20);
-        for (kind, reads, loss) in
-            [(StoreErrorKind::Unreachable, 2, false), (StoreErrorKind::Corrupt, 22, true)]
-        {
-            let source = Arc::new(MemorySource { fails: Some(kind), ..source_of(&frames) });
-            let fetcher = FrameFetcher::new(source.clone(), 0);
-            let ids: Vec<FrameId> = frames.iter().map(|frame| frame.id).collect();
-            let mut failed = Vec::new();
-            fetcher
-                .try_many(&ids, &mut |place, outcome| {
-                    let error = outcome.expect_err("nothing can be read");
-                    assert_eq!((error.frame(), error.is_loss()), (Some(ids[place]), loss));
-                    failed.push(place);
-                    Ok::<(), FetchError>(())
-                })
-                .unwrap();
-            assert_eq!(failed.len(), 20);
-            assert_eq!(source.reads.load(Ordering::Relaxed), reads, "{kind:?}");
-        }
-    }
-}
+pub(crate) mod tests;

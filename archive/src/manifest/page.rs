@@ -20,8 +20,8 @@
 
 use prost::Message;
 
+use super::error::ManifestError;
 use super::path::{PathError, TreeOrder};
-use super::reader::ManifestError;
 use crate::entry::{Extent, path_order};
 use crate::frame::{self, MAX_RAW};
 use crate::ids::FrameId;
@@ -234,15 +234,23 @@ pub(crate) struct ExtentChildMessage {
 
 impl PageMessage {
     /// Decodes a page whose rows have been counted before any is allocated.
+    ///
+    /// # Errors
+    /// It is longer or has more rows than a page may, or is no message of this kind.
     pub(crate) fn read(raw: &[u8]) -> Result<Self, PageError> {
         if raw.len() > MAX_PAGE_RAW {
             return Err(PageError::Long(raw.len()));
         }
+        // Before the decoder allocates: a page of 2 MiB may hold a million empty rows.
         count_rows(raw)?;
         Ok(Self::decode(raw)?)
     }
 
     /// The page if it is of the kind and level that whoever refers to it says.
+    ///
+    /// # Errors
+    /// It cannot be read, has rows of another kind than its own, or is not the page that
+    /// was referred to.
     pub(crate) fn read_as(
         raw: &[u8],
         kind: u32,
@@ -258,6 +266,10 @@ impl PageMessage {
     }
 
     /// That a page has the rows of its kind and no others.
+    ///
+    /// # Errors
+    /// Its kind is unknown, its level is none that kind has, or it has rows of another
+    /// kind or none.
     pub(crate) fn check_kind(&self) -> Result<(), PageError> {
         let has = [
             !self.entries.is_empty(),
@@ -270,16 +282,22 @@ impl PageMessage {
         if !wanted.contains(&true) {
             return Err(PageError::Kind { found: self.kind, level: self.level, expected: "a known kind" });
         }
+        // Rows of a kind that the page is not would be read by nobody, or by the wrong reader.
         if has != wanted {
             return Err(PageError::Malformed("it has rows of another kind of page, or none of its own"));
         }
         let indexes = matches!(self.kind, INDEX | EXTENT_INDEX);
+        // The level falls by one with each page below, so a walk down ends.
         if indexes != (self.level > 0) || self.level > MAX_LEVEL {
             return Err(PageError::Malformed("its level is none a page of its kind has"));
         }
         Ok(())
     }
 
+    /// The frames its extents refer to by number.
+    ///
+    /// # Errors
+    /// The table ends within an id.
     pub(crate) fn frame_table(&self) -> Result<Vec<FrameId>, PageError> {
         if !self.frames.len().is_multiple_of(32) {
             return Err(PageError::Malformed("its table of frames is cut off"));
@@ -328,16 +346,24 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// The id in a reference to a page.
+///
+/// # Errors
+/// It is not 32 bytes.
 pub(crate) fn id(bytes: &[u8]) -> Result<FrameId, PageError> {
     FrameId::from_slice(bytes).ok_or(PageError::Malformed("a reference to a page is not 32 bytes"))
 }
 
 /// Turns the path before into this one.
+///
+/// # Errors
+/// It shares more than the path before has, or becomes longer than a path may.
 pub(crate) fn apply_suffix(path: &mut Vec<u8>, shared: u32, suffix: &[u8]) -> Result<(), PageError> {
     let shared = shared as usize;
     if shared > path.len() {
         return Err(PageError::Malformed("a path shares more than the path before it has"));
     }
+    // A few bytes may share a path of any length with the row before: the limit is on what it
+    // becomes.
     if shared + suffix.len() > super::MAX_PATH_LEN {
         let path = suffix[..suffix.len().min(64)].to_vec();
         return Err(PageError::Path { path, reason: PathError::Long });
@@ -349,6 +375,10 @@ pub(crate) fn apply_suffix(path: &mut Vec<u8>, shared: u32, suffix: &[u8]) -> Re
 
 /// Reads extents that continue at `from` in their file. Gives them and where
 /// the last one ends.
+///
+/// # Errors
+/// One is cut off, names a frame outside the table, or lies outside of what a frame or
+/// a file may hold.
 pub(crate) fn decode_extents(
     numbers: &[u64],
     frames: &[FrameId],
@@ -367,6 +397,7 @@ pub(crate) fn decode_extents(
         if !fits {
             return Err(PageError::Malformed("an extent lies outside of what a frame may hold"));
         }
+        // Extents go forward only: by their form they can neither overlap nor come out of order.
         let file_offset = end.checked_add(gap).filter(|&at| at <= i64::MAX as u64 - len);
         let file_offset =
             file_offset.ok_or(PageError::Malformed("an extent lies beyond what a file may hold"))?;

@@ -81,6 +81,10 @@ pub(crate) struct TreeOrder {
 
 impl TreeOrder {
     /// Takes the next path of a whole tree.
+    ///
+    /// # Errors
+    /// The path is none that may be, does not come after the one before, or hangs below
+    /// no directory that came.
     pub(crate) fn accept(&mut self, path: &[u8], is_directory: bool) -> Result<(), PathError> {
         check_path(path)?;
         let Some(last) = &self.last else {
@@ -93,9 +97,12 @@ impl TreeOrder {
         };
         check_order(last, path)?;
         let above = parent(path).ok_or(PathError::OutOfOrder)?;
+        // The directories that are open are beginnings of the last path, so a length names one of
+        // them.
         let Ok(depth) = self.directories.binary_search(&above.len()) else {
             return Err(PathError::NoParent);
         };
+        // As long as a directory that is open, and another one.
         if !last.starts_with(above) {
             return Err(PathError::NoParent);
         }
@@ -108,6 +115,9 @@ impl TreeOrder {
     }
 
     /// Takes the next path of a part of a tree.
+    ///
+    /// # Errors
+    /// The path is none that may be, or does not come after the one before.
     pub(crate) fn accept_part(&mut self, path: &[u8]) -> Result<(), PathError> {
         check_path(path)?;
         if let Some(last) = &self.last {

@@ -10,18 +10,18 @@
 //! error in its place and goes on, so salvage reads the rest; whoever wants
 //! all or nothing stops at the first error.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::page::{
-    self, ChildMessage, EXTENT_INDEX, EXTENTS, EntryMessage, FLAG_TORN, FLAG_UNREADABLE, INDEX, LEAF,
-    MAX_EXTENTS, MAX_LEVEL, MAX_XATTR_BYTES, MAX_XATTR_PAGES, PageError, PageMessage, XATTRS,
-};
-use super::path::{TreeOrder, check_path, is_within};
-use crate::entry::{Entry, EntryFlags, EntryKind, Extent, FileData, path_order};
-use crate::fetch::{FetchError, FrameFetcher};
+use super::error::{ManifestError, StepError};
+use super::open_page::OpenPage;
+use super::other_pages::OtherPages;
+use super::page::{INDEX, LEAF, PageError, PageMessage};
+use super::path::TreeOrder;
+use super::scope::Scope;
+use crate::entry::Entry;
+use crate::fetch::FrameFetcher;
 use crate::ids::FrameId;
 
 /// Raw bytes of pages of one level fetched before they are needed. A request
@@ -29,39 +29,6 @@ use crate::ids::FrameId;
 /// for as much at once as it may hold.
 const AHEAD_BYTES: usize = 2 << 20;
 const AHEAD_PAGES: usize = 1024;
-
-/// A manifest that could not be read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ManifestError {
-    #[error("a page of the manifest could not be had")]
-    Fetch(#[source] Box<FetchError>),
-    #[error("manifest page {page} is invalid")]
-    Page { page: FrameId, source: PageError },
-}
-
-impl From<FetchError> for ManifestError {
-    fn from(error: FetchError) -> Self {
-        Self::Fetch(Box::new(error))
-    }
-}
-
-impl ManifestError {
-    /// The page that is missing, damaged or invalid.
-    pub fn page(&self) -> Option<FrameId> {
-        match self {
-            Self::Fetch(error) => error.frame(),
-            Self::Page { page, .. } => Some(*page),
-        }
-    }
-
-    /// Whether the page is gone or wrong, rather than out of reach for now.
-    pub fn is_loss(&self) -> bool {
-        match self {
-            Self::Fetch(error) => error.is_loss(),
-            Self::Page { .. } => true,
-        }
-    }
-}
 
 /// Reads one manifest.
 #[derive(Clone, Copy)]
@@ -112,63 +79,6 @@ impl<'a> ManifestReader<'a> {
     }
 }
 
-type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// Which entries a walk gives.
-enum Scope {
-    All,
-    Exact(Vec<u8>),
-    Children(Vec<u8>),
-    Subtree(Vec<u8>),
-}
-
-impl Scope {
-    fn wants(&self, path: &[u8]) -> bool {
-        match self {
-            Self::All => true,
-            Self::Exact(wanted) => path == wanted,
-            Self::Children(dir) => super::parent(path) == Some(dir),
-            Self::Subtree(dir) => is_within(path, dir),
-        }
-    }
-
-    /// Whether a page from `first` to `last` can hold anything wanted.
-    fn may_hold(&self, first: &[u8], last: &[u8]) -> bool {
-        let within = |path: &[u8]| path_order(first, path).is_le() && path_order(path, last).is_le();
-        match self {
-            Self::All => true,
-            Self::Exact(path) => within(path),
-            Self::Subtree(dir) => within(dir) || is_within(first, dir),
-            Self::Children(dir) => {
-                let deep = |path: &[u8]| super::parent(path).is_some_and(|above| above != dir);
-                let one_child = is_within(first, dir)
-                    && is_within(last, dir)
-                    && deep(first)
-                    && child_of(first, dir) == child_of(last, dir);
-                !one_child && (within(dir) || is_within(first, dir))
-            }
-        }
-    }
-
-    /// Whether nothing wanted comes at or after `path`.
-    fn ends_before(&self, path: &[u8]) -> bool {
-        match self {
-            Self::All => false,
-            Self::Exact(wanted) => path_order(path, wanted) == Ordering::Greater,
-            Self::Children(dir) | Self::Subtree(dir) => {
-                !is_within(path, dir) && path_order(path, dir) == Ordering::Greater
-            }
-        }
-    }
-}
-
-/// The first component of `path` below `dir`.
-fn child_of<'p>(path: &'p [u8], dir: &[u8]) -> Option<&'p [u8]> {
-    let below = path.strip_prefix(dir)?;
-    let below = if dir.is_empty() { below } else { below.strip_prefix(b"/")? };
-    below.split(|&byte| byte == b'/').next()
-}
-
 /// Entries of a manifest, streaming. Goes on after an error with what lies
 /// behind the page it was about.
 pub struct Entries<'a> {
@@ -179,25 +89,6 @@ pub struct Entries<'a> {
     /// Pages by level that come next.
     ahead: HashMap<u32, HashMap<FrameId, Bytes>>,
     order: TreeOrder,
-}
-
-/// A page being read.
-struct OpenPage {
-    id: FrameId,
-    page: PageMessage,
-    frames: Vec<FrameId>,
-    next: usize,
-    /// The path before the next row.
-    path: Vec<u8>,
-    /// Last path and number of entries, as the page above has it.
-    promised: Option<(Vec<u8>, u64)>,
-}
-
-struct ChildRow {
-    page: FrameId,
-    first: Vec<u8>,
-    last: Vec<u8>,
-    entries: u64,
 }
 
 impl Iterator for Entries<'_> {
@@ -233,18 +124,6 @@ impl Entries<'_> {
     }
 }
 
-/// What went wrong in a step: the page being read, or one it refers to.
-enum StepError {
-    Page(PageError),
-    Below(ManifestError),
-}
-
-impl From<PageError> for StepError {
-    fn from(error: PageError) -> Self {
-        Self::Page(error)
-    }
-}
-
 impl Entries<'_> {
     fn open_root(&mut self, root: FrameId) -> Result<(), ManifestError> {
         let raw = self.fetcher.get(root)?;
@@ -276,10 +155,12 @@ impl Entries<'_> {
         let message = top.next_entry()?;
         let path = top.path.clone();
         if self.scope.ends_before(&path) {
+            // Entries come in order: nothing that is wanted follows, here or in the pages above.
             self.open.clear();
             return Ok(None);
         }
         let kind = message.kind;
+        // In a part of a tree the directories above were not read: only the order can be checked.
         let outcome = match self.scope {
             Scope::All => self.order.accept(&path, kind == 2),
             _ => self.order.accept_part(&path),
@@ -290,7 +171,8 @@ impl Entries<'_> {
         }
         let Some(top) = self.open.last() else { return Ok(None) };
         let inline = top.inline(&path, &message)?;
-        self.entry(path, message, inline).map(Some)
+        let others = OtherPages { fetcher: self.fetcher };
+        others.entry(path, message, inline).map(Some)
     }
 
     fn step_index(&mut self) -> Result<Option<Entry>, StepError> {
@@ -308,7 +190,7 @@ impl Entries<'_> {
             Some(raw) => raw,
             None => self.fetcher.get(child.page).map_err(|error| StepError::Below(error.into()))?,
         };
-        let opened = open_child(&raw, level, &child)
+        let opened = OpenPage::child(&raw, level, &child)
             .map_err(|source| StepError::Below(ManifestError::Page { page: child.page, source }))?;
         self.open.push(opened);
         Ok(None)
@@ -316,6 +198,7 @@ impl Entries<'_> {
 
     /// A page that was fetched before, or is now, together with what follows it.
     fn take_ahead(&mut self, level: u32, page: FrameId) -> Option<Bytes> {
+        // Pages that were fetched ahead of their turn; each is used once.
         let known = self.ahead.get_mut(&level).and_then(|ahead| ahead.remove(&page));
         let far = match self.scope {
             Scope::All => true,
@@ -347,252 +230,5 @@ impl Entries<'_> {
         }
         pages.truncate(AHEAD_PAGES);
         pages
-    }
-
-    /// The entry with what lies in other pages.
-    fn entry(&self, path: Vec<u8>, message: EntryMessage, inline: Inline) -> Result<Entry, StepError> {
-        let refuse = |reason| StepError::Page(PageError::Entry { path: path.clone(), reason });
-        let mut xattrs = inline.xattrs;
-        if !message.xattr_pages.is_empty() {
-            xattrs = self.read_xattrs(&message.xattr_pages)?;
-        }
-        if !xattrs.is_sorted_by(|(a, _), (b, _)| a < b) {
-            return Err(refuse("its extended attributes are not sorted, each once"));
-        }
-        let kind = match message.kind {
-            1 => {
-                let mut extents = inline.extents;
-                if !message.extent_root.is_empty() {
-                    extents = self.read_extents(&message)?;
-                }
-                let end = extents.last().map_or(0, |extent| extent.file_offset + u64::from(extent.len));
-                if message.size > i64::MAX as u64 || end > message.size {
-                    return Err(refuse("its extents exceed its size, or that what a file may have"));
-                }
-                let hash = match message.hash.len() {
-                    0 => None,
-                    _ => Some(
-                        message.hash.as_slice().try_into().map_err(|_| refuse("its hash is not 16 bytes"))?,
-                    ),
-                };
-                EntryKind::File(FileData { size: message.size, extents, hash })
-            }
-            2 => EntryKind::Directory,
-            3 => EntryKind::Symlink { target: message.target },
-            4 => {
-                let earlier = path_order(&message.target, &path) == Ordering::Less;
-                if check_path(&message.target).is_err() || message.target.is_empty() || !earlier {
-                    return Err(refuse("it is a link to no earlier path of the tree"));
-                }
-                EntryKind::Hardlink { target: message.target }
-            }
-            5 => EntryKind::Fifo,
-            6 => EntryKind::Socket,
-            7 => EntryKind::CharDevice { major: message.major, minor: message.minor },
-            8 => EntryKind::BlockDevice { major: message.major, minor: message.minor },
-            _ => return Err(refuse("its type is unknown")),
-        };
-        if message.mode > 0o7777 || message.flags & !(FLAG_TORN | FLAG_UNREADABLE) != 0 {
-            return Err(refuse("its mode or flags have unknown bits"));
-        }
-        if message.mtime_nanos >= 1_000_000_000 || message.ctime_nanos >= 1_000_000_000 {
-            return Err(refuse("its times have more nanoseconds than a second"));
-        }
-        Ok(Entry {
-            path,
-            kind,
-            mode: message.mode,
-            uid: message.uid,
-            gid: message.gid,
-            mtime_ns: join_time(message.mtime_seconds, message.mtime_nanos),
-            ctime_ns: join_time(message.ctime_seconds, message.ctime_nanos),
-            inode: message.inode,
-            xattrs,
-            flags: EntryFlags {
-                torn: message.flags & FLAG_TORN != 0,
-                unreadable: message.flags & FLAG_UNREADABLE != 0,
-            },
-        })
-    }
-
-    fn read_xattrs(&self, pages: &[Vec<u8>]) -> Result<Xattrs, StepError> {
-        if pages.len() > MAX_XATTR_PAGES {
-            return Err(PageError::Malformed("an entry has too many pages of attributes").into());
-        }
-        let mut xattrs = Vec::new();
-        let mut size = 0;
-        for page in pages {
-            let id = page::id(page)?;
-            let page = self.below(id, XATTRS, 0, "a page of attributes")?;
-            for xattr in page.xattrs {
-                size += xattr.name.len() + xattr.value.len();
-                if size > MAX_XATTR_BYTES {
-                    let source = PageError::Malformed("an entry has over 16 MiB of attributes");
-                    return Err(StepError::Below(ManifestError::Page { page: id, source }));
-                }
-                xattrs.push((xattr.name, xattr.value));
-            }
-        }
-        Ok(xattrs)
-    }
-
-    /// The extents below an entry's extent root, never more than it counts.
-    fn read_extents(&self, message: &EntryMessage) -> Result<Vec<Extent>, StepError> {
-        let EntryMessage { extent_level: level, extent_count: count, .. } = *message;
-        if count > MAX_EXTENTS || level > MAX_LEVEL {
-            return Err(PageError::Malformed("a file has more extents than any may").into());
-        }
-        let mut extents: Vec<Extent> = Vec::new();
-        let mut end = 0;
-        let mut todo = vec![(page::id(&message.extent_root)?, level)];
-        while let Some((id, level)) = todo.pop() {
-            let invalid = |source| StepError::Below(ManifestError::Page { page: id, source });
-            if extents.len() as u64 + todo.len() as u64 > count {
-                return Err(PageError::Malformed("a file has more extents than it counts").into());
-            }
-            if level > 0 {
-                let page = self.below(id, EXTENT_INDEX, level, "an index of extents")?;
-                for child in page.extent_children.iter().rev() {
-                    todo.push((page::id(&child.page).map_err(invalid)?, level - 1));
-                }
-                continue;
-            }
-            let page = self.below(id, EXTENTS, 0, "a page of extents")?;
-            let frames = page.frame_table().map_err(invalid)?;
-            let (part, until) = page::decode_extents(&page.extents, &frames, end).map_err(invalid)?;
-            end = until;
-            extents.extend(part);
-            if extents.len() as u64 + todo.len() as u64 > count {
-                return Err(PageError::Malformed("a file has more extents than it counts").into());
-            }
-        }
-        if extents.len() as u64 != count {
-            return Err(PageError::Malformed("a file has fewer extents than it counts").into());
-        }
-        Ok(extents)
-    }
-
-    fn below(
-        &self,
-        id: FrameId,
-        kind: u32,
-        level: u32,
-        expected: &'static str,
-    ) -> Result<PageMessage, StepError> {
-        let raw = self.fetcher.get(id).map_err(|error| StepError::Below(error.into()))?;
-        PageMessage::read_as(&raw, kind, level, expected)
-            .map_err(|source| StepError::Below(ManifestError::Page { page: id, source }))
-    }
-}
-
-fn join_time(seconds: i64, nanos: u32) -> i128 {
-    i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
-}
-
-fn open_child(raw: &[u8], level: u32, child: &ChildRow) -> Result<OpenPage, PageError> {
-    let kind = if level == 0 { LEAF } else { INDEX };
-    let page = PageMessage::read_as(raw, kind, level, "a page of the manifest")?;
-    let promised = Some((child.last.clone(), child.entries));
-    let opened = OpenPage::new(child.page, page, promised)?;
-    if opened.first() != child.first {
-        return Err(PageError::Mismatch("its first path is another"));
-    }
-    Ok(opened)
-}
-
-/// What an entry holds within its own page.
-struct Inline {
-    extents: Vec<Extent>,
-    xattrs: Xattrs,
-}
-
-impl OpenPage {
-    fn new(id: FrameId, page: PageMessage, promised: Option<(Vec<u8>, u64)>) -> Result<Self, PageError> {
-        let frames = page.frame_table()?;
-        Ok(Self { id, page, frames, next: 0, path: Vec::new(), promised })
-    }
-
-    fn first(&self) -> &[u8] {
-        match (self.page.entries.first(), self.page.children.first()) {
-            (Some(entry), _) => &entry.suffix,
-            (_, Some(child)) => &child.first_suffix,
-            _ => &[],
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.next >= self.page.entries.len().max(self.page.children.len())
-    }
-
-    fn check_end(&self) -> Result<(), PageError> {
-        let Some((last, entries)) = &self.promised else { return Ok(()) };
-        if self.path != *last {
-            return Err(PageError::Mismatch("its last path is another"));
-        }
-        let held = self
-            .page
-            .children
-            .iter()
-            .fold(self.page.entries.len() as u64, |sum, child| sum.saturating_add(child.entries));
-        if held != *entries {
-            return Err(PageError::Mismatch("it has another number of entries"));
-        }
-        Ok(())
-    }
-
-    fn next_entry(&mut self) -> Result<EntryMessage, PageError> {
-        let message = std::mem::take(&mut self.page.entries[self.next]);
-        self.next += 1;
-        page::apply_suffix(&mut self.path, message.shared, &message.suffix)?;
-        Ok(message)
-    }
-
-    fn next_child(&mut self) -> Result<ChildRow, PageError> {
-        let ChildMessage { page, first_shared, first_suffix, last_shared, last_suffix, entries } =
-            &self.page.children[self.next];
-        let (page, entries) = (page::id(page)?, *entries);
-        let mut first = self.path.clone();
-        page::apply_suffix(&mut first, *first_shared, first_suffix)?;
-        let mut last = first.clone();
-        page::apply_suffix(&mut last, *last_shared, last_suffix)?;
-        // Ranges that are disjoint and nested let no page be entered twice.
-        let after = self.next == 0 || path_order(&self.path, &first).is_lt();
-        let inside = self.promised.as_ref().is_none_or(|(end, _)| path_order(&last, end).is_le());
-        if !after || !inside || path_order(&first, &last).is_gt() {
-            return Err(PageError::Malformed("its children overlap, or reach beyond it"));
-        }
-        self.next += 1;
-        self.path.clone_from(&last);
-        Ok(ChildRow { page, first, last, entries })
-    }
-
-    /// Children that were not read yet.
-    fn rest(&self) -> impl Iterator<Item = FrameId> {
-        self.page.children[self.next..].iter().filter_map(|child| FrameId::from_slice(&child.page))
-    }
-
-    fn inline(&self, path: &[u8], message: &EntryMessage) -> Result<Inline, PageError> {
-        let (extents, _) = page::decode_extents(&message.extents, &self.frames, 0)?;
-        let xattr = |&place: &u32| {
-            let row = self.page.xattrs.get(place as usize).ok_or_else(|| PageError::Entry {
-                path: path.to_vec(),
-                reason: "it names an attribute outside the page's table",
-            })?;
-            Ok::<_, PageError>((row.name.clone(), row.value.clone()))
-        };
-        let mut xattrs = Vec::new();
-        let mut size = 0;
-        for place in &message.xattrs {
-            let (name, value) = xattr(place)?;
-            size += name.len() + value.len();
-            if size > page::MAX_PAGE_RAW {
-                return Err(PageError::Entry {
-                    path: path.to_vec(),
-                    reason: "it repeats attributes beyond any bound",
-                });
-            }
-            xattrs.push((name, value));
-        }
-        Ok(Inline { extents, xattrs })
     }
 }

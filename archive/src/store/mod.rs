@@ -14,6 +14,7 @@
 //! Deliberately absent: multipart uploads. No object of ours is larger than
 //! one PUT carries, and an upload that was never completed leaves nothing.
 
+mod backend;
 mod config;
 mod counters;
 mod directory;
@@ -46,6 +47,7 @@ pub use root::NO_INFO;
 
 use crate::ids::RepositoryId;
 use crate::keys::{ObjectKey, Prefix};
+use backend::{Backend, RawBody, RawListed, RawPage};
 use directory::Directory;
 
 /// The largest object that is written or read whole.
@@ -98,32 +100,6 @@ pub struct StorePlace {
     pub ca_pem: String,
 }
 
-#[derive(Debug)]
-struct RawBody {
-    /// What the store announced.
-    declared: u64,
-    bytes: Bytes,
-}
-
-#[derive(Debug)]
-struct RawListed {
-    name: String,
-    len: u64,
-}
-
-#[derive(Debug)]
-struct RawPage {
-    items: Vec<RawListed>,
-    truncated: bool,
-}
-
-#[derive(Clone)]
-enum Backend {
-    Directory(Directory),
-    #[cfg(feature = "s3")]
-    S3(s3::S3),
-}
-
 struct Inner {
     backend: Backend,
     faults: FaultPlan,
@@ -147,6 +123,10 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens what the settings name. Makes nothing; asks an S3 store nothing
     /// yet.
+    ///
+    /// # Errors
+    /// A directory that is not there or cannot be opened; settings of S3 that cannot be
+    /// used, such as a file of keys that cannot be read.
     pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         match &config.location {
             Location::Directory(path) => Self::directory(path),
@@ -167,6 +147,9 @@ impl Store {
 
     /// Like [`Self::open`], but makes a directory that is not there. A bucket
     /// is never made.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when the directory cannot be made.
     pub fn create(config: &StoreConfig) -> Result<Self, StoreError> {
         match &config.location {
             Location::Directory(path) => Self::create_directory(path),
@@ -175,11 +158,17 @@ impl Store {
     }
 
     /// A directory that exists.
+    ///
+    /// # Errors
+    /// It is not there, is no directory, or may not be entered.
     pub fn directory(path: &Path) -> Result<Self, StoreError> {
         Directory::open(path).map(|directory| Self::over(Backend::Directory(directory)))
     }
 
     /// A directory, made with its parents where it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made or opened.
     pub fn create_directory(path: &Path) -> Result<Self, StoreError> {
         Directory::create(path).map(|directory| Self::over(Backend::Directory(directory)))
     }
@@ -213,28 +202,16 @@ impl Store {
 
     /// Where it is, for people.
     pub fn location(&self) -> String {
-        match &self.inner.backend {
-            Backend::Directory(directory) => directory.location(),
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.location(),
-        }
+        self.inner.backend.location()
     }
 
     /// Where a host may send packs by itself; none where it cannot.
     pub fn place(&self) -> Option<StorePlace> {
-        match &self.inner.backend {
-            Backend::Directory(_) => None,
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => Some(s3.place()),
-        }
+        self.inner.backend.place()
     }
 
     pub fn is_directory(&self) -> bool {
-        match &self.inner.backend {
-            Backend::Directory(_) => true,
-            #[cfg(feature = "s3")]
-            Backend::S3(_) => false,
-        }
+        matches!(self.inner.backend, Backend::Directory(_))
     }
 
     /// Expects that repository here from now on; the first call counts, for all
@@ -243,11 +220,7 @@ impl Store {
     /// written to nor believed to have lost an object. Of S3, whose buckets do
     /// not change places, nothing is asked.
     pub fn bind(&self, repository: RepositoryId) {
-        match &self.inner.backend {
-            Backend::Directory(directory) => directory.bind(repository),
-            #[cfg(feature = "s3")]
-            Backend::S3(_) => {}
-        }
+        self.inner.backend.bind(repository);
     }
 
     pub fn counters(&self) -> StoreCounters {
@@ -255,6 +228,10 @@ impl Store {
     }
 
     /// The whole object. One larger than [`MAX_OBJECT_BYTES`] is refused.
+    ///
+    /// # Errors
+    /// The object is not there or too large, fewer bytes came than the store announced
+    /// (`Corrupt`), or what the last try failed with.
     pub async fn get(&self, key: &ObjectKey) -> Result<Bytes, StoreError> {
         let name = key.to_string();
         self.repeating(&name, || self.get_once(&name, None)).await
@@ -262,6 +239,9 @@ impl Store {
 
     /// Exactly these bytes. An object that ends before is an error of kind
     /// `Corrupt`.
+    ///
+    /// # Errors
+    /// As [`Self::get`], with `Corrupt` as said.
     pub async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
         let name = key.to_string();
         let wanted = range.end.saturating_sub(range.start);
@@ -276,6 +256,10 @@ impl Store {
 
     /// Writes the object, over one that is there. Returns once the store has
     /// said that it is kept.
+    ///
+    /// # Errors
+    /// `Refused` for an object that is too large, or what the last try failed with: the
+    /// object may be there all the same.
     pub async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StoreError> {
         let name = key.to_string();
         if bytes.len() as u64 > MAX_OBJECT_BYTES {
@@ -284,6 +268,8 @@ impl Store {
         let sha256 = sha256(&bytes);
         self.repeating(&name, || async {
             match self.put_once(&name, &bytes, &sha256).await {
+                // The answer was lost, and the bytes may be there: to look costs less than to send
+                // 32 MiB again. Where the store does not tell hashes, they are sent again.
                 Err(error) if is_ambiguous(&error) && self.has(&name, &bytes, &sha256).await => Ok(()),
                 outcome => outcome,
             }
@@ -292,23 +278,34 @@ impl Store {
     }
 
     /// What the store says about the object; `None` where there is none.
+    ///
+    /// # Errors
+    /// What the last try failed with. An object that is not there is no error.
     pub async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
         let name = key.to_string();
         self.repeating(&name, || self.head_once(&name)).await
     }
 
     /// A page of what the prefix holds, from after the name given.
+    ///
+    /// # Errors
+    /// What the last try failed with, or a store that says there is more and does not go
+    /// on.
     pub async fn list(&self, prefix: Prefix, after: Option<&str>) -> Result<Page, StoreError> {
         let prefix = prefix.to_string();
         let raw = self.repeating(&prefix, || self.list_once(&prefix, after)).await?;
         // A store that repeats itself must not make us go round for ever.
         let fresh = |item: &RawListed| after.is_none_or(|after| item.name.as_str() > after);
+        // Names that are none of ours stay in the listing: who makes a repository has to see that
+        // the place is not empty.
         let items: Vec<Listed> = raw
             .items
             .into_iter()
             .filter(fresh)
             .map(|RawListed { name, len }| Listed { key: ObjectKey::parse(&name), name, len })
             .collect();
+        // From what is left after the filter: a page of nothing but repeated names has no end to go
+        // on from.
         let next = raw.truncated.then(|| items.last().map(|item| item.name.clone())).flatten();
         if raw.truncated && next.is_none() {
             return Err(StoreError::new(
@@ -322,6 +319,9 @@ impl Store {
     /// Removes the objects; those that are not there count as removed. Returns
     /// the ones that could not be, each with its reason; the whole fails only
     /// where nothing could be asked.
+    ///
+    /// # Errors
+    /// No answer at all came for a batch; those before it are removed.
     pub async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, StoreError)>, StoreError> {
         let mut failures = Vec::new();
         for batch in keys.chunks(PAGE) {
@@ -331,6 +331,8 @@ impl Store {
             while !left.is_empty() {
                 attempts += 1;
                 let names: Vec<String> = left.iter().map(ToString::to_string).collect();
+                // Those that failed are asked for again and no others: the answer names each of
+                // them.
                 let failed = self.repeating(&"delete", || self.delete_once(&names)).await?;
                 let pause = failed
                     .iter()
@@ -352,6 +354,9 @@ impl Store {
     /// A PUT of exactly that many bytes with that hash, for somebody without
     /// credentials. `None` where the store has no such thing. Whether the
     /// store holds the sender to it, only a probe tells.
+    ///
+    /// # Errors
+    /// `expires` is longer than the week a signature may hold, or nothing can be signed.
     pub async fn presign_put(
         &self,
         key: &ObjectKey,
@@ -359,32 +364,21 @@ impl Store {
         sha256: &[u8; 32],
         expires: Duration,
     ) -> Result<Option<Presigned>, StoreError> {
-        match &self.inner.backend {
-            Backend::Directory(_) => {
-                let _ = (key, len, sha256, expires);
-                Ok(None)
-            }
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.presign_put(&key.to_string(), len, sha256, expires).await.map(Some),
-        }
+        self.inner.backend.presign_put(&key.to_string(), len, sha256, expires).await
     }
 
     /// A GET of exactly that range, for somebody without credentials. `None`
     /// where the store has no such thing.
+    ///
+    /// # Errors
+    /// As [`Self::presign_put`].
     pub async fn presign_get(
         &self,
         key: &ObjectKey,
         range: Range<u64>,
         expires: Duration,
     ) -> Result<Option<Presigned>, StoreError> {
-        match &self.inner.backend {
-            Backend::Directory(_) => {
-                let _ = (key, range, expires);
-                Ok(None)
-            }
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.presign_get(&key.to_string(), range, expires).await.map(Some),
-        }
+        self.inner.backend.presign_get(&key.to_string(), range, expires).await
     }
 
     async fn repeating<T, F>(&self, what: &impl Display, attempt: impl Fn() -> F) -> Result<T, StoreError>
@@ -395,7 +389,9 @@ impl Store {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let error = match attempt().await {
+            // On the heap: the futures of a client of S3 are deep, and whoever awaits a request would
+            // have them inside its own.
+            let error = match Box::pin(attempt()).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
@@ -425,19 +421,14 @@ impl Store {
         if let Some(fault) = fault {
             fault.before(name, &self.inner.policy).await?;
         }
-        let mut body = match &self.inner.backend {
-            Backend::Directory(directory) => {
-                let (directory, name, range) = (directory.clone(), name.to_owned(), range.clone());
-                blocking(move || directory.get(&name, range)).await?
-            }
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.get(name, range.clone(), &self.inner.policy).await?,
-        };
+        let mut body = self.inner.backend.get(name, range.clone(), &self.inner.policy).await?;
         if let Some(fault) = fault {
             fault.after(name)?;
             body = fault.damage_body(body);
         }
         self.inner.counters.read(body.bytes.len());
+        // A range that was cut short and a whole object that is shorter than announced are the
+        // same: damaged, or cut on its way.
         let wanted = range.map_or(body.declared, |range| range.end - range.start);
         if body.bytes.len() as u64 == wanted {
             return Ok(body.bytes);
@@ -460,15 +451,7 @@ impl Store {
             bytes = fault.damage(bytes);
         }
         self.inner.counters.written(bytes.len());
-        match &self.inner.backend {
-            Backend::Directory(directory) => {
-                let _ = sha256;
-                let (directory, name) = (directory.clone(), name.to_owned());
-                blocking(move || directory.put(&name, &bytes)).await?;
-            }
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.put(name, &bytes, sha256, &self.inner.policy).await?,
-        }
+        self.inner.backend.put(name, bytes, sha256, &self.inner.policy).await?;
         fault.map_or(Ok(()), |fault| fault.after(name))
     }
 
@@ -480,14 +463,7 @@ impl Store {
                 other => other?,
             }
         }
-        let meta = match &self.inner.backend {
-            Backend::Directory(directory) => {
-                let (directory, name) = (directory.clone(), name.to_owned());
-                blocking(move || directory.head(&name)).await?.map(|len| ObjectMeta { len, sha256: None })
-            }
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.head(name, &self.inner.policy).await?,
-        };
+        let meta = self.inner.backend.head(name, &self.inner.policy).await?;
         fault.map_or(Ok(()), |fault| fault.after(name))?;
         Ok(meta)
     }
@@ -497,15 +473,7 @@ impl Store {
         if let Some(fault) = fault {
             fault.before(prefix, &self.inner.policy).await?;
         }
-        let page = match &self.inner.backend {
-            Backend::Directory(directory) => {
-                let (directory, prefix) = (directory.clone(), prefix.to_owned());
-                let after = after.map(ToOwned::to_owned);
-                blocking(move || directory.list(&prefix, after.as_deref(), PAGE)).await?
-            }
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.list(prefix, after, &self.inner.policy).await?,
-        };
+        let page = self.inner.backend.list(prefix, after, &self.inner.policy).await?;
         fault.map_or(Ok(()), |fault| fault.after(prefix))?;
         Ok(match fault {
             Some(fault) => fault.damage_page(page),
@@ -520,18 +488,7 @@ impl Store {
         if let Some(fault) = fault {
             fault.before("delete", &self.inner.policy).await?;
         }
-        let failures = match &self.inner.backend {
-            Backend::Directory(directory) => {
-                let (directory, names) = (directory.clone(), names.to_vec());
-                blocking(move || {
-                    let each = names.iter().enumerate();
-                    Ok(each.filter_map(|(at, name)| Some((at, directory.delete(name).err()?))).collect())
-                })
-                .await?
-            }
-            #[cfg(feature = "s3")]
-            Backend::S3(s3) => s3.delete(names, &self.inner.policy).await?,
-        };
+        let failures = self.inner.backend.delete(names, &self.inner.policy).await?;
         fault.map_or(Ok(()), |fault| fault.after("delete"))?;
         Ok(failures)
     }
@@ -560,15 +517,6 @@ fn too_large(name: &dyn Display, len: u64) -> StoreError {
         StoreErrorKind::Refused,
         format!("{name}: {len} bytes are more than the {MAX_OBJECT_BYTES} one request carries"),
     )
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(StoreError::new(StoreErrorKind::Other, "a request to the repository's directory was cut off")
-            .caused_by(error))
-    })
 }
 
 #[cfg(test)]
