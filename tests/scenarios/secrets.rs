@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use e2e::docker::IMAGE;
+use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::{Fleet, Place};
 use e2e::process::Process;
 use e2e::{require_engine, wait};
@@ -37,11 +37,8 @@ fn bodies(directory: &Path) -> Vec<String> {
     found
 }
 
-#[test]
-fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
-    require_engine!();
-    let mut fleet = Fleet::start_allowing(&["container"], &["web-1"]);
-    let engine = fleet.engine("web-1");
+/// With a secret in every setting that can have one.
+fn make_volume_and_container(engine: &Engine) {
     engine.docker([
         "volume",
         "create",
@@ -82,13 +79,10 @@ fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
         "--requirepass",
         CANARY,
     ]);
-    fleet.backup("web-1", "data", "none");
+}
 
-    // The secrets are there, for whoever may have them.
-    let spec = ["container", "spec", "app", "--host", "web-1"];
-    assert!(fleet.ok(&spec).matches(CANARY).count() >= 7, "{}", fleet.ok(&spec));
-    fleet.cli_as("viewer", &spec).ends_with(6);
-
+/// Neither in the repository nor in what the controller keeps.
+fn assert_not_stored(fleet: &Fleet) {
     let bodies = bodies(&fleet.repository_dir().join("snapshots"));
     assert_eq!(bodies.len(), 1);
     assert!(bodies[0].contains("redis-server") && bodies[0].contains("shop"), "{}", bodies[0]);
@@ -97,7 +91,10 @@ fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
     holding(&fleet.repository_dir(), CANARY, &mut found);
     holding(&fleet.state_dir(), CANARY, &mut found);
     assert!(found.is_empty(), "{found:#?}");
+}
 
+/// No command but `container spec` prints them, to whomever.
+fn assert_not_shown(fleet: &Fleet) {
     for args in [
         vec!["container", "ls"],
         vec!["container", "inspect", "app"],
@@ -117,8 +114,10 @@ fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
     assert!(seen["spec"].is_null() && seen["labels"]["app"] == "shop", "{seen}");
     let seen = fleet.json(&inspect[..5]);
     assert_eq!(seen["spec"]["config"]["Cmd"], serde_json::json!(["--requirepass", "***"]));
+}
 
-    // What stayed there does not come back, and is named.
+/// What stayed there does not come back, and is named.
+fn assert_not_restored(fleet: &Fleet) {
     let said = fleet.cli(&["restore", "volume", "data", "--host", "web-1", "--as", "copy", "-o", "json"]);
     assert!(said.stderr.contains("deploy.token"), "the plan names it: {}", said.stderr);
     let job: serde_json::Value = serde_json::from_str(&said.ends_with(3).stdout).unwrap();
@@ -126,6 +125,23 @@ fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
     assert!(job["restore"]["left_out_list"][0].as_str().unwrap().contains("`deploy.token`"), "{job}");
     let copy = fleet.json(&["volume", "inspect", "copy", "--host", "web-1"]);
     assert!(copy["labels"]["app"] == "shop" && copy["labels"]["deploy.token"].is_null(), "{copy}");
+}
+
+#[test]
+fn v07_secrets_of_containers_and_volumes_leave_their_host_in_no_way() {
+    require_engine!();
+    let mut fleet = Fleet::start_allowing(&["container"], &["web-1"]);
+    make_volume_and_container(fleet.engine("web-1"));
+    fleet.backup("web-1", "data", "none");
+
+    // The secrets are there, for whoever may have them.
+    let spec = ["container", "spec", "app", "--host", "web-1"];
+    assert!(fleet.ok(&spec).matches(CANARY).count() >= 7, "{}", fleet.ok(&spec));
+    fleet.cli_as("viewer", &spec).ends_with(6);
+
+    assert_not_stored(&fleet);
+    assert_not_shown(&fleet);
+    assert_not_restored(&fleet);
 
     assert!(!fleet.controller().output().contains(CANARY));
     assert!(!fleet.host("web-1").agent().output().contains(CANARY));

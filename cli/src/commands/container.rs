@@ -5,17 +5,21 @@ mod new;
 use std::collections::BTreeMap;
 
 use holdfast_archive::text::printable_json;
+use holdfast_proto::v1::container_service_client::ContainerServiceClient;
 use holdfast_proto::v1::{
-    Container, ContainerDetails, GetContainerSpecRequest, InspectContainerRequest, ListContainersRequest,
-    RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
+    Container, ContainerDetails, ContainerSpec, GetContainerSpecRequest, InspectContainerRequest,
+    ListContainersRequest, RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
 };
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{Env, collect, labels, within, within_long};
 use crate::args::ContainerCommand;
+use crate::client::Service;
 use crate::error::{CliError, Exit, Result};
 use crate::output::{self, Details, Lines, Render, Rows, When};
+
+type Containers = ContainerServiceClient<Service>;
 
 #[derive(Serialize)]
 struct ContainerView {
@@ -202,40 +206,16 @@ pub(super) async fn run(env: &Env, command: ContainerCommand) -> Result<Exit> {
             let host = env.host(&host)?;
             let request = GetContainerSpecRequest { container, clean };
             let answer = env.client().await?.containers(host)?.get_container_spec(within(request)).await?;
-            let answer = answer.into_inner();
-            output::emit(env.format, &SpecView(spec(&answer.json)?));
-            for note in &answer.notes {
-                output::note(format!("note: {note}"));
-            }
-            for dropped in &answer.dropped {
-                output::note(format!("dropped: {dropped}"));
-            }
+            show_spec(env, &answer.into_inner())?;
         }
         ContainerCommand::Run(args) => return new::run(env, *args).await,
         ContainerCommand::Start { host, containers } => {
             let host = env.host(&host)?;
-            let mut service = env.client().await?.containers(host)?;
-            let mut started = Vec::new();
-            for container in containers {
-                let answer = service.start_container(within(StartContainerRequest { container })).await?;
-                let view = ContainerView::from(answer.into_inner());
-                output::note(format!("{} started", view.name));
-                started.push(view);
-            }
-            output::emit(env.format, &ContainerList(started));
+            start(env, env.client().await?.containers(host)?, containers).await?;
         }
         ContainerCommand::Stop { host, containers, timeout } => {
             let host = env.host(&host)?;
-            let mut service = env.client().await?.containers(host)?;
-            let mut stopped = Vec::new();
-            for container in containers {
-                let request = StopContainerRequest { container, timeout_seconds: timeout };
-                let view =
-                    ContainerView::from(service.stop_container(within_long(request)).await?.into_inner());
-                output::note(format!("{} stopped", view.name));
-                stopped.push(view);
-            }
-            output::emit(env.format, &ContainerList(stopped));
+            stop(env, env.client().await?.containers(host)?, containers, timeout).await?;
         }
         ContainerCommand::Rm { host, containers, force, volumes } => {
             let host = env.host(&host)?;
@@ -248,6 +228,50 @@ pub(super) async fn run(env: &Env, command: ContainerCommand) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+fn show_spec(env: &Env, answer: &ContainerSpec) -> Result<()> {
+    output::emit(env.format, &SpecView(spec(&answer.json)?));
+    for note in &answer.notes {
+        output::note(format!("note: {note}"));
+    }
+    for dropped in &answer.dropped {
+        output::note(format!("dropped: {dropped}"));
+    }
+    Ok(())
+}
+
+// Each of several is told as it is done: where a later one fails, nothing is
+// emitted, and these lines alone say what has happened.
+
+async fn start(env: &Env, mut service: Containers, containers: Vec<String>) -> Result<()> {
+    let mut started = Vec::new();
+    for container in containers {
+        let answer = service.start_container(within(StartContainerRequest { container })).await?;
+        let view = ContainerView::from(answer.into_inner());
+        output::note(format!("{} started", view.name));
+        started.push(view);
+    }
+    output::emit(env.format, &ContainerList(started));
+    Ok(())
+}
+
+async fn stop(
+    env: &Env,
+    mut service: Containers,
+    containers: Vec<String>,
+    timeout: Option<u32>,
+) -> Result<()> {
+    let mut stopped = Vec::new();
+    for container in containers {
+        let request = StopContainerRequest { container, timeout_seconds: timeout };
+        let answer = service.stop_container(within_long(request)).await?;
+        let view = ContainerView::from(answer.into_inner());
+        output::note(format!("{} stopped", view.name));
+        stopped.push(view);
+    }
+    output::emit(env.format, &ContainerList(stopped));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! `holdfast context`
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::Env;
-use crate::args::ContextCommand;
+use crate::args::{ContextCommand, GlobalArgs};
 use crate::config::{Config, Context};
 use crate::error::{CliError, Exit, Result};
 use crate::output::{self, Lines, Render, Rows};
@@ -50,22 +52,7 @@ pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
             return Ok(Exit::Done);
         }
         ContextCommand::Add { name } => {
-            let (Some(address), Some(ca_file), Some(token_file)) =
-                (&env.global.controller, &env.global.ca_file, &env.global.token_file)
-            else {
-                return Err(CliError::usage("a context needs --controller, --ca-file and --token-file").hint(format!(
-                    "holdfast context add {name} --controller HOST:7443 --ca-file ca.crt --token-file TOKEN; \
-                     both files are made by holdfast-controller init, in its state directory"
-                )));
-            };
-            let absolute = |path: &std::path::Path| {
-                std::path::absolute(path).map_err(|error| CliError::io(&path.display().to_string(), &error))
-            };
-            let context = Context {
-                address: address.clone(),
-                ca_file: absolute(ca_file)?,
-                token_file: absolute(token_file)?,
-            };
+            let context = given(&env.global, &name)?;
             for file in [&context.ca_file, &context.token_file] {
                 if !file.exists() {
                     output::note(format!("warning: {} is not there yet", file.display()));
@@ -89,4 +76,23 @@ pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
     }
     config.save()?;
     Ok(Exit::Done)
+}
+
+/// The context that the options describe. It is used from other directories,
+/// so its paths are made absolute.
+fn given(global: &GlobalArgs, name: &str) -> Result<Context> {
+    let (Some(address), Some(ca_file), Some(token_file)) =
+        (&global.controller, &global.ca_file, &global.token_file)
+    else {
+        return Err(CliError::usage("a context needs --controller, --ca-file and --token-file").hint(
+            format!(
+                "holdfast context add {name} --controller HOST:7443 --ca-file ca.crt --token-file TOKEN; \
+             both files are made by holdfast-controller init, in its state directory"
+            ),
+        ));
+    };
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| CliError::io(&path.display().to_string(), &error))
+    };
+    Ok(Context { address: address.clone(), ca_file: absolute(ca_file)?, token_file: absolute(token_file)? })
 }

@@ -1,6 +1,7 @@
 //! `holdfast host`
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use holdfast_archive::secret_file;
 use holdfast_proto::v1::{
@@ -174,29 +175,11 @@ pub(super) async fn run(env: &Env, command: HostCommand) -> Result<Exit> {
                 valid_seconds: valid * 60,
             };
             let answer = hosts.create_join_token(within(request)).await?.into_inner();
-            let expires = When(answer.expires_unix_ms);
-            match to {
-                Some(path) => secret_file::write(&path, &answer.token)
-                    .map_err(|error| CliError::io(&path.display().to_string(), &error))?,
-                None => output::emit(env.format, &TokenView { token: answer.token, expires }),
-            }
-            output::note(format!(
-                "valid once, until {}. On {name}: holdfast-agent join TOKEN-FILE",
-                expires.local()
-            ));
+            let token = TokenView { token: answer.token, expires: When(answer.expires_unix_ms) };
+            hand_over(env, &token, &name, to.as_deref())?;
         }
         HostCommand::Label { host, labels } => {
-            let mut request = LabelHostRequest { host, set: HashMap::new(), remove: Vec::new() };
-            for label in labels {
-                match (label.split_once('='), label.strip_suffix('-')) {
-                    (Some((key, value)), _) if !key.is_empty() => {
-                        request.set.insert(key.to_owned(), value.to_owned());
-                    }
-                    (None, Some(key)) if !key.is_empty() => request.remove.push(key.to_owned()),
-                    _ => return Err(CliError::usage(format!("`{label}`: key=value to set, key- to remove"))),
-                }
-            }
-            let host = hosts.label_host(within(request)).await?.into_inner();
+            let host = hosts.label_host(within(label_request(host, labels)?)).await?.into_inner();
             output::emit(env.format, &HostView::from(host));
         }
         HostCommand::Revoke { host } => {
@@ -216,4 +199,33 @@ pub(super) async fn run(env: &Env, command: HostCommand) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// A token goes to the file that was asked for, or to standard output; never to
+/// both.
+fn hand_over(env: &Env, token: &TokenView, name: &str, to: Option<&Path>) -> Result<()> {
+    match to {
+        Some(path) => secret_file::write(path, &token.token)
+            .map_err(|error| CliError::io(&path.display().to_string(), &error))?,
+        None => output::emit(env.format, token),
+    }
+    let until = token.expires.local();
+    output::note(format!("valid once, until {until}. On {name}: holdfast-agent join TOKEN-FILE"));
+    Ok(())
+}
+
+/// From `key=value`, which sets, and `key-`, which removes. `a=b-` sets `b-`: a
+/// value may end as it likes.
+fn label_request(host: String, labels: Vec<String>) -> Result<LabelHostRequest> {
+    let mut request = LabelHostRequest { host, set: HashMap::new(), remove: Vec::new() };
+    for label in labels {
+        match (label.split_once('='), label.strip_suffix('-')) {
+            (Some((key, value)), _) if !key.is_empty() => {
+                request.set.insert(key.to_owned(), value.to_owned());
+            }
+            (None, Some(key)) if !key.is_empty() => request.remove.push(key.to_owned()),
+            _ => return Err(CliError::usage(format!("`{label}`: key=value to set, key- to remove"))),
+        }
+    }
+    Ok(request)
 }

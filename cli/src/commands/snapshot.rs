@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_archive::snapshot::SHRUNK_WORDS;
+use holdfast_proto::v1::catalog_service_client::CatalogServiceClient;
 use holdfast_proto::v1::{
     BrowseSnapshotRequest, Consistency, Entry, EntryKind, ForgetSnapshotRequest, GetSnapshotRequest,
     HoldSnapshotRequest, ListSnapshotsRequest, ReadFileRequest, Snapshot, SnapshotState, SourceKind,
@@ -13,8 +14,11 @@ use serde::Serialize;
 use super::job::StatsView;
 use super::{Env, collect, labels, within};
 use crate::args::SnapshotCommand;
+use crate::client::Service;
 use crate::error::{CliError, Exit, Result};
 use crate::output::{self, Bytes, Details, Escaped, Lines, Millis, Render, Rows, When};
+
+type Catalog = CatalogServiceClient<Service>;
 
 #[derive(Serialize)]
 struct SnapshotView {
@@ -249,60 +253,56 @@ pub(super) async fn run(env: &Env, command: SnapshotCommand) -> Result<Exit> {
             let entries = collect(catalog.browse_snapshot(request)).await?;
             output::emit(env.format, &EntryList(entries.into_iter().map(EntryView::from).collect()));
         }
-        SnapshotCommand::Cat { snapshot, path } => {
-            let request = ReadFileRequest { snapshot, path: path.into_bytes() };
-            let mut stream = catalog.read_file(request).await?.into_inner();
-            let mut content = output::Content::new();
-            while let Some(part) = stream.message().await? {
-                content.write(&part.data).map_err(|error| CliError::io("standard output", &error))?;
-            }
-        }
-        SnapshotCommand::Forget { snapshots } => {
-            // Looked up first, all of them: `@latest` must not move while they go.
-            let mut ids = Vec::new();
-            for snapshot in snapshots {
-                let found = catalog.get_snapshot(within(GetSnapshotRequest { snapshot })).await?.into_inner();
-                if !ids.contains(&found.id) {
-                    ids.push(found.id);
-                }
-            }
-            let mut forgotten = Vec::new();
-            for snapshot in ids {
-                let gone =
-                    catalog.forget_snapshot(within(ForgetSnapshotRequest { snapshot })).await?.into_inner();
-                let name = format!("{}@#{} of {}", gone.source, gone.number, gone.host);
-                let until = When(gone.purge_after_unix_ms).local();
-                output::note(format!(
-                    "{name} is forgotten; until {until} this brings it back: holdfast snapshot undelete {}",
-                    gone.id
-                ));
-                forgotten.push(gone);
-            }
-            match <[Snapshot; 1]>::try_from(forgotten) {
-                Ok([single]) => one(single),
-                Err(several) => {
-                    output::emit(
-                        env.format,
-                        &SnapshotList(several.into_iter().map(SnapshotView::from).collect()),
-                    );
-                }
-            }
-        }
+        SnapshotCommand::Cat { snapshot, path } => cat(&mut catalog, snapshot, path).await?,
+        SnapshotCommand::Forget { snapshots } => forget(env, &mut catalog, snapshots).await?,
         SnapshotCommand::Undelete { snapshot } => {
             one(catalog.undelete_snapshot(within(UndeleteSnapshotRequest { snapshot })).await?.into_inner());
         }
-        SnapshotCommand::Hold { snapshot } => {
-            one(catalog
-                .hold_snapshot(within(HoldSnapshotRequest { snapshot, hold: true }))
-                .await?
-                .into_inner());
-        }
-        SnapshotCommand::Release { snapshot } => {
-            one(catalog
-                .hold_snapshot(within(HoldSnapshotRequest { snapshot, hold: false }))
-                .await?
-                .into_inner());
-        }
+        SnapshotCommand::Hold { snapshot } => one(hold(&mut catalog, snapshot, true).await?),
+        SnapshotCommand::Release { snapshot } => one(hold(&mut catalog, snapshot, false).await?),
     }
     Ok(Exit::Done)
+}
+
+/// Writes a file's content to standard output as it comes.
+async fn cat(catalog: &mut Catalog, snapshot: String, path: String) -> Result<()> {
+    let request = ReadFileRequest { snapshot, path: path.into_bytes() };
+    let mut stream = catalog.read_file(request).await?.into_inner();
+    let mut content = output::Content::new();
+    while let Some(part) = stream.message().await? {
+        content.write(&part.data).map_err(|error| CliError::io("standard output", &error))?;
+    }
+    Ok(())
+}
+
+async fn forget(env: &Env, catalog: &mut Catalog, snapshots: Vec<String>) -> Result<()> {
+    // Looked up first, all of them: `@latest` must not move while they go.
+    let mut ids = Vec::new();
+    for snapshot in snapshots {
+        let found = catalog.get_snapshot(within(GetSnapshotRequest { snapshot })).await?.into_inner();
+        if !ids.contains(&found.id) {
+            ids.push(found.id);
+        }
+    }
+    let mut forgotten = Vec::new();
+    for snapshot in ids {
+        let gone = catalog.forget_snapshot(within(ForgetSnapshotRequest { snapshot })).await?.into_inner();
+        let name = format!("{}@#{} of {}", gone.source, gone.number, gone.host);
+        let until = When(gone.purge_after_unix_ms).local();
+        // Said of each as it goes: a later one that fails leaves these forgotten.
+        output::note(format!(
+            "{name} is forgotten; until {until} this brings it back: holdfast snapshot undelete {}",
+            gone.id
+        ));
+        forgotten.push(SnapshotView::from(gone));
+    }
+    match <[SnapshotView; 1]>::try_from(forgotten) {
+        Ok([single]) => output::emit(env.format, &single),
+        Err(several) => output::emit(env.format, &SnapshotList(several)),
+    }
+    Ok(())
+}
+
+async fn hold(catalog: &mut Catalog, snapshot: String, hold: bool) -> Result<Snapshot> {
+    Ok(catalog.hold_snapshot(within(HoldSnapshotRequest { snapshot, hold })).await?.into_inner())
 }

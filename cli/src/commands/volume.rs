@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
 use holdfast_proto::v1::{
     CreateVolumeRequest, InspectVolumeRequest, KeptVolume, ListVolumesRequest, PruneVolumesRequest,
-    RemoveVolumeRequest, Volume, VolumeReach,
+    PruneVolumesResponse, RemoveVolumeRequest, Volume, VolumeReach,
 };
 use serde::Serialize;
 
 use super::{Env, collect, labels, short, within};
 use crate::args::VolumeCommand;
+use crate::client::Service;
 use crate::error::{Exit, Result};
 use crate::output::{self, Bytes, Details, Lines, Render, Rows, When};
+
+type Volumes = VolumeServiceClient<Service>;
 
 #[derive(Serialize)]
 struct VolumeView {
@@ -99,6 +103,16 @@ impl From<Volume> for VolumeView {
 impl From<KeptVolume> for KeptView {
     fn from(kept: KeptVolume) -> Self {
         Self { name: kept.name, reason: kept.reason }
+    }
+}
+
+impl PruneView {
+    fn of(answer: PruneVolumesResponse, removed: bool) -> Self {
+        Self {
+            removed,
+            volumes: answer.volumes.into_iter().map(VolumeView::from).collect(),
+            kept: answer.kept.into_iter().map(KeptView::from).collect(),
+        }
     }
 }
 
@@ -227,73 +241,85 @@ pub(super) async fn run(env: &Env, command: VolumeCommand) -> Result<Exit> {
         }
         VolumeCommand::Create { host, name, driver, options, label } => {
             let request = CreateVolumeRequest {
-                name: name.clone(),
+                name,
                 driver,
                 options: options.into_iter().collect(),
                 labels: label.into_iter().collect(),
             };
-            let answer =
-                client.volumes(host.host.as_deref())?.create_volume(within(request)).await?.into_inner();
-            if !answer.created {
-                output::note(format!("{name} was there already, with the same settings"));
-            }
-            output::emit(env.format, &VolumeView::from(answer.volume.unwrap_or_default()));
+            create(env, client.volumes(host.host.as_deref())?, request).await?;
         }
         VolumeCommand::Rm { host, names, yes } => {
-            let mut volumes = client.volumes(host.host.as_deref())?;
-            if !yes {
-                let mut shown = Vec::new();
-                for name in &names {
-                    let request = InspectVolumeRequest { name: name.clone(), with_usage: false };
-                    shown.push(volumes.inspect_volume(within(request)).await?.into_inner().into());
-                }
-                output::show(&VolumeList(shown));
-                let what = match names.as_slice() {
-                    [_] => "this volume and its data".to_owned(),
-                    _ => format!("these {} volumes and their data", names.len()),
-                };
-                if !output::confirm(&format!("Remove {what}?"))? {
-                    output::note("nothing was removed");
-                    return Ok(Exit::Failed);
-                }
-            }
-            for name in names {
-                volumes.remove_volume(within(RemoveVolumeRequest { name: name.clone() })).await?;
-                output::note(format!("{name} removed"));
-            }
+            return remove(client.volumes(host.host.as_deref())?, names, yes).await;
         }
         VolumeCommand::Prune { host, label, named, yes, plan } => {
-            let mut volumes = client.volumes(host.host.as_deref())?;
-            let mut request =
+            let request =
                 PruneVolumesRequest { labels: label, include_named: named, dry_run: true, names: Vec::new() };
-            let found = volumes.prune_volumes(within(request.clone())).await?.into_inner();
-            let names: Vec<String> = found.volumes.iter().map(|volume| volume.name.clone()).collect();
-            let shown = PruneView {
-                removed: false,
-                volumes: found.volumes.into_iter().map(VolumeView::from).collect(),
-                kept: found.kept.into_iter().map(KeptView::from).collect(),
-            };
-            if plan || names.is_empty() {
-                output::emit(env.format, &shown);
-                return Ok(Exit::Done);
-            }
-            if !yes {
-                output::show(&shown);
-                if !output::confirm(&format!("Remove these {} volumes and their data?", names.len()))? {
-                    output::note("nothing was removed");
-                    return Ok(Exit::Failed);
-                }
-            }
-            request.dry_run = false;
-            request.names = names;
-            let done = volumes.prune_volumes(within(request)).await?.into_inner();
-            let result = PruneView {
-                removed: true,
-                volumes: done.volumes.into_iter().map(VolumeView::from).collect(),
-                kept: done.kept.into_iter().map(KeptView::from).collect(),
-            };
-            output::emit(env.format, &result);
+            return prune(env, client.volumes(host.host.as_deref())?, request, plan, yes).await;
         }
     }
+    Ok(Exit::Done)
+}
+
+async fn create(env: &Env, mut volumes: Volumes, request: CreateVolumeRequest) -> Result<()> {
+    let name = request.name.clone();
+    let answer = volumes.create_volume(within(request)).await?.into_inner();
+    if !answer.created {
+        output::note(format!("{name} was there already, with the same settings"));
+    }
+    output::emit(env.format, &VolumeView::from(answer.volume.unwrap_or_default()));
+    Ok(())
+}
+
+async fn remove(mut volumes: Volumes, names: Vec<String>, yes: bool) -> Result<Exit> {
+    if !yes {
+        let mut shown = Vec::new();
+        for name in &names {
+            let request = InspectVolumeRequest { name: name.clone(), with_usage: false };
+            shown.push(volumes.inspect_volume(within(request)).await?.into_inner().into());
+        }
+        output::show(&VolumeList(shown));
+        let what = match names.as_slice() {
+            [_] => "this volume and its data".to_owned(),
+            _ => format!("these {} volumes and their data", names.len()),
+        };
+        if !output::confirm(&format!("Remove {what}?"))? {
+            output::note("nothing was removed");
+            return Ok(Exit::Failed);
+        }
+    }
+    for name in names {
+        volumes.remove_volume(within(RemoveVolumeRequest { name: name.clone() })).await?;
+        output::note(format!("{name} removed"));
+    }
+    Ok(Exit::Done)
+}
+
+/// Asks what would go, and removes just that once somebody has agreed.
+async fn prune(
+    env: &Env,
+    mut volumes: Volumes,
+    mut request: PruneVolumesRequest,
+    plan: bool,
+    yes: bool,
+) -> Result<Exit> {
+    let found = volumes.prune_volumes(within(request.clone())).await?.into_inner();
+    let names: Vec<String> = found.volumes.iter().map(|volume| volume.name.clone()).collect();
+    let shown = PruneView::of(found, false);
+    if plan || names.is_empty() {
+        output::emit(env.format, &shown);
+        return Ok(Exit::Done);
+    }
+    if !yes {
+        output::show(&shown);
+        if !output::confirm(&format!("Remove these {} volumes and their data?", names.len()))? {
+            output::note("nothing was removed");
+            return Ok(Exit::Failed);
+        }
+    }
+    // By name: what has become unused since it was shown is not removed unseen.
+    request.dry_run = false;
+    request.names = names;
+    let done = volumes.prune_volumes(within(request)).await?.into_inner();
+    output::emit(env.format, &PruneView::of(done, true));
     Ok(Exit::Done)
 }

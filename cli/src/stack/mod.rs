@@ -36,6 +36,9 @@ pub struct Stack {
 
 impl Layout {
     /// Beside this binary, unless told otherwise.
+    ///
+    /// # Errors
+    /// A binary of the two is not where it should be.
     pub fn new(root: &Path, binaries: Option<PathBuf>, docker_host: &str) -> Result<Self> {
         let binaries = match binaries {
             Some(dir) => dir,
@@ -77,6 +80,9 @@ impl Layout {
     }
 
     /// How the stack's own controller is reached.
+    ///
+    /// # Errors
+    /// No controller has said yet where it listens.
     pub fn context(&self) -> Result<Context> {
         let address =
             self.address().ok_or_else(|| CliError::failed("the controller has not said where it listens"))?;
@@ -89,6 +95,9 @@ impl Layout {
 
 impl Stack {
     /// Makes the controller's state, unless it is there already.
+    ///
+    /// # Errors
+    /// `holdfast-controller init` failed; the error is what it said.
     pub fn prepare(layout: Layout) -> Result<Self> {
         let dir = layout.controller_dir();
         if !dir.join("catalog.db").exists() {
@@ -110,6 +119,10 @@ impl Stack {
         Ok(Self { layout, controller: None, agent: None })
     }
 
+    /// Starts the controller on a free port; returns once it answers.
+    ///
+    /// # Errors
+    /// It ended, or does not listen within 30 s; the error has its last words.
     pub async fn start_controller(&mut self) -> Result<Client> {
         let dir = self.layout.controller_dir();
         // A file of an earlier run names a port that is no longer ours.
@@ -141,24 +154,16 @@ impl Stack {
 
     /// Enrols this machine as `name` and starts its agent; returns once the
     /// controller sees it.
+    ///
+    /// # Errors
+    /// It cannot join, ended, or is not connected within 30 s; the error has its last
+    /// words.
     pub async fn start_agent(&mut self, client: &Client, name: &str) -> Result<Host> {
         let dir = self.layout.agent_dir();
         let agent = self.layout.binaries.join("holdfast-agent");
+        // A state directory that was kept has joined already; its controller knows it.
         if !dir.join("identity.json").exists() {
-            let request = CreateJoinTokenRequest {
-                name: name.to_owned(),
-                labels: Default::default(),
-                valid_seconds: 600,
-            };
-            let token = client.hosts()?.create_join_token(request).await?.into_inner().token;
-            let file = self.layout.root.join("join.token");
-            holdfast_archive::secret_file::write(&file, &token)
-                .map_err(|error| CliError::io(&file.display().to_string(), &error))?;
-            Process::run(
-                &agent,
-                &["join".as_ref(), file.as_os_str(), "--state-dir".as_ref(), dir.as_os_str()],
-            )?;
-            let _ = std::fs::remove_file(&file);
+            self.join(client, name, &agent).await?;
         }
         let process = Process::start(
             &agent,
@@ -173,29 +178,27 @@ impl Stack {
             ],
             &self.layout.root.join("agent.log"),
         )?;
-        let process = self.agent.insert(process);
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            process.check()?;
-            let answer = client.hosts()?.get_host(GetHostRequest { host: name.to_owned() }).await;
-            let last = match answer.map(tonic::Response::into_inner) {
-                Ok(host)
-                    if host.connected && host.agent.as_ref().is_some_and(|agent| agent.engine.is_some()) =>
-                {
-                    return Ok(host);
-                }
-                Ok(host) => host.agent.map(|agent| agent.engine_problem).unwrap_or_default(),
-                Err(status) => status.message().to_owned(),
-            };
-            if Instant::now() > deadline {
-                let message = format!("the agent is not connected: {last}; its last words:");
-                return Err(CliError::failed(message).more(process.tail()));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until_connected(self.agent.insert(process), client, name).await
+    }
+
+    /// `holdfast-agent join`, with a token that is gone afterwards.
+    async fn join(&self, client: &Client, name: &str, agent: &Path) -> Result<()> {
+        let request =
+            CreateJoinTokenRequest { name: name.to_owned(), labels: Default::default(), valid_seconds: 600 };
+        let token = client.hosts()?.create_join_token(request).await?.into_inner().token;
+        let file = self.layout.root.join("join.token");
+        holdfast_archive::secret_file::write(&file, &token)
+            .map_err(|error| CliError::io(&file.display().to_string(), &error))?;
+        let dir = self.layout.agent_dir();
+        Process::run(agent, &["join".as_ref(), file.as_os_str(), "--state-dir".as_ref(), dir.as_os_str()])?;
+        let _ = std::fs::remove_file(&file);
+        Ok(())
     }
 
     /// Returns when one of the two has ended by itself, with its last words.
+    ///
+    /// # Errors
+    /// Always, when one has ended: the error has its last words.
     pub async fn until_ended(&mut self) -> Result<Exit> {
         loop {
             for process in [&mut self.controller, &mut self.agent].into_iter().flatten() {
@@ -219,5 +222,27 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Waits until the controller sees the agent, and the agent its Engine.
+async fn until_connected(agent: &mut Process, client: &Client, name: &str) -> Result<Host> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        // One that has ended will not connect: its last words are the reason.
+        agent.check()?;
+        let answer = client.hosts()?.get_host(GetHostRequest { host: name.to_owned() }).await;
+        let last = match answer.map(tonic::Response::into_inner) {
+            Ok(host) if host.connected && host.agent.as_ref().is_some_and(|agent| agent.engine.is_some()) => {
+                return Ok(host);
+            }
+            Ok(host) => host.agent.map(|agent| agent.engine_problem).unwrap_or_default(),
+            Err(status) => status.message().to_owned(),
+        };
+        if Instant::now() > deadline {
+            let message = format!("the agent is not connected: {last}; its last words:");
+            return Err(CliError::failed(message).more(agent.tail()));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -3,6 +3,7 @@
 
 use e2e::app_images::App;
 use e2e::command::run;
+use e2e::docker::Engine;
 use e2e::require_engine;
 use e2e::upgrades::{self, differences, run_app, wait_healthy};
 use serde_json::Value;
@@ -50,11 +51,8 @@ const SETTINGS: &str = "--label team=shop --cap-add NET_ADMIN --cap-drop MKNOD -
     --stop-signal USR1 --stop-timeout 7 --group-add 100 --user 0:0 -p 127.0.0.1:18080:8080 --expose 7000 \
     -w /data -v app-data:/data -v /anonymous --ipc shareable --cgroupns host";
 
-#[test]
-fn u06_inspect_differs_by_what_the_image_sets_alone() {
-    require_engine!();
-    let fleet = fleet_with(&[App::V1, App::OtherDefaults]);
-    let engine = fleet.engine("host-a");
+/// `app`, on two networks, with all of [`SETTINGS`] and a file bound into it.
+fn run_with_settings(engine: &Engine) {
     engine.docker(["network", "create", "--subnet", "10.78.1.0/24", "one"]);
     engine.docker(["network", "create", "--subnet", "10.78.2.0/24", "two"]);
     let settings = engine.dir().join("app.conf");
@@ -66,6 +64,74 @@ fn u06_inspect_differs_by_what_the_image_sets_alone() {
     run(create.args([App::V1.image(), "/serve", "mine"]));
     engine.docker(["network", "connect", "--ip", "10.78.2.10", "--alias", "web-two", "two", "app"]);
     engine.docker(["start", "app"]);
+}
+
+/// The words of a list, sorted.
+fn words(inspect: &Value, path: &str) -> Vec<String> {
+    let list = inspect.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut list: Vec<String> = list.iter().map(|word| word.as_str().unwrap().to_owned()).collect();
+    list.sort();
+    list
+}
+
+/// What is mounted, where and how, sorted.
+fn mounts(inspect: &Value) -> Vec<String> {
+    let mounts = inspect["Mounts"].as_array().expect("mounts").iter();
+    let mut mounts: Vec<String> = mounts
+        .map(|mount| {
+            format!("{} {} {} {}", mount["Type"], mount["Source"], mount["Destination"], mount["RW"])
+        })
+        .collect();
+    mounts.sort();
+    mounts
+}
+
+/// Panics where two containers differ in anything but [`DERIVED`].
+fn assert_nothing_lost(before: &Value, after: &Value) {
+    let id = |inspect: &Value| inspect["Id"].as_str().expect("an id").to_owned();
+    let (old, new) = (id(before), id(after));
+    assert_ne!(old, new);
+    let text = before.to_string().replace(&old, &new).replace(&old[..12], &new[..12]);
+    let renamed: Value = serde_json::from_str(&text).unwrap();
+    let mut found = differences(&renamed, after);
+    // A client that had nothing to say said it in two ways.
+    found.retain(|line| !line.ends_with(": {} -> null"));
+    found.retain(|line| !DERIVED.iter().any(|place| line.starts_with(place)));
+    assert!(found.is_empty(), "lost or changed:\n{}", found.join("\n"));
+}
+
+/// The places that may differ hold just what they should.
+fn assert_places_hold_what_they_should(before: &Value, after: &Value) {
+    assert_eq!(
+        words(after, "/Config/Env"),
+        ["APP_VERSION=7", "COLOUR=blue", "MODE=mine", "NEW_DEFAULT=yes", "PATH=/bin"]
+    );
+    let labels = &after["Config"]["Labels"];
+    assert_eq!(
+        (&labels["maker"], &labels["tier"], &labels["team"]),
+        (&"other".into(), &"new".into(), &"shop".into())
+    );
+    assert_eq!(mounts(before), mounts(after));
+}
+
+/// Where nobody set anything, all is as the new image has it.
+fn assert_all_from_the_image(plain: &Value) {
+    assert_eq!(words(plain, "/Config/Env"), ["APP_VERSION=7", "MODE=fast", "NEW_DEFAULT=yes", "PATH=/bin"]);
+    let config = &plain["Config"];
+    assert_eq!(
+        [&config["User"], &config["WorkingDir"], &config["StopSignal"]],
+        [&Value::from("1000:1000"), &"/www".into(), &"SIGINT".into()]
+    );
+    assert_eq!(words(plain, "/Config/Cmd"), ["--fast", "/serve"]);
+    assert_eq!(config["Hostname"], plain["Id"].as_str().unwrap()[..12]);
+}
+
+#[test]
+fn u06_inspect_differs_by_what_the_image_sets_alone() {
+    require_engine!();
+    let fleet = fleet_with(&[App::V1, App::OtherDefaults]);
+    let engine = fleet.engine("host-a");
+    run_with_settings(engine);
     // And one that leaves everything to its image.
     run_app(engine, "plain", App::V1, &[]);
     wait_healthy(engine, "app");
@@ -77,57 +143,12 @@ fn u06_inspect_differs_by_what_the_image_sets_alone() {
     }
     let after = engine.inspect("app");
     wait_healthy(engine, "app");
-    let id = |inspect: &Value| inspect["Id"].as_str().expect("an id").to_owned();
-    let (old, new) = (id(&before), id(&after));
-    assert_ne!(old, new);
-    let text = before.to_string().replace(&old, &new).replace(&old[..12], &new[..12]);
-    let renamed: Value = serde_json::from_str(&text).unwrap();
-    let mut found = differences(&renamed, &after);
-    // A client that had nothing to say said it in two ways.
-    found.retain(|line| !line.ends_with(": {} -> null"));
-    found.retain(|line| !DERIVED.iter().any(|place| line.starts_with(place)));
-    assert!(found.is_empty(), "lost or changed:\n{}", found.join("\n"));
-
-    // The places that may differ hold just what they should.
-    let words = |inspect: &Value, path: &str| {
-        let list = inspect.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
-        let mut list: Vec<String> = list.iter().map(|word| word.as_str().unwrap().to_owned()).collect();
-        list.sort();
-        list
-    };
-    assert_eq!(
-        words(&after, "/Config/Env"),
-        ["APP_VERSION=7", "COLOUR=blue", "MODE=mine", "NEW_DEFAULT=yes", "PATH=/bin"]
-    );
-    let labels = &after["Config"]["Labels"];
-    assert_eq!(
-        (&labels["maker"], &labels["tier"], &labels["team"]),
-        (&"other".into(), &"new".into(), &"shop".into())
-    );
-    let mounts = |inspect: &Value| {
-        let mounts = inspect["Mounts"].as_array().expect("mounts").iter();
-        let mut mounts: Vec<String> = mounts
-            .map(|mount| {
-                format!("{} {} {} {}", mount["Type"], mount["Source"], mount["Destination"], mount["RW"])
-            })
-            .collect();
-        mounts.sort();
-        mounts
-    };
-    assert_eq!(mounts(&before), mounts(&after));
+    assert_nothing_lost(&before, &after);
+    assert_places_hold_what_they_should(&before, &after);
     let kept =
         upgrades::family(engine, "app").into_iter().find(|one| one.name != "app").expect("the old one");
     assert!(engine.docker(["logs", &kept.name]).contains("ended by USR1"), "not stopped with its own signal");
-
-    let plain = engine.inspect("plain");
-    assert_eq!(words(&plain, "/Config/Env"), ["APP_VERSION=7", "MODE=fast", "NEW_DEFAULT=yes", "PATH=/bin"]);
-    let config = &plain["Config"];
-    assert_eq!(
-        [&config["User"], &config["WorkingDir"], &config["StopSignal"]],
-        [&Value::from("1000:1000"), &"/www".into(), &"SIGINT".into()]
-    );
-    assert_eq!(words(&plain, "/Config/Cmd"), ["--fast", "/serve"]);
-    assert_eq!(config["Hostname"], plain["Id"].as_str().unwrap()[..12]);
+    assert_all_from_the_image(&engine.inspect("plain"));
 }
 
 /// U07: an image that adds a volume, and one that moves it away from the data.

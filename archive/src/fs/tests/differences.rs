@@ -13,6 +13,44 @@ use super::memory::Memory;
 use super::{put_back, restore_request, take};
 use crate::fs::{RestoreOptions, compare, restore};
 
+type Damage = fn(&Path);
+
+/// What a comparison says of it, and what was done to a tree that was like its
+/// snapshot.
+const DAMAGES: [(&str, Damage); 14] = [
+    ("empty: it has 1 bytes", |to| append(&to.join("empty"), b"x")),
+    ("dangling: it is of another kind", |to| {
+        fs::remove_file(to.join("dangling")).unwrap();
+        fs::write(to.join("dangling"), "").unwrap();
+    }),
+    ("absolute: it leads elsewhere", |to| {
+        fs::remove_file(to.join("absolute")).unwrap();
+        symlink("/etc/shadow", to.join("absolute")).unwrap();
+    }),
+    ("fifo: it is missing", |to| fs::remove_file(to.join("fifo")).unwrap()),
+    ("dir/empty/more: it should not be there", |to| fs::write(to.join("dir/empty/more"), "").unwrap()),
+    ("zz: it should not be there", |to| fs::create_dir_all(to.join("zz/deep")).unwrap()),
+    ("small: its mode", |to| {
+        fs::set_permissions(to.join("small"), fs::Permissions::from_mode(0o600)).unwrap()
+    }),
+    ("dir/f03: its owner", |to| std::os::unix::fs::chown(to.join("dir/f03"), Some(9), None).unwrap()),
+    ("locked: its modification time", |to| run_on("touch", &["-d", "@5"], &to.join("locked"))),
+    ("small: its attribute user.colour differs", |to| {
+        rustix::fs::setxattr(to.join("small"), c"user.colour", b"red", XattrFlags::empty()).unwrap();
+    }),
+    ("dir: its attribute user.on-a-directory is missing", |to| {
+        rustix::fs::removexattr(to.join("dir"), c"user.on-a-directory").unwrap();
+    }),
+    ("empty: its attribute user.new should not", |to| {
+        rustix::fs::setxattr(to.join("empty"), c"user.new", b"", XattrFlags::empty()).unwrap();
+    }),
+    ("third-name: it is not another name of dir/second-name", |to| {
+        fs::remove_file(to.join("third-name")).unwrap();
+        fs::write(to.join("third-name"), "one inode").unwrap();
+    }),
+    (".: its mode", |to| fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap()),
+];
+
 #[test]
 fn a_restored_tree_has_no_difference() {
     if !is_root() {
@@ -57,6 +95,26 @@ fn what_was_left_out_by_options_is_no_difference() {
 }
 
 #[test]
+fn content_that_differs_is_found_though_nothing_else_does() {
+    if !is_root() {
+        return;
+    }
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    every_kind(from.path());
+    let repository = Arc::new(Memory::default());
+    let captured = take(from.path(), &repository, None);
+    put_back(captured.root, to.path(), &repository);
+    for (name, at) in [("small", 3), ("dir/large", 5 << 20), ("sparse", 10 << 20), ("only-hole", 9 << 20)] {
+        overwrite(&to.path().join(name), at);
+    }
+    let report = compare(restore_request(captured.root, to.path(), &repository)).unwrap();
+    let content: Vec<_> = ["dir/large", "only-hole", "small", "sparse"]
+        .map(|name| format!("{name}: its content differs"))
+        .into();
+    assert_eq!(report.differences, content);
+}
+
+#[test]
 fn every_difference_is_found() {
     if !is_root() {
         return;
@@ -65,69 +123,19 @@ fn every_difference_is_found() {
     every_kind(from.path());
     let repository = Arc::new(Memory::default());
     let captured = take(from.path(), &repository, None);
-    type Damage = fn(&Path);
-    let keep_time = |path: &Path, damage: &dyn Fn()| {
-        let time = fs::metadata(path).unwrap().modified().unwrap();
-        damage();
-        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
-    };
-    let to = tempfile::tempdir().unwrap();
-    put_back(captured.root, to.path(), &repository);
-    let write = |name: &str, at: u64| {
-        let path = to.path().join(name);
-        keep_time(&path, &|| {
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            file.write_all_at(b"!", at).unwrap();
-        });
-    };
-    write("small", 3);
-    write("dir/large", 5 << 20);
-    write("sparse", 10 << 20);
-    write("only-hole", 9 << 20);
-    let report = compare(restore_request(captured.root, to.path(), &repository)).unwrap();
-    let content: Vec<_> = ["dir/large", "only-hole", "small", "sparse"]
-        .map(|name| format!("{name}: its content differs"))
-        .into();
-    assert_eq!(report.differences, content);
-
-    let damages: [(&str, Damage); 14] = [
-        ("empty: it has 1 bytes", |to| append(&to.join("empty"), b"x")),
-        ("dangling: it is of another kind", |to| {
-            fs::remove_file(to.join("dangling")).unwrap();
-            fs::write(to.join("dangling"), "").unwrap();
-        }),
-        ("absolute: it leads elsewhere", |to| {
-            fs::remove_file(to.join("absolute")).unwrap();
-            symlink("/etc/shadow", to.join("absolute")).unwrap();
-        }),
-        ("fifo: it is missing", |to| fs::remove_file(to.join("fifo")).unwrap()),
-        ("dir/empty/more: it should not be there", |to| fs::write(to.join("dir/empty/more"), "").unwrap()),
-        ("zz: it should not be there", |to| fs::create_dir_all(to.join("zz/deep")).unwrap()),
-        ("small: its mode", |to| {
-            fs::set_permissions(to.join("small"), fs::Permissions::from_mode(0o600)).unwrap()
-        }),
-        ("dir/f03: its owner", |to| std::os::unix::fs::chown(to.join("dir/f03"), Some(9), None).unwrap()),
-        ("locked: its modification time", |to| run_on("touch", &["-d", "@5"], &to.join("locked"))),
-        ("small: its attribute user.colour differs", |to| {
-            rustix::fs::setxattr(to.join("small"), c"user.colour", b"red", XattrFlags::empty()).unwrap();
-        }),
-        ("dir: its attribute user.on-a-directory is missing", |to| {
-            rustix::fs::removexattr(to.join("dir"), c"user.on-a-directory").unwrap();
-        }),
-        ("empty: its attribute user.new should not", |to| {
-            rustix::fs::setxattr(to.join("empty"), c"user.new", b"", XattrFlags::empty()).unwrap();
-        }),
-        ("third-name: it is not another name of dir/second-name", |to| {
-            fs::remove_file(to.join("third-name")).unwrap();
-            fs::write(to.join("third-name"), "one inode").unwrap();
-        }),
-        (".: its mode", |to| fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap()),
-    ];
-    for (expected, damage) in damages {
+    for (expected, damage) in DAMAGES {
         let to = tempfile::tempdir().unwrap();
         put_back(captured.root, to.path(), &repository);
         damage(to.path());
         let report = compare(restore_request(captured.root, to.path(), &repository)).unwrap();
         assert!(report.differences.iter().any(|line| line.starts_with(expected)), "{:?}", report.differences);
     }
+}
+
+/// Changes one byte of a file, and leaves its length and its time.
+fn overwrite(path: &Path, at: u64) {
+    let time = fs::metadata(path).unwrap().modified().unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"!", at).unwrap();
+    file.set_modified(time).unwrap();
 }
