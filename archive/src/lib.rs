@@ -93,6 +93,8 @@
 //! [`repository`] opened in place is one such store, an agent's session with
 //! its controller the other.
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod entry;
 pub mod envelope;
 pub mod fetch;

@@ -72,10 +72,16 @@ impl PackIoError {
 /// Takes frames.
 pub trait PackSink: Send + Sync {
     /// Which of these need not be sent. At most 4096 at a time.
+    ///
+    /// # Errors
+    /// The other side cannot be asked: none of them may count as there.
     fn have(&self, frames: &[FrameId]) -> Result<Vec<bool>, PackIoError>;
 
     /// Returns once the pack is stored and its frames may be referred to.
     /// Called from several threads at once, as many as uploads may run.
+    ///
+    /// # Errors
+    /// The pack is not stored, or nobody knows whether it is.
     fn put_pack(&self, pack: SealedPack) -> Result<(), PackIoError>;
 }
 
@@ -83,15 +89,24 @@ pub trait PackSink: Send + Sync {
 pub trait PackSource: Send + Sync {
     /// Where each of these lies; `None` where it is not there. At most 4096
     /// at a time.
+    ///
+    /// # Errors
+    /// The other side cannot be asked. A frame that is nowhere is `None`.
     fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError>;
 
     /// Where else this frame lies than in these packs, which did not give it.
     /// A source that knows one place a frame need not have this.
+    ///
+    /// # Errors
+    /// The other side cannot be asked.
     fn elsewhere(&self, _frame: &FrameId, _not_in: &[PackId]) -> Result<Option<FrameLocation>, PackIoError> {
         Ok(None)
     }
 
     /// Exactly the bytes of that range of the pack.
+    ///
+    /// # Errors
+    /// The pack is gone, damaged or ends before (a loss), or it is out of reach.
     fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError>;
 
     /// Told of a frame that is gone or damaged where [`Self::locate`] said it

@@ -68,6 +68,10 @@ fn unanswered() -> String {
 // === impl Client ===
 
 impl Client {
+    /// Connects; returns once the other side has answered.
+    ///
+    /// # Errors
+    /// A file that the target names cannot be read, or nobody answers within ten seconds.
     pub async fn connect(target: &Target) -> Result<Self> {
         match target {
             Target::Controller(context) => Self::connect_controller(context, CONNECT_TIMEOUT).await,
@@ -162,52 +166,77 @@ impl Client {
         InterceptedService::new(self.channel.clone(), headers)
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn hosts(&self) -> Result<HostServiceClient<Service>> {
         Ok(HostServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn sources(&self) -> Result<SourceServiceClient<Service>> {
         Ok(SourceServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn policies(&self) -> Result<PolicyServiceClient<Service>> {
         Ok(PolicyServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn jobs(&self) -> Result<JobServiceClient<Service>> {
         Ok(JobServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn catalog(&self) -> Result<CatalogServiceClient<Service>> {
         Ok(CatalogServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn audit(&self) -> Result<AuditServiceClient<Service>> {
         Ok(AuditServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn status(&self) -> Result<StatusServiceClient<Service>> {
         Ok(StatusServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// At an agent's socket, which does not serve it.
     pub fn upgrades(&self) -> Result<UpgradeServiceClient<Service>> {
         Ok(UpgradeServiceClient::new(self.controller()?))
     }
 
+    /// # Errors
+    /// As [`check_host`], and for a name that no header can carry.
     pub fn containers(&self, host: Option<&str>) -> Result<ContainerServiceClient<Service>> {
         Ok(ContainerServiceClient::new(self.agent(host)?))
     }
 
+    /// # Errors
+    /// As [`check_host`], and for a name that no header can carry.
     pub fn volumes(&self, host: Option<&str>) -> Result<VolumeServiceClient<Service>> {
         Ok(VolumeServiceClient::new(self.agent(host)?))
     }
 
+    /// # Errors
+    /// As [`check_host`], and for a name that no header can carry.
     pub fn mounts(&self, host: Option<&str>) -> Result<MountServiceClient<Service>> {
         Ok(MountServiceClient::new(self.agent(host)?))
     }
 }
 
 /// Whether an agent's call has its one host: the socket's, or the one named.
+///
+/// # Errors
+/// A host was named at a socket, or none to a controller.
 pub fn check_host(at_socket: bool, host: Option<&str>) -> Result<()> {
     match (at_socket, host) {
         (true, None) | (false, Some(_)) => Ok(()),

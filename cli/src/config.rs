@@ -49,6 +49,9 @@ fn path() -> Result<PathBuf> {
 
 impl Config {
     /// What the file holds; nothing when there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read or is none of ours; the error has the line.
     pub fn load() -> Result<Self> {
         let path = path()?;
         match std::fs::read_to_string(&path) {
@@ -66,6 +69,9 @@ impl Config {
     }
 
     /// Replaces the file in one step, so that a crash leaves the old or the new.
+    ///
+    /// # Errors
+    /// The file or its folder cannot be written. What was there is left.
     pub fn save(&self) -> Result<()> {
         let path = path()?;
         let failed = |error: std::io::Error| CliError::io(&path.display().to_string(), &error);
@@ -80,6 +86,10 @@ impl Config {
     }
 
     /// Flags first, then the named context, then the current one.
+    ///
+    /// # Errors
+    /// A context that is not known, or something that neither flags nor context give; the
+    /// hint says which option it is.
     pub fn target(&self, flags: &GlobalArgs) -> Result<Target> {
         if let Some(socket) = &flags.socket {
             return Ok(Target::Socket(socket.clone()));

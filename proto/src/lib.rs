@@ -6,6 +6,8 @@
 //! `HOLDFAST_REGENERATE=1 cargo test -p holdfast-proto` after changing a
 //! `.proto` file.
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod closable;
 pub mod error_code;
 pub mod exit;
@@ -16,7 +18,7 @@ pub use error_code::ErrorCode;
 pub use exit::Exit;
 
 /// Generated messages, clients and servers of package `holdfast.v1`.
-#[allow(clippy::all, clippy::unwrap_used, unreachable_pub, missing_docs)]
+#[allow(clippy::all, clippy::missing_errors_doc, clippy::unwrap_used, unreachable_pub, missing_docs)]
 #[rustfmt::skip]
 pub mod v1;
 

@@ -199,6 +199,9 @@ impl Engine {
     }
 
     /// As [`Self::docker`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// What it said, unless it succeeded.
     pub fn try_docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<String, String> {
         try_run(&mut self.command(args))
     }
@@ -212,6 +215,9 @@ impl Engine {
     }
 
     /// As [`Self::api`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// No whole answer came. A status code that means failure is an answer.
     pub fn try_api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), String> {
         let socket = self.dir.path().join("docker.sock");
         let (code, answer) = engine_api::request(&socket, method, &format!("/v1.41{path}"), body)
@@ -228,6 +234,9 @@ impl Engine {
     }
 
     /// As [`Self::inspect`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// There is no such container, or the Engine does not answer.
     pub fn try_inspect(&self, container: &str) -> Result<Value, String> {
         let (code, mut answer) = self.try_api("GET", &format!("/containers/{container}/json"), None)?;
         if code != 200 {
@@ -247,6 +256,9 @@ impl Engine {
     }
 
     /// As [`Self::has_container`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// The Engine does not answer, or with neither yes nor no.
     pub fn try_has_container(&self, container: &str) -> Result<bool, String> {
         self.is_there(&format!("/containers/{container}/json"))
     }
@@ -288,6 +300,9 @@ impl Engine {
     }
 
     /// As [`Self::has_volume`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// The Engine does not answer, or with neither yes nor no.
     pub fn try_has_volume(&self, volume: &str) -> Result<bool, String> {
         self.is_there(&format!("/volumes/{volume}"))
     }
@@ -300,6 +315,9 @@ impl Engine {
     }
 
     /// As [`Self::state`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// As [`Self::try_inspect`].
     pub fn try_state(&self, container: &str) -> Result<String, String> {
         let container = self.try_inspect(container)?;
         Ok(container["State"]["Status"].as_str().unwrap_or_default().to_owned())

@@ -5,6 +5,7 @@
 //! a test fails; what would be left if the test process itself is killed
 //! carries a parent-death signal.
 
+#![warn(clippy::missing_errors_doc)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests speak to people")]
 
 pub mod app_images;

@@ -74,6 +74,9 @@ impl Fleet {
     }
 
     /// As [`Self::remembered`], for the probe of a wait.
+    ///
+    /// # Errors
+    /// What the command said, unless it succeeded with JSON.
     pub fn try_remembered(&mut self, host: &str, container: &str) -> Result<Vec<Value>, Said> {
         let status = self.host(host).cli(&["upgrade", "status", container, "-o", "json"]).json()?;
         Ok(status["upgrades"].as_array().cloned().unwrap_or_default())
@@ -154,6 +157,9 @@ pub fn family(engine: &Engine, name: &str) -> Vec<Relative> {
 }
 
 /// As [`family`], for the probe of a wait.
+///
+/// # Errors
+/// What `docker ps` said, unless it succeeded.
 pub fn try_family(engine: &Engine, name: &str) -> Result<Vec<Relative>, String> {
     let format = "{{.Names}}|{{.ID}}|{{.Image}}|{{.State}}";
     let listed = engine.try_docker(["ps", "-a", "--no-trunc", "--format", format])?;

@@ -72,6 +72,10 @@ pub fn mark(stat: &Stat) -> u32 {
 }
 
 /// The attributes of an open file.
+///
+/// # Errors
+/// What listing them or reading one fails with. On a filesystem without attributes
+/// there are none.
 pub fn xattrs_of_file(file: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
     read_xattrs(&|list| rustix::fs::flistxattr(file, list), &|name, value| {
         rustix::fs::fgetxattr(file, name, value)
@@ -79,6 +83,9 @@ pub fn xattrs_of_file(file: BorrowedFd<'_>) -> Result<Xattrs, Errno> {
 }
 
 /// The attributes of a name in an open directory; a link there is not followed.
+///
+/// # Errors
+/// As [`xattrs_of_file`], and when the name is gone.
 pub fn xattrs_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Xattrs, Errno> {
     let path = open::link_in(dir, name);
     let path = path.as_c_str();
@@ -95,8 +102,10 @@ type Get<'a> = &'a dyn Fn(&CStr, &mut [u8]) -> Result<usize, Errno>;
 type Set<'a> = &'a dyn Fn(&CStr, &[u8]) -> Result<(), Errno>;
 
 fn read_xattrs(list: Fill<'_>, get: Get<'_>) -> Result<Xattrs, Errno> {
+    // Most inodes have no attributes: one call and no allocation for them.
     let mut small = [0; 256];
     let names = match list(&mut small) {
+        // A filesystem without attributes has none, which is no failure to read them.
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Ok(len) => small[..len].to_vec(),
         Err(Errno::RANGE) => grow(list)?,
@@ -126,6 +135,7 @@ fn grow(call: Fill<'_>) -> Result<Vec<u8>, Errno> {
                 buffer.shrink_to_fit();
                 return Ok(buffer);
             }
+            // Somebody may make it longer between two calls.
             Err(Errno::RANGE) => {}
             Err(error) => return Err(error),
         }
@@ -169,6 +179,8 @@ pub struct Wanted<'a> {
 /// capabilities too), then times.
 pub fn apply(file: BorrowedFd<'_>, wanted: &Wanted<'_>, missing: &mut Vec<Missing>) {
     let entry = wanted.entry;
+    // What fails is noted and the rest still laid on: a file with another owner is better than one
+    // with nothing.
     let owner = rustix::fs::fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
     note(owner, Missing::Owner, missing);
     let mode = Mode::from_raw_mode(entry.mode & wanted.mode_mask);
@@ -187,6 +199,7 @@ pub fn apply_to_handle(handle: BorrowedFd<'_>, wanted: &Wanted<'_>, missing: &mu
     note(owner, Missing::Owner, missing);
     let path = open::link_of(handle);
     let path = path.as_c_str();
+    // A link has no mode of its own, and the call would change that of what it leads to.
     if !matches!(entry.kind, EntryKind::Symlink { .. }) {
         let mode = Mode::from_raw_mode(entry.mode & wanted.mode_mask);
         note(rustix::fs::chmodat(CWD, path, mode, AtFlags::empty()), Missing::Mode, missing);
@@ -242,6 +255,10 @@ pub(crate) fn take_default_acl(dir: BorrowedFd<'_>) -> Option<Vec<u8>> {
     Some(value)
 }
 
+/// Has the directory hand this on again.
+///
+/// # Errors
+/// The filesystem does not take it.
 pub(crate) fn put_default_acl(dir: BorrowedFd<'_>, value: &[u8]) -> Result<(), Errno> {
     rustix::fs::fsetxattr(dir, c"system.posix_acl_default", value, XattrFlags::empty())
 }

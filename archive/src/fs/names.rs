@@ -26,6 +26,9 @@ struct Name {
 
 impl Names {
     /// Reads the directory from its start; `.` and `..` are left out.
+    ///
+    /// # Errors
+    /// The kernel does not give the names, or they take more than 4 GiB.
     pub fn read(dir: BorrowedFd<'_>) -> Result<Self, Errno> {
         let mut names = Self::default();
         let mut buffer = Vec::with_capacity(READ);
@@ -56,6 +59,7 @@ impl Names {
     }
 
     fn push(&mut self, with_nul: &[u8], kind: FileType) -> Result<(), Errno> {
+        // Four bytes a name instead of eight; 4 GiB of names in one directory are refused, not cut.
         let start = u32::try_from(self.blob.len()).map_err(|_| Errno::OVERFLOW)?;
         let len = u16::try_from(with_nul.len()).map_err(|_| Errno::NAMETOOLONG)?;
         self.blob.extend_from_slice(with_nul);

@@ -37,9 +37,14 @@ impl Mounts {
 }
 
 /// Opens a directory for reading its names.
+///
+/// # Errors
+/// `LOOP` or `NOTDIR` for a link or something else than a directory, `XDEV` where it
+/// would leave the directory or a mount it has to stay on.
 pub fn directory(dir: BorrowedFd<'_>, name: &CStr, mounts: Mounts) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |flags| again(|| openat2(dir, name, flags, Mode::empty(), beneath() | mounts.flags()));
+    // A backup should not change what it reads. Only the owner of a file and root may ask for that.
     match open(flags | OFlags::NOATIME) {
         Err(Errno::PERM) => open(flags),
         result => result,
@@ -47,24 +52,38 @@ pub fn directory(dir: BorrowedFd<'_>, name: &CStr, mounts: Mounts) -> Result<Own
 }
 
 /// The directory itself, opened anew for reading: what was given may be a bare handle.
+///
+/// # Errors
+/// As [`directory`]: it may not be read, or is no directory.
 pub fn reopen_directory(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     directory(dir, c".", Mounts::Stay)
 }
 
 /// The parent of a directory. The caller checks that it is the one it means.
+///
+/// # Errors
+/// It may not be searched or read.
 pub fn parent(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     again(|| openat(dir, c"..", flags, Mode::empty()))
 }
 
 /// A handle of whatever bears the name; opens nothing.
+///
+/// # Errors
+/// Nothing bears the name, or it lies on a mount that is not to be entered.
 pub fn handle(dir: BorrowedFd<'_>, name: &CStr, mounts: Mounts) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     again(|| openat2(dir, name, flags, Mode::empty(), beneath() | mounts.flags()))
 }
 
 /// Opens the regular file a handle stands for.
+///
+/// # Errors
+/// It may not be read, or `/proc` is not mounted.
 pub fn reopen_file(handle: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // Its type was looked at through the handle, and the link in `/proc` leads to that very inode.
+    // Were it a FIFO all the same, this would not wait.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let open = |flags| again(|| openat(CWD, link_of(handle).as_c_str(), flags, Mode::empty()));
     match open(flags | OFlags::NOATIME) {
@@ -74,16 +93,26 @@ pub fn reopen_file(handle: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 }
 
 /// Creates a file that is not there, for writing.
+///
+/// # Errors
+/// Something bears the name already, a dangling link included, or nothing may be
+/// created there.
 pub fn create_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    // For its owner alone until it has its own mode.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     again(|| openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, beneath()))
 }
 
 /// A handle of the directory at `path` below `root`, links refused.
+///
+/// # Errors
+/// A component is missing, is a link or no directory, or leads out of `root`.
 pub fn descend(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = again(|| openat2(root, c".", flags, Mode::empty(), beneath()))?;
     let mut rest = path;
+    // Each piece from the handle of the one before: together they lead no further than one call
+    // would.
     while !rest.is_empty() {
         let (piece, after) = split_piece(rest);
         at = again(|| openat2(at.as_fd(), piece, flags, Mode::empty(), beneath()))?;
@@ -146,7 +175,11 @@ impl ProcPath {
 }
 
 /// Repeats a call that a signal or a concurrent rename elsewhere cut off.
+///
+/// # Errors
+/// What the call failed with, were it that 64 of them were cut off.
 pub(crate) fn again<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    // Few are needed; the bound is for a filesystem that answers so for ever.
     for _ in 0..64 {
         match call() {
             Err(Errno::INTR | Errno::AGAIN) => {}

@@ -144,6 +144,9 @@ impl Pipeline {
     }
 
     /// Sends a frame on its way. It is stored once [`Self::finish`] has returned.
+    ///
+    /// # Errors
+    /// The pipeline was stopped: the frame will not be stored.
     pub(crate) fn push_as(
         &self,
         id: FrameId,
@@ -155,6 +158,8 @@ impl Pipeline {
             return Err(Stopped);
         }
         let mut recent = lock(&self.recent);
+        // Remembered before it is stored: a frame that is refused stops the whole run, so none
+        // counts as there that is not.
         if recent.contains(&id) {
             return Ok(());
         }
@@ -166,11 +171,18 @@ impl Pipeline {
     }
 
     /// Waits until everything pushed is stored.
+    ///
+    /// # Errors
+    /// The pipeline was stopped, [`Self::take_failure`] says by what: some of what was
+    /// pushed is not stored.
     pub(crate) fn finish(&self, threads: Threads<'_>) -> Result<(), Stopped> {
+        // Stage by stage, each closed when all before it have ended: nothing is put into a queue
+        // that is closed.
         self.to_ask.close();
         join(threads.asker);
         self.to_encode.close();
         threads.encoders.into_iter().for_each(join);
+        // No encoder is left that could add to it.
         let last = lock(&self.open).seal_all();
         if let Some((pack, permit)) = last.filter(|_| !self.halted()) {
             self.to_upload.put((pack.finish(), permit));
@@ -182,6 +194,7 @@ impl Pipeline {
 
     /// Makes every thread end soon; what is on its way is thrown away.
     pub(crate) fn stop(&self) {
+        // The flag first: a thread that wakes by an emptied queue looks at it.
         self.stopped.store(true, Ordering::Relaxed);
         self.to_ask.abandon();
         self.to_encode.abandon();
@@ -210,12 +223,15 @@ impl Pipeline {
                 bytes += raw.bytes.len();
                 frames >= ASK_FRAMES || bytes >= ASK_BYTES
             });
+            // Empty only when the queue is closed and nothing is left.
             if batch.is_empty() || self.halted() {
                 return;
             }
             let ids: Vec<FrameId> = batch.iter().filter(|raw| raw.ask).map(|raw| raw.id).collect();
             let had = if ids.is_empty() { Ok(Vec::new()) } else { self.sink.have(&ids) };
             match had {
+                // The answer is matched by place. One of another length would call frames stored
+                // that are not.
                 Ok(had) if had.len() == ids.len() => self.pass_on(batch, &had),
                 Ok(_) => {
                     self.fail(PackIoError::new("internal", "the store answered for other frames than asked"))
@@ -250,8 +266,11 @@ impl Pipeline {
                 // Kept back for a while: without the room its encoder left at the end.
                 encoded.bytes = Bytes::copy_from_slice(&encoded.bytes);
             }
+            // Before it waits in a pack: from here on it takes its compressed length.
             permit.shrink(encoded.bytes.len());
             self.progress.stored_bytes.add(encoded.bytes.len() as u64);
+            // Sealed under the lock, sent without it: uploads are slow, and other encoders go on
+            // filling the next pack.
             let full = lock(&self.open).add(encoded, permit, self);
             if let Some((pack, permit)) = full {
                 self.to_upload.put((pack.finish(), permit));
@@ -264,6 +283,7 @@ impl Pipeline {
             if self.halted() {
                 return;
             }
+            // A sink repeats what can be repeated; what comes here ends the capture.
             if let Err(error) = self.sink.put_pack(pack) {
                 self.fail(error);
             }
@@ -297,11 +317,13 @@ impl Open {
         } else {
             self.lay(frame, permit);
         }
+        // A small first pack: the upload begins while the walk has barely begun.
         let limit = if self.sealed == 0 { pipeline.pack_bytes.min(FIRST_PACK) } else { pipeline.pack_bytes };
         (self.pack.len_bytes() >= limit).then(|| self.seal())
     }
 
     fn lay(&mut self, frame: EncodedFrame, permit: Permit) {
+        // Two encoders may have had the same frame. The second one is dropped with its permit.
         if self.ids.insert(frame.id) {
             self.pack.push(frame);
             match &mut self.permit {

@@ -36,6 +36,9 @@ impl<'a> Ranges<'a> {
 
     /// The next range, never empty and never touching the one before. A
     /// filesystem that cannot tell has one range.
+    ///
+    /// # Errors
+    /// The filesystem fails; where it cannot tell holes from data, all is data.
     pub fn next_range(&mut self) -> Result<Option<DataRange>, Errno> {
         if self.at >= self.size {
             return Ok(None);
@@ -45,10 +48,12 @@ impl<'a> Ranges<'a> {
         }
         let start = match seek(self.file, SeekFrom::Data(self.at)) {
             Ok(start) if start < self.size => start,
+            // No data from here on: the rest is a hole.
             Ok(_) | Err(Errno::NXIO) => {
                 self.at = self.size;
                 return Ok(None);
             }
+            // A filesystem that knows no holes. What reads as zeros is then stored as zeros.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
                 self.may_have_holes = false;
                 return Ok(Some(self.take(self.at, self.size)));

@@ -55,6 +55,9 @@ impl Walk {
     }
 
     /// Goes into the root. Fails as reading a directory does.
+    ///
+    /// # Errors
+    /// The root cannot be opened or its names cannot be read.
     pub fn enter_root(&mut self) -> Result<(), Errno> {
         let dir = open::reopen_directory(self.root.as_fd())?;
         self.push(dir)
@@ -62,9 +65,14 @@ impl Walk {
 
     /// Goes into the directory the walk stands on; `expected` is what its
     /// caller took it for. `Errno::STALE` when another is there by now.
+    ///
+    /// # Errors
+    /// `STALE` as said, or what opening the directory and reading its names fails with.
     pub fn enter(&mut self, expected: &Stat, mounts: Mounts) -> Result<(), Errno> {
         let dir = open::directory(self.dir(), self.name(), mounts)?;
         let found = fstat(&dir)?;
+        // Between the look and the open another directory may have been given the name. The handle
+        // is what counts; whoever asked looks again.
         if (found.st_dev, found.st_ino) != (expected.st_dev, expected.st_ino) {
             return Err(Errno::STALE);
         }
@@ -74,6 +82,7 @@ impl Walk {
     fn push(&mut self, dir: OwnedFd) -> Result<(), Errno> {
         let stat = fstat(&dir)?;
         let names = retry(|| {
+            // A second try begins anew: the first one may have read some of the names.
             rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(0))?;
             Names::read(dir.as_fd())
         })?;
@@ -95,6 +104,7 @@ impl Walk {
     pub fn advance(&mut self) -> Step {
         loop {
             let Some(level) = self.levels.last_mut() else { return Step::End };
+            // First of all: the path still has the last component of the name before.
             self.path.truncate(level.path_len);
             if level.next < level.names.len() {
                 level.next += 1;
@@ -118,6 +128,7 @@ impl Walk {
         if level.dir.is_some() {
             return None;
         }
+        // `..` of the child leads wherever the child lies now, so the inode is compared.
         let found = child.dir.ok_or(Errno::STALE).and_then(|dir| open::parent(dir.as_fd()));
         let same = |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == level.id);
         match found {
@@ -172,6 +183,9 @@ impl Walk {
 }
 
 /// Repeats a read that failed with an input error; some devices need it.
+///
+/// # Errors
+/// What the third call failed with, or one before it that repeating does not mend.
 pub(crate) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     for _ in 0..2 {
         match call() {

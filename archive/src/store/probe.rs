@@ -60,7 +60,12 @@ impl Probe {
 impl Store {
     /// Finds out what the store can do, with a few small objects that are
     /// removed again. Fails as any request does: credentials, bucket, way.
+    ///
+    /// # Errors
+    /// What stands in the way of any request: the keys, the bucket, the way there.
     pub async fn probe(&self) -> Result<Probe, StoreError> {
+        // Room for the three keys below it; at random, because another controller may probe the
+        // same store.
         let number = rand::random::<u64>() >> 8;
         let keys = [0, 1, 2].map(|at| ObjectKey::Probe((number << 2) + at));
         let outcome = self.probe_with(&keys).await;

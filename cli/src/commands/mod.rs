@@ -64,6 +64,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Runs a command to its end.
+///
+/// # Errors
+/// What the command came to: its code is how the program ends.
 pub fn run(cli: Cli) -> Result<Exit> {
     let env = Env { format: cli.global.output, global: cli.global };
     match cli.command {

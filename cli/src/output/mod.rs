@@ -52,6 +52,10 @@ impl Content {
         Self { to_terminal: std::io::stdout().is_terminal(), rest: Vec::new() }
     }
 
+    /// Writes the next part.
+    ///
+    /// # Errors
+    /// Standard output takes no more: it was closed, or its disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let mut stdout = std::io::stdout().lock();
         if self.to_terminal {
@@ -117,6 +121,9 @@ pub fn tame_panics() {
 }
 
 /// Asks on the terminal; without one the answer is no.
+///
+/// # Errors
+/// There is no terminal, or it cannot be read.
 pub fn confirm(question: &str) -> Result<bool, CliError> {
     if !std::io::stdin().is_terminal() {
         return Err(CliError::new(

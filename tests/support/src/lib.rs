@@ -5,6 +5,7 @@
 //! Uses no other crate of the project, so that each of them can use it. Whatever
 //! it makes is removed when it is dropped, also when a test fails.
 
+#![warn(clippy::missing_errors_doc)]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
