@@ -61,6 +61,7 @@ impl Envelope {
             return Err(EnvelopeError::Short(object.len()));
         }
         let (covered, checksum) = object.split_at(object.len() - CHECKSUM_LEN);
+        // The magic bytes first: another kind of object is no damage, and is told apart.
         if !covered.starts_with(magic) {
             return Err(EnvelopeError::Magic(self));
         }

@@ -86,6 +86,8 @@ pub fn encode(kind: FrameKind, raw: &[u8], level: i32) -> EncodedFrame {
 /// As [`encode`] does.
 pub fn encode_as(id: FrameId, kind: FrameKind, raw: &[u8], level: i32) -> EncodedFrame {
     assert!(!raw.is_empty() && raw.len() <= MAX_RAW, "a frame holds 1 byte to 4 MiB, not {}", raw.len());
+    // A sample tells whether a level is worth its time. The bytes go through zstd all the same: a
+    // frame is a zstd frame, with its checksum.
     let level = if raw.len() > PROBE && level > 0 && !compressible(raw) { FAST_LEVEL } else { level };
     EncodedFrame { id, kind, raw_len: raw.len() as u32, bytes: compress(raw, level).into() }
 }
@@ -93,6 +95,7 @@ pub fn encode_as(id: FrameId, kind: FrameKind, raw: &[u8], level: i32) -> Encode
 /// Whether 64 KiB, taken as four pieces spread over the bytes, shrink at level 1.
 fn compressible(raw: &[u8]) -> bool {
     let piece = PROBE / 4;
+    // Spread over the whole: a file that begins with a header may be a video behind it.
     let step = (raw.len() - piece) / 3;
     let mut sample = Vec::with_capacity(PROBE);
     for n in 0..4 {
@@ -104,6 +107,8 @@ fn compressible(raw: &[u8]) -> bool {
 
 fn compress(raw: &[u8], level: i32) -> Vec<u8> {
     thread_local! {
+        // A context is some MiB, and costs more to make than a small frame to compress: one a
+        // thread.
         static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     }
     COMPRESSOR.with_borrow_mut(|slot| {

@@ -110,6 +110,7 @@ impl RepositoryInfo {
     pub fn encode(&self) -> Vec<u8> {
         let zeroed = Self { checksum: ZEROS.to_owned(), ..self.clone() };
         let json = serde_json::to_string_pretty(&zeroed).expect("plain fields always are JSON") + "\n";
+        // The last one, as the reader looks for it: the fields before may hold the same text.
         let at = json.rfind(ZEROS).expect("the checksum was just written");
         let mut bytes = json.clone().into_bytes();
         bytes[at..at + ZEROS.len()].copy_from_slice(hash(&json).as_bytes());
@@ -137,6 +138,8 @@ impl RepositoryInfo {
             Some(format) => return Err(InfoError::Format(format)),
             None => return Err(damaged("it has no format".into())),
         }
+        // Looked at before the rest is understood: a repository of a newer program may have fields
+        // of another kind.
         let features: Vec<String> = serde_json::from_value(value["features"].clone()).unwrap_or_default();
         if !features.is_empty() {
             return Err(InfoError::Features(features));

@@ -190,6 +190,8 @@ pub fn read_table(tail: &[u8], pack_len: u64) -> Result<TableRead, PackError> {
         return Ok(TableRead::NeedTail(FOOTER_LEN as u64));
     }
     let rows = read_footer(&tail[tail.len() - FOOTER_LEN..])?;
+    // The count is not covered by a checksum that was looked at yet: it is held against the length
+    // first, and then asks for no more than the pack has.
     let whole = table_len(rows);
     if whole as u64 > pack_len {
         return Err(PackError::Footer("it counts more rows than the pack has room for"));
@@ -240,6 +242,7 @@ pub fn check_table(pack_len: u64, table: &[PackEntry]) -> Result<(), PackError> 
     let mut end = 0_u64;
     let mut seen = HashSet::with_capacity(table.len());
     for (row, entry) in table.iter().enumerate() {
+        // Without gaps there is no byte that belongs to nobody, and no two rows share one.
         if entry.offset != end {
             return Err(PackError::Row { row, reason: "it does not begin where the frame before it ends" });
         }
@@ -249,11 +252,13 @@ pub fn check_table(pack_len: u64, table: &[PackEntry]) -> Result<(), PackError> 
         if entry.stored_len == 0 || entry.stored_len as usize > MAX_STORED {
             return Err(PackError::Row { row, reason: "its stored length is none a frame can have" });
         }
+        // Twice in one pack helps nobody, and a table that repeats a row would count bytes twice.
         if !seen.insert(entry.id) {
             return Err(PackError::Duplicate(entry.id));
         }
         end += u64::from(entry.stored_len);
     }
+    // A table that an agent sent is checked by this against the length of what it uploaded.
     if end + tail != pack_len {
         return Err(PackError::Coverage { frames_end: end, table_start: pack_len - tail });
     }

@@ -23,12 +23,15 @@ pub fn walk_frames(pack: &[u8]) -> Vec<PackEntry> {
     let mut at = 0;
     while at < pack.len() {
         let Ok((stored_len, raw)) = decode_first(&pack[at..]) else {
+            // Those four bytes may stand in a frame as well: what they begin has to decode and
+            // match its checksum to count.
             at = next_magic(pack, at + 1);
             continue;
         };
         let id = frame_id(&raw);
         let kind = if page_refs(&raw).is_ok() { FrameKind::Page } else { FrameKind::Data };
         let raw_len = raw.len() as u32;
+        // A table has no frame twice, and neither has what stands in for one.
         if seen.insert(id) {
             rows.push(PackEntry { id, kind, key_epoch: 0, offset: at as u64, stored_len, raw_len });
         }

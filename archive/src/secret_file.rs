@@ -42,6 +42,7 @@ pub fn read(path: &Path) -> Result<String, SecretFileError> {
     let mut file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mode = metadata.permissions().mode() & 0o7777;
+    // Of the open file. A check of the path would hold for whatever lay there a moment ago.
     if metadata.is_file() && mode & OTHERS != 0 {
         return Err(SecretFileError::Open { path: path.to_owned(), mode });
     }

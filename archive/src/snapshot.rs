@@ -210,7 +210,10 @@ pub fn decode_object(object: &[u8]) -> Result<(SnapshotHeader, SnapshotBody), Sn
     if object.len() > MAX_OBJECT_LEN {
         return Err(SnapshotError::Long(object.len()));
     }
+    // The checksum before the decoder: what a store has damaged never gets there.
     let message = ObjectMessage::decode(Envelope::Snapshot.open(object)?)?;
+    // A body that is sealed would decode to something, or to nothing: it is told apart by the
+    // header.
     if message.body_key_epoch != 0 {
         return Err(SnapshotError::Sealed(message.body_key_epoch));
     }

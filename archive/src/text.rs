@@ -21,6 +21,8 @@ pub fn escape_path(path: &[u8]) -> String {
         for c in chunk.valid().chars() {
             match c {
                 '\\' => text.push_str("\\\\"),
+                // Byte by byte, so that the way back is the same for these and for what is no
+                // UTF-8.
                 c if hidden(c) => {
                     let mut bytes = [0; 4];
                     c.encode_utf8(&mut bytes).bytes().for_each(|byte| push_byte(&mut text, byte));

@@ -33,6 +33,7 @@ impl Budget {
     /// Waits for `bytes`; more than all there is counts as all there is.
     /// `None` once `stop` says so.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize, stop: &dyn Fn() -> bool) -> Option<Permit> {
+        // One frame larger than the whole budget goes alone; it would wait for ever otherwise.
         let bytes = bytes.min(self.total);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free < bytes {

@@ -23,6 +23,7 @@ pub(crate) struct Group {
 impl Group {
     /// Whether the group has to close before a file of this path and size enters.
     pub(crate) fn closes_before(&self, path: &[u8], size: u64) -> bool {
+        // Never an empty group, however large the file.
         if self.total + size > MOST {
             return self.total > 0;
         }

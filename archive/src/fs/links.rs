@@ -40,8 +40,11 @@ impl Links {
     /// not that of the first path.
     pub fn follow(&mut self, id: Id, mark: u32) -> Option<Vec<u8>> {
         let first = self.inodes.get_mut(&id).filter(|first| first.mark == mark)?;
+        // The count is of the moment the first name was met: a name made since then is one more
+        // than it says.
         first.left = first.left.saturating_sub(1);
         let part = first.part;
+        // All are met: the number may be used again for another inode.
         if first.left == 0 {
             self.inodes.remove(&id);
         }

@@ -30,6 +30,7 @@ impl<T> Queue<T> {
     pub(crate) fn put(&self, item: T) -> bool {
         let mut state = self.lock();
         while !state.closed && state.items.len() >= self.room {
+            // Takers and putters wait for the same condition, so every change wakes all of them.
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.closed {
@@ -76,6 +77,7 @@ impl<T> Queue<T> {
             let (next, waited) =
                 self.changed.wait_timeout(state, linger).unwrap_or_else(PoisonError::into_inner);
             state = next;
+            // An item may have come in the very moment the time was up.
             done = waited.timed_out() && state.items.is_empty();
         }
         batch

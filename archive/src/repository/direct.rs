@@ -74,6 +74,8 @@ impl DirectSession {
         body: &SnapshotBody,
         created_unix_ms: i64,
     ) -> Result<SnapshotId, CommitError> {
+        // Before the snapshot is written: one that refers to what is not there would be damage from
+        // its first moment.
         self.check_references(body.root)?;
         self.runtime.block_on(self.write_snapshot(host, source, body, created_unix_ms))
     }
@@ -96,6 +98,8 @@ impl DirectSession {
             .collect();
         let known = self.index().known();
         let mut gone = HashSet::new();
+        // A listing is not one moment: a pack that came while it ran may be left out, one that went
+        // may be in it.
         for pack in known.iter().filter(|pack| !listed.contains_key(pack)) {
             if store.head(&ObjectKey::Pack(*pack)).await?.is_none() {
                 gone.insert(*pack);
@@ -105,6 +109,7 @@ impl DirectSession {
         let mut tables = Vec::new();
         self.repository.read_tables(came, &mut |id, len, table| tables.push((id, len, table))).await;
         let new = tables.iter().map(|(pack, ..)| *pack).collect();
+        // The lock is taken when all has been read: sessions go on locating frames meanwhile.
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let lost = index.remove(&gone);
         tables.into_iter().for_each(|(id, len, table)| index.take(id, len, table));
@@ -157,6 +162,8 @@ impl DirectSession {
             _ => None,
         });
         let given = head.numbers.entry((host, source)).or_default();
+        // The higher of what the head remembers and what is there: the head knows forgotten ones,
+        // the listing those of a head that was put back.
         *given = numbers.max().unwrap_or(0).max(*given) + 1;
         let id = SnapshotId { host, source, number: *given };
         head.commit_number += 1;
@@ -184,6 +191,7 @@ impl PackSink for DirectSession {
         let id = PackId { sha256: pack.sha256, allocation: AllocationId::generate() };
         let len = pack.bytes.len() as u64;
         self.runtime.block_on(self.repository.store().put(&ObjectKey::Pack(id), pack.bytes))?;
+        // Only once it is stored: `have` promises.
         self.index.write().unwrap_or_else(PoisonError::into_inner).add(id, len, &pack.table);
         Ok(())
     }

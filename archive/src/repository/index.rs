@@ -119,6 +119,7 @@ impl Index {
             if !is_gone(slot) {
                 return true;
             }
+            // The copies that are gone were taken out before.
             match copies.get_mut(id).and_then(Vec::pop) {
                 Some(other) => *slot = other,
                 None => lost.push((*id, packs[slot.pack as usize])),

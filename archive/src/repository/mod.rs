@@ -134,6 +134,8 @@ impl Repository {
         if options.crypto != CryptoMode::None {
             return Err(InitError::Crypto);
         }
+        // What an init that was cut off has left, or a test of the store. Anything else is
+        // somebody's.
         let ours = |listed: &Listed| matches!(listed.key, Some(ObjectKey::Recovery(_) | ObjectKey::Probe(_)));
         for listed in list(&store, Prefix::All).await? {
             let location = store.location();
@@ -146,10 +148,13 @@ impl Repository {
         }
         let InitOptions { owner, created_unix_ms, crypto } = options;
         let info = RepositoryInfo::new(RepositoryId::generate(), owner, created_unix_ms, crypto);
+        // `repo.json` last: a place where it lies has everything that it names.
         for file in RECOVERY_FILES {
             store.put(&ObjectKey::Recovery(file), text(file).as_bytes().into()).await?;
         }
         store.put(&ObjectKey::Repository, info.encode().into()).await?;
+        // From here on a directory answers for this repository and no other: its disk may be
+        // unmounted at any time.
         store.bind(info.id);
         Ok(Self { store, info: Arc::new(info) })
     }
@@ -209,6 +214,7 @@ impl Repository {
     pub async fn snapshot(&self, id: SnapshotId) -> Result<Snapshot, BrokenSnapshotError> {
         let object = self.store.get(&ObjectKey::Snapshot(id)).await?;
         let (header, body) = snapshot::decode_object(&object)?;
+        // A copy of another snapshot is not the one that this name stands for.
         if header.id != id {
             return Err(BrokenSnapshotError::Moved(header.id));
         }
@@ -224,6 +230,8 @@ impl Repository {
     /// If the store cannot list packs. Packs whose table cannot be read are set
     /// apart; they are read whole for the frames in them.
     pub async fn load_index(&self) -> Result<Index, StoreError> {
+        // A name that is no pack's is for `verify` to name; it holds nothing that could be asked
+        // for.
         let listed = list(&self.store, Prefix::Packs).await?;
         let packs = listed.into_iter().filter_map(|listed| match listed.key {
             Some(ObjectKey::Pack(id)) => Some((id, listed.len)),
@@ -263,6 +271,8 @@ impl Repository {
     /// If it cannot be read or is wrong.
     pub async fn read_table(&self, id: PackId, len: u64) -> Result<Vec<PackEntry>, BrokenPackError> {
         let key = ObjectKey::Pack(id);
+        // Most tables are in the last 64 KiB. One that is longer says so itself, once its footer is
+        // read.
         let (mut want, mut narrow) = (TAIL_BYTES.min(len), false);
         loop {
             let tail = match self.store.get_range(&key, len - want..len).await {
@@ -275,6 +285,8 @@ impl Repository {
             };
             match pack::read_table(&tail, len)? {
                 TableRead::Table(table) => return Ok(table),
+                // Each round asks for more than the one before, and never for more than there is: a
+                // hostile footer ends it.
                 TableRead::NeedTail(more) if more > want && more <= len => want = more,
                 TableRead::NeedTail(_) => return Err(pack::PackError::Length(len).into()),
             }

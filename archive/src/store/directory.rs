@@ -65,6 +65,8 @@ impl Directory {
             let mut file = root.file(name)?;
             let len = file.metadata()?.len();
             let range = range.unwrap_or(0..len);
+            // The store says what it has; that this is less than was asked for is for the handle to
+            // find, as with any store.
             let declared = range.end.min(len).saturating_sub(range.start);
             if declared > MAX_OBJECT_BYTES {
                 return Ok(Err(super::too_large(&root.path().join(name).display(), declared)));
@@ -78,6 +80,8 @@ impl Directory {
     }
 
     pub(super) fn put(&self, name: &str, bytes: &Bytes) -> Result<(), StoreError> {
+        // Before anything is made: a mount point whose disk is gone must not get a directory
+        // `packs`.
         let root = self.verified()?;
         let (parent, last) = name.rsplit_once('/').unwrap_or(("", name));
         let attempt = || -> std::io::Result<()> {
@@ -99,6 +103,8 @@ impl Directory {
         match root.file_len(name) {
             Ok(len) => Ok(len),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                // Absent from a repository that is here, or from an empty mount point: only the
+                // first is an answer.
                 self.check(&root).map(|()| None)
             }
             Err(error) => Err(self.explain("look at", &root, name, error)),
@@ -123,6 +129,8 @@ impl Directory {
         let attempt = || -> std::io::Result<()> {
             let parent = root.directory(parent)?;
             unlinkat(&parent, last, AtFlags::empty())?;
+            // A deletion that a crash undoes would bring back an object that the catalogue has
+            // forgotten.
             Ok(fsync(&parent)?)
         };
         match attempt() {
@@ -155,11 +163,13 @@ impl Directory {
 
 /// Writes a file that appears under its name only when it is whole and synced.
 fn write_whole(parent: &OwnedFd, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    // At random: two writers of one object have a file each.
     let temporary = format!("{TEMPORARY}{:016x}", rand::random::<u64>());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mut file = File::from(openat(parent, &*temporary, flags, Mode::RUSR | Mode::WUSR)?);
     let written = file
         .write_all(bytes)
+        // Synced before it gets its name: after a crash the name leads to the whole or to nothing.
         .and_then(|()| file.sync_all())
         .and_then(|()| Ok(renameat(parent, &*temporary, parent, name)?));
     if written.is_err() {

@@ -59,6 +59,8 @@ impl RetryPolicy {
         elapsed: Duration,
     ) -> Option<Duration> {
         let again = match error.kind() {
+            // Before the kind: what the medium lost is `Corrupt` as well, and has been tried by the
+            // kernel for long.
             _ if error.is_at_rest() => attempts_made < MAX_MEDIUM_ATTEMPTS,
             StoreErrorKind::Corrupt => attempts_made < MAX_CORRUPT_ATTEMPTS,
             kind => kind.is_transient(),
@@ -69,10 +71,14 @@ impl RetryPolicy {
         if error.is_at_rest() {
             return Some(MEDIUM_DELAY);
         }
+        // Capped in the exponent: 2^16 times the first delay is longer than any cap, and the shift
+        // cannot overflow.
         let doubled = self.first_delay.saturating_mul(1 << attempts_made.saturating_sub(1).min(16));
         let most = doubled.min(self.longest_delay);
         // Between half of it and all of it.
         let pause = most.mul_f64(rand::random_range(0.5..=1.0));
+        // A pause that ends after the limit is not begun: nobody waits for a try that will not be
+        // made.
         (elapsed + pause < self.give_up_after).then_some(pause)
     }
 }

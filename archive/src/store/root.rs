@@ -53,14 +53,19 @@ impl Durable {
     fn ensure(&self, at: &OwnedFd, below: &OwnedFd, made: bool) -> std::io::Result<()> {
         let stat = rustix::fs::fstat(below)?;
         let id = (stat.st_dev, stat.st_ino);
+        // By inode and not by name: a directory that was made anew under its old name is not on
+        // disk yet.
         if !made && self.lock().contains(&id) {
             return Ok(());
         }
+        // Without the lock: others sync other directories meanwhile. Two may sync the same one,
+        // which is harmless.
         rustix::fs::fsync(at)?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
         // Only now may others count on it.
         let mut known = self.lock();
         if known.len() >= REMEMBERED {
+            // Forgetting costs a sync more and proves nothing wrong.
             known.clear();
         }
         known.insert(id);
@@ -115,6 +120,8 @@ impl Root {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 absent(format!("does not hold repository {expected}: {NO_INFO}"))
             }
+            // Whether the repository is here cannot be told. To call the object damaged would count
+            // a pulled-out disk as loss.
             Err(error) if is_medium(&error) => Err(StoreError::new(
                 StoreErrorKind::Unreachable,
                 format!("the disk below {path} does not answer: {INFO} cannot be read: {error}"),

@@ -40,12 +40,16 @@ impl Looks {
         let mut found = self.walk(before.clone()).await;
         let mut confirmed = 0;
         for _ in 0..MOST {
+            // A walk that found nothing needs no second look: what came or went meanwhile cost
+            // nobody anything.
             let clean = found.report.is_clean() && self.broken().next().is_none();
             if clean || confirmed == CONFIRM || unsure.is_some() {
                 break;
             }
             match self.look(&mut before).await {
                 Ok(seen) if seen.explains(&found, &self.session) => {
+                    // From the findings of before the walk: what the last one booked may be so no
+                    // more.
                     found = self.walk(before.clone()).await;
                     confirmed = 0;
                 }
@@ -69,6 +73,8 @@ impl Looks {
             let there = snapshots.good.iter().filter(|snapshot| !removed.contains(&snapshot.header.id));
             manifests::check(session, &there.collect::<Vec<_>>(), thorough, &progress, findings)
         };
+        // On a thread of its own, because it reads through a session that blocks. One that panics
+        // costs the walk and not the report.
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
             let mut findings = so_far;
             let detail = format!("the walk of the snapshots broke off: {error}");

@@ -106,6 +106,8 @@ impl Walk<'_> {
 
     /// Problems at or below a page; `raw` where it was read already.
     fn page(&mut self, id: FrameId, depth: usize, raw: Option<Bytes>) -> Arc<BTreeSet<usize>> {
+        // Snapshots share most of their pages: each is read once, and its problems count for all of
+        // them.
         if let Some(known) = self.below.get(&id) {
             return known.clone();
         }
@@ -126,6 +128,8 @@ impl Walk<'_> {
 
     fn references(&mut self, id: FrameId, depth: usize, raw: Option<Bytes>) -> Result<PageRefs, usize> {
         const MAX_DEPTH: usize = 100;
+        // Ids are hashes, so pages cannot refer to each other in a circle; a chain can still be
+        // longer than a stack.
         if depth > MAX_DEPTH {
             let detail = "pages refer to each other deeper than any manifest goes";
             return Err(self.findings.add(Problem::new(ProblemKind::ManifestPage, id, detail)));
@@ -150,6 +154,7 @@ impl Walk<'_> {
     fn data(&mut self, frames: &[FrameId]) -> BTreeSet<usize> {
         let mut problems = BTreeSet::new();
         for batch in frames.chunks(BATCH) {
+            // The index is in memory and does not fail.
             let found = self.source.locate(batch).unwrap_or_else(|_| vec![None; batch.len()]);
             for (frame, location) in batch.iter().zip(found) {
                 if let Some(&problem) = self.findings.lost.get(frame) {

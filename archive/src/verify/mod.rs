@@ -105,9 +105,13 @@ pub async fn verify_with(
     progress: Arc<VerifyProgress>,
 ) -> Result<Report, StoreError> {
     let mut findings = Findings::default();
+    // Snapshots before packs, as said above: what one of these needs was stored before it was
+    // listed.
     let snapshots = repository.snapshots().await?;
     let listed = list(repository.store(), Prefix::All).await?;
     findings.report.objects = listed.len() as u64;
+    // Whoever can write to the bucket can put anything there; nothing of it is used, and it is
+    // named.
     for object in listed.iter().filter(|object| object.key.is_none()) {
         let detail = "no object of a repository has such a name: something else was put here";
         findings.add(Problem::new(ProblemKind::UnknownObject, &object.name, detail));
@@ -164,6 +168,8 @@ impl Findings {
 
     /// The pack whose table is damaged, if there is just one.
     fn unlisted(&self) -> Option<usize> {
+        // The frames of a pack without a table are in no index. With one such pack they were in
+        // that one; with several nobody knows.
         let mut tables = self
             .packs
             .values()
@@ -175,6 +181,7 @@ impl Findings {
     fn settle(&mut self, index: &Index) {
         let mut lost = Vec::new();
         for (frame, packs) in &self.bad {
+            // Only where every place is bad: a frame that lies elsewhere, sound, is not lost.
             if index.contains(frame)
                 && index.locations(frame).all(|location| packs.contains(&location.pack))
                 && let Some(problem) = packs.iter().find_map(|pack| self.packs.get(pack)).copied()
@@ -286,6 +293,7 @@ async fn check_state(repository: &Repository, snapshots: &Snapshots, findings: &
                 StateFile::Policies => decode_policies(&bytes).err().map(|error| chain(&error)),
                 StateFile::Hosts => decode_hosts(&bytes).err().map(|error| chain(&error)),
             },
+            // A new repository has none of them. Snapshots are committed with a head.
             Err(error) if error.is_not_found() => (file == StateFile::Head && !snapshots.good.is_empty())
                 .then(|| "there are snapshots, and it is missing".to_owned()),
             Err(error) => Some(chain(&error)),

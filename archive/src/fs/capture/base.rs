@@ -35,6 +35,7 @@ impl PackSource for Remembering {
     fn locate(&self, frames: &[FrameId]) -> Result<Vec<Option<FrameLocation>>, PackIoError> {
         let found = self.source.locate(frames)?;
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was asked for and is not there has to be sent.
         for (id, _) in frames.iter().zip(&found).filter(|(_, location)| location.is_some()) {
             asked.insert(id);
         }
@@ -46,6 +47,7 @@ impl PackSource for Remembering {
     }
 
     fn lost(&self, frame: &FrameId, pack: &PackId) {
+        // It was located and could not be read: a page of that name has to be stored again.
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(frame);
         self.source.lost(frame, pack);
     }
@@ -75,6 +77,7 @@ impl<'a> BaseEntries<'a> {
             }
             let Some(next) = &self.next else { return Ok(None) };
             match path_order(&next.path, path) {
+                // It is gone from the tree, or hangs below something that is.
                 std::cmp::Ordering::Less => self.next = None,
                 std::cmp::Ordering::Equal => return Ok(self.next.take()),
                 std::cmp::Ordering::Greater => return Ok(None),
@@ -94,6 +97,8 @@ impl<'a> BaseEntries<'a> {
                 self.entries = None;
                 Ok(None)
             }
+            // Gone for good. A store that is out of reach ends the capture instead: the tree would
+            // be read whole for nothing.
             Some(Err(error)) if error.is_loss() => {
                 self.entries = None;
                 self.lost = Some(error);

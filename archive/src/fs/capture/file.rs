@@ -98,8 +98,12 @@ fn try_read_small(file: BorrowedFd<'_>, stat: &Stat, into: &mut Vec<u8>) -> Resu
     let mut content = Content { size: size_of(stat), ..Content::default() };
     let mut hasher = ContentHasher::new();
     let mut ranges = Ranges::new(file, stat);
+    // The holes are asked for range by range while the file is read: a list of them all could be as
+    // long as the file.
     while let Some(range) = ranges.next_range()? {
         let start = into.len();
+        // A small file by its length at open, so this is bounded by
+        // [`SMALL`](crate::fs::group::SMALL).
         into.resize(start + usize::try_from(range.len).unwrap_or(0), 0);
         let got = fill(file, &mut into[start..], range.offset)?;
         into.truncate(start + got);
@@ -149,6 +153,8 @@ impl<'a> Cutter<'a> {
         let mut extents = Vec::new();
         let (mut start, mut end) = (0, 0);
         loop {
+            // The cutter needs the longest chunk there may be in one piece, or the end of the file:
+            // where it cuts must not depend on how much one read gave.
             if end - start < CHUNK_MAX && !stream.ended {
                 self.window.copy_within(start..end, 0);
                 (start, end) = (0, end - start);
@@ -184,6 +190,7 @@ impl<'a> Cutter<'a> {
 
     fn send(&self, chunk: &[u8], known: &HashSet<FrameId>) -> Result<FrameId, Stopped> {
         let id = frame_id(chunk);
+        // What the base has in this very file is stored, unless it was found damaged since.
         let damaged = self.damaged.contains(&id);
         if damaged || !known.contains(&id) {
             let how = if damaged { Known::SendAgain } else { Known::Ask };
@@ -243,10 +250,14 @@ impl<'a> Stream<'a> {
                 }
             },
         };
+        // Never beyond what the file had at open: one that grows as fast as it is read would not
+        // end.
         let most = into.len().min(usize::try_from(range.len).unwrap_or(usize::MAX));
         let got = fill(self.file, &mut into[..most], range.offset)?;
         self.took(DataRange { offset: range.offset, len: got as u64 });
         let rest = DataRange { offset: range.offset + got as u64, len: range.len - got as u64 };
+        // Cut short meanwhile. What is missing is not made up by zeros: the file ends here, and is
+        // torn.
         if got < most {
             self.short = true;
             self.ended = true;
@@ -262,6 +273,8 @@ impl<'a> Stream<'a> {
             return;
         }
         self.data_bytes += range.len;
+        // Ranges that touch become one: the list is as long as the file has holes, not as it took
+        // reads.
         for ranges in [self.unplaced.back_mut(), self.ranges.last_mut()] {
             match ranges {
                 Some(last) if last.end() == range.offset => last.len += range.len,

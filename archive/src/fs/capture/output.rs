@@ -64,6 +64,8 @@ impl<'a> Output<'a> {
 
     /// Adds the next entry.
     pub(super) fn push(&mut self, entry: Entry, grouped: bool, refused: Refused<'_>) -> Result<(), Stopped> {
+        // Nothing waits before it: its place in the manifest is now. Otherwise it waits behind the
+        // others, though it has all it needs: a manifest is written in order.
         if self.waiting.is_empty() && !grouped {
             return write(&mut self.writer, entry, refused);
         }
@@ -82,6 +84,8 @@ impl<'a> Output<'a> {
         mut start: usize,
         refused: Refused<'_>,
     ) -> Result<Placed, Stopped> {
+        // The bytes are read at the end of the group before anybody knows whether they belong
+        // there: what closes it takes them off first, and they begin the next one.
         if self.group.closes_before(path, content.data_bytes) {
             let tail = self.group.bytes.split_off(start);
             self.close_group(refused)?;
@@ -89,8 +93,10 @@ impl<'a> Output<'a> {
             start = 0;
         }
         self.group.entered(path, content.data_bytes);
+        // An equal file was placed in this run: its bytes are taken off the group again.
         if let Some((place, frame)) = self.known_place(&hash) {
             self.group.bytes.truncate(start);
+            // Stands for the open group until that has a name; `close_group` puts it in.
             let id = frame.unwrap_or(FrameId([0; 32]));
             return Ok(Placed { extents: extents(content, id, place.offset), grouped: frame.is_none() });
         }
@@ -117,6 +123,7 @@ impl<'a> Output<'a> {
             frame = crate::frame::frame_id(&bytes);
             let how = if self.damaged.contains(&frame) { Known::SendAgain } else { Known::Ask };
             self.pipeline.push_as(frame, FrameKind::Data, bytes, how)?;
+            // Only now equal files elsewhere may refer to it: the frame is on its way.
             self.recent.closed(frame);
             self.group_number += 1;
         }
@@ -145,6 +152,7 @@ fn write(
     match writer.push(entry) {
         Ok(()) => Ok(()),
         Err(WriteError::Emit(stopped)) => Err(stopped),
+        // One name that no manifest can hold costs that entry and not the backup.
         Err(WriteError::Entry(error)) => {
             refused(error);
             Ok(())

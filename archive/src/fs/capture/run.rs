@@ -48,7 +48,11 @@ pub fn capture(request: CaptureRequest<'_>) -> Result<Captured, CaptureError> {
     rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXISTS)
         .map_err(|error| CaptureError::NoProc { source: error.into() })?;
     let root = open::reopen_directory(root.as_fd()).map_err(unreadable_root)?;
+    // Before the first look at the tree: what is written from now on has a later time, and the next
+    // capture reads it.
     let mut started_unix_ns = now_unix_ns();
+    // Pages that were written through a mapping get their times when they are written back. Where
+    // that cannot be forced, the run counts as begun so much earlier.
     if rustix::fs::syncfs(&root).is_err() {
         started_unix_ns -= UNSYNCED_NS;
     }
@@ -57,6 +61,7 @@ pub fn capture(request: CaptureRequest<'_>) -> Result<Captured, CaptureError> {
     let fetcher = FrameFetcher::new(Arc::clone(&source) as _, PAGE_CACHE);
     std::thread::scope(|scope| {
         let threads = pipeline.start(scope);
+        // From here on threads wait for this one: whatever ends it has to end them.
         let guard = StopOnPanic(&pipeline);
         let mut emit = |page: Vec<u8>| emit_page(&pipeline, &source, damaged, page);
         let entries = base.map(|base| ManifestReader::open(&fetcher, base.root).entries());
@@ -83,6 +88,8 @@ pub fn capture(request: CaptureRequest<'_>) -> Result<Captured, CaptureError> {
             unsynced: false,
         };
         let outcome = run.run(started_unix_ns).and_then(|captured| {
+            // The root page was pushed last. Nobody is told of it before all that it refers to is
+            // stored.
             pipeline.finish(threads).map_err(Halt::from)?;
             Ok(captured)
         });
@@ -93,6 +100,7 @@ pub fn capture(request: CaptureRequest<'_>) -> Result<Captured, CaptureError> {
                 Halt::Error(error) => *error,
                 Halt::Stopped => match pipeline.take_failure() {
                     Some(source) => CaptureError::Sink { source },
+                    // Nobody stops the pipeline but a failure, which it keeps, and the flag.
                     None => CaptureError::Cancelled,
                 },
             }
@@ -107,6 +115,8 @@ fn emit_page(
     page: Vec<u8>,
 ) -> Result<FrameId, Stopped> {
     let id = crate::frame::frame_id(&page);
+    // A page that came from the base is stored and need not be sent; one that was found damaged is
+    // sent whatever the sink says it has.
     if damaged.contains(&id) {
         pipeline.push_as(id, FrameKind::Page, page, Known::SendAgain)?;
     } else if !source.knows(&id) {
@@ -121,6 +131,7 @@ fn limits(options: &CaptureOptions) -> Limits {
     Limits {
         level: options.level,
         pack_bytes: options.pack_bytes,
+        // One worker and one upload at least, whatever was asked: with none the queues never empty.
         workers: workers.max(1),
         uploads: options.upload_concurrency.max(1),
         memory_bytes: options.memory_bytes.max(MIN_MEMORY_BYTES) - READER_BYTES,
@@ -194,6 +205,8 @@ impl Run<'_> {
                 Step::End => break,
             }
         }
+        // A filesystem mounted inside could not be written back: the whole run is judged by the
+        // weakest of them.
         if self.unsynced {
             started_unix_ns -= UNSYNCED_NS;
         }
@@ -204,6 +217,7 @@ impl Run<'_> {
         let stat = fstat(self.root).map_err(unreadable_root)?;
         self.root_dev = stat.st_dev;
         let base = self.seek(b"")?;
+        // The root has no name to be looked at by: it is read through its handle.
         let known = base.filter(|entry| holds(entry, &stat, self.bound_ns, self.damaged));
         let entry = match known {
             Some(entry) => entry,
@@ -237,6 +251,7 @@ impl Run<'_> {
         let (findings, progress) = (&mut self.findings, self.progress);
         let root = match self.output.finish(&mut |error| refuse(findings, progress, &error)) {
             Ok(root) => root,
+            // The pipeline was stopped, and has the reason.
             Err(WriteError::Emit(stopped)) => return Err(stopped.into()),
             Err(error @ WriteError::Entry(_)) => {
                 return Err(CaptureError::Manifest { source: Box::new(error) }.into());

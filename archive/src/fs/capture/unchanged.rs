@@ -42,11 +42,14 @@ pub(crate) fn holds(entry: &Entry, stat: &Stat, bound_ns: i128, damaged: &HashSe
         _ => false,
     };
     same_kind
+        // What could not be read whole is tried again each time, though it may not have changed
+        // since.
         && !entry.flags.torn
         && !entry.flags.unreadable
         && entry.inode == stat.st_ino
         && entry.mtime_ns == mtime_ns(stat)
         && entry.ctime_ns == ctime_ns(stat)
+        // A change of these moves ctime, where the filesystem keeps one.
         && (entry.mode, entry.uid, entry.gid) == (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
         && entry.mtime_ns.max(entry.ctime_ns) < bound_ns
 }

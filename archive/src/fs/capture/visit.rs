@@ -62,6 +62,8 @@ impl Run<'_> {
         // Read with the names of the directory: true until something else is seen.
         let mut hint = walk.hint();
         for _ in 0..LOOKS {
+            // `base` is taken by the look that uses it: a second look at what has changed under the
+            // first one reads it.
             last = self.look(walk, &mut base, hint)?;
             hint = FileType::Unknown;
             match last {
@@ -87,12 +89,15 @@ impl Run<'_> {
                 Err(error) => Ok(Look::from_error(None, error)),
             };
         }
+        // To look must not make the kernel mount anything.
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let stat = match retry(|| statat(walk.dir(), walk.name(), flags)) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(self.vanished()),
             Err(error) => return Ok(Look::from_error(None, error)),
         };
+        // Before the base is asked: an inode has its content in a manifest once, under the first of
+        // its names in this walk, whichever that was in the base.
         if let Some(done) = self.another_name(walk, &stat)? {
             return Ok(done);
         }
@@ -174,16 +179,20 @@ impl Run<'_> {
         };
         let mut entry = metadata::entry(walk.path(), EntryKind::Directory, stat, xattrs);
         let elsewhere = stat.st_dev != self.root_dev;
+        // A mount point shows the device of what is mounted on it. The same device may be mounted
+        // once more: that one `enter` finds.
         if elsewhere && self.mounts == Mounts::Stay {
             self.mount_left_out(walk, &mut entry);
             self.push(entry, false)?;
             return Ok(Look::Done);
         }
+        // `XDEV`: a mount of the same device, or one that has come since `stat`.
         match walk.enter(stat, self.mounts) {
             Ok(()) => {}
             Err(Errno::XDEV) => self.mount_left_out(walk, &mut entry),
             Err(error) => return Ok(Look::from_error(Some(*stat), error)),
         }
+        // The sync of the root did not reach this one.
         if elsewhere && rustix::fs::syncfs(walk.dir()).is_err() {
             self.unsynced = true;
         }
@@ -269,9 +278,12 @@ impl Run<'_> {
         loop {
             let start = self.output.group.bytes.len();
             let content = self.read_once(file, &stat, base)?;
+            // Of the open file: its name may lead to another by now.
             let after = fstat(file)?;
             let torn = content.short || changed(&stat, &after);
             if torn && again {
+                // The bytes of the first reading lie at the end of the group and would be stored
+                // for nobody.
                 self.output.group.bytes.truncate(start);
                 (again, stat) = (false, after);
                 continue;
@@ -302,6 +314,8 @@ impl Run<'_> {
         let ReadFile { mut content, stat, xattrs, torn, start } = read;
         let mut flags = EntryFlags { torn, unreadable: false };
         let mut grouped = false;
+        // A file that was touched and has the content it had keeps its extents: nothing of it is
+        // stored again, and its frames are those of the base.
         let kept = base.filter(|base| {
             base.hash.is_some()
                 && base.hash == content.hash
@@ -318,11 +332,14 @@ impl Run<'_> {
             (content.extents, grouped) = (placed.extents, placed.grouped);
         }
         let xattrs = xattrs.unwrap_or_else(|error| {
+            // The content is good and kept; that something of the file is missing has to be seen.
             flags.unreadable = true;
             self.report_unreadable(walk, &format!("its attributes: {error}"));
             Vec::new()
         });
         if torn {
+            // After what was read is in its group: with the policy to fail nothing of the run is
+            // used.
             self.report_torn(walk)?;
         }
         let data = FileData { size: content.size, extents: content.extents, hash: content.hash };
@@ -349,6 +366,8 @@ impl Run<'_> {
     /// An entry that is there and of which no more than this is known.
     fn unreadable(&mut self, walk: &Walk, stat: Option<Stat>, why: &str) -> Result<(), Halt> {
         self.report_unreadable(walk, why);
+        // Its name is in the tree all the same: who restores it finds a mark in its place and not a
+        // gap.
         let kind = stat.as_ref().map_or(walk.hint(), type_of);
         let kind = match kind {
             FileType::Directory => EntryKind::Directory,

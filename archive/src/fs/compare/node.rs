@@ -53,6 +53,7 @@ pub(super) fn differences(
         let (uid, gid) = (stat.st_uid, stat.st_gid);
         found.push(format!("its owner is {uid}:{gid}, not {}:{}", entry.uid, entry.gid));
     }
+    // The restore has listed these as left out, where the filesystem clamped them.
     let odd = !(0..ODD_TIME_NS).contains(&entry.mtime_ns) && !options.strict;
     if metadata::mtime_ns(stat) != entry.mtime_ns && !odd {
         found.push("its modification time differs".to_owned());

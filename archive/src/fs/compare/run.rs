@@ -175,6 +175,8 @@ impl Run<'_> {
                 return false;
             }
             match path_order(self.walk.path(), path) {
+                // The walk and the manifest are in the same order: what stands before the entry is
+                // in no manifest.
                 std::cmp::Ordering::Less => self.extra(),
                 std::cmp::Ordering::Equal => return true,
                 std::cmp::Ordering::Greater => return false,
@@ -273,6 +275,8 @@ impl Run<'_> {
             self.differs(&path, &format!("it has {} bytes, not {}", stat.st_size, data.size));
             return Ok(());
         }
+        // The handle is taken now and read later by another thread: by then the name may lead
+        // elsewhere.
         let handle = open::handle(self.walk.dir(), self.walk.name(), Mounts::Cross)?;
         let found = fstat(&handle)?;
         if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
@@ -319,6 +323,7 @@ impl Run<'_> {
             EntryKind::File(data) if entry.flags.unreadable && data.extents.is_empty() => Missing::LeftOut,
             EntryKind::File(_) => when(self.options.salvage, Missing::Lost),
             EntryKind::Hardlink { target } => match self.selection.lookup(target) {
+                // Of a hostile manifest a link may lead to a link: it is not followed further.
                 Ok(Some(original)) if !matches!(original.kind, EntryKind::Hardlink { .. }) => {
                     let unselected = !self.selection.holds(target);
                     let file = matches!(original.kind, EntryKind::File(_));

@@ -90,6 +90,8 @@ impl Dirs {
         let stat = fstat(&dir).map_err(|error| io(path, "opened", error))?;
         let above = self.levels.last().map_or(0, |level| level.path_len);
         self.attributes += entry.as_ref().map_or(0, attributes);
+        // Each entry alone is within its bounds; a chain of a hundred thousand directories, each
+        // with all it may have, is not.
         if self.attributes > ATTRIBUTES {
             return Err(refused(path, "the directories above it have more attributes than any real ones"));
         }
@@ -137,12 +139,14 @@ impl Dirs {
     pub(super) fn leave(&mut self) -> Result<bool, RestoreError> {
         let Some(level) = self.levels.pop() else { return Ok(false) };
         let path = &self.path[..level.path_len];
+        // Only a level far above loses its handle, and it gets it back before it is the last one.
         let Some(dir) = level.dir else {
             return Err(io(path, "got back to", Errno::STALE));
         };
         if let Some(above) = self.levels.last_mut()
             && above.dir.is_none()
         {
+            // Before the child is let go: its handle is the only way back that nobody can bend.
             let found = parent_of(&dir, above.id);
             let found = found.map_err(|error| io(&path[..above.path_len], "got back to", error))?;
             above.dir = Some(Arc::new(found));
@@ -171,6 +175,7 @@ impl Dirs {
         links: u64,
     ) -> Result<(), RestoreError> {
         let waits = |one: &Finishing| {
+            // What is still being collected cannot be done; the rest is asked of the workers.
             one.links.is_some_and(|batch| batch >= links)
                 || one.task.is_some_and(|task| task >= tasks || !shared.is_done(task))
         };

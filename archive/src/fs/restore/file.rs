@@ -29,6 +29,8 @@ pub(super) fn work(shared: &Shared<'_>) {
             Task::Files { number, files } => (number, make_files(shared, files)),
             Task::Piece { file, extents } => (file.number, write_piece(shared, &file, extents)),
         };
+        // A part that failed counts as done: who waits for it has to wake up, and then finds the
+        // failure.
         if let Err(error) = outcome {
             shared.fail(error);
         }
@@ -47,6 +49,8 @@ struct Filling {
 
 fn make_files(shared: &Shared<'_>, files: Vec<NewFile>) -> Result<(), RestoreError> {
     let (whole, parted): (Vec<NewFile>, Vec<NewFile>) =
+        // Files in one frame need no buffer of their own. Others are put together in memory first,
+        // because their frames come in the order of the packs.
         files.into_iter().partition(|new| data_of(&new.entry).extents.len() == 1);
     make_whole(shared, &whole)?;
     make_parted(shared, parted)
@@ -66,6 +70,8 @@ fn make_whole(shared: &Shared<'_>, files: &[NewFile]) -> Result<(), RestoreError
                 return Err(RestoreError::Cancelled.into());
             }
             match content(shared, &new.entry, outcome.as_ref())? {
+                // Created when its content is at hand: a file that is lost leaves no empty one
+                // behind.
                 Some(raw) => {
                     let piece = slice(raw, extent.frame_offset, extent.len, &new.entry)?;
                     let file = create(new)?;
@@ -173,6 +179,7 @@ fn make_file(shared: &Shared<'_>, filling: &Filling) -> Result<(), RestoreError>
     let (mut at, mut extents) = (0, data_of(entry).extents.as_slice());
     while let Some(first) = extents.first() {
         let (len, count) = run_of(extents);
+        // What has no extent stays a hole.
         write_at(file.as_fd(), &filling.bytes[at..at + len], first.file_offset)
             .map_err(|error| io(&entry.path, "written", error))?;
         at += len;
@@ -209,6 +216,7 @@ pub(super) fn last_name(entry: &Entry) -> Result<CString, RestoreError> {
 fn finish_file(shared: &Shared<'_>, file: &OwnedFd, entry: &Entry) -> Result<(), RestoreError> {
     let data = data_of(entry);
     let end = data.extents.last().map_or(0, |extent| extent.file_offset + u64::from(extent.len));
+    // A hole at the end.
     if end < data.size {
         rustix::fs::ftruncate(file, data.size).map_err(|error| io(&entry.path, "extended", error))?;
     }
@@ -239,6 +247,7 @@ fn write_piece(shared: &Shared<'_>, large: &LargeFile, extents: Range<usize>) ->
         }
         Ok(())
     })?;
+    // Whoever writes the last piece finishes the file, and sees what all others wrote about it.
     if large.pieces_left.fetch_sub(1, Ordering::AcqRel) > 1 {
         return Ok(());
     }
@@ -247,6 +256,8 @@ fn write_piece(shared: &Shared<'_>, large: &LargeFile, extents: Range<usize>) ->
     }
     shared.lose(&escape_path(&entry.path));
     let name = last_name(entry)?;
+    // It was created before it was known to be lost: half a file is not left where a whole one is
+    // looked for.
     rustix::fs::unlinkat(&large.new.dir, name.as_c_str(), AtFlags::empty())
         .map_err(|error| io(&entry.path, "removed again", error))
 }

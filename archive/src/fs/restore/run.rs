@@ -58,6 +58,7 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
     rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXISTS)
         .map_err(|error| RestoreError::NoProc { source: error.into() })?;
     let target = open::reopen_directory(target.as_fd()).map_err(unusable)?;
+    // Before anything is made, and through the handle that everything is made below.
     let was_empty = Names::read(target.as_fd()).map_err(unusable)?.is_empty();
     if !was_empty && !options.into_nonempty {
         return Err(RestoreError::NotEmpty);
@@ -68,8 +69,12 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
     let fetcher = FrameFetcher::new(source, PAGE_CACHE).keeping(kept);
     let workers = workers(options.workers, memory_bytes);
     let shared = Shared::new(&options, &fetcher, &progress, &cancel, workers + 1);
+    // Otherwise the target would hand it on to all that is created in it, over the modes and lists
+    // of the snapshot.
     let default_acl = metadata::take_default_acl(target.as_fd());
     let outcome = std::thread::scope(|scope| {
+        // The workers end when the queue is closed or abandoned, which the guard does on a panic as
+        // well: the scope waits for them.
         (0..workers).for_each(|_| drop(scope.spawn(|| work(&shared))));
         let guard = StopOnPanic(&shared);
         let run = Run {
@@ -100,6 +105,7 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
         metadata::put_default_acl(target.as_fd(), &acl).map_err(unusable)?;
     }
     outcome?;
+    // Once for all: to sync each file by itself would take a flush of the disk for each of them.
     rustix::fs::syncfs(&target).map_err(unusable)?;
     let left_out = std::mem::take(&mut *lock(&shared.left_out));
     let mut lost = std::mem::take(&mut *lock(&shared.lost));
@@ -180,9 +186,13 @@ impl Run<'_> {
                     continue;
                 }
             };
+            // A reader gives no such path. Whatever else hands entries over, this is the last look
+            // before a name is created.
             check_path(&entry.path).map_err(|_| refused(&entry.path, "its path leaves the tree"))?;
             self.entry(entry, was_empty)?;
         }
+        // The end of the tree: what is still open is left from the inside out, then the last links
+        // and files are made, and the last directories get their times after both.
         while self.dirs.leave()? {
             self.settle()?;
         }
@@ -194,6 +204,7 @@ impl Run<'_> {
 
     fn entry(&mut self, entry: Entry, was_empty: bool) -> Result<(), RestoreError> {
         if entry.path.is_empty() {
+            // A hostile manifest may call its root a file; the target is a directory.
             if entry.kind != EntryKind::Directory {
                 return Err(refused(&entry.path, "the root is not a directory"));
             }
@@ -203,6 +214,8 @@ impl Run<'_> {
         self.go_to_parent(&entry)?;
         match &entry.kind {
             EntryKind::Directory => {
+                // The directory is restored and its content named as missing: it was backed up
+                // without it.
                 if entry.flags.unreadable {
                     self.shared.leave_out(
                         &entry.path,
@@ -227,6 +240,8 @@ impl Run<'_> {
             EntryKind::Hardlink { target } => {
                 let target = target.clone();
                 let (dir, _) = self.place(&entry)?;
+                // Links wait for what they lead to, which workers may still be making. Their
+                // directory has to wait for them: a new name in it would change its times.
                 self.dirs.linked_by(self.link_batch);
                 self.links_bytes += entry.path.len() + target.len();
                 self.links.push(Link { dir, entry, target });
@@ -247,6 +262,8 @@ impl Run<'_> {
     /// Leaves directories until the one the entry lies in is the current one.
     fn go_to_parent(&mut self, entry: &Entry) -> Result<(), RestoreError> {
         let parent = open::split_path(&entry.path).0;
+        // In the order of manifests all of a directory comes before anything behind it: what is
+        // left here is complete but for what workers and links still make.
         while self.dirs.top().is_some_and(|(_, path)| path != parent) {
             self.dirs.leave()?;
             self.settle()?;
@@ -262,10 +279,12 @@ impl Run<'_> {
         self.dirs.finish_ready(self.shared, self.number, self.link_batch)?;
         // Each time round the first is finished: nothing is left to wait for.
         while let Some((task, links)) = self.dirs.overdue() {
+            // Links first: they wait for every task by themselves.
             if links == Some(self.link_batch) {
                 self.make_links()?;
             }
             if let Some(task) = task {
+                // The directory waits for files that nobody was given yet.
                 if task == self.number {
                     self.dispatch()?;
                 }
@@ -284,7 +303,10 @@ impl Run<'_> {
 
     fn directory(&mut self, entry: Entry) -> Result<(), RestoreError> {
         let (dir, name) = self.place(&entry)?;
+        // For its owner alone until it has its own mode: nobody else looks in while it is filled.
         let made = rustix::fs::mkdirat(&dir, name.as_c_str(), Mode::RWXU);
+        // What was there before keeps its metadata; a link of that name is refused when it is
+        // opened.
         let existed = made == Err(Errno::EXIST) && self.shared.options.into_nonempty;
         if !existed {
             made.map_err(|error| io(&entry.path, "created", error))?;
@@ -317,6 +339,7 @@ impl Run<'_> {
         let number = self.number;
         self.number += 1;
         (self.batch_bytes, self.batch_data) = (0, 0);
+        // Announced before it is given: a worker may have done it before this thread goes on.
         self.shared.announce(number, 1);
         self.shared.give(Task::Files { number, files: std::mem::take(&mut self.batch) })
     }
@@ -327,6 +350,7 @@ impl Run<'_> {
         let number = self.number;
         self.number += 1;
         self.dirs.made_by(number);
+        // Created by this thread, once; its pieces are written by several, at their offsets.
         let file = create(&new)?;
         let pieces = pieces(&new.entry);
         let large = Arc::new(LargeFile {
@@ -366,6 +390,8 @@ impl Run<'_> {
         entry: &Entry,
         kind: FileType,
     ) -> Result<(), RestoreError> {
+        // Somebody may have replaced the name since it was made. The metadata goes to an inode of
+        // the kind that was made, held by its handle, or nowhere.
         let handle = open::handle(dir.as_fd(), name, open::Mounts::Stay)
             .map_err(|error| io(&entry.path, "opened", error))?;
         let stat = rustix::fs::fstat(&handle).map_err(|error| io(&entry.path, "opened", error))?;
@@ -398,6 +424,8 @@ impl Run<'_> {
 
     fn link(&mut self, link: Link) -> Result<(), RestoreError> {
         let Link { dir, entry, target } = link;
+        // The first name was not asked for: its content was restored under another of its names,
+        // and this is a link to that.
         let first = self.copies.get(&target).cloned();
         if first.is_none() && !self.selection.holds(&target) {
             return self.copy(dir, entry, target);
@@ -410,6 +438,7 @@ impl Run<'_> {
                 self.shared.progress.entries.add(1);
                 Ok(())
             }
+            // The first name may be absent by the options or by loss; then so is this one.
             Err(Errno::NOENT) => match self.why_absent(&target)? {
                 Some(Absent::LeftOut) => {
                     self.shared.leave_out(&entry.path, "it, because what it is another name of was left out");
@@ -428,6 +457,7 @@ impl Run<'_> {
     /// Both names are reached without following any link: from the root
     /// handle to the directory of the target, and one component from there.
     fn try_link(&self, dir: &OwnedFd, entry: &Entry, target: &[u8]) -> Result<(), Errno> {
+        // `descend` refuses what leaves the target, but does not see the last component.
         check_path(target).map_err(|_| Errno::INVAL)?;
         let (above, name) = open::split_path(target);
         let above = open::descend(self.target.as_fd(), above)?;
@@ -498,6 +528,8 @@ fn pieces(entry: &Entry) -> Vec<std::ops::Range<usize>> {
     let (mut start, mut bytes) = (0, 0);
     let extents = &data_of(entry).extents;
     for (n, extent) in extents.iter().enumerate() {
+        // By bytes, so that workers share a large file; by number, so that one of many small
+        // extents does not ask for more frames at once than a task may hold.
         if n > start && (bytes >= 2 * MIN_TASK_BYTES || n - start >= PIECE_EXTENTS) {
             pieces.push(start..n);
             (start, bytes) = (n, 0);

@@ -43,6 +43,7 @@ impl<'a> Selection<'a> {
     pub(in crate::fs) fn new(reader: ManifestReader<'a>, paths: &[Vec<u8>], salvage: bool) -> Self {
         let mut sorted: Vec<Vec<u8>> = paths.to_vec();
         sorted.sort_by(|a, b| path_order(a, b));
+        // Sorted as manifests are, what lies within a path follows it at once.
         sorted.dedup_by(|path, before| is_within(path, before));
         let current = sorted.is_empty().then(|| reader.entries());
         Self {
@@ -85,6 +86,8 @@ impl<'a> Selection<'a> {
                 }
                 Ok(Some(Found::Entry(entry)))
             }
+            // A salvage of a manifest whose root page is gone would otherwise end well, with
+            // nothing.
             Ok(None) if self.given.is_none() => self.first_loss.take().map_or(Ok(None), Err),
             Ok(None) => Ok(None),
             Err(error) if self.salvage && error.is_manifest_loss() => {
@@ -115,6 +118,8 @@ impl<'a> Selection<'a> {
             }
             let Some(path) = self.paths.get(self.next).cloned() else { return Ok(None) };
             self.next += 1;
+            // Looked up before its directories are given: a path that is not there is refused
+            // before anything is made for it.
             self.look_up(&path)?;
             self.current = Some(self.reader.subtree(&path));
             self.above = self.new_above(&path);
@@ -137,6 +142,7 @@ impl<'a> Selection<'a> {
             return true;
         };
         let Ok(depth) = self.dirs.binary_search(&above.len()) else { return false };
+        // Lengths alone do not tell: a directory of the same length may be another.
         if &self.dir[..above.len()] != above {
             return false;
         }

@@ -120,6 +120,7 @@ impl<'a> Shared<'a> {
     pub(super) fn wait(&self, number: u64) -> Result<(), RestoreError> {
         let mut open = lock(&self.open);
         while !self.halted() && open.first_key_value().is_some_and(|(&first, _)| first <= number) {
+            // With a time limit: the cancel flag is set by somebody who does not notify.
             open = self.done.wait_timeout(open, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(open);
@@ -137,6 +138,7 @@ impl<'a> Shared<'a> {
     }
 
     pub(super) fn fail(&self, error: RestoreError) {
+        // The first one is the cause; those after it are of threads that were stopped by it.
         lock(&self.failure).get_or_insert(error);
         self.stop();
     }
@@ -160,6 +162,8 @@ impl<'a> Shared<'a> {
         if self.options.setuid {
             return Wanted { entry, mode_mask: 0o7777, capability: true };
         }
+        // A setuid program out of a snapshot is a way to another user's rights: it is for those who
+        // ask for it.
         let mask = mode_mask(entry, false);
         if entry.mode & !mask != 0 && !matches!(entry.kind, EntryKind::Symlink { .. }) {
             self.leave_out(&entry.path, "its setuid and setgid bits, which were not asked for");

@@ -81,10 +81,13 @@ impl S3 {
             .region(Region::new(region.clone()))
             .endpoint_url(&endpoint)
             .credentials_provider(key.for_client())
+            // Servers of one's own have no host name for each bucket.
             .force_path_style(true)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            // A clock that is wrong has to be named and set: the error says by how much.
             .disable_clock_skew_correction(true)
+            // The handle repeats, with its own limits; both together would multiply.
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(MAX_CONNECT).build())
@@ -133,6 +136,7 @@ impl S3 {
         let announced = answer.content_length.and_then(|len| u64::try_from(len).ok());
         let most = range.map_or(MAX_OBJECT_BYTES, |range| range.end - range.start);
         let declared = announced.unwrap_or(most);
+        // Before a byte of it is read: nothing is allocated on a server's word.
         if declared > most {
             return Err(self.too_long(name, declared, most));
         }
@@ -166,9 +170,11 @@ impl S3 {
                 Ok(Some(Ok(piece))) => piece,
             };
             bytes.extend_from_slice(&piece);
+            // It may send more than it has announced.
             if bytes.len() as u64 > most {
                 return Err(self.too_long(name, bytes.len() as u64, most));
             }
+            // A server that sends a byte now and then is not moving.
             if bytes.len() as u64 >= mark + RetryPolicy::STALL_BYTES {
                 mark = bytes.len() as u64;
                 deadline = tokio::time::Instant::now() + policy.stall_after;
@@ -219,6 +225,8 @@ impl S3 {
         self.watched(name, &watch, policy, upload)
             .await?
             .map_err(|error| self.failed("write", name, error))?;
+        // Some servers have begun to answer 200 by the time they fail, and write the error into the
+        // body.
         if watch.saw_error_in_answer() {
             let what = format!("could not write {name} in {}", self.location());
             return Err(self.answered(&what, 200, "", "success, and an error in the same answer", None));
@@ -298,6 +306,7 @@ impl S3 {
                 error => error,
             }
         })?;
+        // An item without a name, a length or our prefix is no object that could be asked for.
         let items = answer.contents.unwrap_or_default().into_iter().filter_map(|object| {
             let name = object.key?.strip_prefix(&self.prefix)?.to_owned();
             Some(RawListed { name, len: u64::try_from(object.size?).ok()? })
@@ -320,6 +329,7 @@ impl S3 {
         let mut failures = Vec::new();
         for (at, name) in names.iter().enumerate() {
             let request = self.client.delete_object().bucket(&self.bucket).key(self.key(name));
+            // One by one: S3 itself has the request for many, some servers that speak it do not.
             if let Err(error) = self.answer("remove", name, policy, request.send()).await? {
                 match self.failed("remove", name, error) {
                     error if error.is_not_found() => {}
@@ -350,6 +360,8 @@ impl S3 {
             Err(error) => {
                 let code = error.code().unwrap_or_default().to_owned();
                 let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
+                // How servers were seen to refuse a request they do not have. Anything else is a
+                // failure of this one.
                 let unknown = matches!(status, 405 | 501)
                     || matches!(
                         code.as_str(),
@@ -360,6 +372,7 @@ impl S3 {
         };
         let failures = answer.errors.unwrap_or_default().into_iter().filter_map(|failure| {
             let key = failure.key.as_deref()?;
+            // Objects that were not asked for are none of ours, whatever the answer says of them.
             let at = names.iter().position(|name| self.key(name) == key)?;
             let code = failure.code.as_deref().unwrap_or_default();
             let text = failure.message.as_deref().unwrap_or_default();
