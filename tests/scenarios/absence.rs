@@ -62,6 +62,60 @@ fn wait_named(fleet: &Fleet, kind: &str, host: &str, source: &str) -> String {
     })
 }
 
+/// All are gone: as if the data disk were not mounted.
+fn lose_all(fleet: &Fleet) {
+    fleet.engine("host-a").docker(["volume", "rm", "db_a", "db_b"]);
+    let (code, job) = run(fleet, "nightly");
+    assert_eq!((code, &job["state"], &job["error_code"]), (1, &"failed".into(), &"source-missing".into()));
+    assert!(job["error"].as_str().unwrap().contains("2 sources missing: db_a, db_b"), "{job}");
+    let log = fleet.cli(&["job", "watch", job["id"].as_str().unwrap()]);
+    for name in ["db_a", "db_b"] {
+        let line = format!("volume `{name}` is MISSING: it is gone from the host since");
+        assert!(log.stderr.contains(&line), "{}", log.stderr);
+        let hint = wait_named(fleet, "vanished-source", "host-a", name);
+        assert!(hint.ends_with(&format!("holdfast source retire host-a/{name}")), "{hint}");
+    }
+    let (_, seen) = status(fleet);
+    let host = seen["hosts"].as_array().unwrap().iter().find(|host| host["host"] == "host-a").unwrap();
+    assert_eq!((&host["sources"], &host["missing"]), (&0.into(), &2.into()), "{host}");
+    assert!(host["last_backup"].is_string(), "{host}");
+}
+
+/// One is given up on purpose; what is there cannot be.
+fn give_one_up(fleet: &Fleet) {
+    fleet.cli(&["source", "retire", "host-a/db_a"]).ends_with(1).complains("only one that is gone");
+    fleet.cli(&["source", "retire", "host-a/db_c"]).ends_with(5).complains("did you mean `db_");
+    let said = fleet.ok(&["source", "retire", "host-a/db_b"]);
+    assert!(said.contains("not missed any more; 1 snapshot of it, kept"), "{said}");
+    wait_green(fleet);
+    assert_eq!(run(fleet, "nightly").0, 0);
+    fleet.ok(&["restore", "volume", "host-a/db_b@latest", "--host", "host-b", "--as", "back_b"]);
+    let restored = fleet.engine("host-b").volume_path("back_b").join("file");
+    assert_eq!(std::fs::read_to_string(restored).unwrap(), "two\n");
+}
+
+/// What is kept restores, by the hint's own words. Then one is there again, and
+/// the other is not.
+fn bring_one_back(fleet: &Fleet) {
+    fleet.ok(&["restore", "volume", "host-a/db_a@latest", "--host", "host-a", "--as", "db_a"]);
+    let restored = fleet.engine("host-a").volume_path("db_a").join("file");
+    assert_eq!(std::fs::read_to_string(restored).unwrap(), "one\n");
+
+    let (code, job) = run(fleet, "nightly");
+    assert_eq!((code, &job["state"], &job["error_code"]), (3, &"partial".into(), &"source-missing".into()));
+    assert!(job["error"].as_str().unwrap().contains("1 source missing: db_b"), "{job}");
+    assert_eq!(job["sources"][0]["ok"], true, "{job}");
+}
+
+/// A host that is given up takes its alarms with it, and leaves its snapshots.
+fn give_host_up(fleet: &Fleet) {
+    let said = fleet.ok(&["host", "retire", "host-a"]);
+    assert!(said.contains("not missed any more"), "{said}");
+    fleet.ok(&["policy", "rm", "nightly"]);
+    assert!(wait_green(fleet).contains("on 1 host"));
+    fleet.ok(&["restore", "volume", "host-a/db_a@latest", "--host", "host-b", "--as", "back_a"]);
+}
+
 #[test]
 fn h06_volumes_that_vanished_are_missed_until_they_are_retired() {
     require_engine!();
@@ -75,44 +129,10 @@ fn h06_volumes_that_vanished_are_missed_until_they_are_retired() {
     assert_eq!(run(&fleet, "rest").0, 0);
     assert!(wait_green(&fleet).contains("everything is protected: 3 sources on 2 hosts"));
 
-    // All are gone: as if the data disk were not mounted.
-    fleet.engine("host-a").docker(["volume", "rm", "db_a", "db_b"]);
-    let (code, job) = run(&fleet, "nightly");
-    assert_eq!((code, &job["state"], &job["error_code"]), (1, &"failed".into(), &"source-missing".into()));
-    assert!(job["error"].as_str().unwrap().contains("2 sources missing: db_a, db_b"), "{job}");
-    let log = fleet.cli(&["job", "watch", job["id"].as_str().unwrap()]);
-    for name in ["db_a", "db_b"] {
-        let line = format!("volume `{name}` is MISSING: it is gone from the host since");
-        assert!(log.stderr.contains(&line), "{}", log.stderr);
-        let hint = wait_named(&fleet, "vanished-source", "host-a", name);
-        assert!(hint.ends_with(&format!("holdfast source retire host-a/{name}")), "{hint}");
-    }
-    let (_, seen) = status(&fleet);
-    let host = seen["hosts"].as_array().unwrap().iter().find(|host| host["host"] == "host-a").unwrap();
-    assert_eq!((&host["sources"], &host["missing"]), (&0.into(), &2.into()), "{host}");
-    assert!(host["last_backup"].is_string(), "{host}");
+    lose_all(&fleet);
 
-    // What is kept restores, by the hint's own words.
-    fleet.ok(&["restore", "volume", "host-a/db_a@latest", "--host", "host-a", "--as", "db_a"]);
-    let restored = fleet.engine("host-a").volume_path("db_a").join("file");
-    assert_eq!(std::fs::read_to_string(restored).unwrap(), "one\n");
-
-    // One is there again, the other is not.
-    let (code, job) = run(&fleet, "nightly");
-    assert_eq!((code, &job["state"], &job["error_code"]), (3, &"partial".into(), &"source-missing".into()));
-    assert!(job["error"].as_str().unwrap().contains("1 source missing: db_b"), "{job}");
-    assert_eq!(job["sources"][0]["ok"], true, "{job}");
-
-    // It is given up on purpose; what is there is not.
-    fleet.cli(&["source", "retire", "host-a/db_a"]).ends_with(1).complains("only one that is gone");
-    fleet.cli(&["source", "retire", "host-a/db_c"]).ends_with(5).complains("did you mean `db_");
-    let said = fleet.ok(&["source", "retire", "host-a/db_b"]);
-    assert!(said.contains("not missed any more; 1 snapshot of it, kept"), "{said}");
-    wait_green(&fleet);
-    assert_eq!(run(&fleet, "nightly").0, 0);
-    fleet.ok(&["restore", "volume", "host-a/db_b@latest", "--host", "host-b", "--as", "back_b"]);
-    let restored = fleet.engine("host-b").volume_path("back_b").join("file");
-    assert_eq!(std::fs::read_to_string(restored).unwrap(), "two\n");
+    bring_one_back(&fleet);
+    give_one_up(&fleet);
 
     // There again, it counts again.
     fill(&fleet, "host-a", "db_b", "echo two > /data/file");
@@ -120,12 +140,7 @@ fn h06_volumes_that_vanished_are_missed_until_they_are_retired() {
     fleet.engine("host-a").docker(["volume", "rm", "db_b"]);
     wait_named(&fleet, "vanished-source", "host-a", "db_b");
 
-    // A host that is given up takes its alarms with it, and leaves its snapshots.
-    let said = fleet.ok(&["host", "retire", "host-a"]);
-    assert!(said.contains("not missed any more"), "{said}");
-    fleet.ok(&["policy", "rm", "nightly"]);
-    assert!(wait_green(&fleet).contains("on 1 host"));
-    fleet.ok(&["restore", "volume", "host-a/db_a@latest", "--host", "host-b", "--as", "back_a"]);
+    give_host_up(&fleet);
 }
 
 #[test]

@@ -187,6 +187,56 @@ fn an_empty_source_that_was_not_empty_is_an_error() {
     assert_eq!(snapshot_count(&fleet), 3);
 }
 
+/// A backup that is not waited for.
+fn start(fleet: &Fleet, consistency: &str) -> String {
+    let backup = ["backup", "run", "--host", "host-a", "--volume", "data", "--no-wait"];
+    let started = fleet.json(&[&backup[..], &["--consistency", consistency]].concat());
+    started[0]["id"].as_str().expect("a job").to_owned()
+}
+
+/// The agent stands still with both quiesced containers and the pass quiesced
+/// not begun: that meets the store as it is then, and finds something new.
+fn cut_off_while_quiesced(fleet: &mut Fleet, store: &mut ObjectStore, data: &Path) {
+    fleet.engine("host-a").run_writer("writer-2", "data");
+    let both = |fleet: &Fleet| ["writer", "writer-2"].map(|name| fleet.engine("host-a").state(name));
+    fleet.arm(AGENT, "halt agent.quiesce.after-stop:2");
+    let id = start(fleet, "stop");
+    fleet.host("host-a").agent().wait_halted(120);
+    store.cut_off();
+    write_noise(&data.join("at-rest"), 5);
+    let knocked = store.door();
+    fleet.host("host-a").agent().run_on();
+    knocked.wait_for("/packs/", 60);
+    assert_eq!(both(fleet), ["exited", "exited"]);
+    let job = fleet.job(&id);
+    assert_eq!(job["state"], "running", "{job}");
+    store.bring_back();
+    for name in ["writer", "writer-2"] {
+        fleet.engine("host-a").wait_state(name, "running", 120);
+    }
+    let job = fleet.await_job(&id, 240);
+    assert_eq!(job["state"], "succeeded", "{job}");
+}
+
+/// So many MiB that do not compress.
+fn write_noise(file: &Path, mib: u32) {
+    let count = format!("count={mib}");
+    let mut dd = Command::new("dd");
+    run(dd.args(["if=/dev/urandom", "bs=1M", &count, "status=none"]).arg(format!("of={}", file.display())));
+}
+
+/// The store is away when a backup begins.
+fn cut_off_before_the_upload(fleet: &mut Fleet, store: &mut ObjectStore, data: &Path) {
+    store.cut_off();
+    write_noise(&data.join("more"), 20);
+    let id = start(fleet, "pause");
+    fleet.wait_job("the job to be under way", &id, 30, |job| job["state"] == "running");
+    store.bring_back();
+    let job = fleet.await_job(&id, 240);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    fleet.engine("host-a").wait_state("writer", "running", 20);
+}
+
 /// The main job on a real S3 server, with the store cut off in the middle:
 /// before anything is uploaded, and when the containers are quiesced already.
 #[test]
@@ -196,50 +246,11 @@ fn s3_backup_survives_the_store_going_away() {
     let mut fleet = Fleet::start_on(store.place(), &["host-a", "host-b"]);
     fleet.engine("host-a").run_writer("writer", "data");
     let data = fleet.engine("host-a").volume_path("data");
-    run(Command::new("dd")
-        .args(["if=/dev/urandom", "bs=1M", "count=40", "status=none"])
-        .arg(format!("of={}", data.join("random").display())));
+    write_noise(&data.join("random"), 40);
     assert_eq!(fleet.backup("host-a", "data", "pause")["state"], "succeeded");
 
-    store.cut_off();
-    run(Command::new("dd")
-        .args(["if=/dev/urandom", "bs=1M", "count=20", "status=none"])
-        .arg(format!("of={}", data.join("more").display())));
-    let start = |fleet: &Fleet, consistency| {
-        let backup = ["backup", "run", "--host", "host-a", "--volume", "data", "--no-wait"];
-        let started = fleet.json(&[&backup[..], &["--consistency", consistency]].concat());
-        started[0]["id"].as_str().expect("a job").to_owned()
-    };
-    let id = start(&fleet, "pause");
-    fleet.wait_job("the job to be under way", &id, 30, |job| job["state"] == "running");
-    store.bring_back();
-    let job = fleet.await_job(&id, 240);
-    assert_eq!(job["state"], "succeeded", "{job}");
-    fleet.engine("host-a").wait_state("writer", "running", 20);
-
-    // The agent stands still with both quiesced containers and the pass quiesced
-    // not begun: that meets the store as it is then, and finds something new.
-    fleet.engine("host-a").run_writer("writer-2", "data");
-    let both = |fleet: &Fleet| ["writer", "writer-2"].map(|name| fleet.engine("host-a").state(name));
-    fleet.arm(AGENT, "halt agent.quiesce.after-stop:2");
-    let id = start(&fleet, "stop");
-    fleet.host("host-a").agent().wait_halted(120);
-    store.cut_off();
-    run(Command::new("dd")
-        .args(["if=/dev/urandom", "bs=1M", "count=5", "status=none"])
-        .arg(format!("of={}", data.join("at-rest").display())));
-    let knocked = store.door();
-    fleet.host("host-a").agent().run_on();
-    knocked.wait_for("/packs/", 60);
-    assert_eq!(both(&fleet), ["exited", "exited"]);
-    let job = fleet.job(&id);
-    assert_eq!(job["state"], "running", "{job}");
-    store.bring_back();
-    for name in ["writer", "writer-2"] {
-        fleet.engine("host-a").wait_state(name, "running", 120);
-    }
-    let job = fleet.await_job(&id, 240);
-    assert_eq!(job["state"], "succeeded", "{job}");
+    cut_off_before_the_upload(&mut fleet, &mut store, &data);
+    cut_off_while_quiesced(&mut fleet, &mut store, &data);
 
     let job = fleet.json(&["restore", "volume", "data", "--host", "host-b", "--as", "copy"]);
     assert_eq!(job["restore"]["differences"], 0);

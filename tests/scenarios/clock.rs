@@ -130,6 +130,72 @@ fn pass_after(fleet: &Fleet, name: &str, at: i64) {
     fleet.wait_idle(60);
 }
 
+/// A backup is under way when the clock goes a day ahead.
+fn go_a_day_ahead(fleet: &mut Fleet, clock: &WallClock) {
+    apply(fleet, "often", "*/10 * * * *");
+    fleet.arm(AGENT, "halt agent.pack.before-put");
+    let what =
+        ["backup", "run", "--host", "host-a", "--volume", "data", "--consistency", "none", "--no-wait"];
+    let begun = fleet.json(&what)[0]["id"].as_str().unwrap().to_owned();
+    fleet.host("host-a").agent().wait_halted(60);
+    let before = fires(fleet, "often").unwrap();
+    clock.set(DAY);
+    let ahead = machine_seconds() + DAY;
+    let caught_up = wait::until_is(
+        "one fire of the next day",
+        60,
+        || fires(fleet, "often"),
+        |fires| fires.last().is_some_and(|&last| last > ahead - 600),
+    );
+    fleet.host("host-a").agent().run_on();
+    let job = fleet.await_job(&begun, 120);
+    assert_eq!((&job["state"], &job["attempt"]), (&"succeeded".into(), &1.into()), "{job}");
+    // Of a day's hundred and forty-four the last, and perhaps the next one.
+    pass_after(fleet, "next", machine_seconds() + DAY + 10);
+    let all = fires(fleet, "often").unwrap();
+    let new: Vec<i64> = all.iter().copied().filter(|at| !before.contains(at)).collect();
+    let now = machine_seconds();
+    let between: Vec<&i64> = new.iter().filter(|&&at| at > now && at <= ahead - 600).collect();
+    invariant!("I7", between.is_empty(), "a day's fires were run: {all:?} after {caught_up:?}");
+    let last = new.iter().filter(|&&at| at > ahead - 600).count();
+    assert!((1..=2).contains(&last), "{all:?} after {caught_up:?}");
+}
+
+/// Right again, then back before a fire that was run, then an hour back.
+fn go_back(fleet: &Fleet, clock: &WallClock) {
+    // Set right again, it is a day back: nothing has run that is still to come.
+    clock.set(0);
+    let at = machine_seconds() + 10;
+    pass_after(fleet, "once", at);
+    assert_eq!(fires(fleet, "once").unwrap(), [at], "a record of the next day silences nothing");
+
+    // Back before a fire that was run: its time comes again, and it does not.
+    clock.set(at - 6 - machine_seconds());
+    pass_after(fleet, "later", at + 8);
+    let again = fires(fleet, "once").unwrap();
+    invariant!("I7", again == [at], "a fire was run once more when its time came again: {again:?}");
+
+    // An hour back: nothing that was fired in it is fired again, and backups go on.
+    let before: Vec<Vec<i64>> = ["once", "later"].map(|name| fires(fleet, name).unwrap()).to_vec();
+    clock.set(-HOUR);
+    pass_after(fleet, "back", machine_seconds() - HOUR + 10);
+    let after: Vec<Vec<i64>> = ["once", "later"].map(|name| fires(fleet, name).unwrap()).to_vec();
+    invariant!("I7", before == after, "an hour back, {before:?} became {after:?}");
+    assert_eq!(fleet.backup("host-a", "data", "none")["state"], "succeeded");
+}
+
+/// Nothing was given up, expired or cut off on the way.
+fn assert_nothing_failed(fleet: &Fleet) {
+    let jobs = fleet.json(&["job", "ls", "--limit", "500"]);
+    let failed: Vec<&Value> = jobs
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|job| job["state"] != "succeeded" && job["error_code"] != "overlap")
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
 #[test]
 fn p15_a_running_controllers_clock_is_set_ahead_and_back() {
     require_engine!();
@@ -140,65 +206,10 @@ fn p15_a_running_controllers_clock_is_set_ahead_and_back() {
     fleet.engine("host-a").run_writer("writer", "data");
     let controller = fleet.controller().pid();
 
-    // A backup is under way when the clock goes a day ahead.
-    apply(&fleet, "often", "*/10 * * * *");
-    fleet.arm(AGENT, "halt agent.pack.before-put");
-    let what =
-        ["backup", "run", "--host", "host-a", "--volume", "data", "--consistency", "none", "--no-wait"];
-    let begun = fleet.json(&what)[0]["id"].as_str().unwrap().to_owned();
-    fleet.host("host-a").agent().wait_halted(60);
-    let before = fires(&fleet, "often").unwrap();
-    clock.set(DAY);
-    let ahead = machine_seconds() + DAY;
-    let caught_up = wait::until_is(
-        "one fire of the next day",
-        60,
-        || fires(&fleet, "often"),
-        |fires| fires.last().is_some_and(|&last| last > ahead - 600),
-    );
-    fleet.host("host-a").agent().run_on();
-    let job = fleet.await_job(&begun, 120);
-    assert_eq!((&job["state"], &job["attempt"]), (&"succeeded".into(), &1.into()), "{job}");
-    // Of a day's hundred and forty-four the last, and perhaps the next one.
-    pass_after(&fleet, "next", machine_seconds() + DAY + 10);
-    let all = fires(&fleet, "often").unwrap();
-    let new: Vec<i64> = all.iter().copied().filter(|at| !before.contains(at)).collect();
-    let now = machine_seconds();
-    let between: Vec<&i64> = new.iter().filter(|&&at| at > now && at <= ahead - 600).collect();
-    invariant!("I7", between.is_empty(), "a day's fires were run: {all:?} after {caught_up:?}");
-    let last = new.iter().filter(|&&at| at > ahead - 600).count();
-    assert!((1..=2).contains(&last), "{all:?} after {caught_up:?}");
+    go_a_day_ahead(&mut fleet, &clock);
     let kept = fleet.json(&["snapshot", "ls"]).as_array().map(Vec::len);
-
-    // Set right again, it is a day back: nothing has run that is still to come.
-    clock.set(0);
-    let at = machine_seconds() + 10;
-    pass_after(&fleet, "once", at);
-    assert_eq!(fires(&fleet, "once").unwrap(), [at], "a record of the next day silences nothing");
-
-    // Back before a fire that was run: its time comes again, and it does not.
-    clock.set(at - 6 - machine_seconds());
-    pass_after(&fleet, "later", at + 8);
-    let again = fires(&fleet, "once").unwrap();
-    invariant!("I7", again == [at], "a fire was run once more when its time came again: {again:?}");
-
-    // An hour back: nothing that was fired in it is fired again, and backups go on.
-    let before: Vec<Vec<i64>> = ["once", "later"].map(|name| fires(&fleet, name).unwrap()).to_vec();
-    clock.set(-HOUR);
-    pass_after(&fleet, "back", machine_seconds() - HOUR + 10);
-    let after: Vec<Vec<i64>> = ["once", "later"].map(|name| fires(&fleet, name).unwrap()).to_vec();
-    invariant!("I7", before == after, "an hour back, {before:?} became {after:?}");
-    assert_eq!(fleet.backup("host-a", "data", "none")["state"], "succeeded");
-
-    // And nothing was given up, expired or cut off on the way.
-    let jobs = fleet.json(&["job", "ls", "--limit", "500"]);
-    let failed: Vec<&Value> = jobs
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|job| job["state"] != "succeeded" && job["error_code"] != "overlap")
-        .collect();
-    assert!(failed.is_empty(), "{failed:?}");
+    go_back(&fleet, &clock);
+    assert_nothing_failed(&fleet);
     assert!(fleet.json(&["snapshot", "ls"]).as_array().map(Vec::len) > kept);
     assert!(fleet.controller().is_running() && fleet.controller().pid() == controller);
     fleet.assert_acknowledged("the clock was set");

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use e2e::app_images::{self, App};
-use e2e::fleet::Fleet;
+use e2e::fleet::{Fleet, Host};
 use e2e::upgrades::{RIGHTS, run_app, the_one_that_runs};
 use e2e::{docker, invariant, require_engine};
 use holdfast_archive::snapshot::{ContainerFacts, decode_object};
@@ -22,6 +22,45 @@ fn written_down(directory: &Path) -> Vec<ContainerFacts> {
         }
     }
     found
+}
+
+/// With its settings, its volume and its binds.
+fn assert_runs_as_asked(fleet: &Fleet) {
+    let engine = fleet.engine("host-a");
+    let inspected = engine.inspect("web");
+    assert_eq!(inspected["HostConfig"]["RestartPolicy"]["Name"], "unless-stopped");
+    assert_eq!(inspected["HostConfig"]["Memory"], 64 << 20);
+    let log = engine.volume_path("web_logs").join("log");
+    e2e::wait::until_true("the bind to be read", 20, || {
+        std::fs::read_to_string(&log).is_ok_and(|log| log == "hello")
+    });
+    let refused = engine.command(["exec", "web", "touch", "/pages/x"]).output().unwrap();
+    assert!(!refused.status.success(), "a read-only bind was written to");
+    let mounts = fleet.json(&["mount", "ls", "--host", "host-a", "web"]);
+    assert_eq!(mounts[0]["mounts"].as_array().unwrap().len(), 3, "{mounts}");
+}
+
+/// The data's snapshot says what used it, without the secret.
+fn assert_goes_with_its_snapshot(fleet: &Fleet) {
+    assert_eq!(fleet.backup("host-a", "web_logs", "pause")["state"], "succeeded");
+    let containers = written_down(&fleet.repository_dir().join("snapshots"));
+    assert_eq!(containers.len(), 1, "{containers:?}");
+    assert_eq!((containers[0].name.as_str(), containers[0].image.as_str()), ("web", docker::IMAGE));
+    assert!(containers[0].spec.contains("TOKEN"), "{containers:?}");
+    invariant!("I12", !containers[0].spec.contains("hunter2"), "{containers:?}");
+    let spec = fleet.ok(&["container", "spec", "web", "--host", "host-a"]);
+    assert!(spec.contains("TOKEN=hunter2") && spec.contains("web_logs"), "{spec}");
+}
+
+/// The same at the host's own socket.
+fn manage_at_socket(host: &Host) {
+    host.cli(&["container", "stop", "web"]).ends_with(0);
+    assert_eq!(host.engine.state("web"), "exited");
+    host.cli(&["container", "start", "web"]).ends_with(0);
+    host.cli(&["container", "rm", "web"]).complains("web");
+    assert_eq!(host.engine.state("web"), "running");
+    host.cli(&["container", "rm", "--force", "web"]).ends_with(0);
+    assert!(host.engine.has_volume("web_logs"));
 }
 
 #[test]
@@ -59,18 +98,7 @@ fn a_container_is_run_from_afar_as_by_docker_and_goes_with_its_snapshots() {
     ];
     let (command, image_and_more) = run.split_at(2);
     fleet.ok(&[command, &on, image_and_more].concat());
-    let engine = fleet.engine("host-a");
-    let inspected = engine.inspect("web");
-    assert_eq!(inspected["HostConfig"]["RestartPolicy"]["Name"], "unless-stopped");
-    assert_eq!(inspected["HostConfig"]["Memory"], 64 << 20);
-    let log = engine.volume_path("web_logs").join("log");
-    e2e::wait::until_true("the bind to be read", 20, || {
-        std::fs::read_to_string(&log).is_ok_and(|log| log == "hello")
-    });
-    let refused = engine.command(["exec", "web", "touch", "/pages/x"]).output().unwrap();
-    assert!(!refused.status.success(), "a read-only bind was written to");
-    let mounts = fleet.json(&["mount", "ls", "--host", "host-a", "web"]);
-    assert_eq!(mounts[0]["mounts"].as_array().unwrap().len(), 3, "{mounts}");
+    assert_runs_as_asked(&fleet);
 
     // A taken name and an image that is not there are refused, and make nothing.
     fleet.cli(&[command, &on, image_and_more].concat()).complains("web");
@@ -79,25 +107,8 @@ fn a_container_is_run_from_afar_as_by_docker_and_goes_with_its_snapshots() {
     assert!(said.stderr.contains("no-such-image:1"), "{}", said.stderr);
     assert_eq!(fleet.json(&["container", "ls", "--host", "host-a"]).as_array().unwrap().len(), 1);
 
-    // The data's snapshot says what used it, without the secret.
-    assert_eq!(fleet.backup("host-a", "web_logs", "pause")["state"], "succeeded");
-    let containers = written_down(&fleet.repository_dir().join("snapshots"));
-    assert_eq!(containers.len(), 1, "{containers:?}");
-    assert_eq!((containers[0].name.as_str(), containers[0].image.as_str()), ("web", docker::IMAGE));
-    assert!(containers[0].spec.contains("TOKEN"), "{containers:?}");
-    invariant!("I12", !containers[0].spec.contains("hunter2"), "{containers:?}");
-    let spec = fleet.ok(&["container", "spec", "web", "--host", "host-a"]);
-    assert!(spec.contains("TOKEN=hunter2") && spec.contains("web_logs"), "{spec}");
-
-    // The same at the host's own socket.
-    let host = fleet.host("host-a");
-    host.cli(&["container", "stop", "web"]).ends_with(0);
-    assert_eq!(host.engine.state("web"), "exited");
-    host.cli(&["container", "start", "web"]).ends_with(0);
-    host.cli(&["container", "rm", "web"]).complains("web");
-    assert_eq!(host.engine.state("web"), "running");
-    host.cli(&["container", "rm", "--force", "web"]).ends_with(0);
-    assert!(host.engine.has_volume("web_logs"));
+    assert_goes_with_its_snapshot(&fleet);
+    manage_at_socket(fleet.host("host-a"));
 }
 
 #[test]

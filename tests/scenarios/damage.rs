@@ -125,12 +125,8 @@ fn remove_ledger(volume: &Path) {
     std::fs::File::open(books).unwrap().set_modified(time).unwrap();
 }
 
-#[test]
-fn h05_salvage_brings_back_everything_but_the_file_that_is_lost_and_names_it() {
-    require_engine!();
-    let mut fleet = Fleet::start(&["host-a"]);
-    fleet.leaves_damage();
-    let allowed = fleet.host("host-a").allowed_dir();
+/// Two backups, the second of a ledger more, whose pack is damaged.
+fn store_and_damage(fleet: &Fleet) {
     let script = "mkdir -p /data/books/old; for i in 1 2 3; do head -c 1500000 /dev/urandom > /data/big-$i; done; \
         for i in $(seq 1 50); do echo $i > /data/books/old/small-$i; done; ln -s big-1 /data/link; ln /data/big-2 /data/books/same";
     fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
@@ -144,6 +140,47 @@ fn h05_salvage_brings_back_everything_but_the_file_that_is_lost_and_names_it() {
     packs.retain(|pack| !before.contains(pack));
     let pack = packs.iter().max_by_key(|pack| std::fs::metadata(pack).unwrap().len()).unwrap();
     flip(pack, 1_000_000);
+}
+
+/// Into a directory of the host; the job has the name of what is lost.
+fn salvage_files(fleet: &Fleet, original: &Path, to: &Path) {
+    let file = format!("books/{LEDGER}");
+    let target = to.display().to_string();
+    let files = ["restore", "files", "vol", "--host", "host-a", "--to", &target, "--salvage", "-o", "json"];
+    let said = fleet.cli(&files).ends_with(8);
+    let job: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&job["state"], &job["error_code"]), (&"partial".into(), &"not-whole".into()), "{job:#}");
+    assert_eq!(job["restore"]["lost"], 1, "{job:#}");
+    assert_eq!(job["restore"]["lost_list"], serde_json::json!([file]), "{job:#}");
+    tree::assert_equal(original, to);
+    let id = job["id"].as_str().unwrap();
+    let shown = fleet.json(&["job", "show", id]);
+    assert_eq!(shown["restore"]["lost_list"], serde_json::json!([file]), "{shown:#}");
+    fleet.cli(&["job", "watch", id]).ends_with(8);
+}
+
+/// With no controller.
+fn salvage_offline(fleet: &Fleet, original: &Path) {
+    let file = format!("books/{LEDGER}");
+    let offline = |name: &str| fleet.dir().join(name).display().to_string();
+    fleet.repo("restore", &["vol", "--to", &offline("t1")]).ends_with(4).complains("--salvage");
+    let said = fleet.repo("restore", &["vol", "--to", &offline("t2"), "--setuid", "--devices", "--salvage"]);
+    assert!(said.stdout.contains(&format!("lost: {file}")), "{}", said.stdout);
+    said.ends_with(8);
+    tree::assert_equal(original, &fleet.dir().join("t2"));
+    let said =
+        fleet.repo("restore", &["vol", "--to", &offline("t3"), "--salvage", "-o", "json"]).ends_with(8);
+    let restored: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&restored["lost"], &restored["lost_list"]), (&1.into(), &serde_json::json!([file])));
+}
+
+#[test]
+fn h05_salvage_brings_back_everything_but_the_file_that_is_lost_and_names_it() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["host-a"]);
+    fleet.leaves_damage();
+    let allowed = fleet.host("host-a").allowed_dir();
+    store_and_damage(&fleet);
     let engine = fleet.engine("host-a");
     let original = engine.volume_path("vol");
     remove_ledger(&original);
@@ -164,35 +201,13 @@ fn h05_salvage_brings_back_everything_but_the_file_that_is_lost_and_names_it() {
     );
     tree::assert_equal(&original, &engine.volume_path("r1"));
 
-    let to = allowed.join("salvaged");
-    let target = to.display().to_string();
-    let files = ["restore", "files", "vol", "--host", "host-a", "--to", &target, "--salvage", "-o", "json"];
-    let said = fleet.cli(&files).ends_with(8);
-    let job: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
-    assert_eq!((&job["state"], &job["error_code"]), (&"partial".into(), &"not-whole".into()), "{job:#}");
-    assert_eq!(job["restore"]["lost"], 1, "{job:#}");
-    assert_eq!(job["restore"]["lost_list"], serde_json::json!([file]), "{job:#}");
-    tree::assert_equal(&original, &to);
-    let id = job["id"].as_str().unwrap();
-    let shown = fleet.json(&["job", "show", id]);
-    assert_eq!(shown["restore"]["lost_list"], serde_json::json!([file]), "{shown:#}");
-    fleet.cli(&["job", "watch", id]).ends_with(8);
-
-    // And with no controller.
-    let offline = |name: &str| fleet.dir().join(name).display().to_string();
-    fleet.repo("restore", &["vol", "--to", &offline("t1")]).ends_with(4).complains("--salvage");
-    let said = fleet.repo("restore", &["vol", "--to", &offline("t2"), "--setuid", "--devices", "--salvage"]);
-    assert!(said.stdout.contains(&format!("lost: {file}")), "{}", said.stdout);
-    said.ends_with(8);
-    tree::assert_equal(&original, &fleet.dir().join("t2"));
-    let said =
-        fleet.repo("restore", &["vol", "--to", &offline("t3"), "--salvage", "-o", "json"]).ends_with(8);
-    let restored: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
-    assert_eq!((&restored["lost"], &restored["lost_list"]), (&1.into(), &serde_json::json!([file])));
+    salvage_files(&fleet, &original, &allowed.join("salvaged"));
+    salvage_offline(&fleet, &original);
 
     // Where nothing is lost, the option changes nothing.
     fleet.ok(&["restore", "volume", "vol@#1", "--host", "host-a", "--as", "r2", "--salvage"]);
-    fleet.repo("restore", &["vol@#1", "--to", &offline("t4"), "--salvage"]).ends_with(0);
+    let to = fleet.dir().join("t4").display().to_string();
+    fleet.repo("restore", &["vol@#1", "--to", &to, "--salvage"]).ends_with(0);
 }
 
 /// Flips a bit in the middle of the first frame of that kind, in whichever

@@ -60,23 +60,12 @@ fn strays(repository: &Path) -> String {
     format!("{}{hidden}", try_run(&mut find).expect("found"))
 }
 
-#[test]
-fn s20_a_disk_that_runs_full_fails_the_backup_and_is_pruned_without_room() {
-    require_engine!();
-    require_disk!();
-    let mut fleet = Fleet::controller_only(Place::Directory);
-    fleet.forget_at_once();
-    let disk = Small::below(&fleet.repository_dir());
-    fleet.start_controller(None);
-    fleet.add_host("host-a");
-    for volume in ["one", "two"] {
-        fill(&fleet, volume, SMALL);
-        assert_eq!(fleet.backup("host-a", volume, "none")["state"], "succeeded");
-    }
+/// Nothing is half there then, and nothing else has suffered.
+fn run_full(fleet: &Fleet, disk: &Small) {
     let snapshots = || std::fs::read_dir(disk.at.join("snapshots")).unwrap().count();
     let stored = snapshots();
 
-    fill(&fleet, "large", LARGE);
+    fill(fleet, "large", LARGE);
     let what = ["backup", "run", "--host", "host-a", "--volume", "large", "--consistency", "none"];
     let said = fleet.cli(&what);
     assert_ne!(said.code, 0, "{said:?}");
@@ -92,10 +81,11 @@ fn s20_a_disk_that_runs_full_fails_the_backup_and_is_pruned_without_room() {
     fleet.assert_whole();
     fleet.assert_acknowledged("the disk ran full");
     fleet.ok(&["restore", "volume", "one", "--host", "host-a", "--as", "r1"]);
-    let path = |fleet: &Fleet, volume: &str| fleet.engine("host-a").volume_path(volume);
-    tree::assert_equal(&path(&fleet, "one"), &path(&fleet, "r1"));
+    tree::assert_equal(&fleet.engine("host-a").volume_path("one"), &fleet.engine("host-a").volume_path("r1"));
+}
 
-    // And then no byte is left, by others' hands. What may go at any time is there by now.
+/// No byte is left, by others' hands. What may go at any time is there by now.
+fn prune_without_room(fleet: &mut Fleet, disk: &Small) {
     fleet.controller().kill();
     fleet.start_controller(None);
     fleet.wait_connected("host-a");
@@ -113,8 +103,26 @@ fn s20_a_disk_that_runs_full_fails_the_backup_and_is_pruned_without_room() {
     assert_eq!((&job["state"], &job["prune"]["snapshots_purged"]), (&"succeeded".into(), &1.into()), "{job}");
     assert!(job["prune"]["packs_deleted"].as_u64().is_some_and(|packs| packs > 0), "{job}");
     std::fs::remove_file(&ballast).unwrap();
+}
+
+#[test]
+fn s20_a_disk_that_runs_full_fails_the_backup_and_is_pruned_without_room() {
+    require_engine!();
+    require_disk!();
+    let mut fleet = Fleet::controller_only(Place::Directory);
+    fleet.forget_at_once();
+    let disk = Small::below(&fleet.repository_dir());
+    fleet.start_controller(None);
+    fleet.add_host("host-a");
+    for volume in ["one", "two"] {
+        fill(&fleet, volume, SMALL);
+        assert_eq!(fleet.backup("host-a", volume, "none")["state"], "succeeded");
+    }
+    run_full(&fleet, &disk);
+    prune_without_room(&mut fleet, &disk);
 
     // With room again, what is small fits.
+    let path = |fleet: &Fleet, volume: &str| fleet.engine("host-a").volume_path(volume);
     fill(&fleet, "three", SMALL);
     assert_eq!(fleet.backup("host-a", "three", "none")["state"], "succeeded");
     for (volume, name) in [("two", "r2"), ("three", "r3")] {

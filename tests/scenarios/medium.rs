@@ -52,20 +52,11 @@ fn fails_naming_the_disk(said: Said) {
     assert!(text.contains("mount the disk the repository is on"), "{text}");
 }
 
-#[test]
-fn h03_a_disk_unmounted_under_a_running_controller_takes_no_backup_and_loses_none() {
-    require_engine!();
-    require_disk!();
-    let (mut fleet, disk) = fleet_on(Disk::below);
-    let place = fleet.repository_dir();
-    write(&fleet, "vol", "head -c 3000000 /dev/urandom > /data/big; echo one > /data/small");
-    fleet.backup("host-a", "vol", "none");
-    write(&fleet, "kept", "cp -r /bin /data");
-
-    disk.unmount();
+/// Nothing is taken, given, deleted or found wrong, and each says why.
+fn assert_suspended(fleet: &mut Fleet) {
     // Whose frames are all there already, and what is new.
-    fails_naming_the_disk(try_backup(&fleet, "vol"));
-    fails_naming_the_disk(try_backup(&fleet, "kept"));
+    fails_naming_the_disk(try_backup(fleet, "vol"));
+    fails_naming_the_disk(try_backup(fleet, "kept"));
     fails_naming_the_disk(fleet.cli(&["restore", "volume", "vol", "--host", "host-a", "--as", "r0"]));
     fails_naming_the_disk(fleet.cli(&["repo", "prune"]));
     fails_naming_the_disk(fleet.controller_says(&["verify", "--quick"]));
@@ -80,17 +71,13 @@ fn h03_a_disk_unmounted_under_a_running_controller_takes_no_backup_and_loses_non
         status.stdout.contains("the repository is suspended") && status.stdout.contains("repo.json"),
         "{status:?}"
     );
-    assert!(is_empty(&place), "something was written beside the repository");
+    assert!(is_empty(&fleet.repository_dir()), "something was written beside the repository");
+}
 
-    disk.mount();
-    let job = fleet.backup("host-a", "vol", "none");
-    assert_eq!(job["sources"][0]["stats"]["stored_bytes"], 0, "nothing counts as lost: {job}");
-    assert_eq!(fleet.backup("host-a", "kept", "none")["state"], "succeeded");
-    assert!(!fleet.cli(&["status"]).stdout.contains("the repository is suspended"));
-
-    // And between two packs of one backup.
+/// The disk goes between two packs of one backup.
+fn unmount_between_packs(fleet: &mut Fleet, disk: &Disk) {
     fleet.arm(AGENT, "halt agent.pack.after-put");
-    write(&fleet, "vol", "head -c 90000000 /dev/urandom > /data/more");
+    write(fleet, "vol", "head -c 90000000 /dev/urandom > /data/more");
     let mut command =
         fleet.command(&["backup", "run", "--host", "host-a", "--volume", "vol", "--consistency", "none"]);
     let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -103,7 +90,28 @@ fn h03_a_disk_unmounted_under_a_running_controller_takes_no_backup_and_loses_non
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     });
-    assert!(is_empty(&place), "something was written beside the repository");
+    assert!(is_empty(&fleet.repository_dir()), "something was written beside the repository");
+}
+
+#[test]
+fn h03_a_disk_unmounted_under_a_running_controller_takes_no_backup_and_loses_none() {
+    require_engine!();
+    require_disk!();
+    let (mut fleet, disk) = fleet_on(Disk::below);
+    write(&fleet, "vol", "head -c 3000000 /dev/urandom > /data/big; echo one > /data/small");
+    fleet.backup("host-a", "vol", "none");
+    write(&fleet, "kept", "cp -r /bin /data");
+
+    disk.unmount();
+    assert_suspended(&mut fleet);
+
+    disk.mount();
+    let job = fleet.backup("host-a", "vol", "none");
+    assert_eq!(job["sources"][0]["stats"]["stored_bytes"], 0, "nothing counts as lost: {job}");
+    assert_eq!(fleet.backup("host-a", "kept", "none")["state"], "succeeded");
+    assert!(!fleet.cli(&["status"]).stdout.contains("the repository is suspended"));
+
+    unmount_between_packs(&mut fleet, &disk);
 
     disk.mount();
     fleet.ok(&["restore", "volume", "vol@#1", "--host", "host-a", "--as", "r1"]);

@@ -116,39 +116,10 @@ fn of_host(host: &str) -> [&str; 8] {
     ["backup", "run", "--host", host, "--volume", "data", "--consistency", "none"]
 }
 
-#[test]
-fn p07_of_two_controllers_on_one_repository_one_goes_on_and_the_other_names_it() {
-    require_engine!();
-    let mut fleet = Fleet::start(&["host-a"]);
-    // The repository is another controller's in the end.
-    fleet.leaves_damage();
-    let repository = fleet.repository_dir();
-    fill(fleet.engine("host-a"), "first");
-    assert_eq!(fleet.backup("host-a", "data", "none")["state"], "succeeded");
-    let before = Copy::of(&fleet.engine("host-a").volume_path("data"));
-    // Two on one state directory: the second does not begin.
-    let said = fleet.controller_says(&["run", "--listen", "127.0.0.1:0"]);
-    assert_ne!(said.code, 0, "{said:?}");
-    said.complains(&format!("another controller runs on {}", fleet.state_dir().display()));
-
-    // One has a backup all but committed when the other takes the repository over.
-    fill(fleet.engine("host-a"), "second");
-    fleet.arm(AGENT, "halt agent.commit.before");
-    let begun = fleet.json(&[&of_host("host-a")[..], &["--no-wait"]].concat());
-    fleet.host("host-a").agent().wait_halted(60);
-    let first_owner = owner(&repository);
-    let second = Second::take_over(&repository, &fleet.dir().join("second"));
-    let second_owner = owner(&repository);
-    assert_ne!(first_owner, second_owner);
-    fill(&second.engine, "theirs");
-    assert_eq!(second.json(&of_host("host-b"))["state"], "succeeded");
-    fleet.host("host-a").agent().run_on();
-    let job = fleet.await_job(begun[0]["id"].as_str().unwrap(), 240);
-    assert_eq!(job["state"], "failed", "a controller that was superseded has committed: {job}");
+/// Both back up at once, several times: always the same one does. Nor does the
+/// other delete, nor know better after a restart.
+fn assert_superseded(fleet: &mut Fleet, second: &Second, second_owner: &str) {
     let names = |said: &str| said.contains(&format!("of controller {second_owner}"));
-    assert!(names(job["error"].as_str().unwrap()), "{job}");
-
-    // Both at once, several times: always the same one.
     fill(fleet.engine("host-a"), "third");
     for round in 0..3 {
         fill(&second.engine, &format!("round-{round}"));
@@ -172,9 +143,10 @@ fn p07_of_two_controllers_on_one_repository_one_goes_on_and_the_other_names_it()
     fleet.start_controller(None);
     fleet.wait_connected("host-a");
     assert_ne!(fleet.cli(&of_host("host-a")).code, 0);
-    assert_eq!(owner(&repository), second_owner);
+}
 
-    // Nothing is lost: what was there before, and each that was acknowledged.
+/// What was there before, and each snapshot that was acknowledged.
+fn assert_nothing_lost(fleet: &Fleet, second: &Second, before: &Copy) {
     let listed = second.json(&["snapshot", "ls"]);
     assert_eq!(listed.as_array().map(Vec::len), Some(5), "{listed}");
     let stored = fleet.repo("ls", &["-o", "json"]).json().expect("a list");
@@ -187,4 +159,49 @@ fn p07_of_two_controllers_on_one_repository_one_goes_on_and_the_other_names_it()
     }
     tree::assert_equal(before.path(), &second.engine.volume_path("theirs"));
     tree::assert_equal(&second.engine.volume_path("data"), &second.engine.volume_path("own"));
+}
+
+/// A second controller takes the repository over while the first has a backup all
+/// but committed: that is not committed any more.
+fn supersede(fleet: &mut Fleet) -> Second {
+    let repository = fleet.repository_dir();
+    fill(fleet.engine("host-a"), "second");
+    fleet.arm(AGENT, "halt agent.commit.before");
+    let begun = fleet.json(&[&of_host("host-a")[..], &["--no-wait"]].concat());
+    fleet.host("host-a").agent().wait_halted(60);
+    let first_owner = owner(&repository);
+    let second = Second::take_over(&repository, &fleet.dir().join("second"));
+    let second_owner = owner(&repository);
+    assert_ne!(first_owner, second_owner);
+    fill(&second.engine, "theirs");
+    assert_eq!(second.json(&of_host("host-b"))["state"], "succeeded");
+    fleet.host("host-a").agent().run_on();
+    let job = fleet.await_job(begun[0]["id"].as_str().unwrap(), 240);
+    assert_eq!(job["state"], "failed", "a controller that was superseded has committed: {job}");
+    let names = |said: &str| said.contains(&format!("of controller {second_owner}"));
+    assert!(names(job["error"].as_str().unwrap()), "{job}");
+    second
+}
+
+#[test]
+fn p07_of_two_controllers_on_one_repository_one_goes_on_and_the_other_names_it() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["host-a"]);
+    // The repository is another controller's in the end.
+    fleet.leaves_damage();
+    let repository = fleet.repository_dir();
+    fill(fleet.engine("host-a"), "first");
+    assert_eq!(fleet.backup("host-a", "data", "none")["state"], "succeeded");
+    let before = Copy::of(&fleet.engine("host-a").volume_path("data"));
+    // Two on one state directory: the second does not begin.
+    let said = fleet.controller_says(&["run", "--listen", "127.0.0.1:0"]);
+    assert_ne!(said.code, 0, "{said:?}");
+    said.complains(&format!("another controller runs on {}", fleet.state_dir().display()));
+
+    let second = supersede(&mut fleet);
+    let second_owner = owner(&repository);
+
+    assert_superseded(&mut fleet, &second, &second_owner);
+    assert_eq!(owner(&repository), second_owner);
+    assert_nothing_lost(&fleet, &second, &before);
 }

@@ -20,51 +20,22 @@ fn same_snapshots(before: &Value, rebuilt: &Value) -> bool {
     without_job(before) == without_job(rebuilt)
 }
 
-#[test]
-fn p21_a_lost_controller_comes_back_from_the_bucket() {
-    require_engine!();
-    let mut fleet = Fleet::start(&["host-a"]);
-    let script = "head -c 3000000 /dev/urandom > /data/big; echo one > /data/small";
-    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
-    fleet.ok(&["host", "label", "host-a", "rack=7"]);
-    let policy = "name = \"yearly\"\nvolumes = [\"vol\"]\nconsistency = \"none\"\n\
-                  [schedule]\ncron = \"0 0 1 1 *\"\nzone = \"UTC\"\n[retention]\nkeep_last = 3\n";
-    let file = fleet.dir().join("policy.toml");
-    std::fs::write(&file, policy).unwrap();
-    let file = file.display().to_string();
-    assert!(matches!(fleet.cli(&["apply", "-f", &file]).code, 0 | 3));
-    fleet.backup("host-a", "vol", "none");
-    let written = |name: &str, text: &str| {
-        let object = fleet.repository_dir().join("state").join(name);
-        wait::until(&format!("state/{name} with {text}"), 90, || {
-            let bytes = std::fs::read(&object).unwrap_or_default();
-            let found = bytes.windows(text.len()).any(|window| window == text.as_bytes());
-            found.then_some(()).ok_or(bytes.len())
-        });
-    };
-    written("policies", "yearly");
-    written("hosts", "rack");
-    let id = fleet.json(&["host", "show", "host-a"])["id"].clone();
+/// Waits until a file of what a controller leaves to its successor has this.
+fn wait_written(fleet: &Fleet, name: &str, text: &str) {
+    let object = fleet.repository_dir().join("state").join(name);
+    wait::until(&format!("state/{name} with {text}"), 90, || {
+        let bytes = std::fs::read(&object).unwrap_or_default();
+        let found = bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        found.then_some(()).ok_or(bytes.len())
+    });
+}
 
-    let before = fleet.json(&["snapshot", "ls"]);
-    let said = fleet.rebuild();
-    let rebuilt = fleet.json(&["snapshot", "ls"]);
-    invariant!("I10", same_snapshots(&before, &rebuilt), "before {before}, rebuilt {rebuilt}");
-    assert!(said.contains("known again: host-a") && said.contains("applied: yearly"), "{said}");
-    let host = fleet.json(&["host", "show", "host-a"]);
-    assert_eq!((&host["id"], &host["labels"]["rack"]), (&id, &serde_json::json!("7")), "{host}");
-    assert_eq!(host["connected"], false, "a certificate of the lost CA counts for nothing");
-    // It fires only after somebody has looked at it.
-    assert_eq!(fleet.json(&["policy", "ls"])[0]["enabled"], false);
-    assert_eq!(fleet.ok(&["policy", "show", "yearly"]).trim(), policy.trim());
-    assert!(matches!(fleet.cli(&["apply", "-f", &file]).code, 0 | 3));
-    assert_eq!(fleet.json(&["policy", "ls"])[0]["enabled"], true);
-
-    // The host joins as the one it was: what it sent need not be sent again.
+/// The host joins as the one it was: what it sent need not be sent again.
+fn rejoin_as_before(fleet: &mut Fleet, id: &serde_json::Value) {
     let token = fleet.token("host-a");
     fleet.rejoin("host-a", &token);
     fleet.wait_connected("host-a");
-    assert_eq!(fleet.json(&["host", "show", "host-a"])["id"], id);
+    assert_eq!(fleet.json(&["host", "show", "host-a"])["id"], *id);
     let sent = fleet.packs();
     let job = fleet.backup("host-a", "vol", "none");
     assert_eq!(job["state"], "succeeded", "{job}");
@@ -77,6 +48,51 @@ fn p21_a_lost_controller_comes_back_from_the_bucket() {
         let engine = fleet.engine("host-a");
         tree::assert_equal(&engine.volume_path("vol"), &engine.volume_path(name));
     }
+}
+
+/// A policy that does not fire meanwhile: its file and its text.
+fn apply_yearly(fleet: &Fleet) -> (String, &'static str) {
+    let policy = "name = \"yearly\"\nvolumes = [\"vol\"]\nconsistency = \"none\"\n\
+                  [schedule]\ncron = \"0 0 1 1 *\"\nzone = \"UTC\"\n[retention]\nkeep_last = 3\n";
+    let file = fleet.dir().join("policy.toml");
+    std::fs::write(&file, policy).unwrap();
+    let file = file.display().to_string();
+    assert!(matches!(fleet.cli(&["apply", "-f", &file]).code, 0 | 3));
+    (file, policy)
+}
+
+/// A policy fires only after somebody has looked at it.
+fn assert_waits_to_be_looked_at(fleet: &Fleet, file: &str, policy: &str) {
+    assert_eq!(fleet.json(&["policy", "ls"])[0]["enabled"], false);
+    assert_eq!(fleet.ok(&["policy", "show", "yearly"]).trim(), policy.trim());
+    assert!(matches!(fleet.cli(&["apply", "-f", file]).code, 0 | 3));
+    assert_eq!(fleet.json(&["policy", "ls"])[0]["enabled"], true);
+}
+
+#[test]
+fn p21_a_lost_controller_comes_back_from_the_bucket() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["host-a"]);
+    let script = "head -c 3000000 /dev/urandom > /data/big; echo one > /data/small";
+    fleet.engine("host-a").docker(["run", "--rm", "-v", "vol:/data", IMAGE, "sh", "-c", script]);
+    fleet.ok(&["host", "label", "host-a", "rack=7"]);
+    let (file, policy) = apply_yearly(&fleet);
+    fleet.backup("host-a", "vol", "none");
+    wait_written(&fleet, "policies", "yearly");
+    wait_written(&fleet, "hosts", "rack");
+    let id = fleet.json(&["host", "show", "host-a"])["id"].clone();
+
+    let before = fleet.json(&["snapshot", "ls"]);
+    let said = fleet.rebuild();
+    let rebuilt = fleet.json(&["snapshot", "ls"]);
+    invariant!("I10", same_snapshots(&before, &rebuilt), "before {before}, rebuilt {rebuilt}");
+    assert!(said.contains("known again: host-a") && said.contains("applied: yearly"), "{said}");
+    let host = fleet.json(&["host", "show", "host-a"]);
+    assert_eq!((&host["id"], &host["labels"]["rack"]), (&id, &serde_json::json!("7")), "{host}");
+    assert_eq!(host["connected"], false, "a certificate of the lost CA counts for nothing");
+    assert_waits_to_be_looked_at(&fleet, &file, policy);
+
+    rejoin_as_before(&mut fleet, &id);
     fleet.assert_whole();
 }
 

@@ -1,6 +1,6 @@
 //! What hosts send is shown, and no terminal acts on it.
 
-use e2e::docker::IMAGE;
+use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
 use e2e::require_engine;
 use holdfast_archive::text::hidden;
@@ -15,12 +15,10 @@ fn is_safe(text: &str) {
     assert!(!text.lines().any(|line| line.trim_start().starts_with("error: forged")), "{text}");
 }
 
-#[test]
-fn v09_nothing_a_host_sends_reaches_the_terminal_as_it_is() {
-    require_engine!();
-    let mut fleet = Fleet::start(&["web-1"]);
+/// A volume, a container and a file whose labels, name and content do what they
+/// can to a terminal. Gives the file's name.
+fn make_hostile(engine: &Engine) -> String {
     let label = format!("note={HOSTILE}");
-    let engine = fleet.engine("web-1");
     engine.docker(["volume", "create", "--label", &label, "data"]);
     engine.docker([
         "run",
@@ -38,8 +36,11 @@ fn v09_nothing_a_host_sends_reaches_the_terminal_as_it_is() {
     let data = engine.docker(["volume", "inspect", "--format", "{{.Mountpoint}}", "data"]);
     let name = HOSTILE.replace('/', "_");
     std::fs::write(std::path::Path::new(&data).join(&name), HOSTILE).unwrap();
-    fleet.backup("web-1", "data", "none");
+    name
+}
 
+/// What a host says of itself: through the controller, at the socket, as JSON.
+fn assert_shown_safely(fleet: &mut Fleet) {
     let on_host: [&[&str]; 5] = [
         &["container", "ls"],
         &["container", "inspect", "app"],
@@ -60,16 +61,10 @@ fn v09_nothing_a_host_sends_reaches_the_terminal_as_it_is() {
     assert_eq!(volume["labels"]["note"], HOSTILE, "JSON is exact");
     let container = fleet.json(&["container", "inspect", "app", "--host", "web-1"]);
     assert_eq!(container["labels"]["note"], HOSTILE);
+}
 
-    for args in [vec!["snapshot", "show", "data"], vec!["snapshot", "browse", "data"], vec!["job", "ls"]] {
-        is_safe(&fleet.ok(&args));
-    }
-    let said = fleet.repo("browse", &["data"]).ends_with(0);
-    is_safe(&said.stdout);
-    let content = fleet.command(&["snapshot", "cat", "data", &name]).output().unwrap().stdout;
-    assert_eq!(content, HOSTILE.as_bytes(), "a pipe gets the bytes");
-
-    // Errors quote what was asked for, here and on the host.
+/// Errors quote what was asked for, here and on the host.
+fn assert_refused_safely(fleet: &Fleet, name: &str) {
     let other = format!("{name}!");
     for args in [
         vec!["volume", "inspect", HOSTILE, "--host", "web-1"],
@@ -83,6 +78,25 @@ fn v09_nothing_a_host_sends_reaches_the_terminal_as_it_is() {
         is_safe(&said.stderr);
         is_safe(&said.stdout);
     }
+}
+
+#[test]
+fn v09_nothing_a_host_sends_reaches_the_terminal_as_it_is() {
+    require_engine!();
+    let mut fleet = Fleet::start(&["web-1"]);
+    let name = make_hostile(fleet.engine("web-1"));
+    fleet.backup("web-1", "data", "none");
+    assert_shown_safely(&mut fleet);
+
+    for args in [vec!["snapshot", "show", "data"], vec!["snapshot", "browse", "data"], vec!["job", "ls"]] {
+        is_safe(&fleet.ok(&args));
+    }
+    let said = fleet.repo("browse", &["data"]).ends_with(0);
+    is_safe(&said.stdout);
+    let content = fleet.command(&["snapshot", "cat", "data", &name]).output().unwrap().stdout;
+    assert_eq!(content, HOSTILE.as_bytes(), "a pipe gets the bytes");
+
+    assert_refused_safely(&fleet, &name);
     is_safe(&fleet.controller().output());
     is_safe(&fleet.host("web-1").agent().output());
 }

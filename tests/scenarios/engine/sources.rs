@@ -1,6 +1,6 @@
 //! Everything one container mounts, through a schedule.
 
-use e2e::docker::IMAGE;
+use e2e::docker::{Engine, IMAGE};
 use e2e::fleet::Fleet;
 use e2e::{require_engine, tree};
 use serde_json::Value;
@@ -27,18 +27,8 @@ fn fired(fleet: &Fleet, policy: &str) -> Value {
     fleet.job(first(&jobs).unwrap()["id"].as_str().unwrap())
 }
 
-#[test]
-fn d08_a_schedule_takes_anonymous_volumes_and_allowed_binds_and_refuses_what_is_in_memory() {
-    require_engine!();
-    let mut fleet = Fleet::start(&[HOST]);
-    let allowed = fleet.host(HOST).allowed_dir().join("site");
-    let denied = fleet.engine(HOST).dir().join("denied");
-    for dir in [&allowed, &denied] {
-        std::fs::create_dir_all(dir).unwrap();
-        std::fs::write(dir.join("file"), "text").unwrap();
-    }
-    let (allowed, denied) = (allowed.display().to_string(), denied.display().to_string());
-    let engine = fleet.engine(HOST);
+/// A container with a mount of every kind. Gives the name of its anonymous volume.
+fn run_app(engine: &Engine, allowed: &str, denied: &str) -> String {
     engine.docker([
         "volume",
         "create",
@@ -60,31 +50,12 @@ fn d08_a_schedule_takes_anonymous_volumes_and_allowed_binds_and_refuses_what_is_
     let mounts = engine.inspect("app")["Mounts"].clone();
     let anonymous = mounts[0]["Name"].as_str().unwrap().to_owned();
     assert_eq!((&mounts[0]["Destination"], anonymous.len()), (&"/anonymous".into(), 64), "{mounts}");
+    anonymous
+}
 
-    apply(&fleet, "nightly", &format!("volumes = [\"*\"]\ndirectories = [\"{allowed}\", \"{denied}\"]"));
-    let job = fired(&fleet, "nightly");
-    assert_eq!(job["state"], "failed", "{job}");
-    assert_eq!(job["sources"].as_array().unwrap().len(), 5, "the tmpfs of the container is no source: {job}");
-    for name in ["named", &anonymous, &allowed] {
-        let taken = source(&job, name);
-        assert_eq!((&taken["ok"], &taken["partial"]), (&true.into(), &false.into()), "{name}: {job}");
-    }
-    for (name, code, words) in [
-        ("memory", "volume-not-reachable", "it lives in memory"),
-        (denied.as_str(), "not-allowed", denied.as_str()),
-    ] {
-        let refused = source(&job, name);
-        assert_eq!((&refused["ok"], &refused["error_code"]), (&false.into(), &code.into()), "{job}");
-        assert!(refused["error"].as_str().unwrap().contains(words), "{job}");
-    }
-
-    // Green without what cannot be, and to be had back: a volume by its id.
-    let what =
-        format!("volumes = {{ exclude = [\"memory\"], include = [\"*\"] }}\ndirectories = [\"{allowed}\"]");
-    apply(&fleet, "possible", &what);
-    let job = fired(&fleet, "possible");
-    assert_eq!(job["state"], "succeeded", "{job}");
-    for (name, back) in [("named", "back-1"), (anonymous.as_str(), "back-2")] {
+/// Volumes by name and by id, and the directory.
+fn assert_restores(fleet: &mut Fleet, anonymous: &str, allowed: &str) {
+    for (name, back) in [("named", "back-1"), (anonymous, "back-2")] {
         let latest = format!("{HOST}/{name}@latest");
         fleet.ok(&["restore", "volume", &latest, "--host", HOST, "--as", back]);
         let engine = fleet.engine(HOST);
@@ -94,5 +65,49 @@ fn d08_a_schedule_takes_anonymous_volumes_and_allowed_binds_and_refuses_what_is_
     let latest = format!("{allowed}@latest");
     fleet.ok(&["restore", "files", &latest, "--host", HOST, "--to", &to.display().to_string()]);
     tree::assert_equal(allowed.as_ref(), &to);
+}
+
+/// Whole, each of them.
+fn assert_taken(job: &Value, names: [&str; 3]) {
+    for name in names {
+        let taken = source(job, name);
+        assert_eq!((&taken["ok"], &taken["partial"]), (&true.into(), &false.into()), "{name}: {job}");
+    }
+}
+
+fn assert_refused(job: &Value, name: &str, code: &str, words: &str) {
+    let refused = source(job, name);
+    assert_eq!((&refused["ok"], &refused["error_code"]), (&false.into(), &code.into()), "{job}");
+    assert!(refused["error"].as_str().unwrap().contains(words), "{job}");
+}
+
+#[test]
+fn d08_a_schedule_takes_anonymous_volumes_and_allowed_binds_and_refuses_what_is_in_memory() {
+    require_engine!();
+    let mut fleet = Fleet::start(&[HOST]);
+    let allowed = fleet.host(HOST).allowed_dir().join("site");
+    let denied = fleet.engine(HOST).dir().join("denied");
+    for dir in [&allowed, &denied] {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join("file"), "text").unwrap();
+    }
+    let (allowed, denied) = (allowed.display().to_string(), denied.display().to_string());
+    let anonymous = run_app(fleet.engine(HOST), &allowed, &denied);
+
+    apply(&fleet, "nightly", &format!("volumes = [\"*\"]\ndirectories = [\"{allowed}\", \"{denied}\"]"));
+    let job = fired(&fleet, "nightly");
+    assert_eq!(job["state"], "failed", "{job}");
+    assert_eq!(job["sources"].as_array().unwrap().len(), 5, "the tmpfs of the container is no source: {job}");
+    assert_taken(&job, ["named", &anonymous, &allowed]);
+    assert_refused(&job, "memory", "volume-not-reachable", "it lives in memory");
+    assert_refused(&job, &denied, "not-allowed", &denied);
+
+    // Green without what cannot be, and to be had back: a volume by its id.
+    let what =
+        format!("volumes = {{ exclude = [\"memory\"], include = [\"*\"] }}\ndirectories = [\"{allowed}\"]");
+    apply(&fleet, "possible", &what);
+    let job = fired(&fleet, "possible");
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_restores(&mut fleet, &anonymous, &allowed);
     fleet.assert_whole();
 }

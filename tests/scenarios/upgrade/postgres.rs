@@ -35,6 +35,24 @@ fn start(engine: &Engine, name: &str, volume: &str) {
     wait_healthy(engine, name);
 }
 
+/// To a good build, and back again: what was written since is kept aside.
+fn upgrade_and_come_back(fleet: &Fleet, present: &[u32]) {
+    let engine = fleet.engine("host-a");
+    let job = fleet.upgrade("host-a", "db", SECOND, &["--probe-cmd", "psql -U postgres -c 'select 1'"]);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    figure!("PostgreSQL upgraded, down {} ms", job["upgrade"]["downtime_ms"]);
+    assert_eq!(numbers(engine, "db"), present);
+    assert!(insert(engine, 1_000_000));
+    let job = upgrades::job_of(fleet.cli(&["upgrade", "rollback", "db", "--host", "host-a", "-o", "json"]));
+    assert_eq!(job["state"], "succeeded", "{job}");
+    wait_healthy(engine, "db");
+    assert_eq!(upgrades::the_one_that_runs(engine, "db").image, FIRST);
+    assert_eq!(numbers(engine, "db"), present);
+    fleet.ok(&["restore", "volume", "pg@latest", "--host", "host-a", "--as", "pg-discarded"]);
+    start(engine, "discarded", "pg-discarded");
+    assert_eq!(numbers(engine, "discarded"), [present, &[1_000_000]].concat());
+}
+
 #[test]
 fn no_acknowledged_row_is_lost() {
     require_engine!();
@@ -84,20 +102,7 @@ fn no_acknowledged_row_is_lost() {
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     upgrades::assert_no_traces(engine, "db", "pg");
 
-    // To a good build, and back again: what was written since is kept aside.
-    let job = fleet.upgrade("host-a", "db", SECOND, &["--probe-cmd", "psql -U postgres -c 'select 1'"]);
-    assert_eq!(job["state"], "succeeded", "{job}");
-    figure!("PostgreSQL upgraded, down {} ms", job["upgrade"]["downtime_ms"]);
-    assert_eq!(numbers(engine, "db"), present);
-    assert!(insert(engine, 1_000_000));
-    let job = upgrades::job_of(fleet.cli(&["upgrade", "rollback", "db", "--host", "host-a", "-o", "json"]));
-    assert_eq!(job["state"], "succeeded", "{job}");
-    wait_healthy(engine, "db");
-    assert_eq!(upgrades::the_one_that_runs(engine, "db").image, FIRST);
-    assert_eq!(numbers(engine, "db"), present);
-    fleet.ok(&["restore", "volume", "pg@latest", "--host", "host-a", "--as", "pg-discarded"]);
-    start(engine, "discarded", "pg-discarded");
-    assert_eq!(numbers(engine, "discarded"), [&present[..], &[1_000_000]].concat());
+    upgrade_and_come_back(&fleet, &present);
 }
 
 /// Its socket is in /tmp, as that of a build from source is, and with it a lock
