@@ -10,6 +10,9 @@
 //! Manifest pages are kept in a small cache, since lookups pass through the
 //! same ones again and again. Data frames are kept as they are stored, and only
 //! where that is asked for: many small files share one.
+//!
+//! For whoever reads manifests or content. It knows packs by a [`PackSource`] and
+//! writes nothing.
 
 mod recent;
 mod spans;

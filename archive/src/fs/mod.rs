@@ -6,6 +6,10 @@
 //! write outside. Memory is a byte budget that does not depend on how many
 //! files there are or how large they are, but for 64 bytes per inode with
 //! several names and the names of one directory per level.
+//!
+//! Agents call it, and the command line for a repository alone. It touches the
+//! tree whose root it is given, and reaches frames through [`crate::pack_io`]: it
+//! knows no store and no connection.
 
 mod budget;
 mod capture;

@@ -4,6 +4,10 @@
 //! long extent list and large attributes have pages of their own. Where pages
 //! end is decided by the names in them, so an edit changes the pages on its
 //! way to the root and no other.
+//!
+//! Captures write manifests, restores and browsing read them, a commit follows
+//! their references. Pages go out through a callback and come in through
+//! [`crate::fetch`]: nothing here touches a file or a store.
 
 mod error;
 mod open_page;

@@ -38,48 +38,8 @@ impl OtherPages<'_> {
         if !xattrs.is_sorted_by(|(a, _), (b, _)| a < b) {
             return Err(refuse("its extended attributes are not sorted, each once"));
         }
-        let kind = match message.kind {
-            1 => {
-                let mut extents = inline.extents;
-                if !message.extent_root.is_empty() {
-                    extents = self.read_extents(&message)?;
-                }
-                // Extents are in order by their form: the last one ends last.
-                let end = extents.last().map_or(0, |extent| extent.file_offset + u64::from(extent.len));
-                if message.size > i64::MAX as u64 || end > message.size {
-                    return Err(refuse("its extents exceed its size, or that what a file may have"));
-                }
-                let hash = match message.hash.len() {
-                    0 => None,
-                    _ => Some(
-                        message.hash.as_slice().try_into().map_err(|_| refuse("its hash is not 16 bytes"))?,
-                    ),
-                };
-                EntryKind::File(FileData { size: message.size, extents, hash })
-            }
-            2 => EntryKind::Directory,
-            3 => EntryKind::Symlink { target: message.target },
-            4 => {
-                // Only to what came before: a restore has made it, and no chain of links leads back
-                // to its beginning.
-                let earlier = path_order(&message.target, &path) == Ordering::Less;
-                if check_path(&message.target).is_err() || message.target.is_empty() || !earlier {
-                    return Err(refuse("it is a link to no earlier path of the tree"));
-                }
-                EntryKind::Hardlink { target: message.target }
-            }
-            5 => EntryKind::Fifo,
-            6 => EntryKind::Socket,
-            7 => EntryKind::CharDevice { major: message.major, minor: message.minor },
-            8 => EntryKind::BlockDevice { major: message.major, minor: message.minor },
-            _ => return Err(refuse("its type is unknown")),
-        };
-        if message.mode > 0o7777 || message.flags & !(FLAG_TORN | FLAG_UNREADABLE) != 0 {
-            return Err(refuse("its mode or flags have unknown bits"));
-        }
-        if message.mtime_nanos >= 1_000_000_000 || message.ctime_nanos >= 1_000_000_000 {
-            return Err(refuse("its times have more nanoseconds than a second"));
-        }
+        let kind = self.kind(&path, &message, inline.extents)?;
+        check_numbers(&message).map_err(refuse)?;
         Ok(Entry {
             path,
             kind,
@@ -95,6 +55,47 @@ impl OtherPages<'_> {
                 unreadable: message.flags & FLAG_UNREADABLE != 0,
             },
         })
+    }
+
+    fn kind(&self, path: &[u8], message: &EntryMessage, inline: Vec<Extent>) -> Result<EntryKind, StepError> {
+        let refuse = |reason| StepError::Page(PageError::Entry { path: path.to_vec(), reason });
+        Ok(match message.kind {
+            1 => EntryKind::File(self.file(path, message, inline)?),
+            2 => EntryKind::Directory,
+            3 => EntryKind::Symlink { target: message.target.clone() },
+            4 => {
+                // Only to what came before: a restore has made it, and no chain of links leads back
+                // to its beginning.
+                let earlier = path_order(&message.target, path) == Ordering::Less;
+                if check_path(&message.target).is_err() || message.target.is_empty() || !earlier {
+                    return Err(refuse("it is a link to no earlier path of the tree"));
+                }
+                EntryKind::Hardlink { target: message.target.clone() }
+            }
+            5 => EntryKind::Fifo,
+            6 => EntryKind::Socket,
+            7 => EntryKind::CharDevice { major: message.major, minor: message.minor },
+            8 => EntryKind::BlockDevice { major: message.major, minor: message.minor },
+            _ => return Err(refuse("its type is unknown")),
+        })
+    }
+
+    fn file(&self, path: &[u8], message: &EntryMessage, inline: Vec<Extent>) -> Result<FileData, StepError> {
+        let refuse = |reason| StepError::Page(PageError::Entry { path: path.to_vec(), reason });
+        let extents = match message.extent_root.is_empty() {
+            true => inline,
+            false => self.read_extents(message)?,
+        };
+        // Extents are in order by their form: the last one ends last.
+        let end = extents.last().map_or(0, |extent| extent.file_offset + u64::from(extent.len));
+        if message.size > i64::MAX as u64 || end > message.size {
+            return Err(refuse("its extents exceed its size, or that what a file may have"));
+        }
+        let hash = match message.hash.as_slice() {
+            [] => None,
+            hash => Some(hash.try_into().map_err(|_| refuse("its hash is not 16 bytes"))?),
+        };
+        Ok(FileData { size: message.size, extents, hash })
     }
 
     fn read_xattrs(&self, pages: &[Vec<u8>]) -> Result<Xattrs, StepError> {
@@ -131,8 +132,8 @@ impl OtherPages<'_> {
         let mut todo = vec![(page::id(&message.extent_root)?, level)];
         while let Some((id, level)) = todo.pop() {
             let invalid = |source| StepError::Below(ManifestError::Page { page: id, source });
-            // Each page that waits gives one extent at least. So a page that refers to itself a
-            // thousand times over ends here, before it is read that often.
+            // Each page that waits gives one extent at least. So a page that names another one a
+            // thousand times over ends here, before that is read so often.
             if extents.len() as u64 + todo.len() as u64 > count {
                 return Err(PageError::Malformed("a file has more extents than it counts").into());
             }
@@ -173,4 +174,15 @@ impl OtherPages<'_> {
 
 fn join_time(seconds: i64, nanos: u32) -> i128 {
     i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
+}
+
+/// That the numbers of an entry are some that an inode can have.
+fn check_numbers(message: &EntryMessage) -> Result<(), &'static str> {
+    if message.mode > 0o7777 || message.flags & !(FLAG_TORN | FLAG_UNREADABLE) != 0 {
+        return Err("its mode or flags have unknown bits");
+    }
+    if message.mtime_nanos >= 1_000_000_000 || message.ctime_nanos >= 1_000_000_000 {
+        return Err("its times have more nanoseconds than a second");
+    }
+    Ok(())
 }

@@ -117,8 +117,25 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
                 + u32::from(entry.flags.unreadable) * FLAG_UNREADABLE,
             ..EntryMessage::default()
         };
+        let extents = self.put_kind(entry.kind, &mut message)?;
+        let mut xattrs = Vec::new();
+        if xattrs_len(&entry.xattrs) > INLINE_BYTES {
+            message.xattr_pages = write_xattrs(self.emit, entry.xattrs)?;
+        } else {
+            xattrs = entry.xattrs;
+        }
+        Ok(Row { path: entry.path, message, extents, xattrs })
+    }
+
+    /// Puts what there is of that kind into the message. Gives the extents that
+    /// are to stand in the leaf: a long list gets pages of its own.
+    fn put_kind(
+        &mut self,
+        kind: EntryKind,
+        message: &mut EntryMessage,
+    ) -> Result<Vec<Extent>, WriteError<E>> {
         let mut extents = Vec::new();
-        message.kind = match entry.kind {
+        message.kind = match kind {
             EntryKind::File(FileData { size, extents: list, hash }) => {
                 message.size = size;
                 message.hash = hash.map(|hash| hash.to_vec()).unwrap_or_default();
@@ -152,13 +169,7 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
                 8
             }
         };
-        let mut xattrs = Vec::new();
-        if xattrs_len(&entry.xattrs) > INLINE_BYTES {
-            message.xattr_pages = write_xattrs(self.emit, entry.xattrs)?;
-        } else {
-            xattrs = entry.xattrs;
-        }
-        Ok(Row { path: entry.path, message, extents, xattrs })
+        Ok(extents)
     }
 
     fn close_leaf(&mut self) -> Result<(), WriteError<E>> {
@@ -293,22 +304,25 @@ impl Leaf {
             message.extents.extend(self.frames.numbers(extent, end));
             end = extent.file_offset + u64::from(extent.len);
         }
-        for (name, value) in xattrs {
-            let xattr = XattrMessage { name, value };
-            let next = self.xattrs.len() as u32;
-            let place = *self.xattr_places.entry(xattr.clone()).or_insert(next);
-            if place == next {
-                self.size += xattr.encoded_len() + 3;
-                self.xattrs.push(xattr);
-            }
-            message.xattrs.push(place);
-        }
+        message.xattrs = xattrs.into_iter().map(|(name, value)| self.place(name, value)).collect();
         self.size += message.encoded_len() + 3;
         if self.rows.is_empty() {
             self.first.clone_from(&path);
         }
         self.rows.push(message);
         self.last = path;
+    }
+
+    /// Where an attribute stands in the page's table: equal ones stand there once.
+    fn place(&mut self, name: Vec<u8>, value: Vec<u8>) -> u32 {
+        let xattr = XattrMessage { name, value };
+        let next = self.xattrs.len() as u32;
+        let place = *self.xattr_places.entry(xattr.clone()).or_insert(next);
+        if place == next {
+            self.size += xattr.encoded_len() + 3;
+            self.xattrs.push(xattr);
+        }
+        place
     }
 
     fn is_full(&self) -> bool {

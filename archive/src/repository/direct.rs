@@ -20,7 +20,7 @@ use crate::manifest::{ManifestError, page_refs};
 use crate::pack_io::{FrameLocation, PackIoError, PackSink, PackSource, SealedPack};
 use crate::snapshot::{Names, SnapshotBody, SnapshotHeader, encode_body, encode_object};
 use crate::state::{Head, StateError, decode_head, encode_head};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// A repository to read from and write to. Its methods block and must not be
 /// called on a thread of the runtime. Clones are one session.
@@ -97,14 +97,7 @@ impl DirectSession {
             })
             .collect();
         let known = self.index().known();
-        let mut gone = HashSet::new();
-        // A listing is not one moment: a pack that came while it ran may be left out, one that went
-        // may be in it.
-        for pack in known.iter().filter(|pack| !listed.contains_key(pack)) {
-            if store.head(&ObjectKey::Pack(*pack)).await?.is_none() {
-                gone.insert(*pack);
-            }
-        }
+        let gone = gone(store, &known, &listed).await?;
         let came = listed.into_iter().filter(|(pack, _)| !known.contains(pack));
         let mut tables = Vec::new();
         self.repository.read_tables(came, &mut |id, len, table| tables.push((id, len, table))).await;
@@ -211,4 +204,20 @@ impl PackSource for DirectSession {
     fn read(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, PackIoError> {
         Ok(self.runtime.block_on(self.repository.store().get_range(&ObjectKey::Pack(*pack), range))?)
     }
+}
+
+/// Packs that are not there any more. A listing is not one moment: a pack that
+/// came while it ran may be left out, so each is asked for by name.
+async fn gone(
+    store: &Store,
+    known: &HashSet<PackId>,
+    listed: &HashMap<PackId, u64>,
+) -> Result<HashSet<PackId>, StoreError> {
+    let mut gone = HashSet::new();
+    for pack in known.iter().filter(|pack| !listed.contains_key(pack)) {
+        if store.head(&ObjectKey::Pack(*pack)).await?.is_none() {
+            gone.insert(*pack);
+        }
+    }
+    Ok(gone)
 }

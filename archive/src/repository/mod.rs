@@ -6,6 +6,10 @@
 //! else is found by listing. What cannot be read is set apart and named, never
 //! in the way of what can: a damaged snapshot object hides no other snapshot,
 //! and a damaged pack none of the frames in others.
+//!
+//! The controller makes and opens repositories by this and then keeps a
+//! catalogue of its own; verification and the command line work with it alone.
+//! Only [`Repository::init`] and a [`DirectSession`] write, and nothing deletes.
 
 mod direct;
 mod index;
@@ -134,18 +138,7 @@ impl Repository {
         if options.crypto != CryptoMode::None {
             return Err(InitError::Crypto);
         }
-        // What an init that was cut off has left, or a test of the store. Anything else is
-        // somebody's.
-        let ours = |listed: &Listed| matches!(listed.key, Some(ObjectKey::Recovery(_) | ObjectKey::Probe(_)));
-        for listed in list(&store, Prefix::All).await? {
-            let location = store.location();
-            if listed.key == Some(ObjectKey::Repository) {
-                return Err(InitError::Exists { location });
-            }
-            if !ours(&listed) {
-                return Err(InitError::NotEmpty { location, example: listed.name });
-            }
-        }
+        check_empty(&store).await?;
         let InitOptions { owner, created_unix_ms, crypto } = options;
         let info = RepositoryInfo::new(RepositoryId::generate(), owner, created_unix_ms, crypto);
         // `repo.json` last: a place where it lies has everything that it names.
@@ -315,6 +308,23 @@ impl Repository {
     pub async fn session(&self) -> Result<DirectSession, StoreError> {
         Ok(DirectSession::new(self.clone(), self.load_index().await?))
     }
+}
+
+/// That nothing of anybody else lies where a repository is to be made.
+async fn check_empty(store: &Store) -> Result<(), InitError> {
+    // What an init that was cut off has left, or a test of the store. Anything else is
+    // somebody's.
+    let ours = |listed: &Listed| matches!(listed.key, Some(ObjectKey::Recovery(_) | ObjectKey::Probe(_)));
+    for listed in list(store, Prefix::All).await? {
+        let location = store.location();
+        if listed.key == Some(ObjectKey::Repository) {
+            return Err(InitError::Exists { location });
+        }
+        if !ours(&listed) {
+            return Err(InitError::NotEmpty { location, example: listed.name });
+        }
+    }
+    Ok(())
 }
 
 /// All objects with this prefix.

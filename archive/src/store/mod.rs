@@ -13,6 +13,9 @@
 //!
 //! Deliberately absent: multipart uploads. No object of ours is larger than
 //! one PUT carries, and an upload that was never completed leaves nothing.
+//!
+//! Controller and command line open stores, agents never. What a name means
+//! is known to [`crate::keys`]; here it is a name.
 
 mod backend;
 mod config;
@@ -325,30 +328,37 @@ impl Store {
     pub async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, StoreError)>, StoreError> {
         let mut failures = Vec::new();
         for batch in keys.chunks(PAGE) {
-            let mut left: Vec<ObjectKey> = batch.to_vec();
-            let began = Instant::now();
-            let mut attempts = 0;
-            while !left.is_empty() {
-                attempts += 1;
-                let names: Vec<String> = left.iter().map(ToString::to_string).collect();
-                // Those that failed are asked for again and no others: the answer names each of
-                // them.
-                let failed = self.repeating(&"delete", || self.delete_once(&names)).await?;
-                let pause = failed
-                    .iter()
-                    .filter_map(|(_, error)| self.inner.policy.pause(error, attempts, began.elapsed()))
-                    .max();
-                let (again, done): (Vec<_>, Vec<_>) =
-                    failed.into_iter().partition(|(_, error)| pause.is_some() && error.kind().is_transient());
-                failures.extend(done.into_iter().map(|(at, error)| (left[at].clone(), error)));
-                left = again.into_iter().map(|(at, _)| left[at].clone()).collect();
-                if let Some(pause) = pause.filter(|_| !left.is_empty()) {
-                    self.inner.counters.retry();
-                    tokio::time::sleep(pause).await;
-                }
-            }
+            self.delete_batch(batch.to_vec(), &mut failures).await?;
         }
         Ok(failures)
+    }
+
+    async fn delete_batch(
+        &self,
+        mut left: Vec<ObjectKey>,
+        failures: &mut Vec<(ObjectKey, StoreError)>,
+    ) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let mut attempts = 0;
+        while !left.is_empty() {
+            attempts += 1;
+            let names: Vec<String> = left.iter().map(ToString::to_string).collect();
+            // Those that failed are asked for again and no others: the answer names each of them.
+            let failed = self.repeating(&"delete", || self.delete_once(&names)).await?;
+            let pause = failed
+                .iter()
+                .filter_map(|(_, error)| self.inner.policy.pause(error, attempts, began.elapsed()))
+                .max();
+            let (again, done): (Vec<_>, Vec<_>) =
+                failed.into_iter().partition(|(_, error)| pause.is_some() && error.kind().is_transient());
+            failures.extend(done.into_iter().map(|(at, error)| (left[at].clone(), error)));
+            left = again.into_iter().map(|(at, _)| left[at].clone()).collect();
+            if let Some(pause) = pause.filter(|_| !left.is_empty()) {
+                self.inner.counters.retry();
+                tokio::time::sleep(pause).await;
+            }
+        }
+        Ok(())
     }
 
     /// A PUT of exactly that many bytes with that hash, for somebody without

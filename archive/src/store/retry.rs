@@ -58,14 +58,7 @@ impl RetryPolicy {
         attempts_made: u32,
         elapsed: Duration,
     ) -> Option<Duration> {
-        let again = match error.kind() {
-            // Before the kind: what the medium lost is `Corrupt` as well, and has been tried by the
-            // kernel for long.
-            _ if error.is_at_rest() => attempts_made < MAX_MEDIUM_ATTEMPTS,
-            StoreErrorKind::Corrupt => attempts_made < MAX_CORRUPT_ATTEMPTS,
-            kind => kind.is_transient(),
-        };
-        if !again {
+        if !may_help(error, attempts_made) {
             return None;
         }
         if error.is_at_rest() {
@@ -80,6 +73,17 @@ impl RetryPolicy {
         // A pause that ends after the limit is not begun: nobody waits for a try that will not be
         // made.
         (elapsed + pause < self.give_up_after).then_some(pause)
+    }
+}
+
+/// Whether the same request may succeed after so many attempts.
+fn may_help(error: &StoreError, attempts_made: u32) -> bool {
+    match error.kind() {
+        // Before the kind: what the medium lost is `Corrupt` as well, and has been tried by the
+        // kernel for long.
+        _ if error.is_at_rest() => attempts_made < MAX_MEDIUM_ATTEMPTS,
+        StoreErrorKind::Corrupt => attempts_made < MAX_CORRUPT_ATTEMPTS,
+        kind => kind.is_transient(),
     }
 }
 

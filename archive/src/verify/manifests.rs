@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::{Findings, Problem, ProblemKind, VerifyProgress, chain};
 use crate::entry::EntryKind;
 use crate::fetch::FrameFetcher;
-use crate::ids::{FrameId, PackId};
+use crate::ids::{FrameId, PackId, SnapshotId};
 use crate::keys::ObjectKey;
 use crate::manifest::{ManifestError, ManifestReader, PageRefs, page_refs};
 use crate::pack_io::PackSource;
@@ -215,28 +215,7 @@ impl Walk<'_> {
                 Ok(entry) => entry,
                 Err(error) => {
                     sound = false;
-                    let page = error.page();
-                    let known = page.and_then(|page| self.below.get(&page)).filter(|found| !found.is_empty());
-                    if known.is_none() {
-                        let object =
-                            page.map_or(ObjectKey::Snapshot(id).to_string(), |page| format!("page {page}"));
-                        let kind =
-                            if error.is_loss() { ProblemKind::ManifestPage } else { ProblemKind::NotRead };
-                        let mut problem = Problem::new(kind, object, chain(&error));
-                        problem.snapshots.insert(id);
-                        let problem = self.findings.add(problem);
-                        if let Some(page) = page {
-                            // It came for the first reading and not for this one.
-                            if matches!(&error, ManifestError::Fetch(error) if error.is_loss()) {
-                                self.findings.lose(page, problem);
-                            }
-                            self.below.insert(page, Arc::new(BTreeSet::from([problem])));
-                        }
-                    } else if let Some(known) = known {
-                        for &problem in known.iter() {
-                            self.findings.report.problems[problem].snapshots.insert(id);
-                        }
-                    }
+                    self.unread(id, &error);
                     continue;
                 }
             };
@@ -253,5 +232,29 @@ impl Walk<'_> {
             }
         }
         sound
+    }
+
+    /// Books a page that could not be read: on what is known of it, or as a
+    /// problem of its own.
+    fn unread(&mut self, id: SnapshotId, error: &ManifestError) {
+        let page = error.page();
+        let known = page.and_then(|page| self.below.get(&page)).filter(|found| !found.is_empty());
+        if let Some(known) = known {
+            for &problem in known.iter() {
+                self.findings.report.problems[problem].snapshots.insert(id);
+            }
+            return;
+        }
+        let object = page.map_or(ObjectKey::Snapshot(id).to_string(), |page| format!("page {page}"));
+        let kind = if error.is_loss() { ProblemKind::ManifestPage } else { ProblemKind::NotRead };
+        let mut problem = Problem::new(kind, object, chain(error));
+        problem.snapshots.insert(id);
+        let problem = self.findings.add(problem);
+        let Some(page) = page else { return };
+        // It came for the first reading and not for this one.
+        if matches!(error, ManifestError::Fetch(error) if error.is_loss()) {
+            self.findings.lose(page, problem);
+        }
+        self.below.insert(page, Arc::new(BTreeSet::from([problem])));
     }
 }

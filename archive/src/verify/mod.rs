@@ -14,6 +14,9 @@
 //! A problem does not end the verification. Each is reported once, by the
 //! object that is at fault, with the snapshots and files it costs; a frame
 //! that also lies elsewhere, sound, costs nothing.
+//!
+//! Called by the controller's verification and by the command line. It reads and
+//! never writes; what is to be done about a problem is the caller's.
 
 mod looks;
 mod manifests;

@@ -5,6 +5,8 @@
 //! does not grow with the tree. What has not changed since the base keeps its
 //! extents and is not opened. Everything a manifest refers to is stored by
 //! the time [`capture`] returns; committing a snapshot of it is the caller's.
+//!
+//! Nothing of the tree is changed, and of the repository nothing is removed.
 
 mod base;
 mod file;

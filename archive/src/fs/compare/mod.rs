@@ -5,6 +5,8 @@
 //! Frames are not fetched again, because what the manifest has says it all: a
 //! hash of the content, or frame ids, which are hashes. Where the holes lie
 //! does not matter, only that they read as zeros.
+//!
+//! Called after a restore, with the request that restore had. It writes nothing.
 
 mod checks;
 mod content;

@@ -6,6 +6,9 @@
 //! it is there. Nothing is followed and nothing existing is overwritten: every
 //! name is created anew (`O_EXCL`) in a directory held by its handle, so what
 //! a hostile manifest can reach is the inside of the target.
+//!
+//! `compare` selects entries as a restore does, and by the same code. Nothing is
+//! written to the repository.
 
 mod dirs;
 mod file;

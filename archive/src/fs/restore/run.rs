@@ -77,21 +77,8 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
         // well: the scope waits for them.
         (0..workers).for_each(|_| drop(scope.spawn(|| work(&shared))));
         let guard = StopOnPanic(&shared);
-        let run = Run {
-            shared: &shared,
-            target: &target,
-            selection: Selection::new(ManifestReader::open(&fetcher, root), &options.paths, options.salvage),
-            dirs: Dirs::new(),
-            batch: Vec::new(),
-            batch_bytes: 0,
-            batch_data: 0,
-            task_bytes: task_bytes(workers, memory_bytes),
-            number: 0,
-            links: Vec::new(),
-            links_bytes: 0,
-            link_batch: 0,
-            copies: HashMap::new(),
-        };
+        let selection = Selection::new(ManifestReader::open(&fetcher, root), &options.paths, options.salvage);
+        let run = Run::new(&shared, &target, selection, task_bytes(workers, memory_bytes));
         let outcome = run.run(&cancel, was_empty);
         match &outcome {
             Ok(()) => shared.tasks.close(),
@@ -107,20 +94,25 @@ pub fn restore(request: RestoreRequest) -> Result<RestoreReport, RestoreError> {
     outcome?;
     // Once for all: to sync each file by itself would take a flush of the disk for each of them.
     rustix::fs::syncfs(&target).map_err(unusable)?;
+    Ok(report(&shared))
+}
+
+/// What was restored, and what was not.
+fn report(shared: &Shared<'_>) -> RestoreReport {
     let left_out = std::mem::take(&mut *lock(&shared.left_out));
     let mut lost = std::mem::take(&mut *lock(&shared.lost));
     lost.listed.sort_unstable();
     let warnings = std::mem::take(&mut *lock(&shared.warnings)).listed;
-    Ok(RestoreReport {
-        entries: progress.entries(),
-        files: progress.files(),
-        bytes: progress.bytes(),
+    RestoreReport {
+        entries: shared.progress.entries(),
+        files: shared.progress.files(),
+        bytes: shared.progress.bytes(),
         left_out: left_out.listed,
         left_out_total: left_out.total,
         lost: lost.listed,
         lost_total: lost.total,
         warnings,
-    })
+    }
 }
 
 fn workers(asked: usize, memory_bytes: usize) -> usize {
@@ -173,6 +165,26 @@ struct Run<'a> {
     copies: HashMap<Vec<u8>, Vec<u8>>,
 }
 
+impl<'a> Run<'a> {
+    fn new(shared: &'a Shared<'a>, target: &'a OwnedFd, selection: Selection<'a>, task_bytes: usize) -> Self {
+        Self {
+            shared,
+            target,
+            selection,
+            dirs: Dirs::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            batch_data: 0,
+            task_bytes,
+            number: 0,
+            links: Vec::new(),
+            links_bytes: 0,
+            link_batch: 0,
+            copies: HashMap::new(),
+        }
+    }
+}
+
 impl Run<'_> {
     fn run(mut self, cancel: &AtomicBool, was_empty: bool) -> Result<(), RestoreError> {
         while let Some(found) = self.selection.next()? {
@@ -204,12 +216,7 @@ impl Run<'_> {
 
     fn entry(&mut self, entry: Entry, was_empty: bool) -> Result<(), RestoreError> {
         if entry.path.is_empty() {
-            // A hostile manifest may call its root a file; the target is a directory.
-            if entry.kind != EntryKind::Directory {
-                return Err(refused(&entry.path, "the root is not a directory"));
-            }
-            let root = self.target.try_clone().map_err(|source| RestoreError::Target { source })?;
-            return self.dirs.push(root, b"", was_empty.then_some(entry));
+            return self.root(entry, was_empty);
         }
         self.go_to_parent(&entry)?;
         match &entry.kind {
@@ -229,24 +236,10 @@ impl Run<'_> {
                 Ok(())
             }
             EntryKind::File(_) => self.file(entry),
-            EntryKind::Symlink { target } => {
-                let target = CString::new(target.as_slice())
-                    .map_err(|_| refused(&entry.path, "its link target has a NUL byte"))?;
-                let (dir, name) = self.place(&entry)?;
-                rustix::fs::symlinkat(&target, &dir, name.as_c_str())
-                    .map_err(|error| io(&entry.path, "created", error))?;
-                self.finish_special(&dir, &name, &entry, FileType::Symlink)
-            }
+            EntryKind::Symlink { target } => self.symlink(&entry, target),
             EntryKind::Hardlink { target } => {
                 let target = target.clone();
-                let (dir, _) = self.place(&entry)?;
-                // Links wait for what they lead to, which workers may still be making. Their
-                // directory has to wait for them: a new name in it would change its times.
-                self.dirs.linked_by(self.link_batch);
-                self.links_bytes += entry.path.len() + target.len();
-                self.links.push(Link { dir, entry, target });
-                let many = self.links.len() >= LINKS || self.links_bytes >= LINKS_BYTES;
-                if many { self.make_links() } else { Ok(()) }
+                self.hardlink(entry, target)
             }
             EntryKind::Fifo => self.node(&entry, FileType::Fifo, 0),
             EntryKind::Socket => self.node(&entry, FileType::Socket, 0),
@@ -257,6 +250,35 @@ impl Run<'_> {
                 self.device(&entry, FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
             }
         }
+    }
+
+    fn root(&mut self, entry: Entry, was_empty: bool) -> Result<(), RestoreError> {
+        // A hostile manifest may call its root a file; the target is a directory.
+        if entry.kind != EntryKind::Directory {
+            return Err(refused(&entry.path, "the root is not a directory"));
+        }
+        let root = self.target.try_clone().map_err(|source| RestoreError::Target { source })?;
+        self.dirs.push(root, b"", was_empty.then_some(entry))
+    }
+
+    fn symlink(&mut self, entry: &Entry, target: &[u8]) -> Result<(), RestoreError> {
+        let target =
+            CString::new(target).map_err(|_| refused(&entry.path, "its link target has a NUL byte"))?;
+        let (dir, name) = self.place(entry)?;
+        rustix::fs::symlinkat(&target, &dir, name.as_c_str())
+            .map_err(|error| io(&entry.path, "created", error))?;
+        self.finish_special(&dir, &name, entry, FileType::Symlink)
+    }
+
+    fn hardlink(&mut self, entry: Entry, target: Vec<u8>) -> Result<(), RestoreError> {
+        let (dir, _) = self.place(&entry)?;
+        // Links wait for what they lead to, which workers may still be making. Their
+        // directory has to wait for them: a new name in it would change its times.
+        self.dirs.linked_by(self.link_batch);
+        self.links_bytes += entry.path.len() + target.len();
+        self.links.push(Link { dir, entry, target });
+        let many = self.links.len() >= LINKS || self.links_bytes >= LINKS_BYTES;
+        if many { self.make_links() } else { Ok(()) }
     }
 
     /// Leaves directories until the one the entry lies in is the current one.

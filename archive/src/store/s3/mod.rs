@@ -7,6 +7,8 @@
 //!
 //! Two things are left to nobody: how long an answer may take, and that a
 //! body moves. The client's own guesses at both are switched off.
+//!
+//! `backend` alone calls it, and no other part of the workspace names the client.
 
 mod credentials;
 mod endpoint;
@@ -358,15 +360,8 @@ impl S3 {
         let answer = match self.answer("remove", "objects", policy, request.send()).await? {
             Ok(answer) => answer,
             Err(error) => {
-                let code = error.code().unwrap_or_default().to_owned();
                 let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
-                // How servers were seen to refuse a request they do not have. Anything else is a
-                // failure of this one.
-                let unknown = matches!(status, 405 | 501)
-                    || matches!(
-                        code.as_str(),
-                        "NotImplemented" | "MethodNotAllowed" | "MissingContentMD5" | "InvalidRequest"
-                    );
+                let unknown = is_unknown_request(status, error.code().unwrap_or_default());
                 return if unknown { Ok(None) } else { Err(self.failed("remove", "objects", error)) };
             }
         };
@@ -472,6 +467,13 @@ fn http_client(ca_pem: Option<&str>) -> Result<aws_sdk_s3::config::SharedHttpCli
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .tls_context(context)
         .build_https())
+}
+
+/// How servers were seen to refuse a request they do not have. Anything else is
+/// a failure of the one that was made.
+fn is_unknown_request(status: u16, code: &str) -> bool {
+    matches!(status, 405 | 501)
+        || matches!(code, "NotImplemented" | "MethodNotAllowed" | "MissingContentMD5" | "InvalidRequest")
 }
 
 /// A denied delete concerns that object (a lock, a retention), not us.
