@@ -1,4 +1,7 @@
 //! The command line, as types. Nothing here acts.
+//!
+//! `main` parses it and `commands` takes it apart. Of the machine it reads the
+//! environment, by way of clap, and no file.
 
 mod audit;
 mod backup;

@@ -86,7 +86,10 @@ impl Client {
             format!("Bearer {}", token.expose_secret()).parse().map_err(|_| {
                 CliError::usage(format!("{} does not hold a token", context.token_file.display()))
             })?;
+        // So that nothing that prints a request prints the token.
         authorization.set_sensitive(true);
+        // The name the certificate has to be for: without the port, and an IPv6 address without its
+        // brackets.
         let host = context.address.rsplit_once(':').map_or(context.address.as_str(), |(host, _)| host);
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(ca))
@@ -98,6 +101,8 @@ impl Client {
             })?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE)
+            // A watch may be silent for hours; whether its other end still lives is asked
+            // meanwhile.
             .keep_alive_while_idle(true);
         let out_of_reach = |why: &str| {
             let message = format!("the controller at {} is out of reach: {why}", context.address);
@@ -125,6 +130,7 @@ impl Client {
             CliError::new(ErrorCode::Unreachable, message)
                 .hint("is holdfast-agent running, and are you root?")
         };
+        // Only the form of an address: the connector goes to the socket whatever it says.
         let endpoint = Endpoint::from_static("http://agent");
         let channel = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect_with_connector(connector))
             .await
@@ -140,6 +146,7 @@ impl Client {
     }
 
     fn controller(&self) -> Result<Service> {
+        // Found out before anything is sent: the agent would refuse it with less to say.
         if self.at_socket {
             return Err(CliError::usage(
                 "this command needs a controller; an agent's socket does not serve it",
@@ -151,6 +158,7 @@ impl Client {
 
     /// For an agent's services: forwarded to `host`, or served at the socket.
     fn agent(&self, host: Option<&str>) -> Result<Service> {
+        // A command may have asked this before it dialled; here it holds for all of them.
         check_host(self.at_socket, host)?;
         let value = match host {
             Some(host) => {

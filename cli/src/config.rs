@@ -56,6 +56,7 @@ impl Config {
         let path = path()?;
         match std::fs::read_to_string(&path) {
             Ok(text) => Self::parse(&text, &path),
+            // Options alone name a controller, too.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(CliError::io(&path.display().to_string(), &error)),
         }
@@ -78,6 +79,8 @@ impl Config {
         let dir = path.parent().ok_or_else(|| CliError::usage("the configuration has no folder"))?;
         std::fs::create_dir_all(dir).map_err(failed)?;
         let text = toml::to_string(self).map_err(|error| CliError::failed(error.to_string()))?;
+        // In the same folder, so that the rename stays on one filesystem; synced first, so that the
+        // name never leads to an empty file.
         let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
         std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
@@ -95,6 +98,8 @@ impl Config {
             return Ok(Target::Socket(socket.clone()));
         }
         let named = flags.context.as_ref().or(self.current.as_ref());
+        // A context that was asked for and is not there is an error, also where the options would
+        // do without it: it was meant.
         let base = match named {
             Some(name) => Some(self.contexts.get(name).ok_or_else(|| self.unknown(name))?),
             None => None,
@@ -103,6 +108,8 @@ impl Config {
             flag.clone().or_else(|| base.map(of).cloned())
         };
         let address = flags.controller.clone().or_else(|| base.map(|context| context.address.clone()));
+        // Each of the three may come from an option or from the context; what is missing is named
+        // by its option.
         match (address, pick(&flags.ca_file, |c| &c.ca_file), pick(&flags.token_file, |c| &c.token_file)) {
             (Some(address), Some(ca_file), Some(token_file)) => {
                 Ok(Target::Controller(Context { address, ca_file, token_file }))

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     // Two TLS stacks may not be linked by accident: the one there is, is named.
     let _ = rustls::crypto::ring::default_provider().install_default();
     output::tame_panics();
+    // Before any work: a restore holds a handle for each directory that waits for its files.
     holdfast_archive::fs::raise_handle_limit();
     let format = cli.global.output;
     let exit = match commands::run(cli) {

@@ -22,24 +22,9 @@ pub(super) fn volume(text: &str) -> Result<ContainerMount, String> {
         return Err("the source before the colon is empty; an anonymous volume is the path alone".to_owned());
     }
     let mut mount = ContainerMount { target: target(path)?, ..ContainerMount::default() };
-    let (mut no_copy, mut propagation) = (false, "");
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" | "readonly" => mount.read_only = true,
-            "rw" => mount.read_only = false,
-            "nocopy" => no_copy = true,
-            "z" | "Z" => {
-                return Err(format!("option `{option}` relabels files of the host; set their label there"));
-            }
-            option if PROPAGATIONS.contains(&option) => propagation = option,
-            _ => {
-                return Err(format!(
-                    "option `{option}` is none of ro, rw, nocopy, {}",
-                    PROPAGATIONS.join(", ")
-                ));
-            }
-        }
-    }
+    let VolumeOptions { read_only, no_copy, propagation } = VolumeOptions::parse(options)?;
+    mount.read_only = read_only;
+    // As Docker tells them apart: a name has no slash at its beginning.
     mount.kind = Some(if source.starts_with('/') {
         if no_copy {
             return Err("nocopy is for volumes: a directory of the host is never filled".to_owned());
@@ -52,6 +37,40 @@ pub(super) fn volume(text: &str) -> Result<ContainerMount, String> {
         Kind::Volume(VolumeMount { name: volume_name(source)?, no_copy })
     });
     Ok(mount)
+}
+
+/// What follows the path of `-v`.
+#[derive(Default)]
+struct VolumeOptions<'a> {
+    read_only: bool,
+    no_copy: bool,
+    propagation: &'a str,
+}
+
+impl<'a> VolumeOptions<'a> {
+    fn parse(text: &'a str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for option in text.split(',').filter(|option| !option.is_empty()) {
+            match option {
+                "ro" | "readonly" => options.read_only = true,
+                "rw" => options.read_only = false,
+                "nocopy" => options.no_copy = true,
+                // Docker would relabel the directory for this container alone; others that use it
+                // would lose it.
+                "z" | "Z" => {
+                    return Err(format!(
+                        "option `{option}` relabels files of the host; set their label there"
+                    ));
+                }
+                option if PROPAGATIONS.contains(&option) => options.propagation = option,
+                _ => {
+                    let known = PROPAGATIONS.join(", ");
+                    return Err(format!("option `{option}` is none of ro, rw, nocopy, {known}"));
+                }
+            }
+        }
+        Ok(options)
+    }
 }
 
 /// `type=volume,source=db_data,target=/data,readonly`.
@@ -133,6 +152,7 @@ impl Fields {
 
     fn into_mount(self) -> Result<ContainerMount, String> {
         let kind = if self.kind.is_empty() { "volume" } else { self.kind.as_str() };
+        // An option that another type has would be ignored without a word.
         let foreign = [
             (!self.propagation.is_empty(), "bind", "bind-propagation"),
             (self.no_copy, "volume", "volume-nocopy"),

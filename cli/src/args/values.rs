@@ -119,6 +119,7 @@ pub(super) fn port(text: &str) -> Result<String, String> {
     if ports.contains('-') {
         return Err(expected("ranges are not taken, give -p once for each port"));
     }
+    // From the end: an IPv6 address has colons of its own.
     let (rest, container) = ports.rsplit_once(':').map_or((None, ports), |(rest, port)| (Some(rest), port));
     if !container.parse::<u16>().is_ok_and(|port| port != 0) {
         return Err(expected("the container's port is a number from 1 to 65535"));
@@ -149,6 +150,8 @@ fn bare_address(text: &str) -> &str {
 /// A command run inside the container: a shell's line, or a JSON array that is
 /// run as it is.
 pub(super) fn probe_command(text: &str) -> Result<Probe, String> {
+    // Decided by the first letter: a shell line that begins with `[` is a test, and its author can
+    // write `test`.
     let argv = if text.trim_start().starts_with('[') {
         serde_json::from_str::<Vec<String>>(text)
             .map_err(|error| format!("a JSON array of strings is expected after `[`: {error}"))?
@@ -211,6 +214,7 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
         'd' => Some(24 * 60),
         _ => None,
     };
+    // A date ends in a digit, so the last letter tells the two forms apart.
     if let Some(minutes) = minutes {
         let count: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
         return Ok(Since::Ago(i64::from(count) * minutes * 60_000));

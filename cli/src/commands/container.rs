@@ -1,4 +1,5 @@
-//! `holdfast container`
+//! `holdfast container`: what an agent is asked about its containers. `new` turns
+//! the flags of `run` into a request.
 
 mod new;
 

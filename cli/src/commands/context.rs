@@ -59,6 +59,7 @@ pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
                 }
             }
             config.contexts.insert(name.clone(), context);
+            // The first context is the current one; later ones are chosen.
             config.current.get_or_insert(name);
         }
         ContextCommand::Use { name } => {
@@ -71,6 +72,7 @@ pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
             if config.contexts.remove(&name).is_none() {
                 return Err(config.unknown(&name));
             }
+            // Nothing is current then: no other context is chosen in silence.
             config.current.take_if(|current| *current == name);
         }
     }

@@ -35,6 +35,7 @@ pub(super) async fn run(_env: &Env, args: DemoArgs) -> Result<Exit> {
         .prefix("holdfast-demo-")
         .tempdir()
         .map_err(|error| CliError::io("the temporary directory", &error))?;
+    // What is missing is found out before anything is made.
     let layout = Layout::new(dir.path(), args.binaries, &args.docker_host)?;
     let begun = Instant::now();
     let app = App::new(&layout.docker_host)?;
@@ -46,6 +47,7 @@ pub(super) async fn run(_env: &Env, args: DemoArgs) -> Result<Exit> {
     ));
     let mut stack = Stack::prepare(layout)?;
     walk_through(&mut stack, &app, dir.path()).await?;
+    // Before the folder goes, which holds what they write to.
     stack.stop();
     drop(app);
     output::say(format!(
@@ -141,6 +143,7 @@ async fn apply(client: &Client, app: &App) -> Result<()> {
 }
 
 async fn wait_for_fire(client: &Client) -> Result<Job> {
+    // Waited for, not started: that a schedule fires is what the demo shows.
     let deadline = Instant::now() + FIRE_TIMEOUT;
     while Instant::now() < deadline {
         let request = ListJobsRequest { policy: POLICY.to_owned(), limit: 1, ..ListJobsRequest::default() };

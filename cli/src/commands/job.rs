@@ -1,4 +1,5 @@
-//! `holdfast job`, and following a job for the commands that start one.
+//! `holdfast job`, and following a job for the commands that start one: they may
+//! call [`follow`] and show what this shows of a job.
 
 mod follow;
 mod logs;
@@ -351,18 +352,9 @@ impl Render for JobView {
             lines.push(source.line(&self.quiesced));
             lines.extend(source.problems.iter().map(|problem| format!("    {problem}")));
         }
-        for down in &self.quiesced {
-            match (down.resumed, down.problem.as_str()) {
-                (true, "") => {}
-                (true, problem) => lines.push(format!("  {}: {problem}", down.container)),
-                (false, problem) => lines.push(format!("  {} does NOT run again: {problem}", down.container)),
-            }
-        }
+        lines.extend(self.quiesced.iter().filter_map(QuiescedView::line));
         if let Some(restore) = &self.restore {
-            lines.push(restore.line(self.state, self.duration_ms));
-            lines.extend(restore.lost_lines("    "));
-            lines.extend(restore.difference_list.iter().map(|line| format!("    differs: {line}")));
-            lines.extend(restore.left_out_list.iter().map(|line| format!("    left out: {line}")));
+            lines.extend(restore.lines(self.state, self.duration_ms));
         }
         if let Some(prune) = &self.prune {
             lines.extend(prune.lines());
@@ -392,6 +384,17 @@ pub(super) fn lost_lines(lost: u64, list: &[String], indent: &str) -> Vec<String
     lines
 }
 
+impl QuiescedView {
+    /// Nothing of a container that runs again as it did.
+    fn line(&self) -> Option<String> {
+        match (self.resumed, self.problem.as_str()) {
+            (true, "") => None,
+            (true, problem) => Some(format!("  {}: {problem}", self.container)),
+            (false, problem) => Some(format!("  {} does NOT run again: {problem}", self.container)),
+        }
+    }
+}
+
 impl RestoreView {
     /// A restore that did not succeed may have written nothing at all, or
     /// something that was removed again: it says no more than how far it came.
@@ -411,6 +414,14 @@ impl RestoreView {
             }
             _ => format!("  not restored{took}: it came to {files} files, {bytes}"),
         }
+    }
+
+    fn lines(&self, state: &str, took: Option<Millis>) -> Vec<String> {
+        let mut lines = vec![self.line(state, took)];
+        lines.extend(self.lost_lines("    "));
+        lines.extend(self.difference_list.iter().map(|line| format!("    differs: {line}")));
+        lines.extend(self.left_out_list.iter().map(|line| format!("    left out: {line}")));
+        lines
     }
 
     fn lost_lines(&self, indent: &str) -> Vec<String> {

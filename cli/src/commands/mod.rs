@@ -1,5 +1,9 @@
 //! One file a noun. A command parses its input into a request, makes its
 //! calls and gives a struct to `output`.
+//!
+//! `main` calls [`run`] and nothing else. A command may read files that it was
+//! given by name, talk to a controller or an agent through `client`, and to a
+//! repository through `archive` (`repo`); it prints through `output` alone.
 
 mod apply;
 mod audit;
@@ -70,6 +74,7 @@ const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
 pub fn run(cli: Cli) -> Result<Exit> {
     let env = Env { format: cli.global.output, global: cli.global };
     match cli.command {
+        // Neither configuration nor a controller is needed for these, nor may their absence matter.
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
@@ -83,10 +88,14 @@ pub fn run(cli: Cli) -> Result<Exit> {
         }
         Command::Context(command) => context::run(&env, command),
         command => {
+            // Made before the command is given away: what an interrupt means depends on what was
+            // begun.
             let left = left_behind(&command);
             runtime()?.block_on(async {
                 tokio::select! {
                     result = dispatch(&env, command) => result,
+                    // The command is dropped where it stands. What it started on a controller goes
+                    // on there; what it started here ends with its guards.
                     () = interrupted() => left,
                 }
             })
@@ -143,6 +152,7 @@ async fn interrupted() {
     let terminated = async {
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
             Ok(mut signal) => signal.recv().await,
+            // Without the handler the signal ends the process as it always does.
             Err(_) => std::future::pending().await,
         }
     };
@@ -154,6 +164,7 @@ async fn interrupted() {
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        // Calls are few at a time; what works hard has threads of its own.
         .worker_threads(2)
         .enable_all()
         .build()

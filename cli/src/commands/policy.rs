@@ -142,36 +142,8 @@ impl Render for SourceText {
 
 impl Render for ExplainView {
     fn lines(&self) -> Lines {
-        let next: Vec<String> = self
-            .fires
-            .iter()
-            .map(|fire| {
-                if fire.note.is_empty() {
-                    fire.local.clone()
-                } else {
-                    format!("{}: {}", fire.local, fire.note)
-                }
-            })
-            .collect();
-        let matches: Vec<String> = self
-            .matches
-            .iter()
-            .map(|host| {
-                let away = if host.connected { "" } else { " (not connected)" };
-                let sources =
-                    if host.sources.is_empty() { "nothing".to_owned() } else { host.sources.join(", ") };
-                let jitter = if host.jitter_seconds == 0 {
-                    String::new()
-                } else {
-                    format!(" +{}", output::duration(u64::from(host.jitter_seconds) * 1000))
-                };
-                let own = match host.own.as_slice() {
-                    [] => String::new(),
-                    own => format!("; Holdfast's own, never backed up: {}", own.join(", ")),
-                };
-                format!("{}{away}{jitter}: {sources}{own}", host.host)
-            })
-            .collect();
+        let next: Vec<String> = self.fires.iter().map(FireView::line).collect();
+        let matches: Vec<String> = self.matches.iter().map(MatchView::line).collect();
         let mut lines = Details::new()
             .add("fires", format!("{} {}", self.policy.cron, self.policy.time_zone))
             .list("next", next)
@@ -180,6 +152,28 @@ impl Render for ExplainView {
             .finish();
         lines.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
         lines
+    }
+}
+
+impl FireView {
+    fn line(&self) -> String {
+        if self.note.is_empty() { self.local.clone() } else { format!("{}: {}", self.local, self.note) }
+    }
+}
+
+impl MatchView {
+    fn line(&self) -> String {
+        let away = if self.connected { "" } else { " (not connected)" };
+        let sources = if self.sources.is_empty() { "nothing".to_owned() } else { self.sources.join(", ") };
+        let jitter = match self.jitter_seconds {
+            0 => String::new(),
+            seconds => format!(" +{}", output::duration(u64::from(seconds) * 1000)),
+        };
+        let own = match self.own.as_slice() {
+            [] => String::new(),
+            own => format!("; Holdfast's own, never backed up: {}", own.join(", ")),
+        };
+        format!("{}{away}{jitter}: {sources}{own}", self.host)
     }
 }
 
@@ -196,10 +190,12 @@ async fn find(policies: &mut Policies, name: &str) -> Result<Policy> {
 async fn switch(policies: &mut Policies, name: String, enabled: bool) -> Result<()> {
     let word = if enabled { "enabled" } else { "disabled" };
     let policy = find(policies, &name).await?;
+    // Applying it once more would be in the audit as a change.
     if policy.enabled == enabled {
         output::note(format!("{name} is {word} already"));
         return Ok(());
     }
+    // Applied like any change, so that what `policy show` prints stays what was applied last.
     let file = PolicyFile { path: format!("{name}.toml"), toml: with_enabled(&policy.toml, enabled) };
     let request = ApplyPoliciesRequest { files: vec![file], ..ApplyPoliciesRequest::default() };
     let answer = policies.apply_policies(within(request)).await?.into_inner();

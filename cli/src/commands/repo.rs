@@ -1,4 +1,6 @@
 //! `holdfast repo`: a bucket or directory on its own, and the controller's prune.
+//! All but that one read the store by themselves and write nothing to it; `check`
+//! writes a few small objects and removes them.
 
 mod check;
 mod open;
@@ -6,10 +8,13 @@ mod restore;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use holdfast_archive::entry::{Entry, EntryKind};
 use holdfast_archive::fetch::FrameFetcher;
+use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::ManifestReader;
+use holdfast_archive::pack_io::PackSource;
 use holdfast_archive::repository::{BrokenSnapshot, Snapshot};
 use holdfast_archive::snapshot::Names;
 use holdfast_proto::v1::StartPruneRequest;
@@ -151,6 +156,7 @@ async fn list(env: &Env, place: &RepositoryArgs) -> Result<Exit> {
     let mut snapshots = repository.snapshots().await?;
     snapshots.good.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.header.created_unix_ms));
     output::emit(env.format, &SnapshotList(snapshots.good.iter().map(SnapshotView::from).collect()));
+    // After the list, on standard error: one damaged object hides none that can be restored.
     note_broken(&snapshots.broken);
     Ok(if snapshots.broken.is_empty() { Exit::Done } else { Exit::Damage })
 }
@@ -173,20 +179,29 @@ async fn browse(
     let source = repository.source().await?;
     let path = path.trim_matches('/').as_bytes().to_vec();
     let root = snapshot.body.root;
-    let entries = tokio::task::spawn_blocking(move || -> Result<Vec<EntryView>> {
-        let fetcher = FrameFetcher::new(source, PAGE_CACHE);
-        let reader = ManifestReader::open(&fetcher, root);
-        if !path.is_empty() && reader.lookup(&path).map_err(|error| damaged(&error))?.is_none() {
-            let message = format!("the snapshot has nothing at {}", Escaped(path));
-            return Err(CliError::new(ErrorCode::NotFound, message));
-        }
-        let found = if recursive { reader.subtree(&path) } else { reader.children(&path) };
-        found.map(|entry| entry.map(EntryView::from).map_err(|error| damaged(&error))).collect()
-    })
-    .await
-    .map_err(|error| CliError::failed(error.to_string()))??;
+    // A reader blocks, and reads by way of this runtime: it may not stand on one of its threads.
+    let entries = tokio::task::spawn_blocking(move || entries(source, root, path, recursive))
+        .await
+        .map_err(|error| CliError::failed(error.to_string()))??;
     output::emit(env.format, &EntryList(entries));
     Ok(Exit::Done)
+}
+
+fn entries(
+    source: Arc<dyn PackSource>,
+    root: FrameId,
+    path: Vec<u8>,
+    recursive: bool,
+) -> Result<Vec<EntryView>> {
+    let fetcher = FrameFetcher::new(source, PAGE_CACHE);
+    let reader = ManifestReader::open(&fetcher, root);
+    // A subtree of nothing would be an empty list, which reads as an empty directory.
+    if !path.is_empty() && reader.lookup(&path).map_err(|error| damaged(&error))?.is_none() {
+        let message = format!("the snapshot has nothing at {}", Escaped(path));
+        return Err(CliError::new(ErrorCode::NotFound, message));
+    }
+    let found = if recursive { reader.subtree(&path) } else { reader.children(&path) };
+    found.map(|entry| entry.map(EntryView::from).map_err(|error| damaged(&error))).collect()
 }
 
 fn damaged(error: &dyn std::error::Error) -> CliError {

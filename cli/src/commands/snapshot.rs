@@ -269,6 +269,8 @@ async fn cat(catalog: &mut Catalog, snapshot: String, path: String) -> Result<()
     let request = ReadFileRequest { snapshot, path: path.into_bytes() };
     let mut stream = catalog.read_file(request).await?.into_inner();
     let mut content = output::Content::new();
+    // Written as it comes: a file may be larger than memory. A failure in the middle is an error,
+    // and what was written is the beginning of the file.
     while let Some(part) = stream.message().await? {
         content.write(&part.data).map_err(|error| CliError::io("standard output", &error))?;
     }
@@ -280,6 +282,7 @@ async fn forget(env: &Env, catalog: &mut Catalog, snapshots: Vec<String>) -> Res
     let mut ids = Vec::new();
     for snapshot in snapshots {
         let found = catalog.get_snapshot(within(GetSnapshotRequest { snapshot })).await?.into_inner();
+        // Two references may mean one snapshot: the second call would find it forgotten.
         if !ids.contains(&found.id) {
             ids.push(found.id);
         }
@@ -287,13 +290,8 @@ async fn forget(env: &Env, catalog: &mut Catalog, snapshots: Vec<String>) -> Res
     let mut forgotten = Vec::new();
     for snapshot in ids {
         let gone = catalog.forget_snapshot(within(ForgetSnapshotRequest { snapshot })).await?.into_inner();
-        let name = format!("{}@#{} of {}", gone.source, gone.number, gone.host);
-        let until = When(gone.purge_after_unix_ms).local();
         // Said of each as it goes: a later one that fails leaves these forgotten.
-        output::note(format!(
-            "{name} is forgotten; until {until} this brings it back: holdfast snapshot undelete {}",
-            gone.id
-        ));
+        note_forgotten(&gone);
         forgotten.push(SnapshotView::from(gone));
     }
     match <[SnapshotView; 1]>::try_from(forgotten) {
@@ -301,6 +299,15 @@ async fn forget(env: &Env, catalog: &mut Catalog, snapshots: Vec<String>) -> Res
         Err(several) => output::emit(env.format, &SnapshotList(several)),
     }
     Ok(())
+}
+
+fn note_forgotten(gone: &Snapshot) {
+    let name = format!("{}@#{} of {}", gone.source, gone.number, gone.host);
+    let until = When(gone.purge_after_unix_ms).local();
+    output::note(format!(
+        "{name} is forgotten; until {until} this brings it back: holdfast snapshot undelete {}",
+        gone.id
+    ));
 }
 
 async fn hold(catalog: &mut Catalog, snapshot: String, hold: bool) -> Result<Snapshot> {

@@ -1,6 +1,8 @@
 //! `holdfast status`
 
-use holdfast_proto::v1::{GetStatusRequest, GetStatusResponse};
+use holdfast_proto::v1::{
+    GetStatusRequest, GetStatusResponse, HostStatus, OwnSource, RepositoryStatus, StatusProblem,
+};
 use serde::Serialize;
 
 use super::{Env, within};
@@ -62,53 +64,59 @@ struct StatusView {
     list_problems: bool,
 }
 
+impl From<HostStatus> for HostView {
+    fn from(host: HostStatus) -> Self {
+        Self {
+            host: host.host,
+            engine_version: host.engine_version,
+            connected: host.connected,
+            last_seen: When(host.last_seen_unix_ms),
+            sources: host.sources,
+            protected: host.protected_sources,
+            overdue: host.overdue_sources,
+            missing: host.missing_sources,
+            last_backup: When(host.last_backup_unix_ms),
+        }
+    }
+}
+
+impl From<StatusProblem> for ProblemView {
+    fn from(problem: StatusProblem) -> Self {
+        let StatusProblem { kind, host, source, message, hint, .. } = problem;
+        Self { kind, host, source, message, hint }
+    }
+}
+
+impl From<RepositoryStatus> for RepositoryView {
+    fn from(repository: RepositoryStatus) -> Self {
+        Self {
+            id: repository.id,
+            location: repository.location,
+            reachable: repository.reachable,
+            problem: repository.problem,
+            suspended: repository.suspended,
+            collection_off: repository.collection_off,
+            snapshots: repository.snapshots,
+            packs: repository.packs,
+            stored_bytes: Bytes(repository.stored_bytes),
+            commit_number: repository.commit_number,
+        }
+    }
+}
+
+impl From<OwnSource> for OwnView {
+    fn from(own: OwnSource) -> Self {
+        Self { host: own.host, source: own.source, what: own.what }
+    }
+}
+
 impl StatusView {
     fn new(answer: GetStatusResponse, list_problems: bool) -> Self {
-        let repository = answer.repository.unwrap_or_default();
         Self {
-            hosts: answer
-                .hosts
-                .into_iter()
-                .map(|host| HostView {
-                    host: host.host,
-                    engine_version: host.engine_version,
-                    connected: host.connected,
-                    last_seen: When(host.last_seen_unix_ms),
-                    sources: host.sources,
-                    protected: host.protected_sources,
-                    overdue: host.overdue_sources,
-                    missing: host.missing_sources,
-                    last_backup: When(host.last_backup_unix_ms),
-                })
-                .collect(),
-            problems: answer
-                .problems
-                .into_iter()
-                .map(|problem| ProblemView {
-                    kind: problem.kind,
-                    host: problem.host,
-                    source: problem.source,
-                    message: problem.message,
-                    hint: problem.hint,
-                })
-                .collect(),
-            own: answer
-                .own
-                .into_iter()
-                .map(|own| OwnView { host: own.host, source: own.source, what: own.what })
-                .collect(),
-            repository: RepositoryView {
-                id: repository.id,
-                location: repository.location,
-                reachable: repository.reachable,
-                problem: repository.problem,
-                suspended: repository.suspended,
-                collection_off: repository.collection_off,
-                snapshots: repository.snapshots,
-                packs: repository.packs,
-                stored_bytes: Bytes(repository.stored_bytes),
-                commit_number: repository.commit_number,
-            },
+            hosts: answer.hosts.into_iter().map(HostView::from).collect(),
+            problems: answer.problems.into_iter().map(ProblemView::from).collect(),
+            own: answer.own.into_iter().map(OwnView::from).collect(),
+            repository: answer.repository.unwrap_or_default().into(),
             list_problems,
         }
     }
@@ -151,30 +159,41 @@ impl RepositoryView {
     fn is_sound(&self) -> bool {
         self.reachable && self.suspended.is_empty() && self.collection_off.is_empty()
     }
+
+    fn lines(&self) -> Vec<String> {
+        let away = if self.reachable { String::new() } else { format!(", OUT OF REACH: {}", self.problem) };
+        let mut lines = vec![format!(
+            "repository {}: {} snapshots, {} in {} packs{away}",
+            self.location, self.snapshots, self.stored_bytes, self.packs
+        )];
+        if !self.suspended.is_empty() {
+            lines.push(format!("the repository is suspended: {}", self.suspended));
+        }
+        if !self.collection_off.is_empty() {
+            lines.push(format!("nothing is deleted from the repository: {}", self.collection_off));
+        }
+        lines
+    }
+}
+
+impl ProblemView {
+    /// What it is about and, where there is one, what to try.
+    fn lines(&self) -> Vec<String> {
+        let place = [self.host.as_str(), self.source.as_str()].join("/");
+        let colon = if place == "/" { "" } else { ": " };
+        let place = place.strip_suffix('/').unwrap_or(&place);
+        let mut lines = vec![format!("{:<16} {place}{colon}{}", self.kind, self.message)];
+        if !self.hint.is_empty() {
+            lines.push(format!("{:<16} try: {}", "", self.hint));
+        }
+        lines
+    }
 }
 
 impl Render for StatusView {
     fn lines(&self) -> Lines {
-        let repository = &self.repository;
         let mut lines = self.host_table();
-        lines.push(format!(
-            "repository {}: {} snapshots, {} in {} packs{}",
-            repository.location,
-            repository.snapshots,
-            repository.stored_bytes,
-            repository.packs,
-            if repository.reachable {
-                String::new()
-            } else {
-                format!(", OUT OF REACH: {}", repository.problem)
-            },
-        ));
-        if !repository.suspended.is_empty() {
-            lines.push(format!("the repository is suspended: {}", repository.suspended));
-        }
-        if !repository.collection_off.is_empty() {
-            lines.push(format!("nothing is deleted from the repository: {}", repository.collection_off));
-        }
+        lines.extend(self.repository.lines());
         for own in &self.own {
             lines.push(format!(
                 "{}/{} is Holdfast's own ({}), never backed up",
@@ -182,18 +201,11 @@ impl Render for StatusView {
             ));
         }
         if self.list_problems {
-            for problem in &self.problems {
-                let place = [problem.host.as_str(), problem.source.as_str()].join("/");
-                let colon = if place == "/" { "" } else { ": " };
-                let place = place.strip_suffix('/').unwrap_or(&place);
-                lines.push(format!("{:<16} {place}{colon}{}", problem.kind, problem.message));
-                if !problem.hint.is_empty() {
-                    lines.push(format!("{:<16} try: {}", "", problem.hint));
-                }
-            }
+            lines.extend(self.problems.iter().flat_map(ProblemView::lines));
         }
         match (self.problems.len(), self.list_problems) {
-            (0, _) if !repository.is_sound() => {
+            // No problem is known of any source, and yet none can be backed up.
+            (0, _) if !self.repository.is_sound() => {
                 lines.push("nothing is protected now: see to the repository first");
             }
             (0, _) => lines.push(self.all_is_well()),
@@ -213,6 +225,7 @@ pub(super) async fn run(env: &Env, args: StatusArgs) -> Result<Exit> {
     let answer = env.client().await?.status()?.get_status(within(GetStatusRequest {})).await?.into_inner();
     let view = StatusView::new(answer, args.problems);
     output::emit(env.format, &view);
+    // A repository out of reach is a problem even while nothing is overdue yet.
     let sound = view.problems.is_empty() && view.repository.is_sound();
     Ok(if sound { Exit::Done } else { Exit::Attention })
 }

@@ -1,4 +1,5 @@
-//! `holdfast upgrade`
+//! `holdfast upgrade`: plans, runs and ways back. `plan` shows what would be
+//! done, `rollout` is for many containers, `remembered` for what hosts know.
 
 mod plan;
 mod remembered;
@@ -86,6 +87,7 @@ async fn plan(env: &Env, host: Option<&str>, request: PlanUpgradeRequest) -> Res
 }
 
 async fn start(env: &Env, args: UpgradeRunArgs) -> Result<Exit> {
+    // A rollback is the agent's own work and possible without a controller; an upgrade is not.
     if env.at_socket() {
         return Err(CliError::usage(
             "an upgrade needs a controller: its snapshots go to the repository before anything stops",
@@ -125,17 +127,21 @@ async fn start(env: &Env, args: UpgradeRunArgs) -> Result<Exit> {
         let host = answer.job.as_ref().map_or(host, |job| job.host.clone());
         PlanView::started(host, plan)
     });
-    let Some(job) = answer.job else {
-        let Some(plan) = plan else {
-            return Err(CliError::failed("the controller started no upgrade and gave no reason"));
-        };
-        output::emit(env.format, &plan);
-        return Err(CliError::failed("nothing was started: the plan says what is in the way"));
-    };
+    let Some(job) = answer.job else { return Err(not_started(env, plan.as_ref())) };
     if let Some(plan) = plan {
         output::show(&plan);
     }
     attend(env, &client, job, no_wait).await
+}
+
+/// The plan has refusals, or losses that nobody has allowed. It says which, on
+/// standard output; the error says that nothing runs.
+fn not_started(env: &Env, plan: Option<&PlanView>) -> CliError {
+    let Some(plan) = plan else {
+        return CliError::failed("the controller started no upgrade and gave no reason");
+    };
+    output::emit(env.format, plan);
+    CliError::failed("nothing was started: the plan says what is in the way")
 }
 
 /// Follows a job that was started, or leaves it alone.
@@ -184,6 +190,7 @@ fn check_rollback_at_socket(without_snapshot: bool, no_wait: bool) -> Result<()>
 
 async fn roll_back_here(env: &Env, upgrade: String) -> Result<Exit> {
     let mut service = env.client().await?.containers(None)?;
+    // An id of its own: nobody else knows this job, and the agent keeps its record under it.
     let request = RollBackUpgradeRequest { upgrade, job_id: JobId::generate().to_string(), wait: false };
     let mut stream = service.roll_back_upgrade(request).await?.into_inner();
     while let Some(event) = stream.message().await? {
@@ -203,9 +210,11 @@ fn finish(env: &Env, finished: UpgradeFinished) -> Result<Exit> {
     if let Some(upgrade) = upgrade {
         output::emit(env.format, &UpgradeView::new(String::new(), upgrade));
     }
+    // That is what was asked for, whatever the error says about the upgrade itself.
     if rolled_back {
         return Ok(Exit::Done);
     }
+    // Agents from before error codes send none.
     let code = if error_code.is_empty() { ErrorCode::Failed.as_str() } else { &error_code };
     Err(CliError::ending(Exit::Failed, code, format!("it was not rolled back: {error}")))
 }

@@ -272,6 +272,8 @@ async fn create(env: &Env, mut volumes: Volumes, request: CreateVolumeRequest) -
 
 async fn remove(mut volumes: Volumes, names: Vec<String>, yes: bool) -> Result<Exit> {
     if !yes {
+        // What goes is shown as it is now, with its users, before anybody is asked. A name that is
+        // not there ends it here.
         let mut shown = Vec::new();
         for name in &names {
             let request = InspectVolumeRequest { name: name.clone(), with_usage: false };
@@ -282,16 +284,26 @@ async fn remove(mut volumes: Volumes, names: Vec<String>, yes: bool) -> Result<E
             [_] => "this volume and its data".to_owned(),
             _ => format!("these {} volumes and their data", names.len()),
         };
-        if !output::confirm(&format!("Remove {what}?"))? {
-            output::note("nothing was removed");
+        if !agreed(&what)? {
             return Ok(Exit::Failed);
         }
     }
     for name in names {
+        // One by one: the agent refuses each that is in use, and those before it are told as
+        // removed.
         volumes.remove_volume(within(RemoveVolumeRequest { name: name.clone() })).await?;
         output::note(format!("{name} removed"));
     }
     Ok(Exit::Done)
+}
+
+/// Asks before anything is removed.
+fn agreed(what: &str) -> Result<bool> {
+    let agreed = output::confirm(&format!("Remove {what}?"))?;
+    if !agreed {
+        output::note("nothing was removed");
+    }
+    Ok(agreed)
 }
 
 /// Asks what would go, and removes just that once somebody has agreed.
@@ -311,8 +323,7 @@ async fn prune(
     }
     if !yes {
         output::show(&shown);
-        if !output::confirm(&format!("Remove these {} volumes and their data?", names.len()))? {
-            output::note("nothing was removed");
+        if !agreed(&format!("these {} volumes and their data", names.len()))? {
             return Ok(Exit::Failed);
         }
     }

@@ -8,6 +8,8 @@ use crate::error::CliError;
 pub(super) fn pretty<R: Serialize>(result: &R) -> String {
     let text =
         serde_json::to_string_pretty(result).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"));
+    // Only strings hold such characters, and their escapes mean the same: programs read the same
+    // values.
     printable_json(&text).into_owned()
 }
 

@@ -2,6 +2,9 @@
 //! JSON from the same struct. What comes from a host (names, labels, images,
 //! messages) passes through [`holdfast_archive::text`] on its way out, here
 //! and nowhere else: a test sees to it that no other module writes.
+//!
+//! Every command calls it. It touches standard output, standard error and, to
+//! ask, the terminal; it knows no connection.
 
 mod json;
 mod lines;
@@ -72,6 +75,8 @@ impl Content {
         let mut rest = Vec::new();
         while let Some(chunk) = chunks.next() {
             text.push_str(&printable_lines(chunk.valid()));
+            // A character may be parted between two messages of a stream: its beginning waits for
+            // the rest. What can be no beginning is shown as bytes.
             let cut = std::str::from_utf8(chunk.invalid()).is_err_and(|error| error.error_len().is_none());
             if cut && chunks.peek().is_none() {
                 rest = chunk.invalid().to_vec();
@@ -125,6 +130,7 @@ pub fn tame_panics() {
 /// # Errors
 /// There is no terminal, or it cannot be read.
 pub fn confirm(question: &str) -> Result<bool, CliError> {
+    // A script that has not said --yes has not agreed, whatever its standard input holds.
     if !std::io::stdin().is_terminal() {
         return Err(CliError::new(
             ErrorCode::NotConfirmed,
@@ -135,6 +141,7 @@ pub fn confirm(question: &str) -> Result<bool, CliError> {
     let _ = write!(std::io::stderr().lock(), "{} [y/N] ", printable(question));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(|error| CliError::io("standard input", &error))?;
+    // Anything else, an end of input included, is no.
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 

@@ -42,6 +42,7 @@ impl Watcher {
     /// another started.
     pub fn show(&self, job: &Job, restore: Option<&RestoreProgress>, message: &str, top: bool) {
         let Ok(mut state) = self.state.lock() else { return };
+        // A watch that was taken up again may be told a message once more.
         let new = !message.is_empty() && state.said.insert(format!("{} {message}", job.id));
         match &self.bars {
             Some(bars) => {
@@ -92,10 +93,12 @@ pub struct Counter {
 
 impl Counter {
     pub fn start(text: impl Fn() -> String + Send + 'static) -> Self {
+        // A log has no line that could be kept current: there it says nothing.
         let spinner = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(spinner) = spinner.clone() {
             let stop = Arc::clone(&stop);
+            // A thread of its own: the work that is watched blocks the one that began it.
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     spinner.set_message(printable(&text()).into_owned());
@@ -142,8 +145,10 @@ fn new_bar(name: &str) -> ProgressBar {
 
 fn update(bar: &ProgressBar, source: &JobSource) {
     let stats = source.stats.unwrap_or_default();
+    // What is expected is the size of the last snapshot; a source may have grown since.
     bar.set_length(source.expected_bytes.max(stats.size_bytes));
     bar.set_position(stats.size_bytes);
+    // Only as long as the expectation holds: past it there is nothing to go by.
     let eta = match bar.eta().as_secs() {
         seconds if seconds > 0 && source.expected_bytes > stats.size_bytes => {
             format!("  ETA {}", super::duration(seconds * 1000))

@@ -34,11 +34,13 @@ impl Rows {
     }
 
     pub fn push<C: Into<String>>(&mut self, cells: impl IntoIterator<Item = C>) {
+        // Before the table measures its columns: what is escaped is wider.
         let cells: Vec<String> = cells.into_iter().map(|cell| printable(&cell.into()).into_owned()).collect();
         self.table.add_row(cells);
     }
 
     pub fn finish(self) -> Lines {
+        // Headings over nothing look like an output that was cut off.
         if self.table.row_iter().next().is_none() {
             return Lines::of_text(self.empty);
         }
@@ -74,6 +76,7 @@ impl Details {
         let mut lines = Lines::new();
         for (name, values) in &self.0 {
             for (index, value) in values.iter().enumerate() {
+                // The name stands once, beside the first of its values.
                 let name = if index == 0 { name } else { "" };
                 lines.push(format!("{name:width$}{value}"));
             }

@@ -29,6 +29,7 @@ impl fmt::Display for Bytes {
         const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
         let mut unit = 0;
         let mut value = self.0 as f64;
+        // What would be rounded to 1024.0 is one of the next unit.
         while value >= 1023.95 && unit + 1 < UNITS.len() {
             value /= 1024.0;
             unit += 1;
@@ -83,10 +84,13 @@ impl When {
         if self.0 == 0 {
             return "never".to_owned();
         }
+        // The clock of a host or a controller may be ahead of this one: then a moment that has
+        // passed is still to come.
         let (past, span) = (now_ms >= self.0, now_ms.abs_diff(self.0) / 1000);
         let text = match span {
             0..60 => format!("{span}s"),
             60..3600 => format!("{}m", span / 60),
+            // Hours up to two days: "1d ago" would be anything from 24 to 47 hours.
             3600..172_800 => format!("{}h", span / 3600),
             _ => format!("{}d", span / 86_400),
         };

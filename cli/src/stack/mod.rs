@@ -1,5 +1,8 @@
 //! A controller and an agent on this machine, as the processes an operator
 //! would start: what `demo` and `dev` stand on.
+//!
+//! No other command uses it. It touches the folder it is given and the two
+//! processes it starts, and talks to them as an operator would.
 
 mod process;
 
@@ -138,17 +141,7 @@ impl Stack {
             ],
             &self.layout.root.join("controller.log"),
         )?;
-        let process = self.controller.insert(process);
-        let deadline = Instant::now() + START_TIMEOUT;
-        while self.layout.address().is_none() {
-            process.check()?;
-            if Instant::now() > deadline {
-                return Err(
-                    CliError::failed("the controller is not up; its last words:").more(process.tail())
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_listening(self.controller.insert(process), &self.layout).await?;
         Client::connect(&Target::Controller(self.layout.context()?)).await
     }
 
@@ -186,6 +179,7 @@ impl Stack {
         let request =
             CreateJoinTokenRequest { name: name.to_owned(), labels: Default::default(), valid_seconds: 600 };
         let token = client.hosts()?.create_join_token(request).await?.into_inner().token;
+        // By way of a file that only its owner reads: arguments are for everybody to see.
         let file = self.layout.root.join("join.token");
         holdfast_archive::secret_file::write(&file, &token)
             .map_err(|error| CliError::io(&file.display().to_string(), &error))?;
@@ -223,6 +217,21 @@ impl Drop for Stack {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Waits until the controller has said where it listens.
+async fn until_listening(controller: &mut Process, layout: &Layout) -> Result<()> {
+    // The controller writes its address down once it listens; asking the port would not tell it
+    // from another one.
+    let deadline = Instant::now() + START_TIMEOUT;
+    while layout.address().is_none() {
+        controller.check()?;
+        if Instant::now() > deadline {
+            return Err(CliError::failed("the controller is not up; its last words:").more(controller.tail()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Waits until the controller sees the agent, and the agent its Engine.

@@ -72,8 +72,14 @@ impl Process {
 
     /// SIGTERM, and SIGKILL for one that does not listen.
     pub(super) fn stop(mut self) {
+        // One that has ended was waited for when that was seen: its number may be another
+        // process's by now.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
+        // An agent that ends sets its containers going again first: that is what the time is for.
         while Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;

@@ -13,6 +13,7 @@ use crate::output;
 
 pub(super) async fn run(env: &Env, args: ContainerRunArgs) -> Result<Exit> {
     let host = env.host(&args.host)?.map(str::to_owned);
+    // All is parsed before the agent is dialled: a mistake costs no connection.
     let request = request(args, |key| std::env::var(key).ok())?;
     let mut service = env.client().await?.containers(host.as_deref())?;
     let answer = service.run_container(within_long(request)).await?.into_inner();
@@ -31,6 +32,7 @@ fn request(args: ContainerRunArgs, shell: impl Fn(&str) -> Option<String>) -> Re
         ));
     }
     let mut variables = Variables::default();
+    // Files first: what is given by --env goes before what a file says, as with Docker.
     for path in &args.env_file {
         let text = std::fs::read_to_string(path)
             .map_err(|error| CliError::io(&path.display().to_string(), &error))?;
@@ -68,6 +70,7 @@ fn request(args: ContainerRunArgs, shell: impl Fn(&str) -> Option<String>) -> Re
 fn distinct(mounts: &[ContainerMount]) -> Result<()> {
     let mut seen = HashSet::new();
     for mount in mounts {
+        // `/data` and `/data/` are one place.
         let target = mount.target.trim_end_matches('/');
         if !seen.insert(target) {
             return Err(CliError::usage(format!(
@@ -85,6 +88,7 @@ struct Variables(Vec<(String, String)>);
 
 impl Variables {
     fn add_file(&mut self, path: &Path, text: &str, shell: impl Fn(&str) -> Option<String>) -> Result<()> {
+        // Some editors begin a file with a mark of its encoding; it is no part of the first name.
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = line.trim_start();
             if line.is_empty() || line.starts_with('#') {

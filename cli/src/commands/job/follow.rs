@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use holdfast_proto::v1::{Job, JobState, WatchJobRequest};
+use holdfast_proto::v1::{Job, JobEvent, JobState, WatchJobRequest};
 use serde::Serialize;
+use tonic::Streaming;
 
 use super::{JobView, has_ended};
 use crate::client::Client;
@@ -15,6 +16,8 @@ use crate::error::{CliError, ErrorCode, Exit, Result};
 use crate::output::progress::Watcher;
 use crate::output::{self, Lines, Render};
 
+/// How often the watch of one job is begun, in all.
+const WATCHES: u32 = 10;
 /// Between two attempts to watch a job.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -25,6 +28,7 @@ pub(in crate::commands) async fn follow(env: &Env, client: &Client, ids: Vec<Str
     let watches = ids.into_iter().map(|id| watch(client, id, &watcher, true));
     let ended = try_join_all(watches).await?;
     watcher.finish();
+    // One that failed among many that went well decides how the command ends.
     let exit = ended.iter().map(exit_for).max_by_key(|exit| severity(*exit)).unwrap_or(Exit::Done);
     let views: Vec<JobView> = ended.into_iter().map(JobView::from).collect();
     match <[JobView; 1]>::try_from(views) {
@@ -48,60 +52,94 @@ impl Render for Followed {
 /// starts. A watch that breaks off is taken up again where it was: the job does
 /// not depend on being watched.
 fn watch<'a>(client: &'a Client, id: String, watcher: &'a Watcher, top: bool) -> BoxFuture<'a, Result<Job>> {
-    Box::pin(async move {
-        let mut after = 0;
-        let mut last = None;
-        let mut known = HashSet::new();
-        let mut children = FuturesUnordered::new();
-        for attempt in 0..10 {
-            let request = WatchJobRequest { id: id.clone(), after };
-            let mut stream = match client.jobs()?.watch_job(request).await {
-                Ok(answer) => answer.into_inner(),
+    let watch = Watch {
+        client,
+        id,
+        watcher,
+        top,
+        after: 0,
+        last: None,
+        known: HashSet::new(),
+        children: FuturesUnordered::new(),
+    };
+    Box::pin(watch.run())
+}
+
+/// The watch of one job.
+struct Watch<'a> {
+    client: &'a Client,
+    id: String,
+    watcher: &'a Watcher,
+    /// Asked for, and not started by another job.
+    top: bool,
+    /// The event that was told last.
+    after: u64,
+    last: Option<Job>,
+    /// Children that are watched.
+    known: HashSet<String>,
+    children: FuturesUnordered<BoxFuture<'a, Result<Job>>>,
+}
+
+impl Watch<'_> {
+    async fn run(mut self) -> Result<Job> {
+        for attempt in 0..WATCHES {
+            let request = WatchJobRequest { id: self.id.clone(), after: self.after };
+            match self.client.jobs()?.watch_job(request).await {
+                Ok(answer) => {
+                    if let Some(job) = self.read(answer.into_inner()).await {
+                        return Ok(job);
+                    }
+                }
+                // The first watch fails as any call does: there may be no such job. Later ones meet
+                // a controller that is being restarted.
                 Err(status) if attempt == 0 || status.code() != tonic::Code::Unavailable => {
                     return Err(status.into());
                 }
-                Err(_) => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            let mut ended = None;
-            loop {
-                let event = tokio::select! {
-                    event = stream.message() => match event {
-                        Ok(Some(event)) => event,
-                        _ => break,
-                    },
-                    // How a child ended is the parent's to judge.
-                    Some(_) = children.next() => continue,
-                };
-                after = after.max(event.sequence);
-                let Some(job) = event.job else { continue };
-                watcher.show(&job, event.restore_progress.as_ref(), &event.message, top);
-                if has_ended(job.state()) {
-                    // The rest of what was told comes with it; then the stream ends.
-                    ended = Some(job);
-                    continue;
-                }
-                for child in job.children.iter().filter(|child| !has_ended(child.state())) {
-                    if known.insert(child.id.clone()) {
-                        children.push(watch(client, child.id.clone(), watcher, false));
-                    }
-                }
-                last = Some(job);
-            }
-            if let Some(job) = ended {
-                return Ok(job);
+                Err(_) => {}
             }
             tokio::time::sleep(PAUSE).await;
         }
-        let step = last.map(|job| job.step).unwrap_or_default();
-        Err(CliError::new(
-            ErrorCode::WatchLost,
-            format!("job {id} can no longer be watched; last seen: {step}"),
-        )
-        .hint(format!("holdfast job watch {id}")))
-    })
+        let (id, step) = (self.id, self.last.map(|job| job.step).unwrap_or_default());
+        let message = format!("job {id} can no longer be watched; last seen: {step}");
+        Err(CliError::new(ErrorCode::WatchLost, message).hint(format!("holdfast job watch {id}")))
+    }
+
+    /// Reads until the stream ends or breaks off. Gives the job once it has
+    /// ended.
+    async fn read(&mut self, mut stream: Streaming<JobEvent>) -> Option<Job> {
+        let mut ended = None;
+        loop {
+            let event = tokio::select! {
+                event = stream.message() => match event {
+                    Ok(Some(event)) => event,
+                    _ => return ended,
+                },
+                // How a child ended is the parent's to judge.
+                Some(_) = self.children.next() => continue,
+            };
+            // The next watch begins behind what was told.
+            self.after = self.after.max(event.sequence);
+            let Some(job) = event.job else { continue };
+            self.watcher.show(&job, event.restore_progress.as_ref(), &event.message, self.top);
+            if has_ended(job.state()) {
+                // The rest of what was told comes with it; then the stream ends.
+                ended = Some(job);
+                continue;
+            }
+            self.watch_children(&job);
+            self.last = Some(job);
+        }
+    }
+
+    /// A child may start between two looks, and is named by each event from then
+    /// on.
+    fn watch_children(&mut self, job: &Job) {
+        for child in job.children.iter().filter(|child| !has_ended(child.state())) {
+            if self.known.insert(child.id.clone()) {
+                self.children.push(watch(self.client, child.id.clone(), self.watcher, false));
+            }
+        }
+    }
 }
 
 fn exit_for(job: &Job) -> Exit {

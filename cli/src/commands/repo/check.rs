@@ -63,6 +63,7 @@ impl Render for CheckView {
 }
 
 pub(super) async fn run(env: &Env, place: &RepositoryArgs) -> Result<Exit> {
+    // Somebody waits at a terminal: a store that does not answer is to be named in seconds.
     let store = open_store(place)?.with_retry(RetryPolicy::interactive());
     let begun = Instant::now();
     let probe = store.probe().await?;

@@ -25,6 +25,7 @@ pub(super) fn open_store(place: &RepositoryArgs) -> Result<Store> {
         ca_file: place.s3_ca_file.clone(),
         allow_http: place.s3_allow_http,
     };
+    // The store would say so as well, by the name of a setting that has another name here.
     if matches!(location, Location::S3 { .. }) && s3.credentials_file.is_none() {
         return Err(CliError::usage(format!(
             "{location} needs an access key: --s3-credentials-file is missing"
@@ -47,6 +48,8 @@ pub(super) async fn open(place: &RepositoryArgs) -> Result<Repository> {
         Err(error) => error,
     };
     Err(match error {
+        // A lost `repo.json` and a mistyped prefix look alike. Whoever has lost it must not be told
+        // to look elsewhere.
         OpenError::NotARepository { .. } if holds_snapshots(&store).await => {
             CliError::new(ErrorCode::RepositoryInfo, format!("{error}, but snapshots: it was lost"))
                 .hint(WRITE_AGAIN)
@@ -77,6 +80,7 @@ async fn holds_snapshots(store: &Store) -> bool {
 /// `when` is `latest`, `#number` or the beginning of a date (UTC). Host and
 /// source are names or ids.
 pub(super) async fn resolve(repository: &Repository, reference: &str) -> Result<Snapshot> {
+    // An id is looked up by its name in the store: that works where no other snapshot can be read.
     if let Ok(id) = reference.parse::<SnapshotId>() {
         return repository.snapshot(id).await.map_err(|error| match error {
             BrokenSnapshotError::Store(error) => CliError::from(error),
@@ -97,6 +101,8 @@ fn choose(snapshots: &[Snapshot], reference: &str) -> Result<Snapshot> {
         let id = snapshot.header.id;
         places.entry((id.host, id.source)).or_default().push(snapshot);
     }
+    // The newest of either would be a guess, and one that overwrites nothing here still restores
+    // the wrong data.
     if places.len() > 1 {
         return Err(several(name, &places));
     }

@@ -103,6 +103,8 @@ fn restore_verified(
     let shown = Arc::clone(&progress);
     let counter = Counter::start(move || format!("{} files, {}", shown.files(), Bytes(shown.bytes())));
     let blame = |error: RestoreError| failed(&snapshot, &error, options);
+    // Two handles of the target, opened by name: what is compared is what lies there when the
+    // restore is over.
     let restored = restore(request(handle(to)?)).map_err(blame)?;
     let compared = compare(request(handle(to)?)).map_err(blame)?.after(&restored);
     counter.finish();

@@ -124,8 +124,10 @@ pub(super) async fn run(env: &Env, place: &RepositoryArgs, quick: bool) -> Resul
         format!("{done} of {total} packs, {}", Bytes(shown.bytes_done.load(Ordering::Relaxed)))
     });
     let report = verify(&repository, level, progress).await;
+    // Before an error is said: the line would stand in its way.
     counter.finish();
     let report = report?;
+    // Ids are what a report has; people know snapshots by host, source and number.
     let names = repository
         .snapshots()
         .await?

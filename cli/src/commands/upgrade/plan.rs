@@ -1,4 +1,5 @@
-//! What an upgrade would do.
+//! What an upgrade would do, as the commands of `upgrade` show it; `words` says it
+//! to people.
 
 mod words;
 

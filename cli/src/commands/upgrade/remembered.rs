@@ -133,8 +133,8 @@ impl Render for UpgradeView {
     }
 }
 
-impl Render for StatusView {
-    fn lines(&self) -> Lines {
+impl StatusView {
+    fn table(&self) -> Lines {
         let with_host = self.upgrades.iter().any(|upgrade| !upgrade.host.is_empty());
         let mut headings = vec!["CONTAINER", "IMAGES", "STATE", "STARTED", "DOWN", "KEPT", "JOB"];
         if with_host {
@@ -157,7 +157,13 @@ impl Render for StatusView {
             }
             rows.push(cells);
         }
-        let mut lines = rows.finish();
+        rows.finish()
+    }
+}
+
+impl Render for StatusView {
+    fn lines(&self) -> Lines {
+        let mut lines = self.table();
         for upgrade in self.upgrades.iter().filter(|upgrade| !upgrade.error.is_empty()) {
             lines.push(format!("{}, job {}: {}", upgrade.container, upgrade.job, upgrade.error));
         }
@@ -194,6 +200,7 @@ pub(super) async fn status(env: &Env, host: Option<String>, container: Option<St
     } else {
         view.upgrades = ask(&client, host.host, request).await?;
     }
+    // By start, over all hosts: each host gives its own in order.
     view.upgrades.sort_by_key(|upgrade| std::cmp::Reverse(upgrade.started.0));
     output::emit(env.format, &view);
     Ok(if view.unknown.is_empty() { Exit::Done } else { Exit::Attention })
@@ -214,6 +221,7 @@ async fn ask(
 async fn ask_all(client: &Client, request: ListUpgradesRequest, view: &mut StatusView) -> Result<()> {
     let hosts = collect(client.hosts()?.list_hosts(within(ListHostsRequest { labels: Vec::new() }))).await?;
     let answers: Vec<(String, Result<Vec<UpgradeView>>)> =
+        // Revoked hosts cannot be asked any more. Those that are only away are named as such.
         stream::iter(hosts.into_iter().filter(|host| !host.revoked))
             .map(|host| {
                 let request = request.clone();
@@ -226,6 +234,7 @@ async fn ask_all(client: &Client, request: ListUpgradesRequest, view: &mut Statu
                     (host.name, answer)
                 }
             })
+            // In the order of the hosts, however long each takes.
             .buffered(AT_ONCE)
             .collect()
             .await;

@@ -53,6 +53,8 @@ impl Render for RolloutView {
 impl RolloutView {
     fn exit(&self) -> Exit {
         let refused = self.targets.iter().any(|target| !target.refusal.is_empty());
+        // A rollout that would leave something out, or finds nothing to do, is not what was asked
+        // for.
         if refused || self.targets.is_empty() || !self.warnings.is_empty() {
             Exit::Attention
         } else {
