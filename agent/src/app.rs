@@ -17,7 +17,7 @@ use holdfast_proto::v1::mount_service_server::MountServiceServer;
 use holdfast_proto::v1::snapshot_service_server::SnapshotServiceServer;
 use holdfast_proto::v1::volume_service_server::VolumeServiceServer;
 use sd_notify::NotifyState;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
@@ -74,45 +74,101 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "systemd could not be told that the agent can be reached");
     }
-    tokio::spawn(stop_on_signal(state.stop.clone()));
-    tokio::spawn(state.recovery.clone().run());
-    tokio::spawn(state.clocks.clone().run());
-    tokio::spawn(state.upgrades.clone().run_loop());
-    let keeping = tokio::spawn(state.specs.clone().run(state.stop.clone()));
+    let mut tasks = Tasks::start(&state);
     match state.holders.sweep().await {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "holder containers that the journal does not list were removed"),
         Err(error) => tracing::warn!(%error, "leftover holder containers could not be looked for"),
     }
-    let link = start_link(&state, args)?;
-    let served = serve(&state, socket).await;
-    link.await?;
-    keeping.await?;
+    tasks.start_link(&state, args)?;
+    let serving = serve(&state, socket);
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        error = tasks.failure() => {
+            // Without any of them the agent looks well and is not: nobody would
+            // resume containers, or hear the controller. Jobs end as they do
+            // on a signal, and the service manager starts another agent.
+            tracing::error!(%error, "a task of the agent failed; the agent stops");
+            state.stop.cancel();
+            serving.await.and(Err(error).context("a task of the agent failed"))
+        }
+    };
+    tasks.end().await?;
     served
 }
 
-/// Dials the controller of a host that has joined, now or later, and keeps at
-/// it.
-fn start_link(state: &AgentState, args: RunArgs) -> anyhow::Result<JoinHandle<()>> {
-    let link = Link::open(&state.config.state_dir)?;
-    if !link.has_joined() {
-        tracing::info!(
-            "this host has not joined a controller; the socket is served, and `holdfast-agent join` is waited for"
-        );
+/// What runs beside the calls for as long as the agent does.
+#[derive(Debug, Default)]
+struct Tasks {
+    /// Needed until the last job has ended, and dropped with the agent: each of
+    /// them may be cut off anywhere, as by a kill.
+    endless: JoinSet<()>,
+    /// End when the agent is told to stop, and are waited for.
+    ending: JoinSet<()>,
+}
+
+impl Tasks {
+    fn start(state: &AgentState) -> Self {
+        let mut tasks = Self::default();
+        tasks.endless.spawn(stop_on_signal(state.stop.clone()));
+        tasks.endless.spawn(state.recovery.clone().run());
+        tasks.endless.spawn(state.clocks.clone().run());
+        tasks.endless.spawn(state.upgrades.clone().run_loop());
+        tasks.ending.spawn(state.specs.clone().run(state.stop.clone()));
+        tasks
     }
-    let (mut line, plane) = (link.line(), state.data_plane.clone());
-    plane.send_replace(line.borrow_and_update().clone());
-    tokio::spawn(async move {
-        // Ends with the link, which holds the sender.
-        while line.changed().await.is_ok() {
-            plane.send_replace(line.borrow_and_update().clone());
+
+    /// Dials the controller of a host that has joined, now or later, and keeps
+    /// at it.
+    fn start_link(&mut self, state: &AgentState, args: RunArgs) -> anyhow::Result<()> {
+        let link = Link::open(&state.config.state_dir)?;
+        if !link.has_joined() {
+            tracing::info!(
+                "this host has not joined a controller; the socket is served, and `holdfast-agent join` is waited for"
+            );
         }
-    });
-    let served = state.clone();
-    let allow = state.config.allow.clone();
-    let rights = move || take_rights(&allow, &args);
-    let run = link.run(move || router(&served), rights, state.controller.clone(), state.stop.clone());
-    Ok(tokio::spawn(run))
+        let (mut line, plane) = (link.line(), state.data_plane.clone());
+        plane.send_replace(line.borrow_and_update().clone());
+        self.ending.spawn(async move {
+            // Ends with the link, which holds the sender.
+            while line.changed().await.is_ok() {
+                plane.send_replace(line.borrow_and_update().clone());
+            }
+        });
+        let served = state.clone();
+        let allow = state.config.allow.clone();
+        let rights = move || take_rights(&allow, &args);
+        self.ending.spawn(link.run(
+            move || router(&served),
+            rights,
+            state.controller.clone(),
+            state.stop.clone(),
+        ));
+        Ok(())
+    }
+
+    /// Waits for the first that fails. Those that end are no failure.
+    async fn failure(&mut self) -> JoinError {
+        loop {
+            let ended = tokio::select! {
+                Some(ended) = self.endless.join_next() => ended,
+                Some(ended) = self.ending.join_next() => ended,
+                else => std::future::pending().await,
+            };
+            if let Err(error) = ended {
+                return error;
+            }
+        }
+    }
+
+    /// Waits for those that end by themselves; the others are dropped.
+    async fn end(mut self) -> Result<(), JoinError> {
+        while let Some(ended) = self.ending.join_next().await {
+            ended?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes over what the host's file allows by now: `join` writes it before it

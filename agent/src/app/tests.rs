@@ -384,3 +384,15 @@ async fn what_is_allowed_is_written_before_the_token_is_spent() {
     join(args).await.unwrap_err();
     assert_eq!(Config::load_state(&state).unwrap().allow.words(), ["backup"]);
 }
+
+#[tokio::test]
+async fn a_task_that_panics_is_seen_and_one_that_ends_is_none() {
+    let mut tasks = Tasks::default();
+    tasks.ending.spawn(async {});
+    tasks.endless.spawn(std::future::pending());
+    let none = tokio::time::timeout(Duration::from_millis(50), tasks.failure()).await;
+    assert!(none.is_err(), "{none:?}");
+    tasks.endless.spawn(async { panic!("as a bug would") });
+    assert!(tasks.failure().await.is_panic());
+    tasks.end().await.unwrap();
+}
