@@ -12,7 +12,6 @@ use std::fmt;
 
 use holdfast_archive::ids::PackId;
 use holdfast_archive::keys::ObjectKey;
-use holdfast_proto::v1::PresignedPut;
 use http::Uri;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -48,6 +47,13 @@ pub enum NotPinned {
     Elsewhere(String),
     #[error("the controller's request for a pack has {0}, which no such request needs")]
     More(String),
+}
+
+/// A request to store a pack, as the controller signed it.
+#[derive(Debug, Clone)]
+pub struct SignedPut {
+    pub url: String,
+    pub headers: HashMap<String, String>,
 }
 
 /// A store's address and whom to trust there.
@@ -136,8 +142,8 @@ impl StorePin {
     /// # Errors
     /// When it leads anywhere but to the pack's object in this place, or has
     /// what a signed PUT does not need.
-    pub fn admit(&self, put: &PresignedPut, pack: &PackId, length: u64) -> Result<Admitted, NotPinned> {
-        let PresignedPut { url, headers, expires_unix_ms: _ } = put;
+    pub fn admit(&self, put: &SignedPut, pack: &PackId, length: u64) -> Result<Admitted, NotPinned> {
+        let SignedPut { url, headers } = put;
         let elsewhere = || NotPinned::Elsewhere(shown(url));
         let uri: Uri = url.parse().map_err(|_| elsewhere())?;
         let pinned: Uri = self.url.parse().map_err(|_| elsewhere())?;
@@ -229,9 +235,9 @@ mod tests {
         StorePin::new(url, "").unwrap()
     }
 
-    fn put(url: String, headers: &[(&str, &str)]) -> PresignedPut {
+    fn put(url: String, headers: &[(&str, &str)]) -> SignedPut {
         let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        PresignedPut { url, headers, expires_unix_ms: 0 }
+        SignedPut { url, headers }
     }
 
     #[test]

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -98,6 +97,19 @@ impl QuiesceError {
     }
 }
 
+/// How one container was quiesced and resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuiesceReport {
+    pub container_id: String,
+    pub container_name: String,
+    pub mode: QuiesceMode,
+    pub downtime_ms: u64,
+    /// It runs again. False: it does not, and `problem` says why; what is to be
+    /// resumed is still in the journal.
+    pub resumed: bool,
+    pub problem: String,
+}
+
 /// Nothing is quiesced, or the recovery worker will resume it.
 #[derive(Debug)]
 pub struct QuiesceFailure {
@@ -106,7 +118,7 @@ pub struct QuiesceFailure {
     /// one group it is all of them: then the reason is the host's, not theirs.
     pub group: Vec<usize>,
     /// What was touched.
-    pub reports: Vec<v1::ContainerQuiesced>,
+    pub reports: Vec<QuiesceReport>,
 }
 
 /// Quiesced containers. They resume when it is dropped, but only
@@ -128,7 +140,7 @@ struct Shared {
     mode: QuiesceMode,
     held: Mutex<Vec<Held>>,
     /// Held while containers resume, so that the job and its watchdog do not both.
-    resumed: tokio::sync::Mutex<Vec<v1::ContainerQuiesced>>,
+    resumed: tokio::sync::Mutex<Vec<QuiesceReport>>,
 }
 
 #[derive(Debug, Clone)]
@@ -248,7 +260,7 @@ impl Quiesced {
     }
 
     /// Resumes everything, in the reverse order, and says how it went.
-    pub async fn resume(mut self) -> Vec<v1::ContainerQuiesced> {
+    pub async fn resume(mut self) -> Vec<QuiesceReport> {
         let mut reports = self.shared.resume(true).await;
         // Nothing is quiesced any more. How long they take to be healthy is no
         // time quiesced, and no reason to give up what was read.
@@ -268,7 +280,7 @@ impl Drop for Quiesced {
 
 impl Shared {
     /// `patient`: also waits for the health of what others need to start.
-    async fn resume(&self, patient: bool) -> Vec<v1::ContainerQuiesced> {
+    async fn resume(&self, patient: bool) -> Vec<QuiesceReport> {
         let mut resumed = self.resumed.lock().await;
         // Each stays in `held` until it is resumed: if this is cut off, the others are
         // handed over.
@@ -289,7 +301,7 @@ impl Shared {
         self.held().iter().any(|other| depends_on(&other.container, &held.container))
     }
 
-    async fn resume_one(&self, held: &Held) -> v1::ContainerQuiesced {
+    async fn resume_one(&self, held: &Held) -> QuiesceReport {
         let deadline = Instant::now() + RESUME_LIMIT;
         let outcome = loop {
             // What is known of it may grow while the act runs to its end.
@@ -314,10 +326,10 @@ impl Shared {
                 (false, format!("{problem}; the agent goes on trying"))
             }
         };
-        v1::ContainerQuiesced {
+        QuiesceReport {
             container_id: held.container.id.clone(),
             container_name: held.container.name.clone(),
-            how: self.mode.as_str().to_owned(),
+            mode: self.mode,
             downtime_ms: u64::try_from(held.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             resumed,
             problem,
@@ -338,7 +350,7 @@ impl Shared {
     }
 
     /// Adds to the reports which containers did not come back well.
-    async fn note_health(&self, reports: &mut [v1::ContainerQuiesced]) {
+    async fn note_health(&self, reports: &mut [QuiesceReport]) {
         let deadline = Instant::now() + HEALTH_LIMIT;
         for report in reports.iter_mut().filter(|report| report.resumed && report.problem.is_empty()) {
             let left = deadline.saturating_duration_since(Instant::now());
