@@ -13,6 +13,7 @@ mod containers;
 mod error;
 mod holders;
 mod images;
+mod mounts;
 mod paths;
 mod probe;
 mod raw;
@@ -29,12 +30,11 @@ use std::time::Duration;
 
 use bollard::Docker;
 
-pub use self::containers::{
-    Container, ContainerState, ContainerSummary, HealthState, HealthWait, Mount, MountKind,
-};
+pub use self::containers::{Container, ContainerState, ContainerSummary, HealthState, HealthWait};
 pub use self::error::{EngineError, EngineErrorKind};
 pub(crate) use self::holders::HOLDER_LABEL;
 pub use self::holders::HolderSpec;
+pub use self::mounts::{Mount, MountKind};
 pub use self::paths::PathKind;
 pub use self::raw::{CreatedContainer, ExecOutcome, PathChange, PathChangeKind};
 pub(crate) use self::role::ROLE_LABEL;
