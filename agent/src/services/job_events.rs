@@ -57,7 +57,7 @@ fn source_progress(progress: SourceProgress) -> v1::SourceProgress {
         source_id: source.to_string(),
         phase: phase.into(),
         stats: Some(snapshot_stats(Counts { stats, retries: 0 })),
-        expected_bytes,
+        expected_bytes: expected_bytes.unwrap_or_default(),
     }
 }
 

@@ -57,12 +57,12 @@ pub struct BaseSnapshot {
     pub extent: Extent,
 }
 
-/// How packs are to be made. 0: as the agent does it by itself.
+/// How packs are to be made, where the controller says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UploadParameters {
-    pub compression_level: u32,
-    pub pack_bytes: u32,
-    pub upload_concurrency: u32,
+    pub compression_level: Option<u32>,
+    pub pack_bytes: Option<u32>,
+    pub upload_concurrency: Option<u32>,
 }
 
 /// What of the base is not to be relied on.
@@ -78,7 +78,6 @@ pub enum Damaged {
 pub struct Restore {
     pub session: Session,
     pub snapshot_object: Vec<u8>,
-    pub same_host: bool,
 }
 
 impl DataPlane {
@@ -156,7 +155,6 @@ impl DataPlane {
         Ok(Restore {
             session: Session::new(caller, answer.lease_id, retries),
             snapshot_object: answer.snapshot_object,
-            same_host: answer.same_host,
         })
     }
 }

@@ -90,7 +90,13 @@ pub(super) fn parse_base(base: v1::BaseSnapshot) -> BaseSnapshot {
 
 pub(super) fn parse_parameters(parameters: v1::UploadParameters) -> UploadParameters {
     let v1::UploadParameters { compression_level, pack_bytes, upload_concurrency } = parameters;
-    UploadParameters { compression_level, pack_bytes, upload_concurrency }
+    // On the wire 0 says nothing.
+    let said = |number: u32| (number > 0).then_some(number);
+    UploadParameters {
+        compression_level: said(compression_level),
+        pack_bytes: said(pack_bytes),
+        upload_concurrency: said(upload_concurrency),
+    }
 }
 
 pub(super) fn parse_commit(answer: v1::CommitSnapshotResponse) -> Result<Commit, PackIoError> {

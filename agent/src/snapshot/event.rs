@@ -32,8 +32,8 @@ pub struct SourceProgress {
     pub source: SourceId,
     pub phase: SourcePhase,
     pub stats: Stats,
-    /// What the base snapshot suggests the total will be; 0 when unknown.
-    pub expected_bytes: u64,
+    /// What the base snapshot suggests the total will be.
+    pub expected_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -54,17 +54,16 @@ pub(super) async fn capture(
 /// The settings the controller and this host give.
 pub(super) fn options(parameters: &UploadParameters, workers: usize, memory_bytes: usize) -> CaptureOptions {
     let defaults = CaptureOptions::default();
-    let or = |given: u32, default: usize| match usize::try_from(given) {
-        Ok(given) if given > 0 => given,
-        _ => default,
+    let or = |given: Option<u32>, default: usize| {
+        given.and_then(|given| usize::try_from(given).ok()).unwrap_or(default)
     };
     // The controller's words are bounded: what it asks for costs this host's
     // memory and time.
     CaptureOptions {
-        level: match parameters.compression_level {
-            0 => defaults.level,
-            level => i32::try_from(level.min(19)).unwrap_or(defaults.level),
-        },
+        level: parameters
+            .compression_level
+            .and_then(|level| i32::try_from(level.min(19)).ok())
+            .unwrap_or(defaults.level),
         pack_bytes: or(parameters.pack_bytes, defaults.pack_bytes).min(64 << 20),
         upload_concurrency: or(parameters.upload_concurrency, defaults.upload_concurrency).min(16),
         workers,

@@ -27,7 +27,7 @@ pub(super) struct ProgressTracker {
 #[derive(Debug)]
 pub(super) struct SourceProgress {
     source: SourceId,
-    expected_bytes: u64,
+    expected_bytes: Option<u64>,
     state: Mutex<SourceState>,
 }
 
@@ -45,7 +45,7 @@ impl ProgressTracker {
         Self { feed, rows: Mutex::default() }
     }
 
-    pub(super) fn add(&self, source: SourceId, expected_bytes: u64) -> Arc<SourceProgress> {
+    pub(super) fn add(&self, source: SourceId, expected_bytes: Option<u64>) -> Arc<SourceProgress> {
         let state = SourceState {
             phase: SourcePhase::Queued,
             carried: Stats::default(),
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn passes_add_up_what_moved_and_not_what_is_there() {
         let progress = ProgressTracker::new(Arc::new(Feed::new()));
-        let row = progress.add(SourceId::generate(), 0);
+        let row = progress.add(SourceId::generate(), None);
         row.lock().carried = Stats { read_bytes: 10, new_bytes: 4, stored_bytes: 2, ..Stats::default() };
         let last = Stats { entries: 3, read_bytes: 1, changed_files: 1, ..Stats::default() };
         let expected = Stats { read_bytes: 11, new_bytes: 4, stored_bytes: 2, ..last };

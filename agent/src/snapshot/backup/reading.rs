@@ -52,10 +52,12 @@ impl Backup<'_> {
         let begun = Instant::now();
         Stopped::check(&self.job.cancel)?;
         let source = Source::open(context, &request.name).await?;
+        // Its own: a group that was quiesced too long ends without the other sources.
         let cancel = self.job.cancel.part();
         let upload = match context.plane.open_upload(self.job.run(), request.id, &cancel).await {
             Ok(upload) => upload,
             Err(error) => {
+                // A volume may be held mounted by a container, which nobody else would remove.
                 source.release().await;
                 return Err(BackupError::from(error).unless_stopped(&cancel));
             }
@@ -68,7 +70,7 @@ impl Backup<'_> {
                 (Arc::default(), true)
             }
         };
-        let expected = upload.base.as_ref().map_or(0, |base| base.extent.size_bytes);
+        let expected = upload.base.as_ref().map(|base| base.extent.size_bytes);
         let row = self.progress.add(request.id, expected);
         Ok(Target {
             id: request.id,
