@@ -403,6 +403,7 @@ pub async fn serve(state: &AgentState, socket: Socket) -> anyhow::Result<()> {
             }
         }
     };
+    // Together: jobs that end tell it over calls that are still served.
     let (served, ()) = tokio::join!(served, end_jobs(state));
     served?;
     tracing::info!("agent stopped");

@@ -32,6 +32,7 @@ pub fn open(state_dir: &Path, engine: Option<&str>) -> io::Result<InstanceId> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
+    // An Engine that does not answer is not another Engine: a record stays then.
     let engine = engine.unwrap_or_default();
     let (instance, recorded) = match known {
         None => (InstanceId::generate(), None),

@@ -116,10 +116,15 @@ struct State {
 impl Journal {
     /// Opens the journal below `state_dir`, made if it is not there. Waits up
     /// to `timeout` for another process that has it open.
+    ///
+    /// # Errors
+    /// When another process keeps it open, or it cannot be made, read or synced.
     pub fn open(state_dir: &Path, timeout: Duration) -> Result<Self, JournalError> {
         let dir = state_dir.join("journal");
         fs::create_dir_all(&dir).map_err(|source| failed("create", &dir, source))?;
+        // Or a crash could take the whole directory with what is recorded in it.
         sync_dir(state_dir)?;
+        // Before it is read: another agent may be recording or completing.
         let lock = lock(&dir, timeout)?;
         let state = read(&dir)?;
         for path in &state.set_aside {
@@ -135,7 +140,11 @@ impl Journal {
 
     /// Returns once the action is on disk. Blocks on the disk; on an error
     /// nothing was recorded and the act must not be done.
+    ///
+    /// # Errors
+    /// When the record cannot be written or synced.
     pub fn record(&self, action: CleanupAction) -> Result<ActionId, JournalError> {
+        // Held over the write: ids are given in the order in which they are on disk.
         let mut state = self.lock_state();
         let id = ActionId(state.next);
         write(&self.dir, id, &action)?;
@@ -148,19 +157,29 @@ impl Journal {
     /// Replaces what is written of an action; one that was completed meanwhile stays
     /// completed. Blocks on the disk; on an error there is the old or the new
     /// record, whole.
+    ///
+    /// # Errors
+    /// When the record cannot be written or synced.
     pub fn amend(&self, id: ActionId, action: CleanupAction) -> Result<(), JournalError> {
         let mut state = self.lock_state();
         let Some(known) = state.actions.get_mut(&id) else { return Ok(()) };
         put(&self.dir, id, &action)?;
+        // Also where the sync fails: this is what the next read of the disk finds,
+        // unless the host dies first.
         *known = action;
         sync_dir(&self.dir)
     }
 
     /// Removes an action that was carried out or has nothing to do any more. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the record cannot be removed, or its removal cannot be synced.
     pub fn complete(&self, id: ActionId) -> Result<(), JournalError> {
         let mut state = self.lock_state();
         let path = self.dir.join(file_name(id));
         durable::remove_if_there(&path).map_err(|source| failed("remove", &path, source))?;
+        // Known until that is on disk: an action that comes back after a crash is
+        // carried out once more, which does no harm.
         sync_dir(&self.dir)?;
         state.actions.remove(&id);
         failpoint("agent.journal.after-remove");
@@ -277,11 +296,13 @@ fn read(dir: &Path) -> Result<State, JournalError> {
         let path = entry.path();
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
+        // Its rename never happened, so its act never began.
         if durable::is_temporary(name) {
             fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
             continue;
         }
         let Some(id) = id_of(name) else { continue };
+        // Of records that are not obeyed too: their names are not taken again.
         state.next = state.next.max(id.0 + 1);
         let bytes = fs::read(&path).map_err(|source| failed("read", &path, source))?;
         match decode(&bytes) {
@@ -298,6 +319,7 @@ fn read(dir: &Path) -> Result<State, JournalError> {
             }
         }
     }
+    // What was found may have been renamed by an agent that died before its sync.
     sync_dir(dir)?;
     Ok(state)
 }

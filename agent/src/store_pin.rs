@@ -113,9 +113,12 @@ impl StorePin {
         let invalid = |cause| InvalidStorePin { url: url.to_owned(), cause };
         let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
         address(&uri).ok_or_else(|| invalid("it is not http:// or https:// and a host"))?;
+        // Kept in plain view beside the key: nothing of a signature may stand in it.
         if uri.query().is_some() || url.contains('#') {
             return Err(invalid("it has a query"));
         }
+        // Objects are compared as text later. What a server might read as another path
+        // than it looks like is no place to be sure of.
         let mut parts = uri.path().split('/').skip(1);
         if uri.path() == "/" || parts.any(|part| matches!(part, "" | "." | "..") || part.contains('%')) {
             return Err(invalid("its path is not that of a bucket"));
@@ -148,10 +151,14 @@ impl StorePin {
         let uri: Uri = url.parse().map_err(|_| elsewhere())?;
         let pinned: Uri = self.url.parse().map_err(|_| elsewhere())?;
         let address = address(&uri).ok_or_else(elsewhere)?;
+        // The pack's own object and no other in that place: a signed PUT on any other
+        // name would let a controller write over what this host may only add to.
         let object = format!("{}/{}", pinned.path(), ObjectKey::Pack(*pack));
         if Some(&address) != self::address(&pinned).as_ref() || uri.path() != object {
             return Err(elsewhere());
         }
+        // A store decides by parameters what a PUT does: `acl` or `tagging` are other
+        // operations on the same path.
         let mut parameters = uri.query().unwrap_or_default().split('&').filter(|one| !one.is_empty());
         if let Some(parameter) = parameters.find(|parameter| !is_signature(parameter)) {
             let name = parameter.split('=').next().unwrap_or_default();
@@ -180,6 +187,7 @@ fn admit_headers(
     for (name, value) in given {
         let lower = name.to_ascii_lowercase();
         let fits = match lower.as_str() {
+            // Signed, so they have to be sent; from what this host knows itself.
             "host" => value.eq_ignore_ascii_case(authority),
             "content-length" => *value == length.to_string(),
             known if HEADERS.contains(&known) => {

@@ -6,6 +6,9 @@
 //! [`Engine`] is a cheap handle that holds no connection; every call has a
 //! deadline, and an Engine that restarts is simply asked again.
 //!
+//! Every part of the agent may call it. It decides nothing: who may be stopped or
+//! removed is settled by its callers.
+//!
 //! Events are not used: state comes from list and inspect, which cannot be
 //! missed or repeated.
 

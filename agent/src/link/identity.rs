@@ -99,6 +99,7 @@ impl Identity {
     /// # Errors
     /// When the file cannot be read or written.
     pub(super) fn replace(&self, old: &Self, state_dir: &Path) -> Result<bool, IdentityError> {
+        // Held over look and write: a `join` in between would be overwritten.
         let _lock = lock(state_dir)?;
         if Self::load(state_dir)?.as_ref() != Some(old) {
             return Ok(false);
@@ -113,6 +114,7 @@ impl Identity {
     /// When the file cannot be removed.
     pub fn remove(state_dir: &Path) -> Result<bool, IdentityError> {
         let path = state_dir.join(FILE);
+        // Before the lock, which would make the directory of a host that never joined.
         if !path.exists() {
             return Ok(false);
         }

@@ -7,6 +7,9 @@
 //! deadline passes, or the [`Quiesced`] is dropped (a panic, a runtime that
 //! ends); and what a dead agent left is resumed by the next one.
 //!
+//! Called by backups; upgrades take its lock and stop containers themselves. It
+//! touches containers and the journal, never data.
+//!
 //! One at a time on a host: two jobs that share a container would otherwise
 //! each resume it under the other's read. Nothing is quiesced while a job waits for
 //! its turn.
@@ -203,9 +206,12 @@ impl Quiescer {
             held: Mutex::default(),
             resumed: tokio::sync::Mutex::default(),
         });
+        // Armed before the first act, so that no container is quiesced unwatched.
         let deadline = Instant::now() + request.max_downtime;
         let watchdog = (!plan.containers.is_empty()).then(|| watch(&shared, deadline, cancel));
         let quiesced = Quiesced { shared: shared.clone(), group, places, watchdog, _lock: lock };
+        // Those that need others stop first, a wave at a time. From here on a panic
+        // or a job that is dropped resumes them: `quiesced` is what is dropped.
         for wave in plan.waves() {
             if let Err(error) = shared.quiesce_all(wave, request, cancel).await {
                 let group = quiesced.group.clone();
@@ -222,6 +228,8 @@ fn watch(shared: &Arc<Shared>, deadline: Instant, cancel: &Cancel) -> Watchdog {
         tracing::error!(
             "containers were quiesced for as long as they may be; they resume and their data is not saved"
         );
+        // First: a job that has read all by now must not commit what it read while
+        // containers wrote again.
         cancel.cancel(CancelReason::MaxDowntime);
         shared.resume(false).await;
     })
@@ -281,6 +289,8 @@ impl Drop for Quiesced {
 impl Shared {
     /// `patient`: also waits for the health of what others need to start.
     async fn resume(&self, patient: bool) -> Vec<QuiesceReport> {
+        // The watchdog and the job may both come here. The second waits, finds nothing
+        // held, and gets the reports of the first.
         let mut resumed = self.resumed.lock().await;
         // Each stays in `held` until it is resumed: if this is cut off, the others are
         // handed over.
@@ -314,6 +324,7 @@ impl Shared {
                 Ok(Attempt::NotYet) if Instant::now() > deadline => {
                     break Err("the Engine has not finished quiescing it".to_owned());
                 }
+                // The Engine may be restarting. The recovery worker goes on from here.
                 Err(error) if Instant::now() > deadline => break Err(error.to_string()),
                 Ok(Attempt::NotYet) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
@@ -322,6 +333,7 @@ impl Shared {
         let (resumed, problem) = match outcome {
             Ok((runs, note)) => (runs, note.to_owned()),
             Err(problem) => {
+                // It is out of `held`, and in the journal: nobody else would come back to it.
                 self.recovery.hand_over([(last.id, last.action, last.act)]);
                 (false, format!("{problem}; the agent goes on trying"))
             }

@@ -1,4 +1,10 @@
 //! The agent's gRPC services: parse, one call, encode.
+//!
+//! Messages of the wire become types of this crate here, in `session` and in
+//! `link`; of the parts below only upgrades name them. Called by the router of `app` alone,
+//! for the local socket and for the controller. Holds no state of its own. What
+//! changes the host is checked against [`crate::allow`] here, or by what is
+//! called.
 
 mod agent;
 mod containers;

@@ -39,6 +39,7 @@ fn check(request: &v1::RunContainerRequest) -> Result<Checked, InvalidRun> {
     let (bindings, exposed) = published(&request.ports)?;
     check_network(request)?;
     let restart_policy = restart_policy(&request.restart)?;
+    // The Engine refuses this as well, but only once the image was fetched.
     let restarts = restart_policy["Name"] != "no";
     refuse(
         restarts && request.remove_when_stopped,

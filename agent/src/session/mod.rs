@@ -7,6 +7,9 @@
 //! allocated twice that way leaves an intent nobody uses, never a pack that
 //! lies. What the controller *refuses* is not repeated.
 //!
+//! Called by jobs of `snapshot`. It touches nothing on the host: bytes come from
+//! captures and go to restores.
+//!
 //! Capture and restore run on plain threads; the methods of [`pack_io`](holdfast_archive::pack_io) block those
 //! on the runtime and must never be called from one of its own threads.
 
@@ -195,6 +198,8 @@ impl Session {
             Some(Way::Relay(v1::Relay {})) => self.relay(&allocated.pack_id, pack).await?,
             None => return Err(nonsense("a way to store packs this agent does not know")),
         }
+        // The bytes are stored; that they count is for the commit. Dying here leaves an
+        // object without frames that count, which the controller's collection removes.
         failpoint("agent.pack.after-put");
         let frames: Vec<v1::PackFrame> = pack.table.iter().map(wire_frame).collect();
         self.caller
@@ -228,6 +233,7 @@ impl Session {
         };
         match put {
             Ok(()) => Ok(()),
+            // Nothing was sent, so nothing has to be allocated anew.
             Err(PutError::Unreachable(cause)) => {
                 tracing::debug!(%cause, "store cannot be reached from this host; pack goes through the controller");
                 self.relay(pack_id, pack).await

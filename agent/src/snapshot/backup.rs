@@ -98,6 +98,8 @@ impl Backup<'_> {
         if let Err(error) = self.context.allow.check(Right::Backup) {
             return self.refuse_all(&BackupError::from(error).into());
         }
+        // Memory and threads are shared out before anything is opened, so that nobody
+        // waits for them with containers quiesced.
         let slot = tokio::select! {
             slot = self.context.slots.acquire() => slot,
             () = self.job.cancel.cancelled() => {
@@ -148,6 +150,8 @@ impl Backup<'_> {
                 Err(error) => self.failed(source.id, begun, error.into()),
             }
         }
+        // Those whose frames went missing are read anew from the first pass on: a full
+        // read with containers quiesced could take hours.
         for attempt in 1..=TRIES {
             pending = self.quiesced_round(pending, mode, attempt).await;
             if pending.is_empty() {
@@ -222,6 +226,7 @@ impl Backup<'_> {
         let targets = first.into_iter().map(|(target, captured)| (target, Some(base_of(&captured))));
         let second = self.read_all(targets, SourcePhase::SecondPass).await;
         failpoint("agent.capture.second-pass-done");
+        // Asked before anything resumes: a container that runs now ran during the read.
         let disturbances = quiesced.disturbances().await.unwrap_or_else(|error| {
             vec![format!("it is not known whether all containers were quiesced to the end: {error}")]
         });

@@ -103,6 +103,7 @@ impl Wanted {
             |error: Errno| TargetError::Write { path: self.staging_path(job), action: "made", error };
         let staging = CString::new(format!("{RESTORE_DIRECTORY}{job}")).expect("an id has no NUL byte");
         rustix::fs::mkdirat(&self.parent, &staging, Mode::RWXU).map_err(failed)?;
+        // Known by its inode from here on: the name may be given to something else.
         let root = directory(self.parent.as_fd(), &staging, Mounts::Stay).map_err(failed)?;
         let stat = rustix::fs::fstat(&root).map_err(failed)?;
         Ok(Filled { wanted: self, staging, root, id: (stat.st_dev, stat.st_ino) })
@@ -124,12 +125,15 @@ impl Filled {
     /// once. Blocks until that is on disk.
     pub(super) fn keep(&self) -> Result<(), TargetError> {
         let (wanted, path) = (&self.wanted, self.wanted.path());
+        // The path was allowed, not the directory: one that was moved meanwhile may lie
+        // where nothing is.
         let in_place = real_path(&wanted.parent).is_ok_and(|now| now == wanted.parent_path);
         if !in_place || !wanted.has(&self.staging, self.id) {
             return Err(self.lost());
         }
         let put = rustix::fs::renameat(&wanted.parent, &self.staging, &wanted.parent, &wanted.name);
         put.map_err(|error| TargetError::NotInPlace { path: path.clone(), error })?;
+        // Between the look and the rename somebody may have exchanged the two names.
         if !wanted.has(&wanted.name, self.id) {
             return Err(self.lost());
         }

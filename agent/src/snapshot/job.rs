@@ -180,6 +180,7 @@ impl Registry {
             job.generation.store(generation, Ordering::SeqCst);
             return Ok(Admission::Attach(job));
         }
+        // A cancel may overtake the start it is meant for.
         if state.tombstones.contains(&id) {
             return Ok(Admission::Cancelled);
         }
@@ -240,6 +241,7 @@ impl Registry {
     /// Cancels everything, admits nothing more and waits for the jobs to end,
     /// which includes that what they quiesced has resumed.
     pub async fn shut_down(&self) {
+        // Before the list is made: what is admitted after it would not be waited for.
         self.lock().stopping = true;
         let live = self.live();
         for entry in &live {

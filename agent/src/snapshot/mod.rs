@@ -4,6 +4,10 @@
 //! for its caller nor ends with it. Whoever calls again with its id hears
 //! everything from the beginning. A panic in a job fails that job alone.
 //!
+//! Called by `services`, and by `upgrade` for the registry of jobs and the quiesce
+//! lock. Volumes are read where the Engine has them, directories where the host
+//! allows them; only a restore writes, and only to what it made itself.
+//!
 //! Two jobs run at a time, each with its share of the memory; more wait their
 //! turn. So a job that has quiesced containers never waits for memory.
 

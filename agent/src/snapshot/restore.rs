@@ -88,6 +88,7 @@ impl Restore<'_> {
     async fn run(&self) -> Result<RestoreFinished, RestoreError> {
         let context = self.context;
         context.allow.check(Right::Restore)?;
+        // In this order: what the earlier attempt left would be refused as existing.
         self.await_removal().await?;
         Target::refuse_existing(context, &self.request.target).await?;
         let _slot = tokio::select! {
@@ -127,6 +128,7 @@ impl Restore<'_> {
                 finished.restored.left_out_list.splice(0..0, shortened(withheld));
                 Ok(finished)
             }
+            // Also what was written whole and compares badly: nobody must take it for good.
             unfit => {
                 target.discard().await;
                 unfit

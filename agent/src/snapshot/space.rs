@@ -53,6 +53,7 @@ pub(super) async fn check(
     if room.holds(most) {
         return Ok(());
     }
+    // The pages say what is really written.
     let (pack_io, root, options) = (Arc::new(session.clone()), body.root, options.clone());
     let need =
         on_thread("count", move || count(&FrameFetcher::new(pack_io, CACHE_BYTES), root, &options)).await?;

@@ -137,6 +137,7 @@ impl Target {
         let action = CleanupAction::RemoveVolume { job, name: wanted.name.to_string(), seen_empty: None };
         let removal = Removal::write(context, action).await?;
         let mut target = Self { removal, place: None };
+        // The removal is on disk. From here on, dying leaves a volume that is known.
         let made = context.engine.create_volume(&wanted).await;
         // Somebody may have made it since it was looked for. The label tells:
         // only this job's is removed again.
@@ -247,6 +248,7 @@ impl Target {
                 self.removal.forget().await
             }
             Some(Place::Volume(volume)) => {
+                // From here on it is the caller's, and a crash removes it no more.
                 let forgotten = self.removal.forget().await;
                 release(*volume).await;
                 forgotten

@@ -139,6 +139,7 @@ impl Specs {
         let (mut former, kept) = blocking(move || (read_names(&dir), read_record(&dir, &id))).await;
         let mut former = former.remove(&name).unwrap_or_default().ids;
         former.retain(|id| *id != own);
+        // With the image at hand nothing that was kept is used: it may be older.
         let gone = match Spec::read_inspected(&self.engine, inspect, &former).await {
             Err(gone @ SpecError::ImageGone { .. }) => gone,
             read => return read,

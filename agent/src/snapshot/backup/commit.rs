@@ -74,6 +74,7 @@ impl Backup<'_> {
         // As late as can be: from here to the commit nothing is read any more.
         self.refuse_another(target).await?;
         let stats = target.row.total(&captured.stats);
+        // Whoever wrote while it was read may have torn what no time stamp shows.
         let partial = captured.partial || !circumstances.disturbances.is_empty();
         let shrinkage = self.shrinkage(target, captured.stats.extent());
         let shrunk = shrinkage.is_some();
