@@ -5,7 +5,7 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
 use holdfast_proto::v1::mount_service_client::MountServiceClient;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
-use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA};
+use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA, MAX_MESSAGE_BYTES};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
