@@ -161,6 +161,7 @@ impl Allow {
     /// # Errors
     /// Names the path.
     pub fn check_path(&self, path: &Path) -> Result<(), NotAllowed> {
+        // `..` would leave the allowed path behind the comparison.
         if is_plain_absolute(path) && self.read().paths.iter().any(|allowed| path.starts_with(allowed)) {
             return Ok(());
         }

@@ -10,21 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use holdfast_archive::secret_file;
 use holdfast_archive::text::causes;
-use holdfast_proto::MAX_MESSAGE_BYTES;
-use holdfast_proto::v1::agent_service_server::AgentServiceServer;
-use holdfast_proto::v1::container_service_server::ContainerServiceServer;
-use holdfast_proto::v1::mount_service_server::MountServiceServer;
-use holdfast_proto::v1::snapshot_service_server::SnapshotServiceServer;
-use holdfast_proto::v1::volume_service_server::VolumeServiceServer;
 use sd_notify::NotifyState;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::HealthServer;
-use tonic_health::server::HealthService;
 
 use crate::allow::Allow;
 use crate::args::{HandOverArgs, JoinArgs, ResumeArgs, RunArgs, StateArgs};
@@ -34,7 +23,7 @@ use crate::instance;
 use crate::journal::{self, Journal};
 use crate::link::{self, ConnectionState, Identity, Link};
 use crate::resume::{RecoveryWorker, describe};
-use crate::services::{AgentApi, ContainerApi, MountApi, SnapshotApi, VolumeApi};
+use crate::services::{router, set_serving};
 use crate::socket::Socket;
 use crate::spec::Specs;
 use crate::state::{AgentState, JOURNAL_TIMEOUT, make_state_dir};
@@ -50,18 +39,6 @@ const JOBS_LIMIT: Duration = Duration::from_secs(60);
 /// How long calls may take to end when the agent stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// The longest any handler may take before it answers.
-const HANDLER_LIMIT: Duration = Duration::from_secs(15 * 60);
-
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Streams and calls at once on one connection.
-const STREAMS: u32 = 64;
-
-/// Bytes of metadata one call may carry.
-const HEADER_BYTES: u32 = 16 << 10;
-
 /// Serves until it is told to stop.
 ///
 /// # Errors
@@ -74,45 +51,101 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "systemd could not be told that the agent can be reached");
     }
-    tokio::spawn(stop_on_signal(state.stop.clone()));
-    tokio::spawn(state.recovery.clone().run());
-    tokio::spawn(state.clocks.clone().run());
-    tokio::spawn(state.upgrades.clone().run_loop());
-    let keeping = tokio::spawn(state.specs.clone().run(state.stop.clone()));
+    let mut tasks = Tasks::start(&state);
     match state.holders.sweep().await {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "holder containers that the journal does not list were removed"),
         Err(error) => tracing::warn!(%error, "leftover holder containers could not be looked for"),
     }
-    let link = start_link(&state, args)?;
-    let served = serve(&state, socket).await;
-    link.await?;
-    keeping.await?;
+    tasks.start_link(&state, args)?;
+    let serving = serve(&state, socket);
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        error = tasks.failure() => {
+            // Without any of them the agent looks well and is not: nobody would
+            // resume containers, or hear the controller. Jobs end as they do
+            // on a signal, and the service manager starts another agent.
+            tracing::error!(%error, "a task of the agent failed; the agent stops");
+            state.stop.cancel();
+            serving.await.and(Err(error).context("a task of the agent failed"))
+        }
+    };
+    tasks.end().await?;
     served
 }
 
-/// Dials the controller of a host that has joined, now or later, and keeps at
-/// it.
-fn start_link(state: &AgentState, args: RunArgs) -> anyhow::Result<JoinHandle<()>> {
-    let link = Link::open(&state.config.state_dir)?;
-    if !link.has_joined() {
-        tracing::info!(
-            "this host has not joined a controller; the socket is served, and `holdfast-agent join` is waited for"
-        );
+/// What runs beside the calls for as long as the agent does.
+#[derive(Debug, Default)]
+struct Tasks {
+    /// Needed until the last job has ended, and dropped with the agent: each of
+    /// them may be cut off anywhere, as by a kill.
+    endless: JoinSet<()>,
+    /// End when the agent is told to stop, and are waited for.
+    ending: JoinSet<()>,
+}
+
+impl Tasks {
+    fn start(state: &AgentState) -> Self {
+        let mut tasks = Self::default();
+        tasks.endless.spawn(stop_on_signal(state.stop.clone()));
+        tasks.endless.spawn(state.recovery.clone().run());
+        tasks.endless.spawn(state.clocks.clone().run());
+        tasks.endless.spawn(state.upgrades.clone().run_loop());
+        tasks.ending.spawn(state.specs.clone().run(state.stop.clone()));
+        tasks
     }
-    let (mut line, plane) = (link.line(), state.data_plane.clone());
-    plane.send_replace(line.borrow_and_update().clone());
-    tokio::spawn(async move {
-        // Ends with the link, which holds the sender.
-        while line.changed().await.is_ok() {
-            plane.send_replace(line.borrow_and_update().clone());
+
+    /// Dials the controller of a host that has joined, now or later, and keeps
+    /// at it.
+    fn start_link(&mut self, state: &AgentState, args: RunArgs) -> anyhow::Result<()> {
+        let link = Link::open(&state.config.state_dir)?;
+        if !link.has_joined() {
+            tracing::info!(
+                "this host has not joined a controller; the socket is served, and `holdfast-agent join` is waited for"
+            );
         }
-    });
-    let served = state.clone();
-    let allow = state.config.allow.clone();
-    let rights = move || take_rights(&allow, &args);
-    let run = link.run(move || router(&served), rights, state.controller.clone(), state.stop.clone());
-    Ok(tokio::spawn(run))
+        let (mut line, plane) = (link.line(), state.data_plane.clone());
+        plane.send_replace(line.borrow_and_update().clone());
+        self.ending.spawn(async move {
+            // Ends with the link, which holds the sender.
+            while line.changed().await.is_ok() {
+                plane.send_replace(line.borrow_and_update().clone());
+            }
+        });
+        let served = state.clone();
+        let allow = state.config.allow.clone();
+        let rights = move || take_rights(&allow, &args);
+        self.ending.spawn(link.run(
+            move || router(&served),
+            rights,
+            state.controller.clone(),
+            state.stop.clone(),
+        ));
+        Ok(())
+    }
+
+    /// Waits for the first that fails. Those that end are no failure.
+    async fn failure(&mut self) -> JoinError {
+        loop {
+            let ended = tokio::select! {
+                Some(ended) = self.endless.join_next() => ended,
+                Some(ended) = self.ending.join_next() => ended,
+                else => std::future::pending().await,
+            };
+            if let Err(error) = ended {
+                return error;
+            }
+        }
+    }
+
+    /// Waits for those that end by themselves; the others are dropped.
+    async fn end(mut self) -> Result<(), JoinError> {
+        while let Some(ended) = self.ending.join_next().await {
+            ended?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes over what the host's file allows by now: `join` writes it before it
@@ -347,6 +380,7 @@ pub async fn serve(state: &AgentState, socket: Socket) -> anyhow::Result<()> {
             }
         }
     };
+    // Together: jobs that end tell it over calls that are still served.
     let (served, ()) = tokio::join!(served, end_jobs(state));
     served?;
     tracing::info!("agent stopped");
@@ -357,70 +391,6 @@ async fn end_jobs(state: &AgentState) {
     state.stop.cancelled().await;
     if tokio::time::timeout(JOBS_LIMIT, state.snapshots.shut_down()).await.is_err() {
         tracing::warn!("jobs have not ended; what they leave to undo is in the journal");
-    }
-}
-
-fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(holdfast_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// All services of an agent, the same for every way to reach it.
-pub fn router(state: &AgentState) -> Router {
-    let volumes =
-        VolumeApi::new(state.config.clone(), state.engine.clone(), state.holders.clone(), state.own.clone());
-    let sound = "the descriptors were checked when they were generated";
-    let reflection = reflection_builder().build_v1().expect(sound);
-    // Tools in use ask for this one first, or alone.
-    let older_reflection = reflection_builder().build_v1alpha().expect(sound);
-    Server::builder()
-        .timeout(HANDLER_LIMIT)
-        .concurrency_limit_per_connection(STREAMS as usize)
-        .max_concurrent_streams(STREAMS)
-        .http2_max_header_list_size(HEADER_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(HealthServer::new(HealthService::from_health_reporter(state.health.clone())))
-        .add_service(reflection)
-        .add_service(older_reflection)
-        .add_service(
-            AgentServiceServer::new(AgentApi::new(state.clone()))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(
-            VolumeServiceServer::new(volumes)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(
-            MountServiceServer::new(MountApi::new(state.engine.clone()))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(
-            ContainerServiceServer::new(ContainerApi::new(state))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(
-            SnapshotServiceServer::new(SnapshotApi::new(state.snapshots.clone()))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-        )
-}
-
-async fn set_serving(state: &AgentState, status: ServingStatus) {
-    for name in [
-        "",
-        AgentServiceServer::<AgentApi>::NAME,
-        VolumeServiceServer::<VolumeApi>::NAME,
-        MountServiceServer::<MountApi>::NAME,
-        ContainerServiceServer::<ContainerApi>::NAME,
-        SnapshotServiceServer::<SnapshotApi>::NAME,
-    ] {
-        state.health.set_service_status(name, status).await;
     }
 }
 

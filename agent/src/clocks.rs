@@ -11,14 +11,15 @@
 //! writing and the end of a boot is not counted: at worst something is kept for
 //! longer.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+use crate::durable;
 
 /// How often the sum is written while an agent runs.
 const NOTE_EVERY: Duration = Duration::from_mins(10);
@@ -86,13 +87,7 @@ impl Clocks {
     /// When the file cannot be written; the one that was there stays.
     pub fn note(&self) -> io::Result<()> {
         let count = Count::after(self.read().as_ref(), boot_id(), since_boot_ms());
-        let temporary = self.path.with_extension("json.new");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(&count)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        durable::replace(&self.path, durable::OWNER_ONLY, &serde_json::to_vec(&count)?)
     }
 
     /// Writes the sum every few minutes, for ever. Only the agent that has the

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::allow::Allow;
 use crate::args::{RunArgs, StateArgs};
+use crate::durable;
 
 /// Socket of the agent where nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/holdfast/agent.sock";
@@ -165,12 +166,7 @@ pub fn write_allow(path: &Path, allow: &Allow) -> io::Result<()> {
     } else {
         format!("{line}{text}")
     };
-    let temporary = path.with_extension("toml.new");
-    fs::write(&temporary, text)?;
-    fs::File::open(&temporary)?.sync_all()?;
-    fs::rename(&temporary, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    durable::replace(path, durable::READABLE, text.as_bytes())
 }
 
 fn placed(path: &Path, text: &str, error: &toml::de::Error) -> String {

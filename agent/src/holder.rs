@@ -138,6 +138,8 @@ impl Holders {
         self.provide_image(volume).await?;
         // Only the letters of a fresh random id: the name is nobody else's.
         let name = format!("holdfast-holder-{}", JobId::generate().to_string().to_lowercase());
+        // In the journal by its name before it is asked for: dying before the answer,
+        // nobody would know its id.
         let action = self.record(&name).await?;
         let mut guard = HolderGuard {
             held: Some(Held { holders: self.clone(), name: name.clone(), action }),
@@ -199,6 +201,8 @@ impl Holders {
 impl Held {
     async fn remove(self) -> Result<(), HolderError> {
         let Self { holders, name, action } = self;
+        // By its name, and one that is gone is success: a guard that failed half way and
+        // the recovery worker may both come here.
         let removed = holders.engine.remove_container(&name).await;
         removed.map_err(|source| HolderError::Remove { container: name, source })?;
         let journal = holders.journal.clone();
@@ -228,6 +232,7 @@ impl HolderGuard {
 
 impl Drop for HolderGuard {
     fn drop(&mut self) {
+        // Without a runtime the process is ending, and its next start reads the journal.
         let (Some(held), Ok(runtime)) = (self.held.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
@@ -251,6 +256,7 @@ enum View {
 
 fn compare(path: &Path, holder_pid: i64) -> View {
     let Ok(here) = rustix::fs::stat(path) else { return View::Different };
+    // The same device and inode are the same directory, whatever mounts lie between.
     let inside = PathBuf::from(format!("/proc/{holder_pid}/root{TARGET}"));
     match rustix::fs::stat(&inside) {
         Ok(there) if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino) => View::Same,

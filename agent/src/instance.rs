@@ -4,12 +4,14 @@
 //! Engine's own id was recreated; then this id changes with it. Where both were
 //! cloned the controller sees two connections with one id and raises an alarm.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use holdfast_proto::ids::InstanceId;
 use serde::{Deserialize, Serialize};
+
+use crate::durable;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
@@ -30,6 +32,7 @@ pub fn open(state_dir: &Path, engine: Option<&str>) -> io::Result<InstanceId> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
+    // An Engine that does not answer is not another Engine: a record stays then.
     let engine = engine.unwrap_or_default();
     let (instance, recorded) = match known {
         None => (InstanceId::generate(), None),
@@ -44,17 +47,9 @@ pub fn open(state_dir: &Path, engine: Option<&str>) -> io::Result<InstanceId> {
             "this state directory was used with another Engine"
         );
     }
-    write(&path, &Record { instance, engine: engine.to_owned() })?;
+    let record = Record { instance, engine: engine.to_owned() };
+    durable::replace(&path, durable::READABLE, &serde_json::to_vec(&record)?)?;
     Ok(instance)
-}
-
-fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]

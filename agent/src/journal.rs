@@ -6,9 +6,8 @@
 //! lists at least what has to be undone, and carrying an action out must be
 //! idempotent; [`crate::resume`] does that.
 //!
-//! Each action is one small file: written under another name, synced, renamed, and
-//! the directory synced. A rename is atomic, so an action is there whole or not at
-//! all, and removing one never rewrites another. Each file carries a checksum
+//! Each action is one small file, written as [`durable`] writes: it is there whole
+//! or not at all, and removing one never rewrites another. Each file carries a checksum
 //! all the same. One that does not match was never complete, so its act never
 //! began; it is set aside, not obeyed. A whole record of a kind this version
 //! does not know is kept for the version that does.
@@ -18,16 +17,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use holdfast_proto::ids::JobId;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::durable;
 use crate::failpoint::failpoint;
 
 const MAGIC: &str = "holdfast-journal 1";
@@ -117,10 +116,15 @@ struct State {
 impl Journal {
     /// Opens the journal below `state_dir`, made if it is not there. Waits up
     /// to `timeout` for another process that has it open.
+    ///
+    /// # Errors
+    /// When another process keeps it open, or it cannot be made, read or synced.
     pub fn open(state_dir: &Path, timeout: Duration) -> Result<Self, JournalError> {
         let dir = state_dir.join("journal");
         fs::create_dir_all(&dir).map_err(|source| failed("create", &dir, source))?;
+        // Or a crash could take the whole directory with what is recorded in it.
         sync_dir(state_dir)?;
+        // Before it is read: another agent may be recording or completing.
         let lock = lock(&dir, timeout)?;
         let state = read(&dir)?;
         for path in &state.set_aside {
@@ -136,7 +140,11 @@ impl Journal {
 
     /// Returns once the action is on disk. Blocks on the disk; on an error
     /// nothing was recorded and the act must not be done.
+    ///
+    /// # Errors
+    /// When the record cannot be written or synced.
     pub fn record(&self, action: CleanupAction) -> Result<ActionId, JournalError> {
+        // Held over the write: ids are given in the order in which they are on disk.
         let mut state = self.lock_state();
         let id = ActionId(state.next);
         write(&self.dir, id, &action)?;
@@ -149,24 +157,29 @@ impl Journal {
     /// Replaces what is written of an action; one that was completed meanwhile stays
     /// completed. Blocks on the disk; on an error there is the old or the new
     /// record, whole.
+    ///
+    /// # Errors
+    /// When the record cannot be written or synced.
     pub fn amend(&self, id: ActionId, action: CleanupAction) -> Result<(), JournalError> {
         let mut state = self.lock_state();
         let Some(known) = state.actions.get_mut(&id) else { return Ok(()) };
         put(&self.dir, id, &action)?;
+        // Also where the sync fails: this is what the next read of the disk finds,
+        // unless the host dies first.
         *known = action;
         sync_dir(&self.dir)
     }
 
     /// Removes an action that was carried out or has nothing to do any more. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the record cannot be removed, or its removal cannot be synced.
     pub fn complete(&self, id: ActionId) -> Result<(), JournalError> {
         let mut state = self.lock_state();
         let path = self.dir.join(file_name(id));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &path, error));
-            }
-            _ => {}
-        }
+        durable::remove_if_there(&path).map_err(|source| failed("remove", &path, source))?;
+        // Known until that is on disk: an action that comes back after a crash is
+        // carried out once more, which does no harm.
         sync_dir(&self.dir)?;
         state.actions.remove(&id);
         failpoint("agent.journal.after-remove");
@@ -199,12 +212,7 @@ impl Journal {
 /// # Errors
 /// When the lock cannot be looked at.
 pub fn is_held(state_dir: &Path) -> io::Result<bool> {
-    let file = File::open(state_dir.join("journal").join("lock"))?;
-    match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
+    durable::is_locked(&state_dir.join("journal").join("lock"))
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> JournalError {
@@ -213,23 +221,15 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> JournalError 
 
 fn lock(dir: &Path, timeout: Duration) -> Result<File, JournalError> {
     let path = dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|source| failed("open", &path, source))?;
+    let file = durable::lock_file(&path).map_err(|source| failed("open", &path, source))?;
     let deadline = Instant::now() + timeout;
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(JournalError::Busy { dir: dir.to_owned() }),
-            Err(error) => return Err(failed("lock", &path, error.into())),
+    while !durable::try_lock(&file).map_err(|source| failed("lock", &path, source))? {
+        if Instant::now() >= deadline {
+            return Err(JournalError::Busy { dir: dir.to_owned() });
         }
+        std::thread::sleep(Duration::from_millis(50));
     }
+    Ok(file)
 }
 
 fn file_name(id: ActionId) -> String {
@@ -281,21 +281,11 @@ fn write(dir: &Path, id: ActionId, action: &CleanupAction) -> Result<(), Journal
 /// Puts a whole record in place of what is there, if anything.
 fn put(dir: &Path, id: ActionId, action: &CleanupAction) -> Result<(), JournalError> {
     let path = dir.join(file_name(id));
-    let temporary = dir.join(format!("{:016}.new", id.0));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(&encode(action))?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)
-    };
-    write().map_err(|source| {
-        let _ = fs::remove_file(&temporary);
-        failed("write", &path, source)
-    })
+    durable::put(&path, durable::READABLE, &encode(action)).map_err(|source| failed("write", &path, source))
 }
 
 fn sync_dir(dir: &Path) -> Result<(), JournalError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| failed("sync", dir, source))
+    durable::sync_directory(dir).map_err(|source| failed("sync", dir, source))
 }
 
 fn read(dir: &Path) -> Result<State, JournalError> {
@@ -306,11 +296,13 @@ fn read(dir: &Path) -> Result<State, JournalError> {
         let path = entry.path();
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name.ends_with(".new") {
+        // Its rename never happened, so its act never began.
+        if durable::is_temporary(name) {
             fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
             continue;
         }
         let Some(id) = id_of(name) else { continue };
+        // Of records that are not obeyed too: their names are not taken again.
         state.next = state.next.max(id.0 + 1);
         let bytes = fs::read(&path).map_err(|source| failed("read", &path, source))?;
         match decode(&bytes) {
@@ -327,6 +319,7 @@ fn read(dir: &Path) -> Result<State, JournalError> {
             }
         }
     }
+    // What was found may have been renamed by an agent that died before its sync.
     sync_dir(dir)?;
     Ok(state)
 }

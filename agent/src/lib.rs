@@ -13,6 +13,7 @@ pub mod config;
 pub mod contained;
 pub mod container_run;
 pub mod controller;
+pub mod durable;
 pub mod engine;
 pub mod failpoint;
 pub mod holder;

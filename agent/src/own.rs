@@ -230,6 +230,7 @@ impl OwnPlaces {
         for place in &self.places {
             let Place { what, path, .. } = place.clone();
             let name = name.to_owned();
+            // A place that is not there holds nothing.
             let Some(id) = place.id() else { continue };
             if id == root {
                 return Err(Refused::Is { name, what });
@@ -295,6 +296,7 @@ fn chain(directory: impl AsFd) -> Vec<(u64, u64)> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat(handle.as_fd(), "..", flags, Mode::empty())
     };
+    // By handles and not by the path: links and mounts on the way do not mislead it.
     let mut above = parent(&directory);
     while let Ok(handle) = above {
         match id(&handle) {

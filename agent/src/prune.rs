@@ -137,12 +137,15 @@ pub async fn apply_prune(
     if request.names.is_empty() {
         return Err(PruneError::NothingNamed);
     }
+    // Looked at again: what was shown may be minutes old. A container that takes one
+    // between this look and its removal is met by the Engine, which refuses.
     let Pruned { volumes, mut kept } = look(engine, own, request).await?;
     let mut removed = Vec::new();
     for volume in volumes {
         let Ok(name) = volume.name.parse::<VolumeName>() else { continue };
         match engine.remove_volume(&name).await {
             Ok(()) => removed.push(volume),
+            // All others would fail the same way, and be listed as if they were in use.
             Err(error) if error.kind() == EngineErrorKind::Unreachable => return Err(error.into()),
             Err(error) => kept.push(Kept { name: volume.name, reason: error.to_string() }),
         }
@@ -154,6 +157,9 @@ pub async fn apply_prune(
 }
 
 /// Names of the volumes any container mounts, holders included.
+///
+/// # Errors
+/// When the Engine cannot list its containers.
 pub async fn used_volumes(engine: &Engine) -> Result<HashSet<String>, EngineError> {
     let containers = engine.list_containers().await?;
     let mounts = containers.into_iter().flat_map(|container| container.mounts);

@@ -133,6 +133,8 @@ impl RecoveryWorker {
     pub fn hand_over(&self, actions: impl IntoIterator<Item = (ActionId, CleanupAction, Act)>) {
         let now = Instant::now();
         let mut due = self.due();
+        // Under the lock, and before the nudge: whoever counts what is left must not
+        // see the list without these.
         due.extend(actions.into_iter().map(|(id, action, act)| (id, Due::new(action, now, act))));
         self.inner.left.send_replace(count_containers(&due));
         drop(due);
@@ -143,6 +145,8 @@ impl RecoveryWorker {
     pub async fn run(self) {
         loop {
             match self.round().await {
+                // An action handed over while the round ran is not missed: the nudge
+                // keeps one permit until somebody waits.
                 Some(next) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(next) => {}
@@ -227,6 +231,7 @@ impl RecoveryWorker {
     /// # Errors
     /// The disk keeps what it had.
     pub async fn amend(&self, id: ActionId, action: CleanupAction) -> Result<(), JournalError> {
+        // Here first: a round that begins now must not act on what is known to be old.
         if let Some(due) = self.due().get_mut(&id) {
             due.action = action.clone();
         }
@@ -241,6 +246,7 @@ impl RecoveryWorker {
     async fn round(&self) -> Option<Instant> {
         let mut pending: Vec<(ActionId, Due)> =
             self.due().iter().rev().map(|(id, due)| (*id, due.clone())).collect();
+        // The lock is not held over what follows: jobs hand over and amend meanwhile.
         pending.sort_by_key(|(_, due)| !is_of_container(&due.action));
         for (id, due) in pending {
             if due.not_before > Instant::now() {
@@ -250,11 +256,15 @@ impl RecoveryWorker {
                 Ok(Attempt::NotYet) => self.postpone(id, POLL, 0),
                 Ok(attempt) => {
                     report(&due.action, &attempt);
+                    // The journal has forgotten it by now. The other way round, an agent
+                    // that dies in between would never come back to it.
                     let mut map = self.due();
                     map.remove(&id);
                     self.inner.left.send_replace(count_containers(&map));
                 }
                 Err(error) => {
+                    // It never gives up: a container that stays paused is an outage, and the
+                    // Engine may be down for hours.
                     let pause = POLL.saturating_mul(1 << due.failures.min(9)).min(LONGEST_PAUSE);
                     tracing::error!(action = %describe(&due.action), %error, retry_in = ?pause, "cleanup failed and will be tried again");
                     self.postpone(id, pause, 1);
@@ -285,6 +295,8 @@ impl RecoveryWorker {
         action: &CleanupAction,
         outcome: Outcome,
     ) -> Result<Attempt, CleanupError> {
+        // First the act, then the entry: cut off in between, it is carried out once
+        // more, and each of them may be.
         let attempt = self.perform(action, outcome).await?;
         if attempt != Attempt::NotYet {
             let journal = self.inner.journal.clone();
@@ -362,6 +374,8 @@ impl RecoveryWorker {
         if volume.labels.get(RESTORE_LABEL).map(String::as_str) != Some(job) {
             return Ok(Attempt::Void("it is not the volume the restore made"));
         }
+        // Somebody may have taken the half-restored volume for a whole one. The Engine
+        // refuses to remove it then, but would not refuse to have it emptied.
         if !engine.volume_users(&name).await?.is_empty() {
             return Ok(Attempt::Void(IN_USE));
         }
@@ -405,6 +419,8 @@ fn remove_directory(path: &Path) -> Result<Attempt, CleanupError> {
     else {
         return Ok(Attempt::Void("it is not a directory a restore makes"));
     };
+    // Opened once, and all else done by its handle: the path may lead elsewhere a
+    // moment later, and this runs as root.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let no_links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let removed = rustix::fs::openat2(rustix::fs::CWD, parent, flags, Mode::empty(), no_links)

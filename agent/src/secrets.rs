@@ -247,6 +247,7 @@ impl Scan {
         let text = without_users(text);
         let (mut out, mut rest) = (String::with_capacity(text.len()), text.as_str());
         while !rest.is_empty() {
+            // A word before said that this one is a secret: `--password`, or a short option.
             if self.announced {
                 let (between, value) = rest.split_at(rest.find(|c| !is_space(c)).unwrap_or(rest.len()));
                 out.push_str(between);
@@ -262,6 +263,7 @@ impl Scan {
                 out.push_str(option);
                 let glued = &rest[option.len()..];
                 self.announced = glued.is_empty() || glued.starts_with(is_space);
+                // `-phunter2` as well as `-p hunter2`.
                 rest = match self.announced {
                     true => glued,
                     false => hide(glued, argument_length(glued), &mut out),

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 
+use crate::durable;
+
 /// The bound socket; its path is removed with it.
 #[derive(Debug)]
 pub struct Socket {
@@ -93,6 +95,7 @@ async fn make_way(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => Err(SocketError::NotASocket(path.to_owned())),
+        // A socket nobody listens on was left by an agent that was killed.
         Ok(_) if UnixStream::connect(path).await.is_ok() => Err(SocketError::InUse(path.to_owned())),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -107,10 +110,10 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let temporary = path.with_file_name(name);
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    // Of an agent that died here with the same process id.
+    durable::remove_if_there(&temporary)?;
+    // Between bind and chmod the umask decides who may connect: not under the name
+    // that is known.
     let listener = UnixListener::bind(&temporary)?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
     fs::rename(&temporary, path)?;

@@ -67,6 +67,7 @@ impl AgentState {
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let directory = config.state_dir.clone();
         make_state_dir(&directory)?;
+        // First: its lock keeps a second agent out of everything below.
         let journal = tokio::task::spawn_blocking({
             let directory = directory.clone();
             move || Journal::open(&directory, JOURNAL_TIMEOUT)

@@ -12,7 +12,6 @@ use std::fmt;
 
 use holdfast_archive::ids::PackId;
 use holdfast_archive::keys::ObjectKey;
-use holdfast_proto::v1::PresignedPut;
 use http::Uri;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -48,6 +47,13 @@ pub enum NotPinned {
     Elsewhere(String),
     #[error("the controller's request for a pack has {0}, which no such request needs")]
     More(String),
+}
+
+/// A request to store a pack, as the controller signed it.
+#[derive(Debug, Clone)]
+pub struct SignedPut {
+    pub url: String,
+    pub headers: HashMap<String, String>,
 }
 
 /// A store's address and whom to trust there.
@@ -107,9 +113,12 @@ impl StorePin {
         let invalid = |cause| InvalidStorePin { url: url.to_owned(), cause };
         let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
         address(&uri).ok_or_else(|| invalid("it is not http:// or https:// and a host"))?;
+        // Kept in plain view beside the key: nothing of a signature may stand in it.
         if uri.query().is_some() || url.contains('#') {
             return Err(invalid("it has a query"));
         }
+        // Objects are compared as text later. What a server might read as another path
+        // than it looks like is no place to be sure of.
         let mut parts = uri.path().split('/').skip(1);
         if uri.path() == "/" || parts.any(|part| matches!(part, "" | "." | "..") || part.contains('%')) {
             return Err(invalid("its path is not that of a bucket"));
@@ -136,16 +145,20 @@ impl StorePin {
     /// # Errors
     /// When it leads anywhere but to the pack's object in this place, or has
     /// what a signed PUT does not need.
-    pub fn admit(&self, put: &PresignedPut, pack: &PackId, length: u64) -> Result<Admitted, NotPinned> {
-        let PresignedPut { url, headers, expires_unix_ms: _ } = put;
+    pub fn admit(&self, put: &SignedPut, pack: &PackId, length: u64) -> Result<Admitted, NotPinned> {
+        let SignedPut { url, headers } = put;
         let elsewhere = || NotPinned::Elsewhere(shown(url));
         let uri: Uri = url.parse().map_err(|_| elsewhere())?;
         let pinned: Uri = self.url.parse().map_err(|_| elsewhere())?;
         let address = address(&uri).ok_or_else(elsewhere)?;
+        // The pack's own object and no other in that place: a signed PUT on any other
+        // name would let a controller write over what this host may only add to.
         let object = format!("{}/{}", pinned.path(), ObjectKey::Pack(*pack));
         if Some(&address) != self::address(&pinned).as_ref() || uri.path() != object {
             return Err(elsewhere());
         }
+        // A store decides by parameters what a PUT does: `acl` or `tagging` are other
+        // operations on the same path.
         let mut parameters = uri.query().unwrap_or_default().split('&').filter(|one| !one.is_empty());
         if let Some(parameter) = parameters.find(|parameter| !is_signature(parameter)) {
             let name = parameter.split('=').next().unwrap_or_default();
@@ -174,6 +187,7 @@ fn admit_headers(
     for (name, value) in given {
         let lower = name.to_ascii_lowercase();
         let fits = match lower.as_str() {
+            // Signed, so they have to be sent; from what this host knows itself.
             "host" => value.eq_ignore_ascii_case(authority),
             "content-length" => *value == length.to_string(),
             known if HEADERS.contains(&known) => {
@@ -229,9 +243,9 @@ mod tests {
         StorePin::new(url, "").unwrap()
     }
 
-    fn put(url: String, headers: &[(&str, &str)]) -> PresignedPut {
+    fn put(url: String, headers: &[(&str, &str)]) -> SignedPut {
         let headers = headers.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        PresignedPut { url, headers, expires_unix_ms: 0 }
+        SignedPut { url, headers }
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub(crate) fn walk(root: OwnedFd, path: &Path, stopped: &AtomicBool) -> Result<U
         if let Some(name) = level.pending.pop() {
             // Gone, or another thing by now: nothing is there to be counted.
             let Some(below) = open_below(&current, &name).map_err(failed)? else { continue };
+            // A mount inside: its space is another filesystem's.
             if rustix::fs::fstat(&below).map_err(failed)?.st_dev != walk.device {
                 continue;
             }
@@ -102,6 +103,8 @@ pub(crate) fn walk(root: OwnedFd, path: &Path, stopped: &AtomicBool) -> Result<U
         }
         levels.pop();
         if let Some(above) = levels.last() {
+            // One handle at a time, whatever the depth. So the way back is by name, and
+            // has to lead to where the way down came from.
             current = open_directory(&current, c"..").map_err(failed)?;
             if id(&current).map_err(failed)? != above.id {
                 return Err(UsageError::Moved { path: path.to_owned() });
@@ -132,6 +135,7 @@ impl Walk<'_> {
             if is_directory {
                 pending.push(name.to_owned());
             }
+            // Only inodes with several names are kept: a tree may hold millions of others.
             if is_directory || found.st_nlink < 2 || self.several_names.insert(found.st_ino) {
                 self.usage.size_bytes += u64::try_from(found.st_blocks).unwrap_or(0).saturating_mul(512);
             }

@@ -110,7 +110,7 @@ pub async fn resolve(
     match open_root(name, &path) {
         Ok(root) => Ok(ReachedVolume { volume, name: name.clone(), path, root, holder }),
         Err(error) => {
-            if let Some(Err(cleanup)) = release(holder).await {
+            if let Err(cleanup) = release(holder).await {
                 tracing::warn!(error = %cleanup, volume.name = %name, "a holder container stays behind");
             }
             Err(error)
@@ -167,7 +167,7 @@ impl ReachedVolume {
     pub async fn release(self) -> Result<(), HolderError> {
         // Before the holder goes: an open directory keeps its mount busy.
         drop(self.root);
-        release(self.holder).await.unwrap_or(Ok(()))
+        release(self.holder).await
     }
 
     fn failed(&self, error: Errno) -> ReachError {
@@ -175,8 +175,11 @@ impl ReachedVolume {
     }
 }
 
-async fn release(holder: Option<HolderGuard>) -> Option<Result<(), HolderError>> {
-    Some(holder?.release().await)
+async fn release(holder: Option<HolderGuard>) -> Result<(), HolderError> {
+    match holder {
+        Some(guard) => guard.release().await,
+        None => Ok(()),
+    }
 }
 
 fn open_root(name: &VolumeName, path: &Path) -> Result<OwnedFd, ReachError> {

@@ -5,7 +5,7 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
 use holdfast_proto::v1::mount_service_client::MountServiceClient;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
-use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA};
+use holdfast_proto::{ERROR_CODE_METADATA, HINT_METADATA, MAX_MESSAGE_BYTES};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -383,4 +383,16 @@ async fn what_is_allowed_is_written_before_the_token_is_spent() {
     let args = JoinArgs { state: state.clone(), token_file, allow: vec!["backup".to_owned()] };
     join(args).await.unwrap_err();
     assert_eq!(Config::load_state(&state).unwrap().allow.words(), ["backup"]);
+}
+
+#[tokio::test]
+async fn a_task_that_panics_is_seen_and_one_that_ends_is_none() {
+    let mut tasks = Tasks::default();
+    tasks.ending.spawn(async {});
+    tasks.endless.spawn(std::future::pending());
+    let none = tokio::time::timeout(Duration::from_millis(50), tasks.failure()).await;
+    assert!(none.is_err(), "{none:?}");
+    tasks.endless.spawn(async { panic!("as a bug would") });
+    assert!(tasks.failure().await.is_panic());
+    tasks.end().await.unwrap();
 }

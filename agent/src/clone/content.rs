@@ -54,12 +54,14 @@ impl<'a> Copier<'a> {
         if self.share {
             match ioctl_ficlone(to, from) {
                 Ok(()) => return Ok(Copied::Shared),
+                // The filesystem cannot do it: not asked again for a million files.
                 Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::XDEV) => self.share = false,
                 // This one file cannot be shared: a swap file, or one that was written to just now.
                 Err(Errno::INVAL | Errno::PERM | Errno::TXTBSY | Errno::AGAIN) => {}
                 Err(error) => return Err(Side::Clone(error)),
             }
         }
+        // Else the ranges that hold data are copied; holes stay holes.
         let (mut copied, mut end) = (0, 0);
         let mut ranges = Ranges::new(from, stat);
         while let Some(range) = ranges.next_range().map_err(Side::Source)? {
@@ -69,6 +71,7 @@ impl<'a> Copier<'a> {
             copied += range.len;
             end = range.offset + range.len;
         }
+        // A hole at the end is no range.
         if end < size {
             ftruncate(to, size).map_err(Side::Clone)?;
         }
@@ -83,6 +86,7 @@ impl<'a> Copier<'a> {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(Side::Cancelled);
             }
+            // In steps, so that a cancel is seen within a file of terabytes.
             let step = (end - at).min(STEP) as usize;
             let moved = if self.in_kernel {
                 self.step(from, to, at, step)?
@@ -113,6 +117,7 @@ impl<'a> Copier<'a> {
             Err(
                 Errno::INVAL | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::TXTBSY,
             ) => {
+                // What the kernel refuses for one file is done by hand from here on.
                 self.in_kernel = false;
                 Ok(None)
             }

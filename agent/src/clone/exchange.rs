@@ -63,6 +63,7 @@ pub fn put_back(root: &Path, clone: &Path, original: Identity, cloned: Identity)
             renameat_with(&at.parent, &at.name, &aside.parent, &aside.name, RenameFlags::EXCHANGE)
                 .map_err(|error| refused(root, error))?;
         }
+        // Done by an earlier call, whose caller died before it knew.
         (Found::Cloned, Found::Original | Found::Nothing) => {}
         (at_root, at_clone) => {
             return Err(CloneError::Unexpected {

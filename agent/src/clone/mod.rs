@@ -15,6 +15,10 @@
 //! the process, so no later one can trust notes about a clone that a crash cut
 //! short: a second pass without notes starts anew.
 //!
+//! Called by `upgrade`, and by `resume` and `snapshot` for removing trees. Touches
+//! the tree, its clone and what lies beside them, and knows neither containers
+//! nor records.
+//!
 //! All of it blocks, follows no link, enters no other filesystem, and opens
 //! nothing but directories and regular files.
 

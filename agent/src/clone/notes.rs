@@ -65,6 +65,8 @@ impl Notes {
     }
 
     pub(super) fn take(&mut self, note: &Note) -> io::Result<()> {
+        // Neighbours share most of their path: a note then takes some 80 bytes, whatever
+        // the depth.
         let shared = self.last.iter().zip(&note.path).take_while(|(a, b)| a == b).count();
         let rest = &note.path[shared..];
         for len in [shared, rest.len()] {
@@ -108,6 +110,7 @@ impl Noted {
     pub(super) fn on(&mut self, path: &[u8]) -> io::Result<Option<Note>> {
         while let Some(current) = &self.current {
             match path_order(&current.path, path) {
+                // Of a file that is gone since the first pass.
                 Ordering::Less => self.current = self.read()?,
                 Ordering::Equal => return self.next(),
                 Ordering::Greater => break,
@@ -124,6 +127,8 @@ impl Noted {
     }
 
     fn read(&mut self) -> io::Result<Option<Note>> {
+        // One byte by itself tells the end of the file from a note cut short, which is
+        // an error below.
         let mut first = [0; 1];
         if self.file.read(&mut first)? == 0 {
             return Ok(None);

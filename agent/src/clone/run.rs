@@ -90,6 +90,7 @@ impl<'a> Run<'a> {
             }
         }
         self.leave_to(0)?;
+        // A root that changed while it was quiesced: somebody wrote who was not to.
         let stat = fstat(&self.trees.source);
         let stat = stat.map_err(|error| CloneError::of(shown(self.trees.root_path), "read", error))?;
         if self.is_quiesced() && changed(&self.trees.stat, &stat) {
@@ -145,6 +146,8 @@ impl<'a> Run<'a> {
     fn visit(&mut self) -> Result<(), EntryError> {
         let stat = statat(self.walk.dir(), self.walk.name(), LOOK);
         let stat = stat.map_err(|error| EntryError::Source(error, "read"))?;
+        // A rename cannot exchange what lies on two filesystems, and a mount would
+        // stay where it is.
         if stat.st_dev != self.trees.stat.st_dev {
             return Err(EntryError::Source(Errno::XDEV, "read"));
         }
@@ -196,6 +199,7 @@ impl<'a> Run<'a> {
     fn prune(&mut self, clone: &OwnedFd) -> Result<(), EntryError> {
         let (Some(names), true) = (self.walk.names(), self.noted.is_some()) else { return Ok(()) };
         let there = Names::read(clone.as_fd()).map_err(|error| EntryError::Clone(error, "read"))?;
+        // Both lists are sorted by name: one walk along them finds what is too much.
         let mut next = 0;
         for at in 0..there.len() {
             let Some((name, _)) = there.get(at) else { break };
@@ -240,6 +244,7 @@ impl<'a> Run<'a> {
             None => None,
         };
         let id = (stat.st_dev, stat.st_ino);
+        // Before its content is asked for: that is in the clone under the first name.
         if stat.st_nlink > 1
             && let Some(first) = self.links.follow(id, look_of(stat))
         {
@@ -281,9 +286,12 @@ impl<'a> Run<'a> {
             }
             Copied::Short => {}
         }
+        // Left in the clone all the same: without a note the second pass takes it anew.
         if made.torn {
             return Err(EntryError::Raced);
         }
+        // Noted only where no change can have escaped the copying: the second pass
+        // believes a note and does not look at the content again.
         if let Some(notes) = &mut self.notes
             && ctime_ns(&made.stat) < made.bound_ns
         {
@@ -316,6 +324,8 @@ impl<'a> Run<'a> {
                 CloneError::of(shown(self.trees.clone_path), "walked back through", error)
             })?;
             let Some((dir, meant)) = left else { break };
+            // Only now: making entries in it changed its times. A first pass leaves this to
+            // the second.
             if self.is_quiesced() {
                 let mut missing = Vec::new();
                 let wanted = Wanted { entry: &meant.entry, mode_mask: 0o7777, capability: true };

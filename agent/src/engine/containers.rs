@@ -1,10 +1,10 @@
 //! Containers as the agent sees them, and what it does to them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerSummary as ListedContainer, HealthStatusEnum, HostConfig, MountPoint,
+    ContainerInspectResponse, ContainerSummary as ListedContainer, HealthStatusEnum, HostConfig,
 };
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -12,6 +12,7 @@ use bollard::query_parameters::{
 };
 
 use super::holders::HOLDER_LABEL;
+use super::mounts::{Mount, all_mounts, sorted};
 use super::volumes::{is_plain_name, shorten};
 use super::{CHANGE_LIMIT, Engine, EngineError, EngineErrorKind, LOOKUP_LIMIT};
 
@@ -108,32 +109,6 @@ pub enum HealthWait {
         exit_code: i64,
     },
     TimedOut,
-}
-
-/// One mount of one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    pub kind: MountKind,
-    /// Volume name, host path of a bind, empty for tmpfs.
-    pub source: String,
-    pub target: String,
-    /// Where the Engine mounts it from on the host; empty for tmpfs.
-    pub host_path: String,
-    pub read_only: bool,
-    /// Empty where it has no meaning.
-    pub propagation: String,
-    /// Of a volume.
-    pub driver: String,
-    /// Limit of a tmpfs, where one was set.
-    pub size_bytes: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MountKind {
-    Volume,
-    Bind,
-    Tmpfs,
-    Other,
 }
 
 impl ContainerState {
@@ -273,6 +248,7 @@ impl Engine {
         let id = checked(&container.id)?;
         let own = match container.stop_timeout_seconds {
             None => Some(DEFAULT_STOP_SECONDS),
+            // Negative: it may take as long as it wants.
             Some(seconds) => u64::try_from(seconds).ok(),
         };
         let allowed = match (own, at_most) {
@@ -310,6 +286,8 @@ impl Engine {
         if let Some(seconds) = told_seconds {
             options = options.t(i32::try_from(seconds).unwrap_or(i32::MAX));
         }
+        // A stop timeout of -1 lets the container take for ever. Something has to
+        // end the call all the same.
         let limit = Duration::from_secs(allowed_seconds.unwrap_or(24 * 60 * 60)) + STOP_MARGIN;
         let operation = format!("stop container `{name}`");
         self.call(&operation, limit, self.docker.stop_container(id, Some(options.build()))).await
@@ -394,6 +372,7 @@ pub(super) fn checked(id: &str) -> Result<&str, EngineError> {
 
 impl From<ListedContainer> for ContainerSummary {
     fn from(listed: ListedContainer) -> Self {
+        // A container that others link to is listed under `/other/alias` as well.
         let name = listed.names.unwrap_or_default().into_iter().min_by_key(|name| name.matches('/').count());
         Self {
             id: listed.id.unwrap_or_default(),
@@ -448,76 +427,6 @@ fn needs(host: &HostConfig) -> Vec<String> {
     joined.chain(links.chain(volumes).map(str::to_owned)).collect()
 }
 
-impl From<MountPoint> for Mount {
-    fn from(mount: MountPoint) -> Self {
-        let MountPoint { typ, name, source, destination, driver, mode: _, rw, propagation } = mount;
-        let kind = match typ.as_deref() {
-            Some("volume") => MountKind::Volume,
-            Some("bind") => MountKind::Bind,
-            Some("tmpfs") => MountKind::Tmpfs,
-            _ => MountKind::Other,
-        };
-        let host_path = source.unwrap_or_default();
-        Self {
-            kind,
-            source: if kind == MountKind::Volume { name.unwrap_or_default() } else { host_path.clone() },
-            target: destination.unwrap_or_default(),
-            host_path,
-            read_only: !rw.unwrap_or(true),
-            propagation: propagation.unwrap_or_default(),
-            driver: driver.unwrap_or_default(),
-            size_bytes: None,
-        }
-    }
-}
-
-/// The Engine reports a tmpfs made with `--tmpfs` only in the container's
-/// settings, and the size of one made with `--mount` only there too.
-fn all_mounts(points: Vec<MountPoint>, host: &HostConfig) -> Vec<Mount> {
-    let mut mounts: Vec<Mount> = points.into_iter().map(Mount::from).collect();
-    for spec in host.mounts.iter().flatten() {
-        let size = spec.tmpfs_options.as_ref().and_then(|options| options.size_bytes);
-        let at = mounts.iter_mut().find(|mount| Some(&mount.target) == spec.target.as_ref());
-        if let Some(mount) = at {
-            mount.size_bytes = size.and_then(|size| u64::try_from(size).ok()).filter(|&size| size > 0);
-        }
-    }
-    for (target, options) in host.tmpfs.iter().flat_map(HashMap::iter) {
-        mounts.retain(|mount| mount.kind != MountKind::Tmpfs || mount.target != *target);
-        mounts.push(Mount {
-            kind: MountKind::Tmpfs,
-            source: String::new(),
-            target: target.clone(),
-            host_path: String::new(),
-            read_only: options.split(',').any(|option| option == "ro"),
-            propagation: String::new(),
-            driver: String::new(),
-            size_bytes: tmpfs_size(options),
-        });
-    }
-    sorted(mounts)
-}
-
-fn sorted(mut mounts: Vec<Mount>) -> Vec<Mount> {
-    mounts.sort_by(|left, right| (&left.target, &left.source).cmp(&(&right.target, &right.source)));
-    mounts
-}
-
-/// The limit in bytes among mount options such as `rw,size=64m,mode=1777`. A
-/// share of the memory (`size=50%`) is no number of bytes.
-fn tmpfs_size(options: &str) -> Option<u64> {
-    let text = options.split(',').rev().find_map(|option| option.trim().strip_prefix("size="))?;
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
-}
-
 fn health(status: Option<HealthStatusEnum>) -> HealthState {
     match status {
         None | Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) => HealthState::NoCheck,
@@ -538,21 +447,7 @@ fn plain_container_name(name: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{Mount as MountSpec, MountTmpfsOptions};
-
     use super::*;
-
-    #[test]
-    fn sizes_of_tmpfs_are_read_with_their_unit() {
-        assert_eq!(tmpfs_size("rw,size=1m,mode=1777"), Some(1 << 20));
-        assert_eq!(tmpfs_size("size=64K"), Some(64 << 10));
-        assert_eq!(tmpfs_size("size=2g"), Some(2 << 30));
-        assert_eq!(tmpfs_size("size=4096"), Some(4096));
-        assert_eq!(tmpfs_size("size=1m,size=2m"), Some(2 << 20));
-        for options in ["", "mode=755", "size=", "size=50%", "size=m", "size=99999999999g"] {
-            assert_eq!(tmpfs_size(options), None, "{options}");
-        }
-    }
 
     #[test]
     fn what_a_container_needs_is_read_from_its_settings() {
@@ -571,29 +466,5 @@ mod tests {
             assert_eq!(checked(id).unwrap_err().kind(), EngineErrorKind::Invalid, "{id}");
         }
         assert_eq!(checked("/web-1").unwrap(), "web-1");
-    }
-
-    #[test]
-    fn both_ways_to_ask_for_a_tmpfs_are_listed_with_their_size() {
-        let by_mount = MountPoint {
-            typ: Some("tmpfs".to_owned()),
-            destination: Some("/b".to_owned()),
-            rw: Some(true),
-            ..Default::default()
-        };
-        let host = HostConfig {
-            tmpfs: Some(HashMap::from([("/a".to_owned(), "ro,size=1m".to_owned())])),
-            mounts: Some(vec![MountSpec {
-                target: Some("/b".to_owned()),
-                tmpfs_options: Some(MountTmpfsOptions { size_bytes: Some(2048), ..Default::default() }),
-                ..Default::default()
-            }]),
-            ..Default::default()
-        };
-        let mounts = all_mounts(vec![by_mount], &host);
-        let facts: Vec<_> =
-            mounts.iter().map(|mount| (mount.target.as_str(), mount.size_bytes, mount.read_only)).collect();
-        assert_eq!(facts, [("/a", Some(1 << 20), true), ("/b", Some(2048), false)]);
-        assert!(mounts.iter().all(|mount| mount.kind == MountKind::Tmpfs));
     }
 }

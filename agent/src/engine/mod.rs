@@ -6,6 +6,9 @@
 //! [`Engine`] is a cheap handle that holds no connection; every call has a
 //! deadline, and an Engine that restarts is simply asked again.
 //!
+//! Every part of the agent may call it. It decides nothing: who may be stopped or
+//! removed is settled by its callers.
+//!
 //! Events are not used: state comes from list and inspect, which cannot be
 //! missed or repeated.
 
@@ -13,6 +16,7 @@ mod containers;
 mod error;
 mod holders;
 mod images;
+mod mounts;
 mod paths;
 mod probe;
 mod raw;
@@ -29,12 +33,11 @@ use std::time::Duration;
 
 use bollard::Docker;
 
-pub use self::containers::{
-    Container, ContainerState, ContainerSummary, HealthState, HealthWait, Mount, MountKind,
-};
+pub use self::containers::{Container, ContainerState, ContainerSummary, HealthState, HealthWait};
 pub use self::error::{EngineError, EngineErrorKind};
 pub(crate) use self::holders::HOLDER_LABEL;
 pub use self::holders::HolderSpec;
+pub use self::mounts::{Mount, MountKind};
 pub use self::paths::PathKind;
 pub use self::raw::{CreatedContainer, ExecOutcome, PathChange, PathChangeKind};
 pub(crate) use self::role::ROLE_LABEL;

@@ -221,6 +221,7 @@ impl Engine {
         let path = format!("/networks/{}/disconnect", checked(network)?);
         let body = json!({ "Container": checked(container)?, "Force": true });
         match self.act(&operation, Method::POST, path, Some(&body)).await {
+            // The Engine has no status of its own for that.
             Err(error) if !error.to_string().contains("is not connected to") => Err(error),
             _ => Ok(()),
         }
@@ -274,6 +275,8 @@ impl Engine {
             path.push_str("&platform=");
             path.push_str(checked_reference(platform)?);
         }
+        // The status says only that the Engine began. The stream has to be read to its
+        // end: an Engine gives up a pull whose caller goes away.
         let failure = self
             .call(&operation, PULL_LIMIT, async {
                 let mut body = self.request(Method::POST, path, None).await?.into_body();
@@ -328,6 +331,8 @@ impl Engine {
             {
                 while let Some(chunk) = output.try_next().await? {
                     tail.extend_from_slice(&chunk.into_bytes());
+                    // All of it is read, and the end kept: a command that writes for ever
+                    // must not fill the agent's memory, nor block on a full pipe.
                     tail.drain(..tail.len().saturating_sub(OUTPUT_BYTES));
                 }
             }
@@ -386,6 +391,7 @@ impl Engine {
         let transport = Transport::new(self.socket.to_path_buf(), self.pinned.clone());
         let answer = transport.send(request).await?;
         let status = answer.status();
+        // 304: it is in that state already, as after a start that was answered late.
         if status.is_success() || status.as_u16() == 304 {
             return Ok(answer);
         }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{ListVolumesOptions, RemoveVolumeOptions};
 
-use super::containers::MountKind;
+use super::mounts::MountKind;
 use super::{CHANGE_LIMIT, Container, Engine, EngineError, EngineErrorKind, LOOKUP_LIMIT};
 
 /// Label the Engine puts on volumes it named itself (Docker 24 and newer).

@@ -3,8 +3,8 @@
 //! the old pair or the new one, never a key without its certificate.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use holdfast_archive::secret_file::{self, SecretFileError};
@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::durable;
 use crate::store_pin::StorePin;
 
 const FILE: &str = "identity.json";
@@ -98,6 +99,7 @@ impl Identity {
     /// # Errors
     /// When the file cannot be read or written.
     pub(super) fn replace(&self, old: &Self, state_dir: &Path) -> Result<bool, IdentityError> {
+        // Held over look and write: a `join` in between would be overwritten.
         let _lock = lock(state_dir)?;
         if Self::load(state_dir)?.as_ref() != Some(old) {
             return Ok(false);
@@ -112,13 +114,14 @@ impl Identity {
     /// When the file cannot be removed.
     pub fn remove(state_dir: &Path) -> Result<bool, IdentityError> {
         let path = state_dir.join(FILE);
+        // Before the lock, which would make the directory of a host that never joined.
         if !path.exists() {
             return Ok(false);
         }
         let _lock = lock(state_dir)?;
         let remove = || {
             fs::remove_file(&path)?;
-            fs::File::open(state_dir)?.sync_all()
+            durable::sync_directory(state_dir)
         };
         remove().map(|()| true).map_err(|source| IdentityError::File {
             path: path.clone(),
@@ -131,20 +134,11 @@ impl Identity {
         let path = state_dir.join(FILE);
         let text = serde_json::to_string_pretty(self)
             .map_err(|source| IdentityError::Parse { path: path.clone(), source })?;
-        let write = || {
-            let temporary = path.with_extension("json.new");
-            // One left by a crash may have another mode.
-            match fs::remove_file(&temporary) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            fs::File::open(state_dir)?.sync_all()
-        };
-        write().map_err(|source| IdentityError::File { path: path.clone(), action: "written", source })
+        durable::replace(&path, durable::OWNER_ONLY, text.as_bytes()).map_err(|source| IdentityError::File {
+            path,
+            action: "written",
+            source,
+        })
     }
 
     /// First and last second at which the certificate counts, since the Unix
@@ -170,13 +164,12 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-/// One writer at a time; makes the directory. The kernel drops the lock with
-/// the file.
+/// One writer at a time; makes the directory. The lock goes with the file.
 fn lock(state_dir: &Path) -> Result<fs::File, IdentityError> {
     let path = state_dir.join("identity.lock");
     let lock = || {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
-        let file = fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let file = durable::lock_file(&path)?;
         file.lock()?;
         Ok(file)
     };

@@ -67,6 +67,8 @@ pub async fn join(token_text: &str, state_dir: &Path, instance: InstanceId) -> R
             JoinError::Dial(error)
         }
     })?;
+    // That very connection and no other: the token goes only to the server whose
+    // CA was just checked.
     let mut stream = Some(TokioIo::new(stream));
     let channel = Endpoint::from_static("http://controller")
         .connect_with_connector(tower::service_fn(move |_| {
@@ -96,6 +98,8 @@ fn identity(token: &JoinToken, key: &KeyPair, answer: JoinResponse) -> Result<Id
     let JoinResponse { host_id, host_name, certificate_pem, ca_pem, not_after_unix_ms: _, store } = answer;
     let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes())
         .map_err(|_| JoinError::Answer("its CA cannot be read"))?;
+    // From now on this CA decides whom the host believes: the token, which came by
+    // another way, has to vouch for it.
     if tls::key_sha256(&ca) != Some(token.ca_key_sha256) {
         return Err(JoinError::Answer("its CA is not the one in the token"));
     }

@@ -7,6 +7,10 @@
 //! whenever it was lost. Both prove the host with one certificate, and both
 //! accept nobody but a server that this controller's CA vouches for.
 //!
+//! Run by `app`. Writes the identity and the state of the connection, and hands
+//! the channel to `session`; what is served over the first connection it does not
+//! know.
+//!
 //! What lies in the state directory settles who this host is, also while the
 //! agent runs: joining, joining anew and leaving write or remove one file.
 
@@ -91,8 +95,8 @@ impl Link {
     /// keeps the certificate fresh and takes up an identity that appears,
     /// until `stop`. `rights` is called before an identity is used that was
     /// not there at the start: a host that has joined must never run with
-    /// other rights than it was joined with. Where it fails, the identity is
-    /// left alone and looked at again.
+    /// other rights than it was joined with. Where `rights` fails, the identity
+    /// is left alone and looked at again.
     pub async fn run<R, A>(self, router: R, rights: A, controller: Controller, stop: CancellationToken)
     where
         R: Fn() -> Router,
@@ -129,6 +133,7 @@ impl Link {
 
     async fn renew_when_due(&self, identity: &Identity, joined: u64) {
         renew::wait_until_due(identity).await;
+        // That of the certificate which is to be renewed: it proves who asks.
         let channel = self.line.borrow().as_ref().map(|line| line.channel.clone());
         let Some(channel) = channel else { return };
         match renew::renew(EnrolmentServiceClient::new(channel), identity, &self.state_dir).await {
@@ -161,6 +166,7 @@ impl Link {
                         if text != complaint {
                             tracing::error!(error = %text, "this host's new identity is not taken up; will look again");
                         }
+                        // Said once, not every two seconds.
                         complaint = text;
                     }
                 }
@@ -172,6 +178,7 @@ impl Link {
     fn look(&self, rights: &impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
         let found = Identity::load(&self.state_dir)?;
         let Held { identity, joined } = self.held.borrow().clone();
+        // A renewal of our own changes the file too.
         if found.as_ref() == identity.as_deref() {
             return Ok(());
         }

@@ -39,6 +39,7 @@ pub(super) enum RenewError {
 /// Returns when a third of the certificate's life is over.
 pub(super) async fn wait_until_due(identity: &Identity) {
     loop {
+        // Of a certificate that cannot be read nothing is known: it is renewed now.
         let left = match identity.validity() {
             Ok(validity) => seconds_left(validity, now_seconds()),
             Err(_) => 0,
@@ -56,6 +57,8 @@ pub(super) async fn renew(
     identity: &Identity,
     state_dir: &Path,
 ) -> Result<Identity, RenewError> {
+    // A new key each time: one that leaked is worth nothing after the renewal, and
+    // the old pair stays valid until the new one is on disk.
     let key = KeyPair::generate()?;
     let csr_pem = CertificateParams::default().serialize_request(&key)?.pem()?;
     let mut request = Request::new(RenewRequest { csr_pem });
@@ -65,6 +68,7 @@ pub(super) async fn renew(
     let renewed = Identity { certificate_pem, ca_pem, key_pem: key.serialize_pem(), ..identity.clone() };
     // What cannot be used must not replace what can.
     tls::config(&renewed, b"h2")?;
+    // Only over the pair that was renewed: `join` may have written another meanwhile.
     match renewed.replace(identity, state_dir)? {
         true => Ok(renewed),
         false => Err(RenewError::Superseded),

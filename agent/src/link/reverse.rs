@@ -65,6 +65,8 @@ pub(super) async fn serve<R>(
                 over.cancelled().await;
                 return FIRST_PAUSE;
             };
+            // A connection that was accepted and broke is dialled again soon; one that was
+            // not costs more patience each time.
             let greeted = serve_next(&identity, &router, &controller, connection_file, &over).await;
             let pause = if greeted { FIRST_PAUSE } else { before };
             tokio::select! {
@@ -85,6 +87,7 @@ pub(super) async fn serve<R>(
         // A connection that is served is drained first; a dial is given up.
         over.cancel();
         let drained = tokio::time::timeout(DRAIN_LIMIT * 2, attempt).await;
+        // Whatever hangs in it must not keep the agent from ending.
         if drained.is_err() {
             tracing::debug!("the connection to the controller did not end in time");
         }
@@ -143,6 +146,7 @@ async fn serve_one(
     connection_file: &ConnectionFile,
     stop: &CancellationToken,
 ) -> bool {
+    // Subscribed before the first call can come: a greeting must not be missed.
     let mut greetings = controller.greetings();
     let (close, gone) = (CancellationToken::new(), CancellationToken::new());
     let io = Closable::new(stream, FromController, close.clone(), gone.clone());

@@ -79,9 +79,13 @@ impl Shared {
             return Ok(());
         }
         let stop_limit = stop_limit(&container, request.max_downtime);
+        // On disk before the act: dying in between, the next agent finds a container
+        // that runs and has nothing to do, never one that is stopped and unknown.
         let held = self.write_down(container, request, stop_limit).await?;
         failpoint("agent.quiesce.before-act");
         let name = held.container.name.clone();
+        // A task of its own: the Engine carries on with a stop whose caller has gone, so
+        // its answer has to be noted even when the job is cancelled.
         let acting = tokio::spawn(self.clone().act(held, request.mode, stop_limit));
         tokio::select! {
             acted = acting => acted.unwrap_or_else(|error| Err(QuiesceError::Refused {
@@ -114,6 +118,7 @@ impl Shared {
         };
         let (recovery, written) = (self.recovery.clone(), action.clone());
         let id = blocking(move || recovery.journal().record(written)).await?;
+        // From here on a job that is dropped hands it over.
         let held = Held { id, action, container, act: Act::begin(), since: tokio::time::Instant::now() };
         self.held().push(held.clone());
         Ok(held)

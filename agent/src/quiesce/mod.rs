@@ -7,6 +7,9 @@
 //! deadline passes, or the [`Quiesced`] is dropped (a panic, a runtime that
 //! ends); and what a dead agent left is resumed by the next one.
 //!
+//! Called by backups; upgrades take its lock and stop containers themselves. It
+//! touches containers and the journal, never data.
+//!
 //! One at a time on a host: two jobs that share a container would otherwise
 //! each resume it under the other's read. Nothing is quiesced while a job waits for
 //! its turn.
@@ -21,7 +24,6 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -98,6 +100,19 @@ impl QuiesceError {
     }
 }
 
+/// How one container was quiesced and resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuiesceReport {
+    pub container_id: String,
+    pub container_name: String,
+    pub mode: QuiesceMode,
+    pub downtime_ms: u64,
+    /// It runs again. False: it does not, and `problem` says why; what is to be
+    /// resumed is still in the journal.
+    pub resumed: bool,
+    pub problem: String,
+}
+
 /// Nothing is quiesced, or the recovery worker will resume it.
 #[derive(Debug)]
 pub struct QuiesceFailure {
@@ -106,7 +121,7 @@ pub struct QuiesceFailure {
     /// one group it is all of them: then the reason is the host's, not theirs.
     pub group: Vec<usize>,
     /// What was touched.
-    pub reports: Vec<v1::ContainerQuiesced>,
+    pub reports: Vec<QuiesceReport>,
 }
 
 /// Quiesced containers. They resume when it is dropped, but only
@@ -128,7 +143,7 @@ struct Shared {
     mode: QuiesceMode,
     held: Mutex<Vec<Held>>,
     /// Held while containers resume, so that the job and its watchdog do not both.
-    resumed: tokio::sync::Mutex<Vec<v1::ContainerQuiesced>>,
+    resumed: tokio::sync::Mutex<Vec<QuiesceReport>>,
 }
 
 #[derive(Debug, Clone)]
@@ -191,9 +206,12 @@ impl Quiescer {
             held: Mutex::default(),
             resumed: tokio::sync::Mutex::default(),
         });
+        // Armed before the first act, so that no container is quiesced unwatched.
         let deadline = Instant::now() + request.max_downtime;
         let watchdog = (!plan.containers.is_empty()).then(|| watch(&shared, deadline, cancel));
         let quiesced = Quiesced { shared: shared.clone(), group, places, watchdog, _lock: lock };
+        // Those that need others stop first, a wave at a time. From here on a panic
+        // or a job that is dropped resumes them: `quiesced` is what is dropped.
         for wave in plan.waves() {
             if let Err(error) = shared.quiesce_all(wave, request, cancel).await {
                 let group = quiesced.group.clone();
@@ -210,6 +228,8 @@ fn watch(shared: &Arc<Shared>, deadline: Instant, cancel: &Cancel) -> Watchdog {
         tracing::error!(
             "containers were quiesced for as long as they may be; they resume and their data is not saved"
         );
+        // First: a job that has read all by now must not commit what it read while
+        // containers wrote again.
         cancel.cancel(CancelReason::MaxDowntime);
         shared.resume(false).await;
     })
@@ -248,7 +268,7 @@ impl Quiesced {
     }
 
     /// Resumes everything, in the reverse order, and says how it went.
-    pub async fn resume(mut self) -> Vec<v1::ContainerQuiesced> {
+    pub async fn resume(mut self) -> Vec<QuiesceReport> {
         let mut reports = self.shared.resume(true).await;
         // Nothing is quiesced any more. How long they take to be healthy is no
         // time quiesced, and no reason to give up what was read.
@@ -268,7 +288,9 @@ impl Drop for Quiesced {
 
 impl Shared {
     /// `patient`: also waits for the health of what others need to start.
-    async fn resume(&self, patient: bool) -> Vec<v1::ContainerQuiesced> {
+    async fn resume(&self, patient: bool) -> Vec<QuiesceReport> {
+        // The watchdog and the job may both come here. The second waits, finds nothing
+        // held, and gets the reports of the first.
         let mut resumed = self.resumed.lock().await;
         // Each stays in `held` until it is resumed: if this is cut off, the others are
         // handed over.
@@ -289,7 +311,7 @@ impl Shared {
         self.held().iter().any(|other| depends_on(&other.container, &held.container))
     }
 
-    async fn resume_one(&self, held: &Held) -> v1::ContainerQuiesced {
+    async fn resume_one(&self, held: &Held) -> QuiesceReport {
         let deadline = Instant::now() + RESUME_LIMIT;
         let outcome = loop {
             // What is known of it may grow while the act runs to its end.
@@ -302,6 +324,7 @@ impl Shared {
                 Ok(Attempt::NotYet) if Instant::now() > deadline => {
                     break Err("the Engine has not finished quiescing it".to_owned());
                 }
+                // The Engine may be restarting. The recovery worker goes on from here.
                 Err(error) if Instant::now() > deadline => break Err(error.to_string()),
                 Ok(Attempt::NotYet) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
@@ -310,14 +333,15 @@ impl Shared {
         let (resumed, problem) = match outcome {
             Ok((runs, note)) => (runs, note.to_owned()),
             Err(problem) => {
+                // It is out of `held`, and in the journal: nobody else would come back to it.
                 self.recovery.hand_over([(last.id, last.action, last.act)]);
                 (false, format!("{problem}; the agent goes on trying"))
             }
         };
-        v1::ContainerQuiesced {
+        QuiesceReport {
             container_id: held.container.id.clone(),
             container_name: held.container.name.clone(),
-            how: self.mode.as_str().to_owned(),
+            mode: self.mode,
             downtime_ms: u64::try_from(held.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             resumed,
             problem,
@@ -338,7 +362,7 @@ impl Shared {
     }
 
     /// Adds to the reports which containers did not come back well.
-    async fn note_health(&self, reports: &mut [v1::ContainerQuiesced]) {
+    async fn note_health(&self, reports: &mut [QuiesceReport]) {
         let deadline = Instant::now() + HEALTH_LIMIT;
         for report in reports.iter_mut().filter(|report| report.resumed && report.problem.is_empty()) {
             let left = deadline.saturating_duration_since(Instant::now());

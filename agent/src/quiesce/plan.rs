@@ -115,6 +115,7 @@ pub fn plan_quiesce(
 ) -> Result<Plan, NotToStop> {
     let live = can_quiesce(containers, own);
     let chosen = to_quiesce(&live, places, mode);
+    // Before the first is touched: one that cannot be stopped costs nobody else a stop.
     if mode == QuiesceMode::Stop
         && let Some(refusal) = chosen.iter().find_map(|&i| NotToStop::of(live[i]))
     {

@@ -200,6 +200,7 @@ impl ContainerService for ContainerApi {
         }
         let container = self.find(&container).await?;
         self.own.refuse_container(&container)?;
+        // Afterwards there may be nothing left to describe.
         let before = self.inspect(&container.id).await?;
         match timeout_seconds {
             None => self.engine.stop_container(&container, None).await?,

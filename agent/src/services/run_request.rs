@@ -17,35 +17,59 @@ const PROPAGATIONS: [&str; 7] = ["", "private", "rprivate", "shared", "rshared",
 /// The least memory the Engine lets a container have, in bytes.
 const MIN_MEMORY_BYTES: u64 = 6 << 20;
 
+/// What of a request has to be read before it can be passed on.
+struct Checked {
+    /// Ports of the host, and the container's own, as the Engine has them.
+    bindings: Map<String, Value>,
+    exposed: Map<String, Value>,
+    restart_policy: Value,
+    nano_cpus: u64,
+    mounts: Vec<Value>,
+}
+
+/// Everything is checked before anything is made, so what is refused has left
+/// nothing behind.
 pub(super) fn parse(request: v1::RunContainerRequest) -> Result<NewContainer, InvalidRun> {
-    let v1::RunContainerRequest {
-        name,
-        image,
-        command,
-        entrypoint,
-        env,
-        labels,
-        mounts,
-        ports,
-        network,
-        restart,
-        user,
-        hostname,
-        workdir,
-        read_only,
-        remove_when_stopped,
-        memory_bytes,
-        cpus,
-        create_only,
-        pull,
-    } = request;
-    refuse(image.is_empty(), "image", &image, "the image to run has to be named")?;
-    for entry in &env {
+    let checked = check(&request)?;
+    Ok(build(request, checked))
+}
+
+fn check(request: &v1::RunContainerRequest) -> Result<Checked, InvalidRun> {
+    check_words(request)?;
+    let (bindings, exposed) = published(&request.ports)?;
+    check_network(request)?;
+    let restart_policy = restart_policy(&request.restart)?;
+    // The Engine refuses this as well, but only once the image was fetched.
+    let restarts = restart_policy["Name"] != "no";
+    refuse(
+        restarts && request.remove_when_stopped,
+        "restart",
+        &request.restart,
+        "a container that is removed when it stops cannot start again",
+    )?;
+    let memory_bytes = request.memory_bytes;
+    let little = memory_bytes != 0 && memory_bytes < MIN_MEMORY_BYTES;
+    refuse(
+        little || i64::try_from(memory_bytes).is_err(),
+        "memory",
+        &memory_bytes.to_string(),
+        "6 MiB at the least",
+    )?;
+    let nano_cpus = nano_cpus(request.cpus)?;
+    let mounts = mounts(&request.mounts)?;
+    Ok(Checked { bindings, exposed, restart_policy, nano_cpus, mounts })
+}
+
+fn check_words(request: &v1::RunContainerRequest) -> Result<(), InvalidRun> {
+    let v1::RunContainerRequest { image, env, labels, workdir, hostname, .. } = request;
+    refuse(image.is_empty(), "image", image, "the image to run has to be named")?;
+    for entry in env {
         let named = entry.split_once('=').is_some_and(|(key, _)| !key.is_empty());
         refuse(!named, "env", entry, "KEY=VALUE is expected")?;
     }
     for key in labels.keys() {
         refuse(key.is_empty(), "label", key, "a label has a name")?;
+        // With one of those a container would be taken for the agent's own work.
         refuse(
             key.starts_with("holdfast."),
             "label",
@@ -53,21 +77,20 @@ pub(super) fn parse(request: v1::RunContainerRequest) -> Result<NewContainer, In
             "labels that begin with `holdfast.` are the agent's own",
         )?;
     }
+    let relative = !workdir.is_empty() && !workdir.starts_with('/');
+    refuse(relative, "workdir", workdir, "an absolute path is expected")?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
     refuse(
-        !workdir.is_empty() && !workdir.starts_with('/'),
-        "workdir",
-        &workdir,
-        "an absolute path is expected",
-    )?;
-    let host_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    refuse(
-        hostname.len() > 63 || !hostname.bytes().all(host_name),
+        hostname.len() > 63 || !hostname.bytes().all(allowed),
         "hostname",
-        &hostname,
+        hostname,
         "63 letters, digits, `-` and `.` at most",
-    )?;
+    )
+}
 
-    let (bindings, exposed) = published(&ports)?;
+/// What the container's network rules out.
+fn check_network(request: &v1::RunContainerRequest) -> Result<(), InvalidRun> {
+    let v1::RunContainerRequest { ports, network, hostname, .. } = request;
     let joined = network.starts_with("container:");
     let no_ports = joined || matches!(network.as_str(), "host" | "none");
     if let Some(port) = ports.first() {
@@ -76,27 +99,35 @@ pub(super) fn parse(request: v1::RunContainerRequest) -> Result<NewContainer, In
     refuse(
         joined && !hostname.is_empty(),
         "hostname",
-        &hostname,
+        hostname,
         "in the network of another container it has that one's",
-    )?;
+    )
+}
 
-    let restart_policy = restart_policy(&restart)?;
-    let restarts = restart_policy["Name"] != "no";
-    refuse(
-        restarts && remove_when_stopped,
-        "restart",
-        &restart,
-        "a container that is removed when it stops cannot start again",
-    )?;
-    let little = memory_bytes != 0 && memory_bytes < MIN_MEMORY_BYTES;
-    refuse(
-        little || i64::try_from(memory_bytes).is_err(),
-        "memory",
-        &memory_bytes.to_string(),
-        "6 MiB at the least",
-    )?;
-    let nano_cpus = nano_cpus(cpus)?;
-
+fn build(request: v1::RunContainerRequest, checked: Checked) -> NewContainer {
+    // Every field is named, so that a new one cannot be forgotten.
+    let v1::RunContainerRequest {
+        name,
+        image,
+        command,
+        entrypoint,
+        env,
+        labels,
+        mounts: _,
+        ports: _,
+        network,
+        restart: _,
+        user,
+        hostname,
+        workdir,
+        read_only,
+        remove_when_stopped,
+        memory_bytes,
+        cpus: _,
+        create_only,
+        pull,
+    } = request;
+    let Checked { bindings, exposed, restart_policy, nano_cpus, mounts } = checked;
     let mut host = json!({
         "RestartPolicy": restart_policy,
         "ReadonlyRootfs": read_only,
@@ -104,7 +135,7 @@ pub(super) fn parse(request: v1::RunContainerRequest) -> Result<NewContainer, In
         "Memory": memory_bytes,
         "NanoCpus": nano_cpus,
     });
-    put(&mut host, "Mounts", self::mounts(&mounts)?.into());
+    put(&mut host, "Mounts", mounts.into());
     put(&mut host, "PortBindings", bindings.into());
     put(&mut host, "NetworkMode", network.into());
     let mut body = json!({ "Image": image, "HostConfig": host });
@@ -120,7 +151,7 @@ pub(super) fn parse(request: v1::RunContainerRequest) -> Result<NewContainer, In
     ] {
         put(&mut body, key, value);
     }
-    Ok(NewContainer { name, image, body, pull, start: !create_only })
+    NewContainer { name, image, body, pull, start: !create_only }
 }
 
 fn refuse(wrong: bool, what: &'static str, given: &str, why: &'static str) -> Result<(), InvalidRun> {

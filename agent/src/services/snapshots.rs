@@ -12,6 +12,8 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::snapshot_service_server::SnapshotService;
 use tonic::{Request, Response, Status};
 
+use super::job_events::{backup_event, known_job, restore_event};
+
 use crate::quiesce::QuiesceMode;
 use crate::snapshot::{
     AdmissionError, BackupRequest, RestoreRequest, RestoreTarget, Snapshots, SourceName, SourceRequest,
@@ -44,9 +46,10 @@ impl SnapshotService for SnapshotApi {
         request: Request<v1::CreateSnapshotsRequest>,
     ) -> Result<Response<Self::CreateSnapshotsStream>, Status> {
         let request = parse_backup(request.into_inner())?;
+        let job = request.job;
         let events = self.snapshots.back_up(request).map_err(admission_status)?;
         let events = events.ok_or_else(cancelled_before)?;
-        Ok(Response::new(Box::pin(events.map(Ok))))
+        Ok(Response::new(Box::pin(events.map(move |event| Ok(backup_event(job, event))))))
     }
 
     async fn restore_snapshot(
@@ -54,16 +57,19 @@ impl SnapshotService for SnapshotApi {
         request: Request<v1::RestoreSnapshotRequest>,
     ) -> Result<Response<Self::RestoreSnapshotStream>, Status> {
         let request = parse_restore(request.into_inner())?;
+        let job = request.job;
         let events = self.snapshots.restore(request).map_err(admission_status)?;
         let events = events.ok_or_else(cancelled_before)?;
-        Ok(Response::new(Box::pin(events.map(Ok))))
+        Ok(Response::new(Box::pin(events.map(move |event| Ok(restore_event(job, event))))))
     }
 
     async fn list_running(
         &self,
         _request: Request<v1::ListRunningRequest>,
     ) -> Result<Response<v1::ListRunningResponse>, Status> {
-        Ok(Response::new(v1::ListRunningResponse { jobs: self.snapshots.known() }))
+        Ok(Response::new(v1::ListRunningResponse {
+            jobs: self.snapshots.known().into_iter().map(known_job).collect(),
+        }))
     }
 
     async fn cancel_job(

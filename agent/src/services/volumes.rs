@@ -163,6 +163,7 @@ impl VolumeService for VolumeApi {
             options: options.into_iter().collect(),
             labels: labels.into_iter().collect(),
         };
+        // `restore` lets a controller make volumes, not reach any directory through one.
         volume_settings::check(&self.config.allow, &wanted)?;
         // The Engine calls one that is there made, and takes no other settings.
         self.own.refuse_volume(&wanted.name).await?;
@@ -192,6 +193,7 @@ impl VolumeService for VolumeApi {
         request: Request<v1::PruneVolumesRequest>,
     ) -> Result<Response<v1::PruneVolumesResponse>, Status> {
         let v1::PruneVolumesRequest { labels, include_named, dry_run, names } = request.into_inner();
+        // Looking is free: an operator sees what would go without any right.
         if !dry_run {
             self.config.allow.check(Right::Remove)?;
         }

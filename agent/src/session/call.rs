@@ -111,6 +111,7 @@ impl Caller {
                     ..unreachable("this agent is not connected to a controller")
                 });
             }
+            // None within `patience`; the caller goes by its own deadline.
             Err(_) => return Err(unreachable("there is no connection to it")),
         };
         let client = RepositoryServiceClient::new(channel)
@@ -137,6 +138,8 @@ impl Caller {
 
     pub(super) async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, PackIoError> {
         tokio::select! {
+            // A call that is answered just then counts as cancelled: what it did is
+            // idempotent, and the job is to end.
             biased;
             () = self.cancel.cancelled() => Err(cancelled(self.cancel.reason())),
             result = work => Ok(result),

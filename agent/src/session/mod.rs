@@ -7,14 +7,18 @@
 //! allocated twice that way leaves an intent nobody uses, never a pack that
 //! lies. What the controller *refuses* is not repeated.
 //!
+//! Called by jobs of `snapshot`. It touches nothing on the host: bytes come from
+//! captures and go to restores.
+//!
 //! Capture and restore run on plain threads; the methods of [`pack_io`](holdfast_archive::pack_io) block those
 //! on the runtime and must never be called from one of its own threads.
 
 mod call;
 mod lost;
+mod plane;
 mod presigned;
+mod wire;
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,33 +26,27 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_archive::ids::{FrameId, PackId};
-use holdfast_archive::pack_io::{
-    FrameKind, FrameLocation, PackEntry, PackIoError, PackSink, PackSource, SealedPack,
-};
+use holdfast_archive::pack_io::{FrameLocation, PackIoError, PackSink, PackSource, SealedPack};
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{self, alloc_pack_response::Way, commit_snapshot_response::Outcome};
+use holdfast_proto::v1::{self, alloc_pack_response::Way};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
-use crate::cancel::Cancel;
 use crate::failpoint::failpoint;
 use crate::store_pin::NotPinned;
 
 use self::call::Caller;
 pub use self::call::{Line, code_of};
 use self::lost::Lost;
+pub use self::plane::{BaseSnapshot, Damaged, DataPlane, JobRun, Restore, Upload, UploadParameters};
 use self::presigned::PutError;
+pub use self::wire::{Commit, Committed, Stored};
+use self::wire::{nonsense, parse_commit, parse_location, wire_frame, wire_ids};
 
 /// Bytes of a pack in one message.
 const MESSAGE_BYTES: usize = 1 << 20;
 
 /// How long a transfer may go without moving a byte.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
-
-/// Damaged frames a session keeps: some 60 bytes each. Where there are more,
-/// nothing of the base is relied on: all is read, and what the repository still
-/// has is not sent.
-const MAX_DAMAGED: usize = 1_000_000;
 
 /// How long giving a lease back may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -58,46 +56,6 @@ const REPORT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often a pack whose upload the store did not take is tried anew.
 const PACK_ATTEMPTS: u32 = 4;
-
-/// The way to the controller, as long as there is one.
-#[derive(Debug, Clone)]
-pub struct DataPlane {
-    channel: watch::Receiver<Option<Line>>,
-    patience: Duration,
-}
-
-/// What the controller says when an upload is opened.
-#[derive(Debug)]
-pub struct Upload {
-    pub session: Session,
-    pub base: Option<v1::BaseSnapshot>,
-    pub damaged: Damaged,
-    pub parameters: v1::UploadParameters,
-}
-
-/// What of the base is not to be relied on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Damaged {
-    Frames(HashSet<FrameId>),
-    /// More frames than this host keeps in memory.
-    TooMany,
-}
-
-/// What the controller says when a restore is opened.
-#[derive(Debug)]
-pub struct Restore {
-    pub session: Session,
-    pub snapshot_object: Vec<u8>,
-    pub same_host: bool,
-}
-
-/// What became of a snapshot offered.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Commit {
-    Committed(v1::CommittedSnapshot),
-    /// These frames are not in the repository; what uses them must be read again.
-    Missing(Vec<FrameId>),
-}
 
 /// One open lease. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -111,70 +69,6 @@ pub struct Session {
     refusal_told: Arc<AtomicBool>,
 }
 
-impl DataPlane {
-    /// `channel` holds a connection to the controller while there is one.
-    /// `patience`: how long one call is tried before it fails.
-    pub fn new(channel: watch::Receiver<Option<Line>>, patience: Duration) -> Self {
-        Self { channel, patience }
-    }
-
-    fn caller(&self, cancel: &Cancel) -> (Caller, Arc<AtomicU64>) {
-        let retries = Arc::new(AtomicU64::new(0));
-        (Caller::new(self.channel.clone(), self.patience, cancel.clone(), retries.clone()), retries)
-    }
-
-    /// Opens an upload lease for one source of a job.
-    ///
-    /// # Errors
-    /// When the controller refuses or cannot be reached.
-    pub async fn open_upload(
-        &self,
-        request: v1::OpenUploadRequest,
-        cancel: &Cancel,
-    ) -> Result<Upload, PackIoError> {
-        let (caller, retries) = self.caller(cancel);
-        let answer = caller
-            .call("open an upload", |mut client| {
-                let request = request.clone();
-                async move { client.open_upload(request).await }
-            })
-            .await?;
-        let session = Session::new(caller, answer.lease_id, retries);
-        let damaged = match session.all_damaged(&answer.damaged_frames, answer.more_damaged).await {
-            Ok(damaged) => damaged,
-            Err(error) => {
-                session.close().await;
-                return Err(error);
-            }
-        };
-        let (base, parameters) = (answer.base, answer.parameters.unwrap_or_default());
-        Ok(Upload { session, base, damaged, parameters })
-    }
-
-    /// Opens a lease to read one snapshot.
-    ///
-    /// # Errors
-    /// When the controller refuses or cannot be reached.
-    pub async fn open_restore(
-        &self,
-        request: v1::OpenRestoreRequest,
-        cancel: &Cancel,
-    ) -> Result<Restore, PackIoError> {
-        let (caller, retries) = self.caller(cancel);
-        let answer = caller
-            .call("open a restore", |mut client| {
-                let request = request.clone();
-                async move { client.open_restore(request).await }
-            })
-            .await?;
-        Ok(Restore {
-            session: Session::new(caller, answer.lease_id, retries),
-            snapshot_object: answer.snapshot_object,
-            same_host: answer.same_host,
-        })
-    }
-}
-
 impl Session {
     fn new(caller: Caller, lease: String, retries: Arc<AtomicU64>) -> Self {
         Self {
@@ -185,31 +79,6 @@ impl Session {
             lost: Arc::default(),
             refusal_told: Arc::default(),
         }
-    }
-
-    /// The damaged frames of the base: those that came when the upload was
-    /// opened, and what the controller has beyond them.
-    async fn all_damaged(&self, first: &[Vec<u8>], mut next: u64) -> Result<Damaged, PackIoError> {
-        let mut damaged: HashSet<FrameId> = frame_ids(first)?.into_iter().collect();
-        while next != 0 {
-            let from = next;
-            let page = self
-                .caller
-                .call("list damaged frames", |mut client| {
-                    let request = v1::ListDamagedRequest { lease_id: self.lease.to_string(), from };
-                    async move { client.list_damaged(request).await }
-                })
-                .await?;
-            damaged.extend(frame_ids(&page.frames)?);
-            if damaged.len() > MAX_DAMAGED {
-                return Ok(Damaged::TooMany);
-            }
-            if page.next != 0 && page.next <= from {
-                return Err(nonsense("a list of damaged frames that does not go on"));
-            }
-            next = page.next;
-        }
-        Ok(Damaged::Frames(damaged))
     }
 
     /// Calls made again so far.
@@ -233,11 +102,7 @@ impl Session {
             })
             .await?;
         failpoint("agent.commit.after");
-        match answer.outcome {
-            Some(Outcome::Committed(committed)) => Ok(Commit::Committed(committed)),
-            Some(Outcome::Missing(missing)) => Ok(Commit::Missing(frame_ids(&missing.frames)?)),
-            None => Err(nonsense("an outcome of a commit this agent does not know")),
-        }
+        parse_commit(answer)
     }
 
     /// Gives the lease back. One that is not given back ends by itself, so a
@@ -328,11 +193,13 @@ impl Session {
         failpoint("agent.pack.before-put");
         match allocated.way {
             Some(Way::Presigned(presigned)) => {
-                self.put_presigned(&allocated.pack_id, &presigned, pack).await?
+                self.put_presigned(&allocated.pack_id, presigned, pack).await?
             }
             Some(Way::Relay(v1::Relay {})) => self.relay(&allocated.pack_id, pack).await?,
             None => return Err(nonsense("a way to store packs this agent does not know")),
         }
+        // The bytes are stored; that they count is for the commit. Dying here leaves an
+        // object without frames that count, which the controller's collection removes.
         failpoint("agent.pack.after-put");
         let frames: Vec<v1::PackFrame> = pack.table.iter().map(wire_frame).collect();
         self.caller
@@ -353,7 +220,7 @@ impl Session {
     async fn put_presigned(
         &self,
         pack_id: &str,
-        presigned: &v1::PresignedPut,
+        presigned: v1::PresignedPut,
         pack: &SealedPack,
     ) -> Result<(), PackIoError> {
         let id: PackId = pack_id.parse().map_err(|_| nonsense("a pack id that is none"))?;
@@ -366,6 +233,7 @@ impl Session {
         };
         match put {
             Ok(()) => Ok(()),
+            // Nothing was sent, so nothing has to be allocated anew.
             Err(PutError::Unreachable(cause)) => {
                 tracing::debug!(%cause, "store cannot be reached from this host; pack goes through the controller");
                 self.relay(pack_id, pack).await
@@ -518,55 +386,6 @@ fn upload_messages(
             data: data.to_vec(),
         }
     })
-}
-
-fn wire_ids(frames: &[FrameId]) -> Vec<Vec<u8>> {
-    frames.iter().map(|id| id.as_bytes().to_vec()).collect()
-}
-
-fn frame_ids(frames: &[Vec<u8>]) -> Result<Vec<FrameId>, PackIoError> {
-    frames
-        .iter()
-        .map(|bytes| FrameId::from_slice(bytes).ok_or_else(|| nonsense("a frame id that is not 32 bytes")))
-        .collect()
-}
-
-fn wire_frame(entry: &PackEntry) -> v1::PackFrame {
-    let PackEntry { id, kind, key_epoch, offset, stored_len, raw_len } = entry;
-    v1::PackFrame {
-        id: id.as_bytes().to_vec(),
-        kind: match kind {
-            FrameKind::Data => v1::FrameKind::Data,
-            FrameKind::Page => v1::FrameKind::Page,
-        }
-        .into(),
-        key_epoch: *key_epoch,
-        offset: *offset,
-        stored_bytes: *stored_len,
-        raw_bytes: *raw_len,
-    }
-}
-
-fn parse_location(id: FrameId, location: v1::FrameLocation) -> Result<Option<FrameLocation>, PackIoError> {
-    if location.pack_id.is_empty() {
-        return Ok(None);
-    }
-    let kind = match location.kind() {
-        v1::FrameKind::Data => FrameKind::Data,
-        v1::FrameKind::Page => FrameKind::Page,
-        v1::FrameKind::Unspecified => return Err(nonsense("a frame of no kind")),
-    };
-    let v1::FrameLocation { pack_id, kind: _, key_epoch, offset, stored_bytes, raw_bytes } = location;
-    let pack = pack_id.parse().map_err(|_| nonsense("a pack id that is none"))?;
-    let entry = PackEntry { id, kind, key_epoch, offset, stored_len: stored_bytes, raw_len: raw_bytes };
-    Ok(Some(FrameLocation { pack, entry }))
-}
-
-fn nonsense(what: &str) -> PackIoError {
-    PackIoError::new(
-        ErrorCode::Protocol.as_str(),
-        format!("the controller's answer holds {what}: are agent and controller of versions that fit?"),
-    )
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_archive::ids::PackId;
-use holdfast_proto::v1::PresignedPut;
+use holdfast_proto::v1;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::store_pin::{Address, Admitted, NotPinned, StorePin};
+use crate::store_pin::{Address, Admitted, NotPinned, SignedPut, StorePin};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -57,11 +57,13 @@ pub(super) enum PutError {
 /// means the store answered success.
 pub(super) async fn put(
     pin: &StorePin,
-    presigned: &PresignedPut,
+    presigned: v1::PresignedPut,
     pack: &PackId,
     bytes: Bytes,
 ) -> Result<(), PutError> {
-    let admitted = pin.admit(presigned, pack, bytes.len() as u64)?;
+    // When it ends to count is for the store to say, by its own clock.
+    let v1::PresignedPut { url, headers, expires_unix_ms: _ } = presigned;
+    let admitted = pin.admit(&SignedPut { url, headers }, pack, bytes.len() as u64)?;
     let limit = Duration::from_secs(60 + bytes.len() as u64 / SLOWEST);
     tokio::time::timeout(limit, put_untimed(pin, admitted, bytes))
         .await

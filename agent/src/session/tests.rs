@@ -6,12 +6,15 @@ use std::sync::Mutex;
 use holdfast_archive::frame::encode;
 use holdfast_archive::ids::SourceId;
 use holdfast_archive::pack::PackBuilder;
+use holdfast_archive::pack_io::FrameKind;
+use holdfast_proto::ids::JobId;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::cancel::Cancel;
 use crate::snapshot::testing::{Repository, store};
 use crate::store_pin::StorePin;
 
@@ -90,8 +93,8 @@ async fn put(repository: &Repository, named: &str, kept: Option<Arc<StorePin>>) 
     repository.lock().presigned = Some(named.to_owned());
     let (plane, line) = repository.plane().await;
     line.send_modify(|line| line.as_mut().unwrap().store = kept);
-    let request = v1::OpenUploadRequest { source_id: SourceId::generate().to_string(), ..Default::default() };
-    let upload = plane.open_upload(request, &Cancel::default()).await.unwrap();
+    let run = JobRun { job: JobId::generate(), generation: 0 };
+    let upload = plane.open_upload(run, SourceId::generate(), &Cancel::default()).await.unwrap();
     let session = upload.session.clone();
     let put = tokio::task::spawn_blocking(move || session.put_pack(pack())).await.unwrap();
     upload.session.close().await;

@@ -12,7 +12,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use holdfast_archive::fs::parts::{Mounts, Names, directory};
-use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -21,7 +20,7 @@ use crate::allow::Allow;
 use crate::clone::remove_contents;
 use crate::resume::RESTORE_DIRECTORY;
 
-use super::pass::Failure;
+use super::target::TargetError;
 
 /// A directory that may be made: absent, or empty.
 #[derive(Debug)]
@@ -46,16 +45,10 @@ pub(super) struct Filled {
 impl Wanted {
     /// Opens first and asks afterwards where that is, so that no link can be
     /// changed in between.
-    pub(super) fn resolve(allow: &Allow, path: &Path) -> Result<Self, Failure> {
-        let invalid =
-            || Failure::new(ErrorCode::InvalidRequest, format!("{} cannot be restored into", path.display()));
+    pub(super) fn resolve(allow: &Allow, path: &Path) -> Result<Self, TargetError> {
+        let invalid = || TargetError::NoDirectory { path: path.to_owned() };
         let (parent, name) = (path.parent().ok_or_else(invalid)?, path.file_name().ok_or_else(invalid)?);
-        let unusable = |error: std::io::Error| {
-            Failure::new(
-                ErrorCode::NotFound,
-                format!("{}, which is to hold the target, cannot be used: {error}", parent.display()),
-            )
-        };
+        let unusable = |error: std::io::Error| TargetError::NoParent { parent: parent.to_owned(), error };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle =
             rustix::fs::open(parent, flags, Mode::empty()).map_err(|error| unusable(error.into()))?;
@@ -64,7 +57,7 @@ impl Wanted {
             parent: handle,
             name: CString::new(name.as_bytes()).map_err(|_| invalid())?,
         };
-        allow.check_path(&wanted.path()).map_err(|error| Failure::of(ErrorCode::NotAllowed, &error))?;
+        allow.check_path(&wanted.path())?;
         wanted.refuse_filled()?;
         Ok(wanted)
     }
@@ -89,7 +82,7 @@ impl Wanted {
         self.parent_path.join(format!("{RESTORE_DIRECTORY}{job}"))
     }
 
-    fn refuse_filled(&self) -> Result<(), Failure> {
+    fn refuse_filled(&self) -> Result<(), TargetError> {
         let found = match rustix::fs::statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(()),
             found => found.map_err(unreadable)?,
@@ -101,23 +94,16 @@ impl Wanted {
         if empty {
             return Ok(());
         }
-        Err(Failure::new(
-            ErrorCode::TargetExists,
-            format!(
-                "{} is there and is not an empty directory; restore to another place",
-                self.path().display()
-            ),
-        ))
+        Err(TargetError::DirectoryExists { path: self.path() })
     }
 
     /// Makes the directory to be filled, for root alone until it is whole.
-    pub(super) fn make(self, job: JobId) -> Result<Filled, Failure> {
-        let failed = |error: Errno| {
-            let path = self.staging_path(job);
-            Failure::new(ErrorCode::WriteFailed, format!("{} cannot be made: {error}", path.display()))
-        };
+    pub(super) fn make(self, job: JobId) -> Result<Filled, TargetError> {
+        let failed =
+            |error: Errno| TargetError::Write { path: self.staging_path(job), action: "made", error };
         let staging = CString::new(format!("{RESTORE_DIRECTORY}{job}")).expect("an id has no NUL byte");
         rustix::fs::mkdirat(&self.parent, &staging, Mode::RWXU).map_err(failed)?;
+        // Known by its inode from here on: the name may be given to something else.
         let root = directory(self.parent.as_fd(), &staging, Mounts::Stay).map_err(failed)?;
         let stat = rustix::fs::fstat(&root).map_err(failed)?;
         Ok(Filled { wanted: self, staging, root, id: (stat.st_dev, stat.st_ino) })
@@ -131,62 +117,45 @@ impl Wanted {
 
 impl Filled {
     /// A handle of the root, opened anew.
-    pub(super) fn root(&self) -> Result<OwnedFd, Failure> {
+    pub(super) fn root(&self) -> Result<OwnedFd, TargetError> {
         directory(self.root.as_fd(), c".", Mounts::Stay).map_err(unreadable)
     }
 
     /// Gives it its name, in place of an empty directory or of nothing, at
     /// once. Blocks until that is on disk.
-    pub(super) fn keep(&self) -> Result<(), Failure> {
+    pub(super) fn keep(&self) -> Result<(), TargetError> {
         let (wanted, path) = (&self.wanted, self.wanted.path());
+        // The path was allowed, not the directory: one that was moved meanwhile may lie
+        // where nothing is.
         let in_place = real_path(&wanted.parent).is_ok_and(|now| now == wanted.parent_path);
         if !in_place || !wanted.has(&self.staging, self.id) {
             return Err(self.lost());
         }
         let put = rustix::fs::renameat(&wanted.parent, &self.staging, &wanted.parent, &wanted.name);
-        put.map_err(|error| {
-            Failure::new(
-                ErrorCode::TargetExists,
-                format!(
-                    "{} cannot be put in place: {error}; it must be absent, or an empty directory that is no mount point",
-                    path.display()
-                ),
-            )
-        })?;
+        put.map_err(|error| TargetError::NotInPlace { path: path.clone(), error })?;
+        // Between the look and the rename somebody may have exchanged the two names.
         if !wanted.has(&wanted.name, self.id) {
             return Err(self.lost());
         }
         let synced = directory(wanted.parent.as_fd(), c".", Mounts::Stay).and_then(rustix::fs::fsync);
-        synced.map_err(|error| {
-            Failure::new(ErrorCode::WriteFailed, format!("{} cannot be synced: {error}", path.display()))
-        })
+        synced.map_err(|error| TargetError::Write { path, action: "synced", error })
     }
 
     /// Removes what was filled, wherever it was moved with the directory that
     /// holds it. Blocks.
-    pub(super) fn remove(&self) -> Result<(), Failure> {
+    pub(super) fn remove(&self) -> Result<(), TargetError> {
         let path = self.wanted.parent_path.join(os_name(&self.staging));
         let emptied = self.root()?;
-        remove_contents(emptied.as_fd(), &path)
-            .map_err(|error| Failure::of(ErrorCode::WriteFailed, &error))?;
+        remove_contents(emptied.as_fd(), &path)?;
         if !self.wanted.has(&self.staging, self.id) {
             return Ok(());
         }
         let removed = rustix::fs::unlinkat(&self.wanted.parent, &self.staging, AtFlags::REMOVEDIR);
-        removed.map_err(|error| {
-            Failure::new(ErrorCode::WriteFailed, format!("{} cannot be removed: {error}", path.display()))
-        })
+        removed.map_err(|error| TargetError::Write { path, action: "removed", error })
     }
 
-    fn lost(&self) -> Failure {
-        Failure::new(
-            ErrorCode::TargetLost,
-            format!(
-                "{}, or the directory that holds it, was moved or replaced by somebody else meanwhile, and nothing was put there; \
-                 let nobody but root write to that directory, and restore again",
-                self.wanted.path().display()
-            ),
-        )
+    fn lost(&self) -> TargetError {
+        TargetError::Moved { path: self.wanted.path() }
     }
 }
 
@@ -198,15 +167,16 @@ fn real_path(handle: &OwnedFd) -> std::io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-fn unreadable(error: Errno) -> Failure {
-    let error = std::io::Error::from(error);
-    Failure::new(ErrorCode::Unreadable, format!("the target of the restore cannot be opened: {error}"))
+fn unreadable(error: Errno) -> TargetError {
+    TargetError::Unreadable(error.into())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    use holdfast_proto::ErrorCode;
 
     use super::*;
 
@@ -230,7 +200,7 @@ mod tests {
             self.base.path().canonicalize().unwrap().join(name)
         }
 
-        fn resolve(&self, name: &str) -> Result<Wanted, Failure> {
+        fn resolve(&self, name: &str) -> Result<Wanted, TargetError> {
             Wanted::resolve(&self.allow, &self.at(name))
         }
 
@@ -265,19 +235,19 @@ mod tests {
         let filled = scene.filled("allowed/held/new");
         fs::create_dir(scene.at("allowed/held/new")).unwrap();
         fs::write(scene.at("allowed/held/new/theirs"), "x").unwrap();
-        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetExists);
+        assert_eq!(filled.keep().unwrap_err().code(), ErrorCode::TargetExists);
         assert!(scene.at("allowed/held/new/theirs").exists());
         filled.remove().unwrap();
         assert_eq!(scene.names("allowed/held"), 1);
-        assert_eq!(scene.resolve("allowed/held/new").unwrap_err().code, ErrorCode::TargetExists);
+        assert_eq!(scene.resolve("allowed/held/new").unwrap_err().code(), ErrorCode::TargetExists);
     }
 
     #[test]
     fn v14_no_link_in_the_place_of_the_holding_directory_leads_a_restore_out() {
         let scene = Scene::new();
-        assert_eq!(scene.resolve("outside/new").unwrap_err().code, ErrorCode::NotAllowed);
+        assert_eq!(scene.resolve("outside/new").unwrap_err().code(), ErrorCode::NotAllowed);
         symlink(scene.at("outside"), scene.at("allowed/link")).unwrap();
-        assert_eq!(scene.resolve("allowed/link/new").unwrap_err().code, ErrorCode::NotAllowed);
+        assert_eq!(scene.resolve("allowed/link/new").unwrap_err().code(), ErrorCode::NotAllowed);
 
         // Swapped after it was asked for, and before anything is made.
         let wanted = scene.resolve("allowed/held/new").unwrap();
@@ -293,7 +263,7 @@ mod tests {
         let filled = wanted.make(JobId::generate()).unwrap();
         assert_eq!((scene.names("outside"), scene.names("allowed/moved")), (0, 1));
         fs::write(scene.at("allowed/moved").join(os_name(&filled.staging)).join("f"), "x").unwrap();
-        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetLost);
+        assert_eq!(filled.keep().unwrap_err().code(), ErrorCode::TargetLost);
         filled.remove().unwrap();
         assert_eq!((scene.names("outside"), scene.names("allowed/moved")), (0, 0));
         swap_back();
@@ -301,7 +271,7 @@ mod tests {
         // Swapped while it was filled.
         let filled = scene.filled("allowed/held/new");
         swap();
-        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetLost);
+        assert_eq!(filled.keep().unwrap_err().code(), ErrorCode::TargetLost);
         assert_eq!(scene.names("outside"), 0);
         filled.remove().unwrap();
         assert_eq!((scene.names("outside"), scene.names("allowed/moved")), (0, 0));
@@ -316,7 +286,7 @@ mod tests {
         fs::rename(&staging, scene.at("allowed/held/away")).unwrap();
         fs::create_dir(&staging).unwrap();
         fs::write(staging.join("theirs"), "x").unwrap();
-        assert_eq!(filled.keep().unwrap_err().code, ErrorCode::TargetLost);
+        assert_eq!(filled.keep().unwrap_err().code(), ErrorCode::TargetLost);
         assert!(!scene.at("allowed/held/new").exists());
         filled.remove().unwrap();
         assert!(staging.join("theirs").exists(), "what is not ours stays");

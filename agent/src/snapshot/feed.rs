@@ -103,6 +103,7 @@ impl<E: Clone> Feed<E> {
     /// Waits for the end.
     pub async fn ended(&self) {
         let mut version = self.version.subscribe();
+        // Subscribed before the look, so an end in between is not slept through.
         while !self.has_ended() {
             if version.changed().await.is_err() {
                 return;
@@ -118,6 +119,8 @@ impl<E: Clone> Feed<E> {
         change(&mut state);
         state.version += 1;
         let version = state.version;
+        // Two may come here in the other order than they changed the state: the greater
+        // version stays, and each listener looks at the state itself.
         drop(state);
         self.version.send_if_modified(|sent| {
             let newer = version > *sent;
@@ -146,6 +149,7 @@ impl<E: Clone> Listener<E> {
             if self.ended {
                 return None;
             }
+            // Marked as seen before the look: what comes in between wakes it again.
             self.version.borrow_and_update();
             self.take();
             if self.waiting.is_empty() && !self.ended {

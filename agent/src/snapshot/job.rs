@@ -6,16 +6,22 @@
 //! generation is lower than one seen for the job has been replaced and is
 //! refused.
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 
 use crate::cancel::{Cancel, CancelReason};
 use crate::clocks::now_unix_ms;
+use crate::session::JobRun;
 
+use super::event::{BackupEvent, RestoreEvent};
 use super::feed::Feed;
 
 /// Ended jobs whose events are kept.
@@ -34,6 +40,18 @@ pub struct Job<E> {
     pub cancel: Cancel,
     pub feed: Arc<Feed<E>>,
     generation: AtomicU64,
+}
+
+/// A job that has not ended, or whose end is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownJob {
+    pub job: JobId,
+    pub kind: &'static str,
+    pub generation: u64,
+    pub started_unix_ms: i64,
+    /// Of a job that has not ended.
+    pub sources: Vec<String>,
+    pub ended: bool,
 }
 
 /// What a call to start a job comes to.
@@ -72,123 +90,72 @@ struct State {
     stopping: bool,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) enum Entry {
-    Backup(Arc<Job<v1::SnapshotEvent>>),
-    Restore(Arc<Job<v1::RestoreEvent>>),
-    Upgrade(Arc<Job<v1::UpgradeEvent>>),
-}
-
-/// Event types a registry keeps jobs of.
-pub(crate) trait Event: Clone + Send + 'static {
+/// A kind of job, by the events it tells.
+pub(crate) trait Event: fmt::Debug + Clone + Send + Sync + 'static {
     const KIND: &'static str;
-    fn entry(job: Arc<Job<Self>>) -> Entry;
-    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>>;
 }
 
-impl Event for v1::SnapshotEvent {
+/// A job of whatever kind.
+type Entry = Arc<dyn AnyJob + Send + Sync>;
+
+/// What is known of a job without its events.
+trait AnyJob: Any + fmt::Debug {
+    fn generation(&self) -> &AtomicU64;
+    fn cancel(&self) -> &Cancel;
+    fn has_ended(&self) -> bool;
+    fn ended(&self) -> BoxFuture<'_, ()>;
+    fn describe(&self) -> KnownJob;
+}
+
+impl Event for BackupEvent {
     const KIND: &'static str = "backup";
-
-    fn entry(job: Arc<Job<Self>>) -> Entry {
-        Entry::Backup(job)
-    }
-
-    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>> {
-        match entry {
-            Entry::Backup(job) => Some(job),
-            Entry::Restore(_) | Entry::Upgrade(_) => None,
-        }
-    }
 }
 
-impl Event for v1::RestoreEvent {
+impl Event for RestoreEvent {
     const KIND: &'static str = "restore";
-
-    fn entry(job: Arc<Job<Self>>) -> Entry {
-        Entry::Restore(job)
-    }
-
-    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>> {
-        match entry {
-            Entry::Restore(job) => Some(job),
-            Entry::Backup(_) | Entry::Upgrade(_) => None,
-        }
-    }
 }
 
 impl Event for v1::UpgradeEvent {
     const KIND: &'static str = "upgrade";
-
-    fn entry(job: Arc<Job<Self>>) -> Entry {
-        Entry::Upgrade(job)
-    }
-
-    fn of(entry: &Entry) -> Option<&Arc<Job<Self>>> {
-        match entry {
-            Entry::Upgrade(job) => Some(job),
-            Entry::Backup(_) | Entry::Restore(_) => None,
-        }
-    }
 }
 
 impl<E> Job<E> {
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
+
+    /// For the controller, which refuses a generation that was replaced.
+    pub fn run(&self) -> JobRun {
+        JobRun { job: self.id, generation: self.generation() }
+    }
 }
 
-impl Entry {
-    fn refuse_stale(&self, job: JobId, given: u64) -> Result<(), AdmissionError> {
-        let highest = self.generation().load(Ordering::SeqCst);
-        if given < highest { Err(AdmissionError::StaleGeneration { job, given, highest }) } else { Ok(()) }
-    }
-
+impl<E: Event> AnyJob for Job<E> {
     fn generation(&self) -> &AtomicU64 {
-        match self {
-            Self::Backup(job) => &job.generation,
-            Self::Restore(job) => &job.generation,
-            Self::Upgrade(job) => &job.generation,
-        }
+        &self.generation
     }
 
     fn cancel(&self) -> &Cancel {
-        match self {
-            Self::Backup(job) => &job.cancel,
-            Self::Restore(job) => &job.cancel,
-            Self::Upgrade(job) => &job.cancel,
-        }
+        &self.cancel
     }
 
     fn has_ended(&self) -> bool {
-        match self {
-            Self::Backup(job) => job.feed.has_ended(),
-            Self::Restore(job) => job.feed.has_ended(),
-            Self::Upgrade(job) => job.feed.has_ended(),
-        }
+        self.feed.has_ended()
     }
 
-    async fn ended(&self) {
-        match self {
-            Self::Backup(job) => job.feed.ended().await,
-            Self::Restore(job) => job.feed.ended().await,
-            Self::Upgrade(job) => job.feed.ended().await,
-        }
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        self.feed.ended().boxed()
     }
 
-    fn describe(&self) -> v1::RunningJob {
-        let ended = self.has_ended();
-        let (id, kind, started, sources) = match self {
-            Self::Backup(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
-            Self::Restore(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
-            Self::Upgrade(job) => (job.id, job.kind, job.started_unix_ms, &job.sources),
-        };
-        v1::RunningJob {
-            job_id: id.to_string(),
-            kind: kind.to_owned(),
-            generation: self.generation().load(Ordering::SeqCst),
-            started_unix_ms: started,
+    fn describe(&self) -> KnownJob {
+        let ended = self.feed.has_ended();
+        KnownJob {
+            job: self.id,
+            kind: self.kind,
+            generation: self.generation(),
+            started_unix_ms: self.started_unix_ms,
             // Those of all that ended would not fit a message.
-            sources: if ended { Vec::new() } else { sources.clone() },
+            sources: if ended { Vec::new() } else { self.sources.clone() },
             ended,
         }
     }
@@ -207,11 +174,13 @@ impl Registry {
     ) -> Result<Admission<E>, AdmissionError> {
         let mut state = self.lock();
         if let Some(entry) = state.jobs.get(&id) {
-            entry.refuse_stale(id, generation)?;
-            let job = E::of(entry).ok_or(AdmissionError::OtherKind { job: id })?.clone();
-            entry.generation().store(generation, Ordering::SeqCst);
+            refuse_stale(entry, id, generation)?;
+            let any: Arc<dyn Any + Send + Sync> = entry.clone();
+            let job = any.downcast::<Job<E>>().map_err(|_| AdmissionError::OtherKind { job: id })?;
+            job.generation.store(generation, Ordering::SeqCst);
             return Ok(Admission::Attach(job));
         }
+        // A cancel may overtake the start it is meant for.
         if state.tombstones.contains(&id) {
             return Ok(Admission::Cancelled);
         }
@@ -227,7 +196,7 @@ impl Registry {
             feed: Arc::new(Feed::new()),
             generation: AtomicU64::new(generation),
         });
-        state.jobs.insert(id, E::entry(job.clone()));
+        state.jobs.insert(id, job.clone());
         state.order.push_back(id);
         state.drop_old();
         Ok(Admission::Start(job))
@@ -238,7 +207,7 @@ impl Registry {
     /// # Errors
     /// When a higher generation was seen for the job.
     pub(crate) fn check_generation(&self, id: JobId, generation: u64) -> Result<(), AdmissionError> {
-        self.lock().jobs.get(&id).map_or(Ok(()), |entry| entry.refuse_stale(id, generation))
+        self.lock().jobs.get(&id).map_or(Ok(()), |entry| refuse_stale(entry, id, generation))
     }
 
     /// Lets a job come after all that was cancelled before it came here.
@@ -264,14 +233,15 @@ impl Registry {
     }
 
     /// Jobs that have not ended, and those whose end is remembered, oldest first.
-    pub fn known(&self) -> Vec<v1::RunningJob> {
+    pub fn known(&self) -> Vec<KnownJob> {
         let state = self.lock();
-        state.order.iter().filter_map(|id| state.jobs.get(id)).map(Entry::describe).collect()
+        state.order.iter().filter_map(|id| state.jobs.get(id)).map(|job| job.describe()).collect()
     }
 
     /// Cancels everything, admits nothing more and waits for the jobs to end,
     /// which includes that what they quiesced has resumed.
     pub async fn shut_down(&self) {
+        // Before the list is made: what is admitted after it would not be waited for.
         self.lock().stopping = true;
         let live = self.live();
         for entry in &live {
@@ -310,11 +280,18 @@ impl State {
     }
 }
 
+fn refuse_stale(entry: &Entry, job: JobId, given: u64) -> Result<(), AdmissionError> {
+    let highest = entry.generation().load(Ordering::SeqCst);
+    if given < highest { Err(AdmissionError::StaleGeneration { job, given, highest }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    type Event = v1::SnapshotEvent;
+    type Event = BackupEvent;
+
+    const ENDED: Event = BackupEvent::Ended(Ok(()));
 
     fn start(registry: &Registry, id: JobId, generation: u64) -> Arc<Job<Event>> {
         match registry.admit::<Event>(id, generation, vec!["db_data".to_owned()]).unwrap() {
@@ -330,7 +307,7 @@ mod tests {
         let job = start(&registry, id, 3);
         let again = registry.admit::<Event>(id, 3, Vec::new()).unwrap();
         assert!(matches!(again, Admission::Attach(attached) if Arc::ptr_eq(&attached, &job)));
-        job.feed.end(v1::SnapshotEvent::default());
+        job.feed.end(ENDED);
         assert!(matches!(registry.admit::<Event>(id, 4, Vec::new()).unwrap(), Admission::Attach(_)));
         // A controller that comes back now finds that it need not begin it again.
         let known = registry.known();
@@ -365,7 +342,7 @@ mod tests {
         let registry = Registry::default();
         let id = JobId::generate();
         start(&registry, id, 1);
-        let error = registry.admit::<v1::RestoreEvent>(id, 1, Vec::new()).unwrap_err();
+        let error = registry.admit::<RestoreEvent>(id, 1, Vec::new()).unwrap_err();
         assert_eq!(error, AdmissionError::OtherKind { job: id });
     }
 
@@ -383,11 +360,11 @@ mod tests {
         let registry = Registry::default();
         let running = start(&registry, JobId::generate(), 1);
         for _ in 0..ENDED_KEPT + 20 {
-            start(&registry, JobId::generate(), 1).feed.end(v1::SnapshotEvent::default());
+            start(&registry, JobId::generate(), 1).feed.end(ENDED);
         }
         start(&registry, JobId::generate(), 1);
         assert!(registry.lock().jobs.len() <= ENDED_KEPT + 2);
-        assert!(registry.known().iter().any(|job| job.job_id == running.id.to_string() && !job.ended));
+        assert!(registry.known().iter().any(|job| job.job == running.id && !job.ended));
     }
 
     #[tokio::test]
@@ -401,7 +378,7 @@ mod tests {
         job.cancel.cancelled().await;
         assert_eq!(job.cancel.reason(), Some(CancelReason::Shutdown));
         assert!(!stopping.is_finished());
-        job.feed.end(v1::SnapshotEvent::default());
+        job.feed.end(ENDED);
         stopping.await.unwrap();
         let late = registry.admit::<Event>(JobId::generate(), 1, Vec::new());
         assert_eq!(late.unwrap_err(), AdmissionError::Stopping);

@@ -4,11 +4,16 @@
 //! for its caller nor ends with it. Whoever calls again with its id hears
 //! everything from the beginning. A panic in a job fails that job alone.
 //!
+//! Called by `services`, and by `upgrade` for the registry of jobs and the quiesce
+//! lock. Volumes are read where the Engine has them, directories where the host
+//! allows them; only a restore writes, and only to what it made itself.
+//!
 //! Two jobs run at a time, each with its share of the memory; more wait their
 //! turn. So a job that has quiesced containers never waits for memory.
 
 mod backup;
 mod beside;
+mod event;
 mod feed;
 mod job;
 mod pass;
@@ -16,7 +21,9 @@ mod progress;
 mod restore;
 mod source;
 mod space;
+mod stopped;
 mod target;
+mod thread;
 mod users;
 
 use std::panic::AssertUnwindSafe;
@@ -25,9 +32,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
 use holdfast_archive::fs::MIN_MEMORY_BYTES;
-use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, restore_event, snapshot_event};
 use tokio::sync::Semaphore;
 
 use crate::allow::Allow;
@@ -41,7 +46,11 @@ use crate::session::DataPlane;
 use crate::spec::Specs;
 
 pub use self::backup::{BackupRequest, SourceRequest};
-pub use self::job::{Admission, AdmissionError, Job, Registry};
+pub use self::event::{
+    BackupEvent, Counts, Failure, RestoreEvent, RestoreFinished, RestorePhase, RestoreProgress, Restored,
+    SourceFinished, SourcePhase, SourceProgress, Taken,
+};
+pub use self::job::{Admission, AdmissionError, Job, KnownJob, Registry};
 pub use self::restore::RestoreRequest;
 pub use self::source::{SourceError, SourceName};
 pub use self::target::{RestoreTarget, VolumeTarget};
@@ -175,30 +184,15 @@ impl Snapshots {
     pub fn back_up(
         &self,
         request: BackupRequest,
-    ) -> Result<Option<impl Stream<Item = v1::SnapshotEvent> + Send + use<>>, AdmissionError> {
+    ) -> Result<Option<impl Stream<Item = BackupEvent> + Send + use<>>, AdmissionError> {
+        let (id, generation) = (request.job, request.generation);
         let sources = request.sources.iter().map(|source| source.name.to_string()).collect();
-        let job = match self.registry.admit(request.job, request.generation, sources)? {
-            Admission::Cancelled => return Ok(None),
-            Admission::Attach(job) => return Ok(Some(job.feed.listen())),
-            Admission::Start(job) => job,
-        };
-        let events = job.feed.listen();
-        let context = self.context.clone();
-        // The job owns itself; `shut_down` waits for its feed to end.
-        tokio::spawn(async move {
-            let run = AssertUnwindSafe(backup::run(&context, &job, &request)).catch_unwind();
-            let ended = run.await.unwrap_or_else(|_| v1::JobEnded {
-                error_code: ErrorCode::Panic.as_str().to_owned(),
-                error: "the agent failed inside this job; see its log".to_owned(),
-                ..Default::default()
-            });
-            tracing::info!(job.id = %job.id, ok = ended.ok, code = ended.error_code, "backup ended");
-            job.feed.end(v1::SnapshotEvent {
-                job_id: job.id.to_string(),
-                event: Some(snapshot_event::Event::Ended(ended)),
-            });
-        });
-        Ok(Some(events))
+        let panicked = |failure| BackupEvent::Ended(Err(failure));
+        self.start(id, generation, sources, panicked, |context, job| async move {
+            let ended = backup::run(&context, &job, &request).await;
+            log_end(&job, ended.as_ref().err());
+            BackupEvent::Ended(ended)
+        })
     }
 
     /// Starts a restore, or attaches to it. None: it was cancelled before.
@@ -208,27 +202,48 @@ impl Snapshots {
     pub fn restore(
         &self,
         request: RestoreRequest,
-    ) -> Result<Option<impl Stream<Item = v1::RestoreEvent> + Send + use<>>, AdmissionError> {
+    ) -> Result<Option<impl Stream<Item = RestoreEvent> + Send + use<>>, AdmissionError> {
+        let (id, generation) = (request.job, request.generation);
         let sources = vec![request.snapshot.to_string()];
-        let job = match self.registry.admit(request.job, request.generation, sources)? {
+        let panicked = |failure| RestoreEvent::Finished(RestoreFinished::failed(failure));
+        self.start(id, generation, sources, panicked, |context, job| async move {
+            let finished = restore::run(&context, &job, &request).await;
+            log_end(&job, finished.failure.as_ref());
+            RestoreEvent::Finished(finished)
+        })
+    }
+
+    /// Runs `work`, whose last event ends the job, unless the job is there
+    /// already. `panicked` makes the last event of one that panics.
+    fn start<E, F, W>(
+        &self,
+        id: JobId,
+        generation: u64,
+        sources: Vec<String>,
+        panicked: fn(Failure) -> E,
+        work: W,
+    ) -> Result<Option<impl Stream<Item = E> + Send + use<E, F, W>>, AdmissionError>
+    where
+        E: job::Event,
+        F: Future<Output = E> + Send + 'static,
+        W: FnOnce(Arc<Context>, Arc<Job<E>>) -> F,
+    {
+        let job = match self.registry.admit(id, generation, sources)? {
             Admission::Cancelled => return Ok(None),
             Admission::Attach(job) => return Ok(Some(job.feed.listen())),
             Admission::Start(job) => job,
         };
         let events = job.feed.listen();
-        let context = self.context.clone();
+        let run = AssertUnwindSafe(work(self.context.clone(), job.clone())).catch_unwind();
+        // The job owns itself; `shut_down` waits for its feed to end. So the
+        // feed has to end whatever happens in it.
         tokio::spawn(async move {
-            let run = AssertUnwindSafe(restore::run(&context, &job, &request)).catch_unwind();
-            let finished = run.await.unwrap_or_else(|_| v1::RestoreFinished {
-                error_code: ErrorCode::Panic.as_str().to_owned(),
-                error: "the agent failed inside this job; see its log".to_owned(),
-                ..Default::default()
+            let last = run.await.unwrap_or_else(|_| {
+                let failure = Failure::panic();
+                log_end(&job, Some(&failure));
+                panicked(failure)
             });
-            tracing::info!(job.id = %job.id, ok = finished.ok, code = finished.error_code, "restore ended");
-            job.feed.end(v1::RestoreEvent {
-                job_id: job.id.to_string(),
-                event: Some(restore_event::Event::Finished(finished)),
-            });
+            job.feed.end(last);
         });
         Ok(Some(events))
     }
@@ -244,7 +259,7 @@ impl Snapshots {
     }
 
     /// Jobs that have not ended, and those whose end is remembered.
-    pub fn known(&self) -> Vec<v1::RunningJob> {
+    pub fn known(&self) -> Vec<KnownJob> {
         self.registry.known()
     }
 
@@ -257,6 +272,11 @@ impl Snapshots {
     pub async fn shut_down(&self) {
         self.registry.shut_down().await;
     }
+}
+
+fn log_end<E>(job: &Job<E>, failure: Option<&Failure>) {
+    let code = failure.map_or("", |failure| failure.code.as_str());
+    tracing::info!(job.id = %job.id, ok = failure.is_none(), code, "{} ended", job.kind);
 }
 
 /// The container this process runs in, if the Engine made it: its id is in the

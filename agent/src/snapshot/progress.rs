@@ -3,17 +3,15 @@
 //! The counts are the capture's own atomics; here they are only added up over
 //! the passes of a source and turned into events.
 
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_archive::fs::CaptureProgress;
+use holdfast_archive::ids::SourceId;
 use holdfast_archive::snapshot::Stats;
-use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, snapshot_event::Event};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::backup::wire_stats;
+use super::event::{self, BackupEvent, SourcePhase};
 use super::feed::Feed;
 
 const TICK: Duration = Duration::from_millis(300);
@@ -21,22 +19,21 @@ const TICK: Duration = Duration::from_millis(300);
 /// All sources of one job.
 #[derive(Debug)]
 pub(super) struct ProgressTracker {
-    job: JobId,
-    feed: Arc<Feed<v1::SnapshotEvent>>,
+    feed: Arc<Feed<BackupEvent>>,
     rows: Mutex<Vec<Arc<SourceProgress>>>,
 }
 
 /// One source.
 #[derive(Debug)]
 pub(super) struct SourceProgress {
-    source: String,
-    expected_bytes: u64,
-    phase: AtomicI32,
+    source: SourceId,
+    expected_bytes: Option<u64>,
     state: Mutex<SourceState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SourceState {
+    phase: SourcePhase,
     /// What earlier passes read and sent.
     carried: Stats,
     progress: Option<Arc<CaptureProgress>>,
@@ -44,17 +41,18 @@ struct SourceState {
 }
 
 impl ProgressTracker {
-    pub(super) fn new(job: JobId, feed: Arc<Feed<v1::SnapshotEvent>>) -> Self {
-        Self { job, feed, rows: Mutex::default() }
+    pub(super) fn new(feed: Arc<Feed<BackupEvent>>) -> Self {
+        Self { feed, rows: Mutex::default() }
     }
 
-    pub(super) fn add(&self, source: String, expected_bytes: u64) -> Arc<SourceProgress> {
-        let row = Arc::new(SourceProgress {
-            source,
-            expected_bytes,
-            phase: AtomicI32::new(v1::SourcePhase::Queued.into()),
-            state: Mutex::default(),
-        });
+    pub(super) fn add(&self, source: SourceId, expected_bytes: Option<u64>) -> Arc<SourceProgress> {
+        let state = SourceState {
+            phase: SourcePhase::Queued,
+            carried: Stats::default(),
+            progress: None,
+            finished: false,
+        };
+        let row = Arc::new(SourceProgress { source, expected_bytes, state: Mutex::new(state) });
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).push(row.clone());
         row
     }
@@ -75,33 +73,25 @@ impl ProgressTracker {
     fn emit(&self) {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for row in rows {
-            if row.lock().finished {
-                self.feed.clear_progress(&row.source);
-                continue;
+            let key = row.source.to_string();
+            match row.told() {
+                Some(progress) => self.feed.progress(&key, BackupEvent::Progress(progress)),
+                None => self.feed.clear_progress(&key),
             }
-            let progress = v1::SourceProgress {
-                source_id: row.source.clone(),
-                phase: row.phase.load(Ordering::Relaxed),
-                stats: Some(wire_stats(&row.now())),
-                expected_bytes: row.expected_bytes,
-            };
-            let event =
-                v1::SnapshotEvent { job_id: self.job.to_string(), event: Some(Event::Progress(progress)) };
-            self.feed.progress(&row.source, event);
         }
     }
 }
 
 impl SourceProgress {
-    pub(super) fn set_phase(&self, phase: v1::SourcePhase) {
-        self.phase.store(phase.into(), Ordering::Relaxed);
+    pub(super) fn set_phase(&self, phase: SourcePhase) {
+        self.lock().phase = phase;
     }
 
     /// Counts of a new pass; those of the one before are carried.
-    pub(super) fn begin(&self, phase: v1::SourcePhase) -> Arc<CaptureProgress> {
-        self.set_phase(phase);
+    pub(super) fn begin(&self, phase: SourcePhase) -> Arc<CaptureProgress> {
         let progress = Arc::new(CaptureProgress::default());
         let mut state = self.lock();
+        state.phase = phase;
         if let Some(before) = state.progress.replace(progress.clone()) {
             let before = before.stats();
             carry(&mut state.carried, &before);
@@ -111,9 +101,18 @@ impl SourceProgress {
 
     /// Everything so far.
     pub(super) fn now(&self) -> Stats {
+        self.lock().now()
+    }
+
+    /// As it is told; none once it has finished.
+    fn told(&self) -> Option<event::SourceProgress> {
         let state = self.lock();
-        let running = state.progress.as_ref().map(|progress| progress.stats()).unwrap_or_default();
-        added(&state.carried, &running)
+        (!state.finished).then(|| event::SourceProgress {
+            source: self.source,
+            phase: state.phase,
+            stats: state.now(),
+            expected_bytes: self.expected_bytes,
+        })
     }
 
     /// What the last pass found, with what all passes read and sent.
@@ -127,6 +126,13 @@ impl SourceProgress {
 
     fn lock(&self) -> MutexGuard<'_, SourceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SourceState {
+    fn now(&self) -> Stats {
+        let running = self.progress.as_ref().map(|progress| progress.stats()).unwrap_or_default();
+        added(&self.carried, &running)
     }
 }
 
@@ -149,13 +155,13 @@ mod tests {
 
     #[test]
     fn passes_add_up_what_moved_and_not_what_is_there() {
-        let progress = ProgressTracker::new(JobId::generate(), Arc::new(Feed::new()));
-        let row = progress.add("s".to_owned(), 0);
+        let progress = ProgressTracker::new(Arc::new(Feed::new()));
+        let row = progress.add(SourceId::generate(), None);
         row.lock().carried = Stats { read_bytes: 10, new_bytes: 4, stored_bytes: 2, ..Stats::default() };
         let last = Stats { entries: 3, read_bytes: 1, changed_files: 1, ..Stats::default() };
         let expected = Stats { read_bytes: 11, new_bytes: 4, stored_bytes: 2, ..last };
         assert_eq!(row.total(&last), expected);
-        row.begin(v1::SourcePhase::SecondPass);
+        row.begin(SourcePhase::SecondPass);
         assert_eq!(row.now().read_bytes, 10);
     }
 }

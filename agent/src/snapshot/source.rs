@@ -91,11 +91,14 @@ impl Source {
     /// Finds the data and keeps it reachable. What is Holdfast's own is not
     /// opened, whoever asks for it.
     pub(super) async fn open(context: &Context, name: &SourceName) -> Result<Self, SourceError> {
+        // Not knowing is a refusal too: what is backed up cannot be taken back out of a
+        // bucket, and it might be a private key.
         let own = context.own.look().await.map_err(SourceError::OwnUnknown)?;
         let source = Self::find(context, name).await?;
         match source.is_not_own(name, &own) {
             Ok(()) => Ok(source),
             Err(error) => {
+                // It may be held mounted by now.
                 source.release().await;
                 Err(error)
             }

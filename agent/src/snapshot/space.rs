@@ -8,12 +8,12 @@ use holdfast_archive::fs::RestoreOptions;
 use holdfast_archive::ids::FrameId;
 use holdfast_archive::manifest::{ManifestError, ManifestReader};
 use holdfast_archive::snapshot::SnapshotBody;
-use holdfast_proto::ErrorCode;
 
 use crate::session::Session;
 
-use super::pass::{Failure, on_thread};
+use super::restore::RestoreError;
 use super::target::Target;
+use super::thread::on_thread;
 
 /// Memory for manifest pages while they are counted.
 const CACHE_BYTES: usize = 8 << 20;
@@ -42,11 +42,9 @@ pub(super) async fn check(
     body: &SnapshotBody,
     options: &RestoreOptions,
     session: &Session,
-) -> Result<(), Failure> {
+) -> Result<(), RestoreError> {
     let root = target.root()?;
-    let found = rustix::fs::fstatvfs(&root).map_err(|error| {
-        Failure::new(ErrorCode::Unreadable, format!("the target's filesystem cannot be asked: {error}"))
-    })?;
+    let found = rustix::fs::fstatvfs(&root).map_err(RestoreError::RoomUnknown)?;
     let room = Room {
         bytes: found.f_bavail.saturating_mul(found.f_frsize),
         entries: (found.f_files > 0).then_some(found.f_favail),
@@ -55,16 +53,15 @@ pub(super) async fn check(
     if room.holds(most) {
         return Ok(());
     }
+    // The pages say what is really written.
     let (pack_io, root, options) = (Arc::new(session.clone()), body.root, options.clone());
     let need =
         on_thread("count", move || count(&FrameFetcher::new(pack_io, CACHE_BYTES), root, &options)).await?;
-    let need = need.map_err(|error| {
-        Failure::of(if error.is_loss() { ErrorCode::Damaged } else { ErrorCode::Unreachable }, &error)
-    })?;
+    let need = need.map_err(RestoreError::NeedUnknown)?;
     if room.holds(need) {
         return Ok(());
     }
-    Err(Failure::new(ErrorCode::NoSpace, room.lacks(need)))
+    Err(RestoreError::NoRoom(room.lacks(need)))
 }
 
 impl Room {

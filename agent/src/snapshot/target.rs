@@ -1,5 +1,7 @@
 //! Where a restore writes: something new that nobody uses yet.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -7,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_archive::snapshot::SourceFacts;
-use holdfast_proto::ErrorCode;
+use holdfast_archive::text::causes;
 use holdfast_proto::ids::JobId;
 
 use crate::allowed_directory::AllowedDirectory;
-use crate::contained::{self, ContainedError};
+use crate::contained;
 use crate::engine::{NewVolume, ROLE_LABEL, VolumeName};
 use crate::failpoint::failpoint;
 use crate::journal::{ActionId, CleanupAction};
@@ -23,8 +25,9 @@ use crate::volume_settings;
 
 use super::Context;
 use super::beside::{Filled, Wanted};
-use super::pass::Failure;
 use super::source::SourceError;
+
+pub(super) use self::error::TargetError;
 
 /// Label the Engine puts on volumes it named itself.
 const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
@@ -89,16 +92,20 @@ struct Removal {
 
 impl Target {
     /// Refuses a target that is there already, before anything is done.
-    pub(super) async fn refuse_existing(context: &Context, target: &RestoreTarget) -> Result<(), Failure> {
+    pub(super) async fn refuse_existing(
+        context: &Context,
+        target: &RestoreTarget,
+    ) -> Result<(), TargetError> {
         match target {
             RestoreTarget::Volume(volume) => {
-                check_settings(context, &settings(volume, &SourceFacts::default(), JobId::generate()))?;
+                let settings = settings(volume, &SourceFacts::default(), JobId::generate());
+                volume_settings::check(&context.allow, &settings)?;
                 // First: that is not to be removed to make room.
-                context.own.refuse_volume(&volume.name).await.map_err(|error| own_failure(&error))?;
+                context.own.refuse_volume(&volume.name).await?;
                 match context.engine.inspect_volume(&volume.name).await {
-                    Ok(_) => Err(exists(&volume.name)),
+                    Ok(_) => Err(TargetError::VolumeExists { name: volume.name.clone() }),
                     Err(error) if error.is_not_found() => Ok(()),
-                    Err(error) => Err(Failure::of(error.kind().code(), &error)),
+                    Err(error) => Err(error.into()),
                 }
             }
             RestoreTarget::Directory(path) => wanted(context, path).await.map(drop),
@@ -112,7 +119,7 @@ impl Target {
         job: JobId,
         target: &RestoreTarget,
         facts: &SourceFacts,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, TargetError> {
         match target {
             RestoreTarget::Volume(volume) => Self::make_volume(context, job, volume, facts).await,
             RestoreTarget::Directory(path) => Self::make_directory(context, job, path).await,
@@ -124,23 +131,24 @@ impl Target {
         job: JobId,
         asked: &VolumeTarget,
         facts: &SourceFacts,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, TargetError> {
         let wanted = settings(asked, facts, job);
-        let bound = check_settings(context, &wanted)?;
+        let bound = volume_settings::check(&context.allow, &wanted)?;
         let action = CleanupAction::RemoveVolume { job, name: wanted.name.to_string(), seen_empty: None };
         let removal = Removal::write(context, action).await?;
         let mut target = Self { removal, place: None };
+        // The removal is on disk. From here on, dying leaves a volume that is known.
         let made = context.engine.create_volume(&wanted).await;
         // Somebody may have made it since it was looked for. The label tells:
         // only this job's is removed again.
         let refusal = match made {
             Ok(made) if made.created => None,
-            Ok(_) => Some(exists(&wanted.name)),
-            Err(error) => Some(Failure::of(error.kind().code(), &error)),
+            Ok(_) => Some(TargetError::VolumeExists { name: wanted.name.clone() }),
+            Err(error) => Some(error.into()),
         };
-        if let Some(failure) = refusal {
+        if let Some(error) = refusal {
             target.discard().await;
-            return Err(failure);
+            return Err(error);
         }
         failpoint("agent.restore.volume-created");
         let reached = volume_path::resolve(&context.engine, &context.holders, &wanted.name).await;
@@ -148,8 +156,7 @@ impl Target {
             Ok(reached) => target.place = Some(Place::Volume(Box::new(reached))),
             Err(error) => {
                 target.discard().await;
-                let error = SourceError::Reach(error);
-                return Err(Failure::of(error.code(), &error));
+                return Err(SourceError::Reach(error).into());
             }
         }
         if let Some(directory) = bound {
@@ -160,21 +167,18 @@ impl Target {
 
     /// The Engine followed the device's path after it was checked: what it
     /// mounted must be the directory that was.
-    async fn checked_bound(self, directory: &AllowedDirectory) -> Result<Self, Failure> {
-        let same = self.root().and_then(|root| directory.is(root).map_err(|error| unreadable(&error)));
-        let failure = match same {
+    async fn checked_bound(self, directory: &AllowedDirectory) -> Result<Self, TargetError> {
+        let same = self.root().and_then(|root| directory.is(root).map_err(TargetError::Unreadable));
+        let error = match same {
             Ok(true) => return Ok(self),
-            Ok(false) => Failure::new(
-                ErrorCode::NotAllowed,
-                format!("the Engine mounts another directory than `{}`", directory.path().display()),
-            ),
-            Err(failure) => failure,
+            Ok(false) => TargetError::OtherDirectory { path: directory.path().to_owned() },
+            Err(error) => error,
         };
         self.discard().await;
-        Err(failure)
+        Err(error)
     }
 
-    async fn make_directory(context: &Context, job: JobId, path: &Path) -> Result<Self, Failure> {
+    async fn make_directory(context: &Context, job: JobId, path: &Path) -> Result<Self, TargetError> {
         let wanted = wanted(context, path).await?;
         let path = wanted.staging_path(job);
         let mut target = Self {
@@ -186,70 +190,65 @@ impl Target {
                 target.place = Some(Place::Directory(Arc::new(filled)));
                 Ok(target)
             }
-            Err(failure) => {
+            Err(error) => {
                 target.discard().await;
-                Err(failure)
+                Err(error)
             }
         }
     }
 
     /// A new volume may still show old data: that of the device, export or
     /// directory it was made for.
-    async fn checked_empty(mut self) -> Result<Self, Failure> {
-        let empty = self.root().and_then(|root| is_empty(root).map_err(|error| unreadable(&error)));
-        let failure = match empty {
+    async fn checked_empty(mut self) -> Result<Self, TargetError> {
+        let empty = self.root().and_then(|root| is_empty(root).map_err(TargetError::Unreadable));
+        let error = match empty {
             Ok(true) => match self.note_root().await {
                 Ok(()) => return Ok(self),
-                Err(failure) => failure,
+                Err(error) => error,
             },
-            Ok(false) => Failure::new(
-                ErrorCode::TargetNotEmpty,
-                "the new volume already holds data, because its driver or options lead to a place in use",
-            ),
-            Err(failure) => failure,
+            Ok(false) => TargetError::NotEmpty,
+            Err(error) => error,
         };
         self.discard().await;
-        Err(failure)
+        Err(error)
     }
 
     /// Writes down that the root was empty, before the first byte goes below
     /// it: from here on what is in it may be removed.
-    async fn note_root(&mut self) -> Result<(), Failure> {
+    async fn note_root(&mut self) -> Result<(), TargetError> {
         let held = matches!(&self.place, Some(Place::Volume(volume)) if volume.is_held());
         if !held {
             return Ok(());
         }
-        let root = rustix::fs::fstat(self.root()?).map_err(|error| unreadable(&error.into()))?;
+        let root = rustix::fs::fstat(self.root()?).map_err(|error| TargetError::Unreadable(error.into()))?;
         self.removal.note_root(root.st_ino).await?;
         failpoint("agent.restore.root-noted");
         Ok(())
     }
 
     /// A handle on the root of what is to be filled.
-    pub(super) fn root(&self) -> Result<OwnedFd, Failure> {
+    pub(super) fn root(&self) -> Result<OwnedFd, TargetError> {
         match &self.place {
-            Some(Place::Volume(volume)) => volume.open_root().map_err(|error| {
-                let error = SourceError::Reach(error);
-                Failure::of(error.code(), &error)
-            }),
+            Some(Place::Volume(volume)) => Ok(volume.open_root().map_err(SourceError::Reach)?),
             Some(Place::Directory(filled)) => filled.root(),
-            None => Err(Failure::new(ErrorCode::TargetLost, "the target of the restore is gone")),
+            None => Err(TargetError::Gone),
         }
     }
 
     /// It is whole: gives it its name and forgets that it is half made.
-    pub(super) async fn keep(mut self) -> Result<(), Failure> {
+    pub(super) async fn keep(mut self) -> Result<(), TargetError> {
         match self.place.take() {
             Some(Place::Directory(filled)) => {
                 let kept = filled.clone();
-                if let Err(failure) = blocking(move || kept.keep()).await {
+                if let Err(error) = blocking(move || kept.keep()).await {
                     self.place = Some(Place::Directory(filled));
                     self.discard().await;
-                    return Err(failure);
+                    return Err(error);
                 }
                 self.removal.forget().await
             }
             Some(Place::Volume(volume)) => {
+                // From here on it is the caller's, and a crash removes it no more.
                 let forgotten = self.removal.forget().await;
                 release(*volume).await;
                 forgotten
@@ -264,8 +263,8 @@ impl Target {
             Some(Place::Volume(volume)) => release(*volume).await,
             // By its handle, wherever it is now; by its path if that fails.
             Some(Place::Directory(filled)) => {
-                if let Err(failure) = blocking(move || filled.remove()).await {
-                    tracing::warn!(error = failure.message, "what was half restored is not removed yet");
+                if let Err(error) = blocking(move || filled.remove()).await {
+                    tracing::warn!(error = causes(&error), "what was half restored is not removed yet");
                 }
             }
             None => {}
@@ -275,30 +274,25 @@ impl Target {
 }
 
 impl Removal {
-    async fn write(context: &Context, action: CleanupAction) -> Result<Self, Failure> {
+    async fn write(context: &Context, action: CleanupAction) -> Result<Self, TargetError> {
         let (recovery, written) = (context.recovery.clone(), action.clone());
-        let id = blocking(move || recovery.journal().record(written))
-            .await
-            .map_err(|error| Failure::of(ErrorCode::JournalFailed, &error))?;
+        let id = blocking(move || recovery.journal().record(written)).await?;
         Ok(Self { recovery: context.recovery.clone(), action: Some((id, action)) })
     }
 
-    async fn note_root(&mut self, inode: u64) -> Result<(), Failure> {
+    async fn note_root(&mut self, inode: u64) -> Result<(), TargetError> {
         let Some((id, CleanupAction::RemoveVolume { job, name, .. })) = &self.action else { return Ok(()) };
         let (id, noted) =
             (*id, CleanupAction::RemoveVolume { job: *job, name: name.clone(), seen_empty: Some(inode) });
-        let amended = self.recovery.amend(id, noted.clone()).await;
-        amended.map_err(|error| Failure::of(ErrorCode::JournalFailed, &error))?;
+        self.recovery.amend(id, noted.clone()).await?;
         self.action = Some((id, noted));
         Ok(())
     }
 
-    async fn forget(&mut self) -> Result<(), Failure> {
+    async fn forget(&mut self) -> Result<(), TargetError> {
         let Some((id, _)) = &self.action else { return Ok(()) };
         let (recovery, id) = (self.recovery.clone(), *id);
-        blocking(move || recovery.journal().complete(id))
-            .await
-            .map_err(|error| Failure::of(ErrorCode::JournalFailed, &error))?;
+        blocking(move || recovery.journal().complete(id)).await?;
         self.action = None;
         Ok(())
     }
@@ -327,28 +321,6 @@ async fn release(volume: ReachedVolume) {
     }
 }
 
-fn exists(name: &VolumeName) -> Failure {
-    Failure::new(
-        ErrorCode::TargetExists,
-        format!("volume `{name}` exists; restore under another name, or remove it first"),
-    )
-}
-
-fn own_failure(error: &ChangeError) -> Failure {
-    match error {
-        ChangeError::Refused(_) => Failure::of(ErrorCode::HoldfastOwn, error),
-        ChangeError::Unknown(engine) => Failure::of(engine.kind().code(), error),
-    }
-}
-
-fn unreadable(error: &std::io::Error) -> Failure {
-    Failure::new(ErrorCode::Unreadable, format!("the target of the restore cannot be opened: {error}"))
-}
-
-fn check_settings(context: &Context, wanted: &NewVolume) -> Result<Option<AllowedDirectory>, Failure> {
-    volume_settings::check(&context.allow, wanted).map_err(|error| Failure::of(ErrorCode::NotAllowed, &error))
-}
-
 /// Settings of the new volume. Labels of the agent's own are never a snapshot's.
 fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume {
     let mut labels = facts.labels.clone();
@@ -365,22 +337,21 @@ fn settings(asked: &VolumeTarget, facts: &SourceFacts, job: JobId) -> NewVolume 
 
 /// The directory that may be made, on the host itself: what is restored into
 /// the agent's own image goes with its container.
-async fn wanted(context: &Context, path: &Path) -> Result<Wanted, Failure> {
-    let not_mounted = |error: ContainedError| Failure::of(ErrorCode::NotMounted, &error);
+async fn wanted(context: &Context, path: &Path) -> Result<Wanted, TargetError> {
     let (engine, own) = (&context.engine, context.own.container());
     match Wanted::resolve(&context.allow, path) {
         Ok(wanted) => {
-            contained::check(engine, own, wanted.parent_path()).await.map_err(not_mounted)?;
-            let places = context.own.look().await.map_err(|error| own_failure(&error.into()))?;
-            places.check_target(path, wanted.parent()).map_err(|refused| own_failure(&refused.into()))?;
+            contained::check(engine, own, wanted.parent_path()).await?;
+            let places = context.own.look().await.map_err(ChangeError::from)?;
+            places.check_target(path, wanted.parent()).map_err(ChangeError::from)?;
             Ok(wanted)
         }
         // It may be there on the host, and only not mounted.
-        Err(failure) if failure.code == ErrorCode::NotFound => {
-            contained::check(engine, own, path.parent().unwrap_or(path)).await.map_err(not_mounted)?;
-            Err(failure)
+        Err(error @ TargetError::NoParent { .. }) => {
+            contained::check(engine, own, path.parent().unwrap_or(path)).await?;
+            Err(error)
         }
-        Err(failure) => Err(failure),
+        Err(error) => Err(error),
     }
 }
 

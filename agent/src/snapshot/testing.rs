@@ -284,7 +284,10 @@ impl RepositoryService for Repository {
             number,
             created_unix_ms: 1,
             partial: account.partial,
-            stats: Some(super::backup::wire_stats(&account.stats)),
+            stats: Some(crate::services::snapshot_stats(crate::snapshot::Counts {
+                stats: account.stats,
+                retries: 0,
+            })),
             problems: account.problems,
         };
         let outcome = v1::commit_snapshot_response::Outcome::Committed(committed);

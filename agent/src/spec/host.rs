@@ -45,6 +45,8 @@ pub(super) fn plain(
     surroundings: &Surroundings,
     notes: &mut Vec<String>,
 ) -> Map<String, Value> {
+    // By what is dropped and not by what is carried: a setting newer than this agent
+    // stays.
     let mut host: Map<String, Value> = seen
         .iter()
         .filter(|(key, value)| !DROPPED.contains(&key.as_str()) && !value.is_null())
@@ -54,6 +56,8 @@ pub(super) fn plain(
     ulimits(&mut host, facts, notes);
     default_paths(&mut host);
     security(&mut host);
+    // The Engine reports ids here. The container of that id may be replaced before the
+    // new one starts; its name stays.
     for key in MODES {
         let Some(of) = text_of(&host, key).strip_prefix("container:").map(str::to_owned) else { continue };
         let name = surroundings.name_of(&of, key, notes);
@@ -102,6 +106,7 @@ fn default_paths(host: &mut Map<String, Value>) {
         let fits = |path: &Value| path.as_str().is_some_and(|path| known.contains(&path) || throttle(path));
         by_all.iter().all(|path| has(path)) && paths.iter().all(fits)
     };
+    // Carried, the list of the old Engine would keep what a newer one hides in sight.
     if is_default(list(host, "MaskedPaths"), &MASKED, &MASKED_BY_ALL) {
         host.remove("MaskedPaths");
     }
@@ -141,6 +146,7 @@ fn links(host: &mut Map<String, Value>, surroundings: &Surroundings, notes: &mut
             format!("{source}:{alias}")
         })
         .collect();
+    // The Engine lists them from a map: sorted, the same container has the same spec.
     links.sort();
     match links.is_empty() {
         true => host.remove("Links"),

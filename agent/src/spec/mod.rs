@@ -10,6 +10,9 @@
 //! rule the Engine merged with, and of what the Engine adds only what was
 //! asked for is kept.
 //!
+//! Read by `services`, `snapshot` and `upgrade`. Changes no container; what is kept
+//! of specs lies below the state directory ([`Specs`]).
+//!
 //! All but the reading is pure. JSON stays JSON throughout, so that a setting
 //! newer than this agent is carried, too.
 

@@ -23,6 +23,8 @@ pub(super) fn carry(
     let points = inspect.get("Mounts").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let seen: BTreeMap<String, &Value> =
         points.iter().map(|point| (clean_path(text(point, "Destination")), point)).collect();
+    // First what the settings name themselves, then what came from other containers.
+    // What is left was asked for by the image, or came from a container that is gone.
     let mut covered: BTreeSet<String> = tmpfs_targets(host);
     covered.extend(bind_targets(host, &seen));
     covered.extend(mount_targets(host, &seen));
@@ -68,6 +70,8 @@ fn bind_targets(host: &mut Map<String, Value>, seen: &BTreeMap<String, &Value>) 
         let mut parts = bind.as_str().unwrap_or_default().split(':');
         let (first, second) = (parts.next().unwrap_or_default(), parts.next());
         let target = clean_path(second.unwrap_or(first));
+        // Asked for again it would be a new, empty volume. By the name the Engine gave it,
+        // it is the one that holds the data.
         if second.is_none() && seen.contains_key(&target) {
             return false;
         }
@@ -94,6 +98,8 @@ fn mount_targets(host: &mut Map<String, Value>, seen: &BTreeMap<String, &Value>)
             if !mount["VolumeOptions"].is_object() {
                 mount["VolumeOptions"] = json!({});
             }
+            // The Engine fills an empty volume from the image when it is mounted first; one
+            // that is empty by now is so on purpose.
             mount["VolumeOptions"]["NoCopy"] = json!(true);
         }
         targets.insert(target);
@@ -124,6 +130,8 @@ fn sources(
             )),
             Source::Known { name, mounts } => {
                 entries.push(mode.map_or_else(|| name.clone(), |mode| format!("{name}:{mode}")));
+                // What the source mounts elsewhere by now is not what is shared here: that
+                // is carried by its own name.
                 let same = |point: &Value| {
                     let key = if text(point, "Type") == "volume" { "Name" } else { "Source" };
                     seen.get(&clean_path(text(point, "Destination")))

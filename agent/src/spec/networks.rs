@@ -91,6 +91,8 @@ fn asked_of(
     if matches!(name, "none" | "host") {
         return asked;
     }
+    // What is on neither list is of a newer Engine. It may be a value the Engine gave,
+    // which would be pinned if it were carried: it is said instead.
     for (key, value) in endpoint.as_object().into_iter().flatten() {
         if ASKED.contains(&key.as_str()) {
             if !is_empty(value) && value != 0 {

@@ -10,14 +10,13 @@
 //! the other. Tools that make containers anew leave the id of the first as host
 //! name and alias, and only somebody who saw it knows that it is one.
 //!
-//! A file is written under another name, synced and renamed: it is there whole
-//! or not at all. Values of environment variables are in it, so it is for the
-//! agent's user alone.
+//! A file is there whole or not at all. Values of environment variables are in
+//! it, so it is for the agent's user alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::surroundings::Surroundings;
 use super::{Facts, Spec, SpecError, host, image_of, text};
 use crate::clocks::{Clocks, Moment};
+use crate::durable;
 use crate::engine::{ContainerSummary, Engine, EngineError};
 
 /// How often containers are looked for that were not seen before.
@@ -139,6 +139,7 @@ impl Specs {
         let (mut former, kept) = blocking(move || (read_names(&dir), read_record(&dir, &id))).await;
         let mut former = former.remove(&name).unwrap_or_default().ids;
         former.retain(|id| *id != own);
+        // With the image at hand nothing that was kept is used: it may be older.
         let gone = match Spec::read_inspected(&self.engine, inspect, &former).await {
             Err(gone @ SpecError::ImageGone { .. }) => gone,
             read => return read,
@@ -266,7 +267,7 @@ fn tidy(dir: &Path, containers: &[ContainerSummary], now: Moment) -> io::Result<
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".new") {
+        if durable::is_temporary(&name) {
             fs::remove_file(entry.path())?;
         }
         let Some(id) = name.strip_suffix(".json").filter(|_| name != NAMES_FILE) else { continue };
@@ -342,12 +343,7 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
 }
 
 fn write(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
-    let temporary = dir.join(format!("{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&serde_json::to_vec_pretty(value)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(name))?;
-    File::open(dir)?.sync_all()
+    durable::replace(&dir.join(name), durable::OWNER_ONLY, &serde_json::to_vec_pretty(value)?)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -57,8 +57,8 @@ impl Bench {
     }
 }
 
-fn assert_resumed(reports: &[v1::ContainerQuiesced]) {
-    let well = |report: &v1::ContainerQuiesced| report.resumed && report.problem.is_empty();
+fn assert_resumed(reports: &[QuiesceReport]) {
+    let well = |report: &QuiesceReport| report.resumed && report.problem.is_empty();
     assert!(reports.iter().all(well), "{reports:?}");
 }
 
