@@ -20,3 +20,4 @@ pub mod status_map;
 pub mod subject;
 mod timed;
 pub mod upgrades;
+mod wire;

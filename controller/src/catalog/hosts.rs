@@ -9,13 +9,13 @@
 use std::collections::BTreeMap;
 
 use holdfast_archive::ids::HostId;
-use holdfast_proto::v1::Agent;
-use prost::Message as _;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::json::{from_json, to_json};
 use super::leases::end_leases_of_host;
 use super::{Catalog, CatalogError};
+use crate::model::agent::Agent;
 
 /// Longest life of a join token, milliseconds.
 pub const TOKEN_LIFE_MS: i64 = 3_600_000;
@@ -416,7 +416,7 @@ impl Catalog {
         )
         .bind(host.to_string())
         .bind(now_ms)
-        .bind(agent.encode_to_vec())
+        .bind(to_json(agent))
         .bind(clock_skew_ms)
         .bind(&agent.instance_id)
         .execute(self.pool())
@@ -495,11 +495,7 @@ fn labels_text(labels: &BTreeMap<String, String>) -> String {
 
 fn read(row: &SqliteRow) -> Result<HostRecord, CatalogError> {
     let labels: String = row.try_get("labels")?;
-    let agent: Option<Vec<u8>> = row.try_get("agent")?;
-    let agent = agent
-        .map(|bytes| Agent::decode(bytes.as_slice()))
-        .transpose()
-        .map_err(|error| CatalogError::Unreadable { what: "agent description", value: error.to_string() })?;
+    let agent: Option<String> = row.try_get("agent")?;
     Ok(HostRecord {
         id: host_id(row.try_get("id")?)?,
         name: row.try_get("name")?,
@@ -511,7 +507,7 @@ fn read(row: &SqliteRow) -> Result<HostRecord, CatalogError> {
         last_seen_ms: row.try_get("last_seen_ms")?,
         certificate_not_after_ms: row.try_get("certificate_not_after_ms")?,
         instance_id: row.try_get("instance_id")?,
-        agent,
+        agent: agent.map(|text| from_json(&text, "agent description")).transpose()?,
         clock_skew_ms: row.try_get("clock_skew_ms")?,
         volumes: u32::try_from(row.try_get::<i64, _>("volumes")?).unwrap_or(u32::MAX),
     })

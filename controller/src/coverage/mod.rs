@@ -18,8 +18,8 @@ mod words;
 
 use std::collections::HashMap;
 
+use crate::model::source::SourceKind;
 use holdfast_archive::ids::HostId;
-use holdfast_proto::v1::SourceKind;
 use strum::IntoStaticStr;
 
 use crate::catalog::binds::BindRecord;

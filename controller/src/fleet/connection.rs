@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_archive::ids::HostId;
 use holdfast_proto::closable::Closable;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
-use holdfast_proto::v1::{Agent, GetAgentRequest, HelloRequest};
+use holdfast_proto::v1::{GetAgentRequest, HelloRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -27,6 +27,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::identity::certificate::HostCertificate;
 use crate::limits::AGENT_MESSAGE;
+use crate::model::agent::Agent;
 use holdfast_archive::text::causes;
 
 /// How long an agent may take to say who it is, and to answer `Hello`.
@@ -153,7 +154,7 @@ async fn ask(client: &AgentServiceClient<Channel>, within: Duration) -> Result<A
     request.set_timeout(within);
     let answer = timeout(within, client.clone().get_agent(request)).await;
     let answer = answer.map_err(|_| Rejected::Silent)?;
-    Ok(answer.map_err(|status| Rejected::Refused(Box::new(status)))?.into_inner())
+    Ok(answer.map_err(|status| Rejected::Refused(Box::new(status)))?.into_inner().into())
 }
 
 /// Whoever is in place stays, if it answers: an agent hangs up before it dials
@@ -200,12 +201,13 @@ async fn hello(
         host_name: name.to_owned(),
         now_unix_ms: now_ms(),
         boot_id: boot_id(),
-        own: fleet.own(),
+        own: fleet.own().into_iter().map(Into::into).collect(),
     });
     request.set_timeout(HELLO_TIMEOUT);
     let answer = timeout(HELLO_TIMEOUT, client.clone().hello(request)).await;
     let answer = answer.map_err(|_| Rejected::Silent)?;
-    Ok(answer.map_err(|status| Rejected::Refused(Box::new(status)))?.into_inner().agent)
+    let answer = answer.map_err(|status| Rejected::Refused(Box::new(status)))?;
+    Ok(answer.into_inner().agent.map(Agent::from))
 }
 
 /// Of the kernel this runs on; empty where it is not known.

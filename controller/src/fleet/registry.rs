@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_archive::ids::HostId;
-use holdfast_proto::v1::OwnDirectory;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
+
+use super::own::OwnDirectory;
 
 /// A host's connection.
 #[derive(Debug, Clone)]

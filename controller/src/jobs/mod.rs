@@ -4,9 +4,10 @@
 //! Truth is in the catalogue; what is held here is progress for the eye, who
 //! is to be cancelled, and bells to ring when there is something to do.
 
+pub mod figures;
 pub mod progress;
 pub mod settings;
-pub mod wire;
+pub mod view;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,6 @@ use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ids::{InstanceId, JobId};
-use holdfast_proto::v1;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -122,37 +122,6 @@ impl Jobs {
         self.catalog().add_job_event(job, now_ms(), message).await?;
         self.progress().notify(job);
         Ok(())
-    }
-
-    /// A job with its sources and progress, for the wire.
-    pub async fn wire(&self, record: &JobRecord) -> Result<v1::Job, CatalogError> {
-        let host = match record.host {
-            Some(host) => self.host_name(host).await?,
-            None => String::new(),
-        };
-        let sources = self.catalog().job_sources(record.id).await?;
-        let children = self.children(record).await?;
-        Ok(wire::job(record, &host, sources, children, &self.progress().live(record.id)))
-    }
-
-    async fn children(&self, record: &JobRecord) -> Result<Vec<v1::JobChild>, CatalogError> {
-        let mut children = Vec::new();
-        let mut names: HashMap<HostId, String> = HashMap::new();
-        for child in self.catalog().child_jobs(record.id).await? {
-            let host = match child.host {
-                None => String::new(),
-                Some(host) => match names.get(&host) {
-                    Some(name) => name.clone(),
-                    None => {
-                        let name = self.host_name(host).await?;
-                        names.insert(host, name.clone());
-                        name
-                    }
-                },
-            };
-            children.push(wire::child(&child, &host));
-        }
-        Ok(children)
     }
 
     /// Waits until a job has ended, however long that takes.

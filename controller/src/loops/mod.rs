@@ -11,4 +11,4 @@ pub mod scheduler;
 mod statuses;
 
 pub use driver::{Driver, Periods};
-pub use statuses::{Cause, Failing, Statuses};
+pub use statuses::{Cause, Failing, LoopStatus, Statuses};

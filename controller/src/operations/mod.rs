@@ -18,7 +18,6 @@ pub mod rollback;
 pub mod rollout;
 pub(crate) mod runner;
 pub mod start;
-mod texts;
 pub mod upgrade;
 
 pub use request_error::RequestError;
@@ -28,13 +27,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::error_code::error_code_text;
-use holdfast_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::Jobs;
+use crate::model::job::result::JobResult;
 
 /// Why an operation did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +116,7 @@ impl JobRun {
     }
 
     /// Records what is known of the result so far.
-    pub async fn record(&self, result: &v1::Job) -> Result<(), Failure> {
+    pub async fn record(&self, result: &JobResult) -> Result<(), Failure> {
         if !self.jobs.catalog().set_job_result(self.job.id, self.token.get(), result).await? {
             return Err(Failure::Superseded);
         }

@@ -133,7 +133,7 @@ impl Repository {
         };
         Ok(Names {
             host: host_record.name,
-            kind: source_record.kind_text().to_owned(),
+            kind: source_record.kind.as_str().to_owned(),
             source: source_record.name,
         })
     }

@@ -11,13 +11,13 @@ use std::collections::{BTreeSet, HashSet};
 
 use holdfast_archive::ids::PackId;
 use holdfast_archive::keys::{ObjectKey, Prefix};
-use holdfast_proto::v1::PruneReport;
 use roaring::RoaringTreemap;
 
 use super::{Holding, Repository, RepositoryError};
 use crate::catalog::packs::{Held, PackRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
+use crate::model::job::prune::PruneReport;
 use crate::model::protocol::{PackFacts, PackState, Protocol, PurgeStep, SnapshotState, Trust};
 
 /// Packs looked at together.

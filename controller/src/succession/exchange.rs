@@ -83,7 +83,7 @@ impl HostFacts {
         let sources = self.sources.iter().filter(|source| source.host == host).filter_map(|source| {
             Some(RetiredSource {
                 id: Some(source.id.to_string()),
-                kind: source.kind_text().to_owned(),
+                kind: source.kind.as_str().to_owned(),
                 name: source.name.clone(),
                 retired_ms: source.retired_ms?,
             })
