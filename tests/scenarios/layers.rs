@@ -24,6 +24,27 @@ fn order(page: &str, name: &str) -> BTreeMap<String, usize> {
     order
 }
 
+/// Parts of the controller that may name messages of the wire.
+fn on_the_wire(page: &str) -> Vec<String> {
+    const HEAD: &str = "Messages of the wire are named by these parts alone: ";
+    let sentence = page.split(HEAD).nth(1).and_then(|after| after.split('.').next());
+    let sentence = sentence.expect("docs/ARCHITECTURE.md says which parts name messages of the wire");
+    sentence.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Whether what ships of a source names the package of generated messages.
+fn names_messages(text: &str) -> bool {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    text.match_indices("v1").any(|(at, word)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        let is_package = after.starts_with("::") || before.ends_with("holdfast_proto::");
+        // In a group: `use holdfast_proto::{ErrorCode, v1};`
+        let group = before.rsplit("holdfast_proto::{").next().filter(|group| group.len() < before.len());
+        let is_grouped = group.is_some_and(|group| !group.contains('}'));
+        !before.ends_with(is_word) && !after.starts_with(is_word) && (is_package || is_grouped)
+    })
+}
+
 /// Every source below a folder.
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -116,6 +137,48 @@ fn no_part_names_one_that_stands_above_it() {
     let crates = ["proto", "archive", "agent", "controller", "cli"];
     let broken: Vec<_> = crates.iter().flat_map(|name| broken(&page, name)).collect();
     assert!(broken.is_empty(), "against the order of docs/ARCHITECTURE.md:\n{}", broken.join("\n"));
+}
+
+/// What jobs, policies and the catalogue go by outlasts a version of the wire.
+#[test]
+fn the_controllers_domain_names_no_message_of_the_wire() {
+    let page = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let (allowed, src) = (on_the_wire(&page), root().join("controller/src"));
+    let (mut broken, mut named) = (Vec::new(), Vec::new());
+    for path in sources(&src) {
+        let inside = path.strip_prefix(&src).unwrap();
+        let part = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        let is_test = inside.iter().any(|name| name.to_str().unwrap().starts_with("test"));
+        if is_test || !names_messages(&shipped(&path)) {
+            continue;
+        }
+        named.push(part.to_owned());
+        if !allowed.iter().any(|one| one == part) {
+            broken.push(path.display().to_string());
+        }
+    }
+    assert!(broken.is_empty(), "messages of the wire are no business of:\n{}", broken.join("\n"));
+    // A part that is allowed and needs it no more goes from the page.
+    let idle: Vec<_> = allowed.iter().filter(|part| !named.contains(part)).collect();
+    assert!(idle.is_empty(), "docs/ARCHITECTURE.md lets these name messages, and they do not: {idle:?}");
+}
+
+#[test]
+fn messages_of_the_wire_are_found_however_they_are_written() {
+    for text in [
+        "use holdfast_proto::v1;",
+        "use holdfast_proto::v1::{self, Job};",
+        "use holdfast_proto::{ErrorCode, v1};",
+        "fn job() -> v1::Job",
+    ] {
+        assert!(names_messages(text), "{text}");
+    }
+    for text in
+        ["let v1 = 1;", "build_v1()", "mv1::x", "use holdfast_proto::ErrorCode;\n/holdfast.v1.JobService/"]
+    {
+        assert!(!names_messages(text), "{text}");
+    }
+    assert_eq!(on_the_wire("Messages of the wire are named by these parts alone: `a`, `b`. `c`"), ["a", "b"]);
 }
 
 #[test]
