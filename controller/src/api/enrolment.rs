@@ -92,6 +92,7 @@ impl EnrolmentService for EnrolmentApi {
         if instance_id.len() > MAX_TEXT_LEN || agent_version.len() > MAX_TEXT_LEN {
             return Err(ErrorCode::InvalidRequest.status("instance id or version is too long"));
         }
+        // All that can be refused without the token is, before the token is used up.
         let now = now_ms();
         let serial = Serial::generate();
         let validity = Validity::starting(now, HOST_CERTIFICATE_LIFETIME);
@@ -125,6 +126,8 @@ impl EnrolmentService for EnrolmentApi {
             .authority
             .issue_host(&key, host, &serial, validity)
             .map_err(|error| signing_failed(&error))?;
+        // Its older certificates are denied by now: what is connected with one of them
+        // is not this host any more.
         if again {
             self.fleet.disconnect(host);
         }
@@ -153,6 +156,7 @@ impl EnrolmentService for EnrolmentApi {
         };
         let key = csr::public_key(&request.into_inner().csr_pem)
             .map_err(|error| ErrorCode::CsrInvalid.status(causes(&error)))?;
+        // Counted first: a signature costs more than the row that bounds them.
         let now = now_ms();
         self.count_renewal(host, now).await?;
         let serial = Serial::generate();

@@ -91,6 +91,7 @@ pub(super) async fn bound_sources(
     if over <= 0 {
         return Ok(());
     }
+    // Where all are in use there are more of them: none that is needed goes.
     sqlx::query(
         "delete from sources where id in (select s.id from sources s
              where s.host_id = $1 and s.kind = 'volume' and s.gone_ms is not null and s.retired_ms is null

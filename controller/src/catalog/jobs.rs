@@ -202,6 +202,7 @@ pub(super) async fn insert_job(
     skipped_for: Option<JobId>,
     now_ms: i64,
 ) -> Result<(), CatalogError> {
+    // Also a job that is skipped gets its row: that a firing did nothing is on record.
     let (state, code, error) = match skipped_for {
         None => (State::Queued, "", String::new()),
         Some(other) => (

@@ -5,6 +5,12 @@
 //! SQL stays portable (`$1` placeholders, text ids, integer milliseconds). What
 //! has structure is JSON of types of [`crate::model`], never a message of the
 //! wire: that changes with every version of an agent, and rows have to outlast it.
+//!
+//! Called by everything above. It calls nothing: what a row means and whether it
+//! may change is decided by `model`, or by the compare-and-set of the statement
+//! itself. Whatever it is asked for fails with [`CatalogError`] where the database
+//! does, or where a row is not as this version writes it; an `# Errors` section
+//! stands only where there is another reason.
 
 pub mod audit;
 pub mod binds;

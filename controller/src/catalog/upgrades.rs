@@ -33,6 +33,7 @@ impl Catalog {
         .bind(record.created_ms - KEPT_MS)
         .execute(&mut *tx)
         .await?;
+        // What is there was shown, or is being run, and is not replaced behind anybody.
         sqlx::query(
             "insert into upgrade_plans (id, host_id, request, plan, fingerprint, created_ms, actor)
              values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",

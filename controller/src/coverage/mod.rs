@@ -4,6 +4,9 @@
 //! A dead agent, a volume nobody thought of and a policy that matches nothing
 //! raise no error anywhere. They are found here, by holding what should be
 //! against what is.
+//!
+//! Called by `operations` for what a backup should have found, and by `api` for
+//! `status`. It reads rows it is given, and asks nobody.
 
 pub mod expected;
 pub mod kept;

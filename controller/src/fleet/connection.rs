@@ -71,6 +71,10 @@ pub enum Rejected {
 
 /// Takes a connection whose TLS handshake is done and keeps it for the host
 /// its certificate names, until either side ends it.
+///
+/// # Errors
+/// The certificate does not count, the agent does not answer, another one with
+/// its identity does, or the catalogue fails.
 pub async fn serve<IO>(
     io: IO,
     peer: SocketAddr,
@@ -88,9 +92,12 @@ where
     let channel = channel(Closable::new(io, (), close.clone(), gone.clone())).await?;
     let client = agent_client(channel.clone());
 
+    // Who it is, before it is told that it was accepted: a clone is told nothing.
     let agent = ask(&client, HELLO_TIMEOUT).await?;
     let replacing = contest(&fleet, &catalog, host, &name, &agent, peer).await?;
     let agent = hello(&client, &fleet, host, &name).await?.unwrap_or(agent);
+    // Written down before anybody can find the connection: what is known of a host
+    // is never older than its connection.
     seen(&catalog, host, &agent).await?;
     let Some(number) =
         fleet.register(host, channel, agent.instance_id.clone(), close.clone(), replacing.as_ref())

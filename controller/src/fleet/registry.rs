@@ -95,6 +95,8 @@ impl Fleet {
     /// included. It may dial again; whether it gets in is not decided here.
     pub fn disconnect(&self, host: HostId) {
         let mut state = self.lock();
+        // Both under one lock: nothing registers between them with a certificate that was
+        // just refused, and what does afterwards checks it again.
         let member = state.members.remove(&host);
         let sessions = state.sessions.remove(&host);
         drop(state);

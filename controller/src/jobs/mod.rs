@@ -3,6 +3,9 @@
 //! [`Jobs`] is the one handle the API, the loops and the operations share.
 //! Truth is in the catalogue; what is held here is progress for the eye, who
 //! is to be cancelled, and bells to ring when there is something to do.
+//!
+//! Called by `operations`, `loops` and `api`. It writes rows of jobs; what a job
+//! does to a host or to the repository is the business of `operations`.
 
 pub mod figures;
 pub mod progress;
@@ -118,6 +121,9 @@ impl Jobs {
     }
 
     /// Adds a line to a job's event log and notifies its watchers.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn log_event(&self, job: JobId, message: &str) -> Result<(), CatalogError> {
         self.catalog().add_job_event(job, now_ms(), message).await?;
         self.progress().notify(job);
@@ -125,6 +131,9 @@ impl Jobs {
     }
 
     /// Waits until a job has ended, however long that takes.
+    ///
+    /// # Errors
+    /// The catalogue fails, or the job's row is gone.
     pub async fn ended(&self, id: JobId) -> Result<JobRecord, CatalogError> {
         loop {
             // Before the row is read, so that no change falls in between.
@@ -143,12 +152,18 @@ impl Jobs {
     }
 
     /// A host's name, or its id where there is none any more.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn host_name(&self, host: HostId) -> Result<String, CatalogError> {
         Ok(self.catalog().host(host).await?.map_or_else(|| host.to_string(), |host| host.name))
     }
 
     /// Cancels a job that waits, or asks the one that runs to stop; its
     /// children as well.
+    ///
+    /// # Errors
+    /// The catalogue fails; what was cancelled until then stays so.
     pub async fn cancel(&self, id: JobId, actor: &str) -> Result<CancelOutcome, CatalogError> {
         let outcome = self.cancel_one(id, actor).await?;
         // After the job itself: it makes no more of them now, or sees the
@@ -167,6 +182,8 @@ impl Jobs {
             return Ok(CancelOutcome::AlreadyEnded);
         }
         let reason = format!("cancelled by {actor} before it started");
+        // Queued first, then running: a job goes one way only, so one of the two finds
+        // it unless it has ended.
         if self.catalog().end_queued_job(id, State::Cancelled, "cancelled", &reason, now_ms()).await? {
             self.progress().remove(id);
             return Ok(CancelOutcome::Cancelled);

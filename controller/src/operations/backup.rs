@@ -41,6 +41,11 @@ use crate::quota::day_of;
 /// Times the host's volumes are asked for before that is the job's failure.
 const LIST_ATTEMPTS: u32 = 3;
 
+/// Takes the snapshots of a job, from where a former driver was.
+///
+/// # Errors
+/// The host does not come or its agent gives up, the job is cancelled or
+/// another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a backup job without a host"))?;
@@ -64,6 +69,7 @@ pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, 
         }
         end => end?,
     };
+    // After the agent's end: until then a commit may be under way.
     tally.by_catalogue(run).await?;
     Ok(tally.ending(&end))
 }
@@ -100,6 +106,8 @@ async fn sources(
     if !known.is_empty() {
         return Ok(known);
     }
+    // Chosen once: a job that is taken over goes on with the same list, although the
+    // host may have other volumes by now.
     run.step("looking for sources on the host").await?;
     refresh(run, host).await?;
     let selector = backup.selector();
@@ -204,6 +212,7 @@ impl Tally {
         source.stats = finished.stats;
         source.phase = None;
         source.finished = Some(finished);
+        // The row before the line: who reads the line finds what it says.
         run.jobs.catalog().put_job_sources(run.job.id, std::slice::from_ref(source)).await?;
         failpoint("controller.job.after-source");
         run.log_event(&line).await
@@ -263,6 +272,7 @@ impl Tally {
                 None => failed.push((source.name.clone(), String::new(), "it was not begun".to_owned())),
             }
         }
+        // Before what failed: sources that were cut off for it are no failures.
         if end.cancelled {
             return Ending {
                 error_code: ErrorCode::Cancelled.as_str().to_owned(),

@@ -18,6 +18,11 @@ use holdfast_archive::text::causes;
 /// Rounds in one job; each is bounded.
 const ROUNDS: usize = 64;
 
+/// Deletes in rounds until one finds nothing left to do.
+///
+/// # Errors
+/// The job is cancelled or another's by now, the repository is suspended, or
+/// store or catalogue fail.
 pub async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
     run.step("looking for what nothing needs").await?;
     let mut total = PruneReport::default();

@@ -21,6 +21,11 @@ const UNSALVAGEABLE: &str = "its list of files is lost, so nothing of it can be 
 const NAMED: usize = 5;
 const NAME_CHARS: usize = 200;
 
+/// Has the agent restore, and follows it to the end.
+///
+/// # Errors
+/// The host does not come or its agent gives up, the job is cancelled or
+/// another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a restore job without a host"))?;

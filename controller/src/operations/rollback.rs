@@ -39,6 +39,12 @@ use holdfast_proto::{ErrorCode, Exit};
 /// Times a host is asked for its upgrades before that is the job's failure.
 const MAX_ASKED: u32 = 5;
 
+/// Undoes an upgrade, from where a former driver was.
+///
+/// # Errors
+/// The host does not come, has no way back or does not say how it ended, the
+/// snapshot before fails, the job is cancelled or another's by now, or the
+/// catalogue fails.
 pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a rollback job without a host"))?;

@@ -67,6 +67,7 @@ impl Runner {
 
 async fn drive(run: JobRun) {
     let (jobs, id, token) = (run.jobs.clone(), run.job.id, run.token());
+    // Above `caught` nothing may panic: it is what records the end.
     let outcome = match caught(execute(run)).await {
         Ok(outcome) => outcome,
         Err(cause) => {

@@ -54,6 +54,10 @@ enum Reach {
 
 impl Repository {
     /// Commits the snapshot whose account `body` is.
+    ///
+    /// # Errors
+    /// The lease is not this host's or has ended, the account cannot be read, the
+    /// host is over a quota, or store or catalogue fail.
     pub async fn commit_snapshot(
         &self,
         host: HostId,
@@ -152,6 +156,9 @@ impl Repository {
 
     /// What a committed snapshot says of itself. That of a first attempt is
     /// what counts, whatever a later one has read.
+    ///
+    /// # Errors
+    /// The catalogue fails, or does not have it whole.
     pub async fn account(&self, record: &SnapshotRecord) -> Result<SnapshotBody, RepositoryError> {
         let number = record.commit_number;
         let Some(body) = self.catalog().snapshot_body(number).await? else {
@@ -162,6 +169,9 @@ impl Repository {
 
     /// Finishes commits that were cut off. Safe at any time: one that is
     /// being driven is waited for.
+    ///
+    /// # Errors
+    /// The store is out of reach, or the catalogue fails.
     pub async fn finish_committing(&self) -> Result<u64, RepositoryError> {
         self.compared().await?;
         if self.suspended().await?.is_some() {

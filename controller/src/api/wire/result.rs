@@ -1,4 +1,4 @@
-//! What jobs came to: restores, prunes, quiesced containers.
+//! What jobs came to: restores, prunes, containers that were quiesced.
 
 use holdfast_proto::v1;
 

@@ -138,6 +138,7 @@ impl Catalog {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
+        // Together with the end: an agent that is still at work commits nothing any more.
         end_leases_of_job(&mut tx, id).await?;
         // The end is told however much was told before.
         add_event(&mut tx, id, now_ms, line, u64::MAX).await?;

@@ -54,6 +54,7 @@ pub(super) async fn add_event(
     most: u64,
 ) -> Result<u64, CatalogError> {
     let sequence: Option<i64> = sqlx::query_scalar(
+        // The number and the bound in one statement: two writers get two numbers.
         "insert into job_events (job_id, sequence, at_ms, message)
          select $1, coalesce(max(sequence), 0) + 1, $2, $3 from job_events where job_id = $1
          having coalesce(max(sequence), 0) < $4

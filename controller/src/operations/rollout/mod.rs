@@ -28,12 +28,18 @@ use crate::model::job::state::State;
 use crate::model::upgrade::UpgradeReport;
 use course::{Course, Next, undo_role, upgrade_role};
 
+/// Does one move after the other until the children's rows say that it is done.
+///
+/// # Errors
+/// The job is cancelled or another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, rollout: &RolloutParameters) -> Result<Ending, Failure> {
     let children = Children::of(run);
     let mut told: Option<HashSet<JobId>> = None;
     loop {
         let rows = run.jobs.catalog().child_jobs(run.job.id).await?;
         let course = Course::of(&rows, rollout.targets.len());
+        // Told and recorded before the next move, so that a move that takes hours, or a
+        // controller that ends in it, hides nothing.
         tell_ends(run, &rows, &mut told).await?;
         run.record(&result(&course)).await?;
         if run.cancel.is_cancelled() {

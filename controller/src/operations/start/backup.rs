@@ -231,6 +231,8 @@ async fn known_volumes(
         .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
         .map(|source| source.name.as_str())
         .collect();
+    // A name that is misspelt gets the nearest one; a glob that matches nothing gets
+    // the list.
     let patterns = Patterns::parse(&parameters.volumes).unwrap_or_default();
     for name in patterns.plain_names() {
         if !there.contains(&name) {

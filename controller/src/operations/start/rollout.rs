@@ -200,6 +200,8 @@ async fn resolve(
             "holdfast host ls",
         ));
     }
+    // Every host is asked for its containers, several at a time; one that cannot be
+    // asked is named and left out.
     let mut listed = Vec::new();
     for host in &hosts {
         let Some(channel) = jobs.fleet().channel(host.id) else {
@@ -213,6 +215,7 @@ async fn resolve(
     }
     let mut answers: Vec<_> = futures_util::stream::iter(listed).buffer_unordered(CONCURRENT).collect().await;
     answers.sort_by(|(a, ..), (b, ..)| a.name.cmp(&b.name));
+    // Then every container for its plan.
     let mut plans = Vec::new();
     for (host, channel, answer) in answers {
         let containers = match answer {

@@ -95,6 +95,8 @@ pub async fn upgrade(
         }
         UpgradeChoice::Shown { plan_id } => shown(jobs, &plan_id).await?,
     };
+    // The plan's own refusals first: who could not choose the image hears the reason
+    // that counts for everybody.
     if let Some(refused) = plan::refusal(&record.plan) {
         return Err(refused.refused());
     }
@@ -187,6 +189,8 @@ async fn shown(jobs: &Jobs, id: &str) -> Result<PlanRecord, RequestError> {
     let host = jobs.catalog().host(record.host).await?;
     let host = host
         .ok_or_else(|| RequestError::new(ErrorCode::HostUnknown, "the plan's host is not known any more"))?;
+    // Planned once more without fetching: what was shown was fetched then, and a newer
+    // image of that name would be another plan.
     let channel = channel(jobs, &host)?;
     let request = UpgradeRequest { pull: false, ..record.request.clone() };
     let now = calls::plan_upgrade(channel, request, jobs.settings().fetch).await?;

@@ -39,9 +39,17 @@ use at_stop::{AtStop, Stop};
 use report::Report;
 use snapshots::{AT_STOP, BEFORE};
 
+/// Upgrades a container, from where a former driver was.
+///
+/// # Errors
+/// The host makes no plan or another one than was shown, the snapshot before
+/// fails, the agent does not say how it ended, the job is cancelled or
+/// another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "an upgrade job without a host"))?;
+    // Nothing is changed on the host until `follow`; each step before finds what a
+    // former driver did, and goes on from there.
     let plan = plan::of_job(run, host, upgrade).await?;
     let mut report = Report::of(run);
     report.planned(&plan);
@@ -115,6 +123,7 @@ async fn follow(
             UpgradeEvent::Finished(finished) => break finished,
         }
     };
+    // The agent is done: a call to proceed or to go back would be about nothing.
     beside.shutdown().await;
     Ok(finished)
 }

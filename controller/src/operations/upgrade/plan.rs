@@ -132,6 +132,7 @@ pub(super) async fn of_job(
         let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
         return Err(Failure::failed(code, format!("nothing was changed: {message}{hint}")));
     }
+    // Before the snapshot: what is snapshotted and what is run are of the same plan.
     let record = PlanRecord { id, host, request, plan, created_ms: now_ms(), actor: run.job.actor.clone() };
     catalog.put_upgrade_plan(&record).await?;
     Ok(record.plan)
