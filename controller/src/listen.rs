@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use crate::catalog::Catalog;
-use crate::catalog::hosts::Standing;
+use crate::catalog::standing::Standing;
 use crate::clock::now_ms;
 use crate::fleet::{Fleet, connection};
 use crate::identity::ca::{Authority, AuthorityError};

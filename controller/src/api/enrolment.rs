@@ -14,7 +14,7 @@ use super::denials::Denials;
 use super::status_map::catalog_failed;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
-use crate::catalog::hosts::{Enrolled, Enrolment};
+use crate::catalog::enrolment::{Enrolled, Enrolment};
 use crate::clock::now_ms;
 use crate::fleet::Fleet;
 use crate::identity::ca::{Authority, AuthorityError, HOST_CERTIFICATE_LIFETIME, Serial, Validity};
@@ -65,6 +65,27 @@ impl EnrolmentApi {
         Err(ErrorCode::TooMany.status(format!("this host may renew its certificate {quota} times a day")))
     }
 
+    /// The host that a token leads to, and whether it is one that was known.
+    async fn enrol(&self, enrolment: &Enrolment<'_>, peer: &str) -> Result<(HostId, bool), Status> {
+        let name = enrolment.host_name;
+        match self.catalog.enrol(enrolment).await.map_err(|error| catalog_failed(&error))? {
+            Enrolled::Host { id, again } => Ok((id, again)),
+            Enrolled::Unknown => {
+                // Whoever sends these knows no secret: worth a log line, no row.
+                tracing::warn!(peer, "an unknown join token was shown");
+                Err(ErrorCode::JoinTokenInvalid.status("this join token is not known here"))
+            }
+            Enrolled::Used { .. } => {
+                let message = "alarm: this join token was used before; if that was not you, revoke the host";
+                Err(self.refuse(ErrorCode::JoinTokenUsed, peer, name, message).await)
+            }
+            Enrolled::Expired { .. } => {
+                let message = "this join token has expired";
+                Err(self.refuse(ErrorCode::JoinTokenExpired, peer, name, message).await)
+            }
+        }
+    }
+
     async fn refuse(&self, code: ErrorCode, peer: &str, host_name: &str, message: &str) -> Status {
         self.denials.record(peer, JOIN, &format!("host={host_name}"), message).await;
         code.status(message)
@@ -105,23 +126,7 @@ impl EnrolmentService for EnrolmentApi {
             now_ms: now,
         };
         let name = &token.host_name;
-        let enrolled = self.catalog.enrol(&enrolment).await.map_err(|error| catalog_failed(&error))?;
-        let (host, again) = match enrolled {
-            Enrolled::Host { id, again } => (id, again),
-            Enrolled::Unknown => {
-                // Whoever sends these knows no secret: worth a log line, no row.
-                tracing::warn!(peer, "an unknown join token was shown");
-                return Err(ErrorCode::JoinTokenInvalid.status("this join token is not known here"));
-            }
-            Enrolled::Used { .. } => {
-                let message = "alarm: this join token was used before; if that was not you, revoke the host";
-                return Err(self.refuse(ErrorCode::JoinTokenUsed, &peer, name, message).await);
-            }
-            Enrolled::Expired { .. } => {
-                let message = "this join token has expired";
-                return Err(self.refuse(ErrorCode::JoinTokenExpired, &peer, name, message).await);
-            }
-        };
+        let (host, again) = self.enrol(&enrolment, &peer).await?;
         let certificate_pem = self
             .authority
             .issue_host(&key, host, &serial, validity)

@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status};
 
 use super::status_map::catalog_failed;
 use crate::api::forward::find_host;
-use crate::catalog::hosts::{HostRecord, NewJoinToken, TOKEN_LIFE_MS};
+use crate::catalog::enrolment::{NewJoinToken, TOKEN_LIFE_MS};
+use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobFilter;
 use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::{Catalog, CatalogError};

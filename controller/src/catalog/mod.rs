@@ -17,6 +17,7 @@ pub mod binds;
 pub mod certificates;
 pub mod children;
 pub mod clock_marks;
+pub mod enrolment;
 pub mod frames;
 pub mod hints;
 mod history;
@@ -34,6 +35,7 @@ pub mod runs;
 pub mod settings;
 pub mod snapshots;
 pub mod sources;
+pub mod standing;
 pub mod upgrades;
 pub mod usage;
 

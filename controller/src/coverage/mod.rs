@@ -26,7 +26,8 @@ use holdfast_archive::ids::HostId;
 use strum::IntoStaticStr;
 
 use crate::catalog::binds::BindRecord;
-use crate::catalog::hosts::{AwaitedHost, HostRecord};
+use crate::catalog::enrolment::AwaitedHost;
+use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobRecord;
 use crate::catalog::policies::PolicyRecord;
 use crate::catalog::snapshots::SnapshotRecord;

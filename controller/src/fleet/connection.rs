@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::registry::{Fleet, Member};
 use crate::catalog::audit::{AuditEntry, Outcome};
-use crate::catalog::hosts::Standing;
+use crate::catalog::standing::Standing;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::identity::certificate::HostCertificate;

@@ -23,6 +23,7 @@ use super::read::grouped;
 use super::{Repository, RepositoryError, locked};
 use crate::catalog::frames::PageRefRow;
 use crate::catalog::jobs::GrantKind;
+use crate::catalog::leases::LeaseRecord;
 use crate::catalog::snapshots::{Begun, NewSnapshot, SnapshotRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
@@ -82,12 +83,25 @@ impl Repository {
                 return Err(RepositoryError::Denied(format!("job {} does not back up {source}", lease.job)));
             }
         }
+        self.commit_account(host, &lease, source, body).await
+    }
+
+    /// Commits what was not committed before: transaction 1, and what follows it.
+    async fn commit_account(
+        &self,
+        host: HostId,
+        lease: &LeaseRecord,
+        source: SourceId,
+        body: &[u8],
+    ) -> Result<Committed, RepositoryError> {
         self.refuse_foreign().await?;
         // Frames of a bucket that was put back are missing from here on, and sent again.
         self.notice_old_bucket().await?;
         let account = decode_body(body).map_err(|error| RepositoryError::Invalid(error.to_string()))?;
         let names = self.names_of(host, source).await?;
         refuse_other_names(&names, &account)?;
+        // Outside of the transaction, for it reads the store: what it found may be gone when
+        // the transaction looks, and then it is looked for once more.
         for _ in 0..ATTEMPTS {
             let (frames, pages) = match self.reach(host, account.root).await? {
                 Reach::Missing(missing) => return Ok(Committed::Missing(missing)),
@@ -252,6 +266,8 @@ impl Repository {
         let mut pages = RoaringTreemap::from_iter([found.number]);
         let mut all = pages.clone();
         let mut todo = pages.clone();
+        // Level by level from the root. What a page refers to never changes, so it is read
+        // from the store once, by the first commit that reaches it.
         while !todo.is_empty() {
             let batch: RoaringTreemap = todo.iter().take(PAGES).collect();
             todo -= &batch;

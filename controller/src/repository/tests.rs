@@ -4,6 +4,7 @@ mod faults;
 mod healing;
 mod info;
 mod leases;
+mod medium;
 mod names;
 mod races;
 mod reconcile;
