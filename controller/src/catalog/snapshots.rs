@@ -238,8 +238,6 @@ impl Catalog {
 
     /// What would be kept if these commits were gone.
     pub async fn kept_frames_without(&self, gone: &[u64]) -> Result<RoaringTreemap, CatalogError> {
-        // One transaction for all: a snapshot that is committed between two readings is
-        // in none of them or in both.
         let mut tx = self.pool().begin().await?;
         let rows = sqlx::query("select commit_number, state from snapshots").fetch_all(&mut *tx).await?;
         let mut kept = RoaringTreemap::new();
@@ -379,8 +377,6 @@ impl Catalog {
                     .execute(&mut *tx)
                     .await?;
             }
-            // A catalogue put back from before this still lists them: it is told by the
-            // number.
             next_commit_number(&mut tx).await?;
             tx.commit().await?;
         }
@@ -401,8 +397,6 @@ async fn check_references(
     tx: &mut SqliteConnection,
     frames: &RoaringTreemap,
 ) -> Result<(Vec<FrameId>, RoaringTreemap), CatalogError> {
-    // By counts first: of a snapshot of a million frames all are usable but for once in
-    // a while, and then there is nothing to list.
     let facts = frame_facts(tx, frames).await?;
     let counted: u64 = facts.iter().map(|(_, count)| count).sum();
     let all_usable =
@@ -447,8 +441,6 @@ async fn insert_committing(
             .fetch_optional(&mut *tx)
             .await?;
     let number = unsigned(highest.unwrap_or(0)) + 1;
-    // Kept apart from the snapshots: a number is not given twice, also after the newest
-    // snapshot was purged.
     note_number(tx, new.host, new.source, number).await?;
     let commit_number = next_commit_number(tx).await?;
     let id = SnapshotId { host: new.host, source: new.source, number };
