@@ -111,7 +111,12 @@ pub struct App {
 
 impl App {
     /// Opens what `init` made. One controller at a time per state directory.
+    ///
+    /// # Errors
+    /// Another controller holds the state directory, something `init` made is gone
+    /// or unreadable, or the repository's place is none.
     pub async fn open(state_dir: &Path, config: Config) -> Result<Self, AppError> {
+        // First: a second controller on these files would write the same rows.
         let lock = lock(state_dir)?;
         let authority = Arc::new(Authority::open(state_dir)?);
         let catalog = Catalog::open_in(state_dir).await?;
@@ -155,6 +160,10 @@ impl App {
 
     /// Binds the port, `listen` or else the configured one, and makes the
     /// bound address known in the state directory.
+    ///
+    /// # Errors
+    /// The address cannot be bound, an address of the configuration fits no
+    /// certificate, or the state directory cannot be written.
     pub async fn bind(self, listen: Option<SocketAddr>) -> Result<Bound, AppError> {
         let address = listen.unwrap_or(self.config.listen);
         let names = self.config.certificate_names();
@@ -226,8 +235,13 @@ impl Bound {
     }
 
     /// Serves until `stop`, then drains.
+    ///
+    /// # Errors
+    /// A service cannot be set up, what a former controller left running cannot be
+    /// read, or serving fails.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         let Self { app, listener, address, certificate } = self;
+        // What is served: the same routes at two doors, behind who may call what.
         let denials = Denials::new(app.catalog.clone());
         let auth = AuthLayer::new(app.catalog.clone(), app.fleet.clone(), denials.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -237,6 +251,7 @@ impl Bound {
         let (plain, plain_incoming) = mpsc::channel(16);
         let doors = Doors { certified, plain };
 
+        // Beside it: accepting, sessions that expire, our own certificate.
         let tasks = TaskTracker::new();
         tasks.spawn(listener.run(app.fleet.clone(), app.catalog.clone(), doors, stop.clone()));
         let names = app.config.certificate_names();
@@ -244,6 +259,8 @@ impl Bound {
         tasks.spawn(async move { sessions.keep(&catalog, &until).await });
         tasks.spawn(renew_certificate(app.authority.clone(), names, certificate, stop.clone()));
         tasks.close();
+        // Before the first call is answered: jobs of a former controller have a
+        // driver again before anybody can start others.
         let loops = Driver::start(app.jobs.clone(), Periods::default(), app.loops.clone()).await?;
         tracing::info!(address = %address, "listening");
 

@@ -71,6 +71,9 @@ pub enum Crypto {
 
 impl Config {
     /// Reads and checks the file of a state directory.
+    ///
+    /// # Errors
+    /// The file is not there, cannot be read, or is no configuration.
     pub fn read(state_dir: &Path) -> Result<Self, ConfigError> {
         let path = state_dir.join(FILE);
         let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {

@@ -65,15 +65,24 @@ pub enum InitError {
 }
 
 /// Makes the state directory and everything in it, and the repository.
+///
+/// # Errors
+/// A controller is or was there, a file cannot be written, or the repository's
+/// place is taken or out of reach.
 pub async fn init(state_dir: &Path, config: &Config) -> Result<(), InitError> {
     let catalog = make_state(state_dir, config).await?;
     make_repository(&catalog, config, now_ms()).await?;
+    // Last: a directory with a configuration is one that can be run.
     write_config(&state_dir.join(FILE), config)
 }
 
 /// Makes the state directory around a repository whose controller was lost:
 /// the catalogue comes from the bucket, which is this controller's from now
 /// on. Hosts join again under their old names; policies are applied again.
+///
+/// # Errors
+/// A controller is or was there, a file cannot be written, or the bucket is out
+/// of reach or no repository.
 pub async fn rebuild(state_dir: &Path, config: &Config) -> Result<(Rebuilt, TakenOver), InitError> {
     let catalog = make_state(state_dir, config).await?;
     let owner = controller_id(&catalog).await?;
@@ -163,6 +172,9 @@ pub struct Grant<'a> {
 }
 
 /// Makes, or replaces, an operator's token and returns the only copy.
+///
+/// # Errors
+/// The catalogue fails.
 pub async fn create_operator(
     catalog: &Catalog,
     grant: &Grant<'_>,
@@ -189,6 +201,7 @@ pub async fn create_operator(
         outcome: Outcome::Allowed,
         detail: &detail,
     };
+    // Recorded first: there is no token that the record does not know of.
     catalog.audit(&entry).await?;
     let token_hash = token::hash(token.expose_secret().as_bytes());
     let new = NewOperator { name, token_hash: &token_hash, role: *role, hosts, expires_ms };
@@ -197,6 +210,9 @@ pub async fn create_operator(
 }
 
 /// Writes a secret to a file only its owner can read.
+///
+/// # Errors
+/// The file cannot be written, or is there and `replace` is not set.
 pub fn write_secret(path: &Path, secret: &SecretString, replace: bool) -> Result<(), InitError> {
     let write = || {
         if !replace {
@@ -217,8 +233,13 @@ fn write_config(path: &Path, config: &Config) -> Result<(), InitError> {
 }
 
 /// The file is there whole or not at all.
+///
+/// # Errors
+/// The directory cannot be written, or is on a disk that is full.
 pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
+    // In the same directory, or the rename would be a copy; the directory is synced
+    // last, for the name is an entry of it.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;

@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use crate::catalog::Catalog;
-use crate::catalog::hosts::Standing;
+use crate::catalog::standing::Standing;
 use crate::clock::now_ms;
 use crate::fleet::{Fleet, connection};
 use crate::identity::ca::{Authority, AuthorityError};
@@ -86,6 +86,9 @@ impl ResolvesServerCert for CertificateSlot {
 /// TLS as the controller speaks it: a client certificate is optional, because
 /// operators have tokens and joining hosts have nothing yet, but one that is
 /// shown must be of our CA.
+///
+/// # Errors
+/// The CA's certificate cannot be a root.
 pub fn tls_config(
     authority: &Authority,
     certificate: Arc<CertificateSlot>,
@@ -111,10 +114,18 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Binds the port; connections wait until [`Self::run`].
+    ///
+    /// # Errors
+    /// The address is taken, or not one of this machine.
     pub async fn bind(address: SocketAddr, tls: Arc<ServerConfig>, limits: Limits) -> io::Result<Self> {
         Ok(Self { tcp: TcpListener::bind(address).await?, tls: TlsAcceptor::from(tls), limits })
     }
 
+    /// The address that is bound, with the port the system chose.
+    ///
+    /// # Errors
+    /// The system does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }

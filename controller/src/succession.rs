@@ -166,9 +166,11 @@ mod tests {
     use super::exchange::{HostFacts, hosts_json, policies_json};
     use super::*;
     use crate::catalog::certificates::Certificates;
-    use crate::catalog::hosts::{Enrolled, Enrolment, HostRecord, NewJoinToken, Standing};
+    use crate::catalog::enrolment::{Enrolled, Enrolment, NewJoinToken};
+    use crate::catalog::hosts::HostRecord;
     use crate::catalog::policies::PolicyRecord;
     use crate::catalog::sources::SeenVolume;
+    use crate::catalog::standing::Standing;
     use crate::coverage::{Facts, coverage};
     use crate::repository::Settings;
 

@@ -27,6 +27,27 @@ fn order(page: &str, name: &str) -> BTreeMap<String, usize> {
     order
 }
 
+/// Parts of a crate that may name messages of the wire.
+fn on_the_wire(page: &str, name: &str) -> Vec<String> {
+    let head = format!("Of the {name}, these parts alone name messages of the wire: ");
+    let sentence = page.split(&head).nth(1).and_then(|after| after.split('.').next());
+    let sentence = sentence.expect("docs/ARCHITECTURE.md says which parts name messages of the wire");
+    sentence.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Whether what ships of a source names the package of generated messages.
+fn names_messages(text: &str) -> bool {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    text.match_indices("v1").any(|(at, word)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        let is_package = after.starts_with("::") || before.ends_with("holdfast_proto::");
+        // In a group: `use holdfast_proto::{ErrorCode, v1};`
+        let group = before.rsplit("holdfast_proto::{").next().filter(|group| group.len() < before.len());
+        let is_grouped = group.is_some_and(|group| !group.contains('}'));
+        !before.ends_with(is_word) && !after.starts_with(is_word) && (is_package || is_grouped)
+    })
+}
+
 /// Parts of its own crate that a text names.
 fn parts(text: &str) -> Vec<String> {
     let paths = named(text).into_iter().filter(|named| named.path[0] == "crate");
@@ -67,6 +88,54 @@ fn no_part_names_one_that_stands_above_it() {
     let crates = ["proto", "archive", "agent", "controller", "cli"];
     let broken: Vec<_> = crates.iter().flat_map(|name| broken(&page, name)).collect();
     assert!(broken.is_empty(), "against the order of docs/ARCHITECTURE.md:\n{}", broken.join("\n"));
+}
+
+/// Sources of a crate that name messages and may not, and parts that may and do
+/// not.
+fn of_the_wire(page: &str, name: &str) -> (Vec<String>, Vec<String>) {
+    let (allowed, src) = (on_the_wire(page, name), root().join(name).join("src"));
+    let (mut broken, mut named) = (Vec::new(), Vec::new());
+    for source in sources(&src).into_iter().filter(|source| names_messages(&source.text)) {
+        let part = source.module.into_iter().next().unwrap_or_default();
+        if !allowed.contains(&part) {
+            broken.push(source.path.display().to_string());
+        }
+        named.push(part);
+    }
+    let idle = allowed.into_iter().filter(|part| !named.contains(part));
+    (broken, idle.collect())
+}
+
+/// What jobs, policies, records and the catalogue go by outlasts a version of the
+/// wire.
+#[test]
+fn the_domain_names_no_message_of_the_wire() {
+    let page = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    for name in ["agent", "controller"] {
+        let (broken, idle) = of_the_wire(&page, name);
+        assert!(broken.is_empty(), "messages of the wire are no business of:\n{}", broken.join("\n"));
+        // A part that is allowed and needs it no more goes from the page.
+        assert!(idle.is_empty(), "docs/ARCHITECTURE.md lets these name messages, and they do not: {idle:?}");
+    }
+}
+
+#[test]
+fn messages_of_the_wire_are_found_however_they_are_written() {
+    for text in [
+        "use holdfast_proto::v1;",
+        "use holdfast_proto::v1::{self, Job};",
+        "use holdfast_proto::{ErrorCode, v1};",
+        "fn job() -> v1::Job",
+    ] {
+        assert!(names_messages(text), "{text}");
+    }
+    for text in
+        ["let v1 = 1;", "build_v1()", "mv1::x", "use holdfast_proto::ErrorCode;\n/holdfast.v1.JobService/"]
+    {
+        assert!(!names_messages(text), "{text}");
+    }
+    let page = "Of the agent, these parts alone name messages of the wire: `a`, `b`. `c`";
+    assert_eq!(on_the_wire(page, "agent"), ["a", "b"]);
 }
 
 #[test]

@@ -31,8 +31,8 @@ use super::status_map::catalog_failed;
 use super::status_map::{repository_failed as refused, store_code};
 use crate::catalog::snapshots::{SnapshotFilter, SnapshotRecord};
 use crate::jobs::Jobs;
-use crate::jobs::wire::snapshot_stats;
 use crate::model::caller::Caller;
+use crate::model::job::source::SnapshotStats;
 use crate::model::protocol::SnapshotState;
 use crate::operations::names;
 use crate::policy::definition::pattern;
@@ -111,7 +111,7 @@ fn snapshot(record: SnapshotRecord, body: SnapshotBody) -> Snapshot {
             "stop" => Consistency::Stop.into(),
             _ => Consistency::Unspecified.into(),
         },
-        stats: Some(snapshot_stats(stats)),
+        stats: Some(SnapshotStats::from(stats).into()),
         policy: record.policy,
         job_id: record.job,
         downtime_ms,

@@ -14,7 +14,7 @@ use super::denials::Denials;
 use super::status_map::catalog_failed;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
-use crate::catalog::hosts::{Enrolled, Enrolment};
+use crate::catalog::enrolment::{Enrolled, Enrolment};
 use crate::clock::now_ms;
 use crate::fleet::Fleet;
 use crate::identity::ca::{Authority, AuthorityError, HOST_CERTIFICATE_LIFETIME, Serial, Validity};
@@ -65,6 +65,27 @@ impl EnrolmentApi {
         Err(ErrorCode::TooMany.status(format!("this host may renew its certificate {quota} times a day")))
     }
 
+    /// The host that a token leads to, and whether it is one that was known.
+    async fn enrol(&self, enrolment: &Enrolment<'_>, peer: &str) -> Result<(HostId, bool), Status> {
+        let name = enrolment.host_name;
+        match self.catalog.enrol(enrolment).await.map_err(|error| catalog_failed(&error))? {
+            Enrolled::Host { id, again } => Ok((id, again)),
+            Enrolled::Unknown => {
+                // Whoever sends these knows no secret: worth a log line, no row.
+                tracing::warn!(peer, "an unknown join token was shown");
+                Err(ErrorCode::JoinTokenInvalid.status("this join token is not known here"))
+            }
+            Enrolled::Used { .. } => {
+                let message = "alarm: this join token was used before; if that was not you, revoke the host";
+                Err(self.refuse(ErrorCode::JoinTokenUsed, peer, name, message).await)
+            }
+            Enrolled::Expired { .. } => {
+                let message = "this join token has expired";
+                Err(self.refuse(ErrorCode::JoinTokenExpired, peer, name, message).await)
+            }
+        }
+    }
+
     async fn refuse(&self, code: ErrorCode, peer: &str, host_name: &str, message: &str) -> Status {
         self.denials.record(peer, JOIN, &format!("host={host_name}"), message).await;
         code.status(message)
@@ -92,6 +113,7 @@ impl EnrolmentService for EnrolmentApi {
         if instance_id.len() > MAX_TEXT_LEN || agent_version.len() > MAX_TEXT_LEN {
             return Err(ErrorCode::InvalidRequest.status("instance id or version is too long"));
         }
+        // All that can be refused without the token is, before the token is used up.
         let now = now_ms();
         let serial = Serial::generate();
         let validity = Validity::starting(now, HOST_CERTIFICATE_LIFETIME);
@@ -104,27 +126,13 @@ impl EnrolmentService for EnrolmentApi {
             now_ms: now,
         };
         let name = &token.host_name;
-        let enrolled = self.catalog.enrol(&enrolment).await.map_err(|error| catalog_failed(&error))?;
-        let (host, again) = match enrolled {
-            Enrolled::Host { id, again } => (id, again),
-            Enrolled::Unknown => {
-                // Whoever sends these knows no secret: worth a log line, no row.
-                tracing::warn!(peer, "an unknown join token was shown");
-                return Err(ErrorCode::JoinTokenInvalid.status("this join token is not known here"));
-            }
-            Enrolled::Used { .. } => {
-                let message = "alarm: this join token was used before; if that was not you, revoke the host";
-                return Err(self.refuse(ErrorCode::JoinTokenUsed, &peer, name, message).await);
-            }
-            Enrolled::Expired { .. } => {
-                let message = "this join token has expired";
-                return Err(self.refuse(ErrorCode::JoinTokenExpired, &peer, name, message).await);
-            }
-        };
+        let (host, again) = self.enrol(&enrolment, &peer).await?;
         let certificate_pem = self
             .authority
             .issue_host(&key, host, &serial, validity)
             .map_err(|error| signing_failed(&error))?;
+        // Its older certificates are denied by now: what is connected with one of them
+        // is not this host any more.
         if again {
             self.fleet.disconnect(host);
         }
@@ -153,6 +161,7 @@ impl EnrolmentService for EnrolmentApi {
         };
         let key = csr::public_key(&request.into_inner().csr_pem)
             .map_err(|error| ErrorCode::CsrInvalid.status(causes(&error)))?;
+        // Counted first: a signature costs more than the row that bounds them.
         let now = now_ms();
         self.count_renewal(host, now).await?;
         let serial = Serial::generate();

@@ -25,6 +25,10 @@ const TIMEOUT_HEADER: &str = "grpc-timeout";
 const DEFAULT_TIMEOUT: HeaderValue = HeaderValue::from_static("60S");
 
 /// Sends `request` to the host it names and returns its answer.
+///
+/// # Errors
+/// No host is named, it is not known or not connected, or the connection breaks
+/// before it answers.
 pub async fn forward(
     fleet: &Fleet,
     catalog: &Catalog,
@@ -70,6 +74,9 @@ fn clean(headers: &mut HeaderMap, caller: &Caller) {
 }
 
 /// The host of that name or id; the error offers the nearest names.
+///
+/// # Errors
+/// No host has that name or id, or the catalogue fails.
 pub async fn find_host(catalog: &Catalog, name: &str) -> Result<HostRecord, Status> {
     let found = catalog.host_by_name(name).await.map_err(|error| catalog_failed(&error))?;
     if let Some(host) = found {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use holdfast_proto::join_token::JoinToken;
 use holdfast_proto::v1::host_service_server::HostService;
 use holdfast_proto::v1::{
-    CreateJoinTokenRequest, CreateJoinTokenResponse, GetHostRequest, Host, LabelHostRequest,
+    self, CreateJoinTokenRequest, CreateJoinTokenResponse, GetHostRequest, Host, LabelHostRequest,
     ListHostsRequest, RetireHostRequest, RetireHostResponse, RevokeHostRequest, RevokeHostResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::status_map::catalog_failed;
 use crate::api::forward::find_host;
-use crate::catalog::hosts::{HostRecord, NewJoinToken, TOKEN_LIFE_MS};
+use crate::catalog::enrolment::{NewJoinToken, TOKEN_LIFE_MS};
+use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobFilter;
 use crate::catalog::snapshots::SnapshotFilter;
 use crate::catalog::{Catalog, CatalogError};
@@ -93,7 +94,7 @@ impl HostApi {
             last_seen_unix_ms: last_seen_ms.unwrap_or(0),
             joined_unix_ms: joined_ms,
             certificate_not_after_unix_ms: certificate_not_after_ms.unwrap_or(0),
-            agent,
+            agent: agent.map(v1::Agent::from),
             volumes,
             clock_skew_ms,
             retired: retired_ms.is_some(),

@@ -18,11 +18,14 @@ use tonic::{Request, Response, Status};
 
 use super::scope::shown_hosts;
 use super::status_map::catalog_failed;
+use super::wire;
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
 use crate::jobs::{CancelOutcome, Jobs};
 use crate::model::caller::Caller;
-use crate::model::job::state::State;
+use crate::operations::start::backup::{BackupJobs, BackupStart};
+use crate::operations::start::prune::PruneStart;
+use crate::operations::start::restore::RestoreStart;
 use crate::operations::{names, start};
 use holdfast_proto::ErrorCode;
 
@@ -55,8 +58,8 @@ impl JobApi {
         self.jobs.catalog().job(parsed).await.map_err(|error| catalog_failed(&error))?.ok_or_else(unknown)
     }
 
-    async fn encode(&self, record: &JobRecord) -> Result<Job, Status> {
-        self.jobs.wire(record).await.map_err(|error| catalog_failed(&error))
+    async fn encode(&self, record: JobRecord) -> Result<Job, Status> {
+        Ok(self.jobs.view(record).await.map_err(|error| catalog_failed(&error))?.into())
     }
 }
 
@@ -109,15 +112,17 @@ impl Watch {
             return Ok(());
         };
         let events = self.jobs.catalog().job_events(self.id, self.after).await?;
-        let job = self.jobs.wire(&record).await?;
-        let restore_progress = self.jobs.progress().live(self.id).restore;
+        let ended = record.state.ended();
+        let view = self.jobs.view(record).await?;
+        let restore_progress = view.restore.map(v1::RestoreProgress::from);
+        let job = Job::from(view);
         let told = !events.is_empty();
         for EventRecord { sequence, at_ms, message } in events {
             self.after = sequence;
             let job = Some(job.clone());
             self.waiting.push_back(JobEvent { sequence, unix_ms: at_ms, message, job, restore_progress });
         }
-        if !told || record.state.ended() {
+        if !told || ended {
             self.waiting.push_back(JobEvent {
                 sequence: self.after,
                 unix_ms: crate::clock::now_ms(),
@@ -126,7 +131,7 @@ impl Watch {
                 restore_progress,
             });
         }
-        self.ended = record.state.ended();
+        self.ended = ended;
         Ok(())
     }
 }
@@ -143,7 +148,13 @@ impl JobService for JobApi {
         request: Request<StartBackupRequest>,
     ) -> Result<Response<StartBackupResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        Ok(Response::new(start::backup(&self.jobs, request.into_inner(), &actor).await?))
+        let BackupStart { jobs, warnings } =
+            start::backup::backup(&self.jobs, request.into_inner().try_into()?, &actor).await?;
+        let jobs = match jobs {
+            BackupJobs::Planned(planned) => planned.into_iter().map(Job::from).collect(),
+            BackupJobs::Started(started) => started.into_iter().map(Job::from).collect(),
+        };
+        Ok(Response::new(StartBackupResponse { jobs, warnings }))
     }
 
     async fn start_restore(
@@ -151,7 +162,9 @@ impl JobService for JobApi {
         request: Request<StartRestoreRequest>,
     ) -> Result<Response<StartRestoreResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        Ok(Response::new(start::restore(&self.jobs, request.into_inner(), &actor).await?))
+        let RestoreStart { job, plan } =
+            start::restore::restore(&self.jobs, request.into_inner().try_into()?, &actor).await?;
+        Ok(Response::new(StartRestoreResponse { job: job.map(Job::from), plan }))
     }
 
     async fn start_prune(
@@ -159,7 +172,11 @@ impl JobService for JobApi {
         request: Request<StartPruneRequest>,
     ) -> Result<Response<StartPruneResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        Ok(Response::new(start::prune(&self.jobs, request.into_inner(), &actor).await?))
+        let StartPruneRequest { plan_only } = request.into_inner();
+        Ok(Response::new(match start::prune::prune(&self.jobs, plan_only, &actor).await? {
+            PruneStart::Planned(plan) => StartPruneResponse { job: None, plan: Some(plan.into()) },
+            PruneStart::Started(job) => StartPruneResponse { job: Some((*job).into()), plan: None },
+        }))
     }
 
     async fn list_jobs(
@@ -175,10 +192,7 @@ impl JobService for JobApi {
         let states = states
             .into_iter()
             .map(|state| {
-                v1::JobState::try_from(state)
-                    .ok()
-                    .and_then(State::from_wire)
-                    .ok_or_else(|| ErrorCode::InvalidRequest.status("an unknown job state"))
+                wire::state(state).ok_or_else(|| ErrorCode::InvalidRequest.status("an unknown job state"))
             })
             .collect::<Result<Vec<_>, _>>()?;
         let limit = if limit == 0 { LISTED } else { limit.min(MAX_LISTED) };
@@ -196,7 +210,7 @@ impl JobService for JobApi {
             records.truncate(limit as usize);
         }
         let mut jobs = Vec::with_capacity(records.len());
-        for record in &records {
+        for record in records {
             jobs.push(Ok(self.encode(record).await?));
         }
         Ok(Response::new(Box::pin(stream::iter(jobs))))
@@ -204,7 +218,7 @@ impl JobService for JobApi {
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
         let record = self.find(&request.into_inner().id).await?;
-        Ok(Response::new(self.encode(&record).await?))
+        Ok(Response::new(self.encode(record).await?))
     }
 
     async fn watch_job(
@@ -243,7 +257,7 @@ impl JobService for JobApi {
         match outcome {
             CancelOutcome::Cancelled | CancelOutcome::Asked => {
                 let record = self.find(&record.id.to_string()).await?;
-                Ok(Response::new(JobServiceCancelJobResponse { job: Some(self.encode(&record).await?) }))
+                Ok(Response::new(JobServiceCancelJobResponse { job: Some(self.encode(record).await?) }))
             }
             CancelOutcome::AlreadyEnded => {
                 let record = self.find(&record.id.to_string()).await?;

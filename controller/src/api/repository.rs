@@ -17,10 +17,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::status_map::repository_failed as status;
 use crate::clock::now_ms;
-use crate::jobs::wire::snapshot_stats;
 use crate::limits::READ_STALL;
 use crate::listen::Peer;
 use crate::model::caller::Caller;
+use crate::model::job::source::SnapshotStats;
 use crate::repository::read::{PackReading, Piece};
 use crate::repository::upload::Way;
 use crate::repository::{Committed, Repository};
@@ -212,7 +212,7 @@ impl RepositoryService for RepositoryApi {
                     number: record.id.number,
                     created_unix_ms: record.created_ms,
                     partial: record.partial || account.partial,
-                    stats: Some(snapshot_stats(account.stats)),
+                    stats: Some(SnapshotStats::from(account.stats).into()),
                     problems: account.problems,
                 })
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_archive::ids::HostId;
 use holdfast_archive::text::did_you_mean;
 use holdfast_proto::v1::source_service_server::SourceService;
-use holdfast_proto::v1::{ListSourcesRequest, RetireSourceRequest, Source, SourceKind};
+use holdfast_proto::v1::{self, ListSourcesRequest, RetireSourceRequest, Source};
 use tonic::{Request, Response, Status};
 
 use super::scope::shown_hosts;
@@ -18,6 +18,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::coverage::kept::Kept;
 use crate::model::caller::Caller;
+use crate::model::source::SourceKind;
 use crate::operations::names;
 use holdfast_proto::ErrorCode;
 
@@ -61,7 +62,7 @@ impl Known {
             let key = (host.clone(), bind.path.clone(), false);
             let source = encoded.entry(key).or_insert_with(|| Source {
                 host,
-                kind: SourceKind::Directory.into(),
+                kind: v1::SourceKind::Directory.into(),
                 name: bind.path,
                 first_seen_unix_ms: bind.first_seen_ms,
                 last_seen_unix_ms: bind.last_seen_ms,
@@ -78,7 +79,7 @@ impl Known {
 fn encode(source: SourceRecord, name_of: impl Fn(&HostId) -> String, kept: &Kept<'_>) -> Source {
     Source {
         host: name_of(&source.host),
-        kind: source.kind.into(),
+        kind: v1::SourceKind::from(source.kind).into(),
         first_seen_unix_ms: source.first_seen_ms,
         last_seen_unix_ms: source.last_seen_ms,
         gone_unix_ms: source.gone_ms.unwrap_or(0),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_archive::ids::HostId;
 use holdfast_proto::v1::status_service_server::StatusService;
 use holdfast_proto::v1::{
-    GetStatusRequest, GetStatusResponse, HostStatus, OwnSource, RepositoryStatus, StatusProblem,
+    GetStatusRequest, GetStatusResponse, HostStatus, LoopStatus, OwnSource, RepositoryStatus, StatusProblem,
 };
 use tonic::{Request, Response, Status};
 
@@ -18,7 +18,7 @@ use crate::catalog::usage::Alarm;
 use crate::clock::now_ms;
 use crate::coverage::{Coverage, Facts, HostCoverage, Problem, ProblemKind, UPGRADE_NEWS_MS, ago, coverage};
 use crate::jobs::Jobs;
-use crate::loops::{Cause, Failing, Statuses};
+use crate::loops::{self, Cause, Failing, Statuses};
 use crate::model::caller::Caller;
 use crate::quota::day_of;
 use crate::repository::{self, Remedy, RepositoryError};
@@ -91,7 +91,7 @@ impl StatusApi {
             problems,
             repository: Some(repository),
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
-            loops: self.loops.all(),
+            loops: self.loops.all().into_iter().map(loop_status).collect(),
             own,
         })
     }
@@ -172,6 +172,11 @@ fn host_status(line: HostCoverage, engine_version: String, last_seen_unix_ms: i6
         last_backup_unix_ms: last_backup_ms,
         missing_sources: missing,
     }
+}
+
+fn loop_status(status: loops::LoopStatus) -> LoopStatus {
+    let loops::LoopStatus { name, last_run_ms, last_result } = status;
+    LoopStatus { name: name.to_owned(), last_run_unix_ms: last_run_ms, last_result }
 }
 
 fn problem(problem: Problem) -> StatusProblem {

@@ -25,6 +25,9 @@ pub struct UnreadableRequest;
 /// `field=value` of the named fields that are set, in order; `a.b` is field `b`
 /// of the message in `a`. `frame` is a gRPC frame: one flag byte, four of
 /// length, the message.
+///
+/// # Errors
+/// The frame is not one message of that call.
 pub fn describe(path: &str, fields: &[&str], frame: &[u8]) -> Result<String, UnreadableRequest> {
     let message = decode(path, frame)?;
     let shown = fields.iter().filter_map(|name| {
@@ -35,6 +38,9 @@ pub fn describe(path: &str, fields: &[&str], frame: &[u8]) -> Result<String, Unr
 }
 
 /// The first of these fields with which the request needs an administrator.
+///
+/// # Errors
+/// The frame is not one message of that call.
 pub fn admin_field(
     path: &str,
     fields: &'static [AdminField],
@@ -59,6 +65,9 @@ pub fn admin_field(
 }
 
 /// The texts of these fields, empty where one is not set.
+///
+/// # Errors
+/// The frame is not one message of that call, or a field is no text.
 pub fn field_texts(path: &str, fields: &[&str], frame: &[u8]) -> Result<Vec<String>, UnreadableRequest> {
     let message = decode(path, frame)?;
     let text = |name: &&str| match value_at(&message, name) {

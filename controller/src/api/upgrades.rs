@@ -2,14 +2,18 @@
 
 use holdfast_proto::v1::upgrade_service_server::UpgradeService;
 use holdfast_proto::v1::{
-    PlanFleetUpgradeRequest, PlanFleetUpgradeResponse, StartRollbackRequest, StartRollbackResponse,
-    StartRolloutRequest, StartRolloutResponse, StartUpgradeRequest, StartUpgradeResponse,
+    Job, PlanFleetUpgradeRequest, PlanFleetUpgradeResponse, RolloutTarget, StartRollbackRequest,
+    StartRollbackResponse, StartRolloutRequest, StartRolloutResponse, StartUpgradeRequest,
+    StartUpgradeResponse,
 };
 use tonic::{Request, Response, Status};
 
+use super::wire;
 use crate::jobs::Jobs;
 use crate::model::caller::Caller;
-use crate::operations::{rollback, rollout, upgrade};
+use crate::operations::start;
+use crate::operations::start::rollout::RolloutStart;
+use crate::operations::start::upgrade::{PlannedUpgrade, UpgradeStart};
 
 /// Answers for upgrades.
 #[derive(Debug, Clone)]
@@ -30,7 +34,16 @@ impl UpgradeService for UpgradeApi {
         request: Request<PlanFleetUpgradeRequest>,
     ) -> Result<Response<PlanFleetUpgradeResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        Ok(Response::new(upgrade::start::plan(&self.jobs, request.into_inner(), &actor).await?))
+        let PlanFleetUpgradeRequest { host, upgrade } = request.into_inner();
+        let request = wire::plan_request(upgrade);
+        let PlannedUpgrade { plan_id, host, plan, valid_until_ms } =
+            start::upgrade::plan(&self.jobs, &host, request, &actor).await?;
+        Ok(Response::new(PlanFleetUpgradeResponse {
+            plan_id,
+            host,
+            plan: Some(plan.into()),
+            valid_until_unix_ms: valid_until_ms,
+        }))
     }
 
     async fn start_upgrade(
@@ -38,7 +51,9 @@ impl UpgradeService for UpgradeApi {
         request: Request<StartUpgradeRequest>,
     ) -> Result<Response<StartUpgradeResponse>, Status> {
         let caller = Caller::of(&request);
-        Ok(Response::new(upgrade::start::upgrade(&self.jobs, request.into_inner(), &caller).await?))
+        let UpgradeStart { job, plan } =
+            start::upgrade::upgrade(&self.jobs, request.into_inner().try_into()?, &caller).await?;
+        Ok(Response::new(StartUpgradeResponse { job: Some(job.into()), plan: Some(plan.into()) }))
     }
 
     async fn start_rollback(
@@ -46,7 +61,8 @@ impl UpgradeService for UpgradeApi {
         request: Request<StartRollbackRequest>,
     ) -> Result<Response<StartRollbackResponse>, Status> {
         let actor = Caller::of(&request).actor();
-        Ok(Response::new(rollback::start(&self.jobs, request.into_inner(), &actor).await?))
+        let job = start::rollback::rollback(&self.jobs, request.into_inner().into(), &actor).await?;
+        Ok(Response::new(StartRollbackResponse { job: Some(job.into()) }))
     }
 
     async fn start_rollout(
@@ -54,6 +70,12 @@ impl UpgradeService for UpgradeApi {
         request: Request<StartRolloutRequest>,
     ) -> Result<Response<StartRolloutResponse>, Status> {
         let caller = Caller::of(&request);
-        Ok(Response::new(rollout::start::rollout(&self.jobs, request.into_inner(), &caller).await?))
+        let RolloutStart { job, targets, warnings } =
+            start::rollout::rollout(&self.jobs, request.into_inner().try_into()?, &caller).await?;
+        Ok(Response::new(StartRolloutResponse {
+            job: job.map(Job::from),
+            targets: targets.into_iter().map(RolloutTarget::from).collect(),
+            warnings,
+        }))
     }
 }

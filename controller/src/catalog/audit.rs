@@ -213,6 +213,7 @@ impl Catalog {
         }
         // By number within a book: a clock that was set back does not mix it up.
         all.sort_by_key(|row| (row.at_ms, row.book == Book::Anonymous, row.number));
+        // The newest of both books, which gave so many each.
         let over = all.len().saturating_sub(filter.limit as usize);
         Ok(all.split_off(over))
     }
@@ -290,6 +291,8 @@ impl Catalog {
                 before = row.chain;
             }
         }
+        // Rows cut off at the end leave a chain that is whole; only what was kept apart of
+        // its end tells.
         if self.kept(book.head()).await? != (number, before) {
             return broken(number + 1, "rows are missing at the end, or were added by another hand");
         }

@@ -98,7 +98,8 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::hosts::{Enrolled, Enrolment, NewJoinToken, Standing};
+    use crate::catalog::enrolment::{Enrolled, Enrolment, NewJoinToken};
+    use crate::catalog::standing::Standing;
 
     async fn joined(catalog: &Catalog, serial: &str) -> HostId {
         let labels = BTreeMap::new();

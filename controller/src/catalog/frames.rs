@@ -246,11 +246,13 @@ impl Catalog {
         .bind(signed(host))
         .bind(signed(from))
         .fetch(&mut *connection);
+        // Streamed: of many damaged frames only one page is read.
         while let Some(row) = rows.try_next().await? {
             let number = unsigned(row.try_get("number")?);
             if !among.contains(number) {
                 continue;
             }
+            // One more than fits: only so is it known that there is a next page.
             if page.frames.len() == limit {
                 page.next = Some(number);
                 break;

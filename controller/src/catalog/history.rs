@@ -91,6 +91,7 @@ pub(super) async fn bound_sources(
     if over <= 0 {
         return Ok(());
     }
+    // Where all are in use there are more of them: none that is needed goes.
     sqlx::query(
         "delete from sources where id in (select s.id from sources s
              where s.host_id = $1 and s.kind = 'volume' and s.gone_ms is not null and s.retired_ms is null
@@ -110,12 +111,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     use holdfast_proto::ids::JobId;
-    use holdfast_proto::v1::{self, JobSource};
 
     use super::*;
     use crate::catalog::jobs::{Ending, NewJob};
     use crate::catalog::sources::{SeenVolume, add_host};
     use crate::model::job::parameters::{BackupParameters, Parameters};
+    use crate::model::job::result::JobResult;
+    use crate::model::job::source::JobSource;
     use crate::model::job::state::State;
 
     const NOW: i64 = 10_000;
@@ -135,7 +137,7 @@ mod tests {
             state: State::Succeeded,
             error_code: String::new(),
             error: String::new(),
-            result: v1::Job::default(),
+            result: JobResult::default(),
         };
         assert!(catalog.finish_job(job.id, generation, &ending, "done", at_ms).await.expect("ended"));
         job.id

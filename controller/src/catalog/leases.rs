@@ -68,6 +68,8 @@ impl Catalog {
                 .bind(&source)
                 .fetch_one(&mut *tx)
                 .await?;
+        // A driver that was superseded comes back late: what it would open is refused
+        // here, whatever it believes.
         if highest.is_some_and(|highest| unsigned(highest) > new.generation) {
             return Ok(Opened::Superseded);
         }
@@ -82,6 +84,7 @@ impl Catalog {
         .bind(new.host.to_string())
         .fetch_optional(&mut *tx)
         .await?;
+        // The same attempt asks again, its answer was lost: it gets the lease it has.
         let number = match open {
             Some(row) => {
                 let number = row.try_get::<i64, _>("number")?;
@@ -204,6 +207,7 @@ async fn insert(
 ) -> Result<u64, CatalogError> {
     let mut snapshot = new.snapshot.map(signed);
     if let LeaseKind::Upload { .. } = new.kind {
+        // One upload of a source at a time: an earlier attempt commits nothing any more.
         sqlx::query(
             "update leases set ended_tick = $3 where host_id = $1 and source_id = $2 and ended_tick is null",
         )
@@ -212,6 +216,8 @@ async fn insert(
         .bind(signed(now))
         .execute(&mut *tx)
         .await?;
+        // Chosen in the transaction that makes the lease: what is a base now is held by
+        // it before a purge can look.
         if new.with_base {
             snapshot = sqlx::query_scalar(
                 "select commit_number from snapshots

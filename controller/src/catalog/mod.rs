@@ -2,19 +2,29 @@
 //!
 //! SQLite in WAL mode with `synchronous = FULL`: what was acknowledged is
 //! there after a power cut. One file a family of tables, domain types out.
-//! SQL stays portable (`$1` placeholders, text ids, integer milliseconds).
+//! SQL stays portable (`$1` placeholders, text ids, integer milliseconds). What
+//! has structure is JSON of types of [`crate::model`], never a message of the
+//! wire: that changes with every version of an agent, and rows have to outlast it.
+//!
+//! Called by everything above. It calls nothing: what a row means and whether it
+//! may change is decided by `model`, or by the compare-and-set of the statement
+//! itself. Whatever it is asked for fails with [`CatalogError`] where the database
+//! does, or where a row is not as this version writes it; an `# Errors` section
+//! stands only where there is another reason.
 
 pub mod audit;
 pub mod binds;
 pub mod certificates;
 pub mod children;
 pub mod clock_marks;
+pub mod enrolment;
 pub mod frames;
 pub mod hints;
 mod history;
 pub mod hosts;
 pub mod import;
 pub mod jobs;
+mod json;
 pub mod leases;
 pub mod losses;
 pub mod operators;
@@ -25,6 +35,7 @@ pub mod runs;
 pub mod settings;
 pub mod snapshots;
 pub mod sources;
+pub mod standing;
 pub mod upgrades;
 pub mod usage;
 
@@ -47,7 +58,7 @@ pub fn catalog_url(state_dir: &Path) -> String {
 }
 
 /// By number, in order, embedded: a binary needs no files beside it.
-const MIGRATIONS: [(i64, &str, &str); 12] = [
+const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "fleet", include_str!("../../migrations/0001_fleet.sql")),
     (2, "jobs", include_str!("../../migrations/0002_jobs.sql")),
     (3, "repository", include_str!("../../migrations/0003_repository.sql")),
@@ -60,6 +71,7 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
     (17, "clock", include_str!("../../migrations/0017_clock.sql")),
     (40, "own", include_str!("../../migrations/0040_own.sql")),
     (41, "damage", include_str!("../../migrations/0041_damage.sql")),
+    (42, "json", include_str!("../../migrations/0042_json.sql")),
 ];
 
 fn migrator() -> Migrator {

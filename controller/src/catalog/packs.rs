@@ -66,6 +66,8 @@ impl Catalog {
             .await?;
         let open: Vec<PackRecord> = rows.iter().map(read).collect::<Result<_, _>>()?;
         let same = |row: &&PackRecord| (row.id.sha256, row.length, row.host) == (pack.sha256, length, host);
+        // Asked again after a lost answer: the same intent, or every repetition would
+        // leave a pack that nobody sends.
         if let Some(before) = open.iter().find(same) {
             return Ok(Some(before.id));
         }
@@ -94,6 +96,8 @@ impl Catalog {
         let row = pack(&mut tx, id).await?;
         let outcome = Protocol::WHOLE.pack_commit(row.as_ref().map(|row| row.state), object_seen);
         let (PackCommit::Accept, Some(row)) = (outcome, row) else { return Ok(outcome) };
+        // Both in one transaction: a frame that others are told of lies in a pack that
+        // a collection already sees as live.
         add_frames(&mut tx, row.host, row.number, table).await?;
         sqlx::query("update packs set state = 'live', suspect = 0 where number = $1")
             .bind(signed(row.number))
@@ -171,6 +175,8 @@ impl Catalog {
         let mut condemned = 0;
         for condition in conditions("number", packs) {
             let done = sqlx::query(AssertSqlSafe(format!(
+                // The newest lease that may have been told of the pack's frames: the
+                // decision waits for those up to it.
                 "update packs set state = 'condemned',
                      condemned_lease = (select next_lease - 1 from repository)
                  where state = 'live' and {condition}"
@@ -219,6 +225,8 @@ impl Catalog {
                     .await?;
             }
         }
+        // A catalogue put back from before this knows packs that are about to go: it is
+        // told by the number.
         if decided.doomed > 0 {
             next_commit_number(&mut tx).await?;
         }
@@ -233,6 +241,7 @@ impl Catalog {
         for condition in conditions("number", packs) {
             let gone = format!("select number from packs where state = 'deleting' and {condition}");
             let frames = format!("select number from frames where pack in ({gone})");
+            // From the leaves up: each statement finds its rows by those after it.
             for statement in [
                 format!("delete from page_refs where frame in ({frames})"),
                 format!("delete from frames where pack in ({gone})"),
@@ -269,6 +278,7 @@ impl Catalog {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for name in names {
             sqlx::query(
+                // One that is known keeps the tick it was first seen at: its time runs on.
                 "insert into orphans (name, seen_tick) values ($1, (select ticks from repository))
                  on conflict do nothing",
             )
@@ -276,6 +286,7 @@ impl Catalog {
             .execute(&mut *tx)
             .await?;
         }
+        // With the names: a search that was cut off in between looks at them again.
         sqlx::query("update repository set orphan_cursor = $1").bind(cursor).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(())

@@ -416,6 +416,7 @@ async fn check_references(
             Reference::Missing => missing.push(id),
         }
     }
+    // Only for a commit that goes through: one that is refused revives nothing.
     if missing.is_empty() && absent.is_empty() {
         for condition in conditions("number", &revive) {
             sqlx::query(AssertSqlSafe(format!(

@@ -4,15 +4,16 @@
 //! its snapshots hang on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr as _;
 
 use holdfast_archive::ids::{HostId, SnapshotId, SourceId};
-use holdfast_proto::v1::SourceKind;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::history::bound_sources;
 use super::{Catalog, CatalogError};
 use crate::limits::SOURCES_OF_HOST;
+use crate::model::source::SourceKind;
 
 /// A source as the catalogue knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,16 +34,6 @@ pub struct SourceRecord {
     /// What of Holdfast itself it is, and therefore never backed up; empty for
     /// everybody else's.
     pub own: String,
-}
-
-impl SourceRecord {
-    /// As snapshots and rows say it.
-    pub fn kind_text(&self) -> &'static str {
-        match self.kind {
-            SourceKind::Volume => "volume",
-            SourceKind::Directory | SourceKind::Unspecified => "directory",
-        }
-    }
 }
 
 /// A volume as a host just listed it.
@@ -255,11 +246,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<SourceRecord, CatalogError> {
     Ok(SourceRecord {
         id: id.parse().map_err(|_| unreadable("source id", &id))?,
         host: host.parse().map_err(|_| unreadable("host id", &host))?,
-        kind: match kind.as_str() {
-            "volume" => SourceKind::Volume,
-            "directory" => SourceKind::Directory,
-            _ => return Err(unreadable("source kind", &kind)),
-        },
+        kind: SourceKind::from_str(&kind).map_err(|_| unreadable("source kind", &kind))?,
         name: row.try_get("name")?,
         driver: row.try_get("driver")?,
         labels: serde_json::from_str(&labels).map_err(|_| unreadable("label map", &labels))?,

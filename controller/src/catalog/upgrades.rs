@@ -1,12 +1,11 @@
 //! Plans of upgrades, kept so that exactly one of them can be run.
 
 use holdfast_archive::ids::HostId;
-use holdfast_proto::v1::{PlanUpgradeRequest, UpgradePlan};
-use prost::Message as _;
 use sqlx::Row as _;
 
-use super::jobs::decode;
+use super::json::{from_json, to_json};
 use super::{Catalog, CatalogError};
+use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
 
 /// Plans of jobs that have ended, and plans nobody ran, go after this.
 const KEPT_MS: i64 = 7 * 86_400_000;
@@ -16,7 +15,7 @@ const KEPT_MS: i64 = 7 * 86_400_000;
 pub struct PlanRecord {
     pub id: String,
     pub host: HostId,
-    pub request: PlanUpgradeRequest,
+    pub request: UpgradeRequest,
     pub plan: UpgradePlan,
     pub created_ms: i64,
     pub actor: String,
@@ -34,14 +33,15 @@ impl Catalog {
         .bind(record.created_ms - KEPT_MS)
         .execute(&mut *tx)
         .await?;
+        // What is there was shown, or is being run, and is not replaced behind anybody.
         sqlx::query(
             "insert into upgrade_plans (id, host_id, request, plan, fingerprint, created_ms, actor)
              values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
         )
         .bind(&record.id)
         .bind(record.host.to_string())
-        .bind(record.request.encode_to_vec())
-        .bind(record.plan.encode_to_vec())
+        .bind(to_json(&record.request))
+        .bind(to_json(&record.plan))
         .bind(&record.plan.fingerprint)
         .bind(record.created_ms)
         .bind(&record.actor)
@@ -61,8 +61,8 @@ impl Catalog {
         Ok(Some(PlanRecord {
             id: row.try_get("id")?,
             host: host.parse().map_err(|_| CatalogError::Unreadable { what: "host id", value: host })?,
-            request: decode(&row.try_get::<Vec<u8>, _>("request")?, "upgrade request")?,
-            plan: decode(&row.try_get::<Vec<u8>, _>("plan")?, "upgrade plan")?,
+            request: from_json(row.try_get("request")?, "upgrade request")?,
+            plan: from_json(row.try_get("plan")?, "upgrade plan")?,
             created_ms: row.try_get("created_ms")?,
             actor: row.try_get("actor")?,
         }))
@@ -81,7 +81,7 @@ mod tests {
         let plan = |id: &str, fingerprint: &str, created_ms| PlanRecord {
             id: id.into(),
             host,
-            request: PlanUpgradeRequest { container: "db".into(), ..PlanUpgradeRequest::default() },
+            request: UpgradeRequest { container: "db".into(), ..UpgradeRequest::default() },
             plan: UpgradePlan { fingerprint: fingerprint.into(), ..UpgradePlan::default() },
             created_ms,
             actor: "anna".into(),

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::model::source::SourceKind;
 use holdfast_archive::ids::SourceId;
-use holdfast_proto::v1::SourceKind;
 
 use super::kept::Kept;
 use super::words::{counted, moment};

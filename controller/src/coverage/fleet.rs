@@ -2,7 +2,8 @@
 
 use super::words::{ago, is_of_the_future};
 use super::{Facts, Problem, ProblemKind};
-use crate::catalog::hosts::{AwaitedHost, HostRecord};
+use crate::catalog::enrolment::AwaitedHost;
+use crate::catalog::hosts::HostRecord;
 
 /// A host that has not been connected for this long is silent. One that has
 /// never been connected is named at once.

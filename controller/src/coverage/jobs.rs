@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::model::job::JobKind;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::JobKind;
 
 use super::{Facts, Problem, ProblemKind};
 use crate::catalog::hosts::HostRecord;

@@ -1,6 +1,6 @@
 //! What policies match on the hosts as they are known. Pure.
 
-use holdfast_proto::v1::SourceKind;
+use crate::model::source::SourceKind;
 
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::sources::SourceRecord;
@@ -44,7 +44,7 @@ impl Policy {
     pub fn wants(&self, source: &SourceRecord) -> bool {
         match source.kind {
             SourceKind::Directory => self.directories.contains(&source.name),
-            SourceKind::Volume | SourceKind::Unspecified => self.volumes.matches(facts(source)),
+            SourceKind::Volume => self.volumes.matches(facts(source)),
         }
     }
 

@@ -4,6 +4,9 @@
 //! A dead agent, a volume nobody thought of and a policy that matches nothing
 //! raise no error anywhere. They are found here, by holding what should be
 //! against what is.
+//!
+//! Called by `operations` for what a backup should have found, and by `api` for
+//! `status`. It reads rows it is given, and asks nobody.
 
 pub mod expected;
 pub mod kept;
@@ -18,12 +21,13 @@ mod words;
 
 use std::collections::HashMap;
 
+use crate::model::source::SourceKind;
 use holdfast_archive::ids::HostId;
-use holdfast_proto::v1::SourceKind;
 use strum::IntoStaticStr;
 
 use crate::catalog::binds::BindRecord;
-use crate::catalog::hosts::{AwaitedHost, HostRecord};
+use crate::catalog::enrolment::AwaitedHost;
+use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::JobRecord;
 use crate::catalog::policies::PolicyRecord;
 use crate::catalog::snapshots::SnapshotRecord;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_proto::v1::SourceKind;
+use crate::model::source::SourceKind;
 
 use super::{Facts, Problem, ProblemKind};
 use crate::catalog::hosts::HostRecord;

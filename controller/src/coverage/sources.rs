@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_proto::v1::SourceKind;
+use crate::model::source::SourceKind;
 
 use super::kept::Kept;
 use super::words::{ago, counted, instant, noun, since};
@@ -12,7 +12,7 @@ use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
 use crate::catalog::snapshots::SnapshotRecord;
 use crate::catalog::sources::SourceRecord;
-use crate::jobs::wire::bytes;
+use crate::jobs::figures::bytes;
 use crate::policy::Policy;
 use crate::schedule::due::latest_fires;
 

@@ -4,10 +4,10 @@ mod properties;
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::model::job::JobResult;
 use holdfast_archive::ids::{FrameId, SnapshotId, SourceId};
 use holdfast_archive::snapshot::Extent;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::Job;
 
 use super::*;
 use crate::model::job::parameters::{Parameters, RollbackParameters, UpgradeParameters};
@@ -118,7 +118,7 @@ fn upgrade(host: &HostRecord, undo: bool, state: State, error: &str) -> JobRecor
         not_before_ms: 0,
         actor: "op".to_owned(),
         parameters,
-        result: Job::default(),
+        result: JobResult::default(),
         step: String::new(),
         error_code: String::new(),
         error: error.to_owned(),

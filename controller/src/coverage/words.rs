@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::catalog::sources::SourceRecord;
-use holdfast_proto::v1::SourceKind;
+use crate::model::source::SourceKind;
 
 pub(super) fn instant(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or_default()
@@ -46,6 +46,6 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 pub(super) fn noun(source: &SourceRecord) -> &'static str {
     match source.kind {
         SourceKind::Directory => "directory",
-        SourceKind::Volume | SourceKind::Unspecified => "volume",
+        SourceKind::Volume => "volume",
     }
 }

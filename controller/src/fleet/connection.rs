@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_archive::ids::HostId;
 use holdfast_proto::closable::Closable;
 use holdfast_proto::v1::agent_service_client::AgentServiceClient;
-use holdfast_proto::v1::{Agent, GetAgentRequest, HelloRequest};
+use holdfast_proto::v1::{GetAgentRequest, HelloRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -22,11 +22,12 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::registry::{Fleet, Member};
 use crate::catalog::audit::{AuditEntry, Outcome};
-use crate::catalog::hosts::Standing;
+use crate::catalog::standing::Standing;
 use crate::catalog::{Catalog, CatalogError};
 use crate::clock::now_ms;
 use crate::identity::certificate::HostCertificate;
 use crate::limits::AGENT_MESSAGE;
+use crate::model::agent::Agent;
 use holdfast_archive::text::causes;
 
 /// How long an agent may take to say who it is, and to answer `Hello`.
@@ -70,6 +71,10 @@ pub enum Rejected {
 
 /// Takes a connection whose TLS handshake is done and keeps it for the host
 /// its certificate names, until either side ends it.
+///
+/// # Errors
+/// The certificate does not count, the agent does not answer, another one with
+/// its identity does, or the catalogue fails.
 pub async fn serve<IO>(
     io: IO,
     peer: SocketAddr,
@@ -87,9 +92,12 @@ where
     let channel = channel(Closable::new(io, (), close.clone(), gone.clone())).await?;
     let client = agent_client(channel.clone());
 
+    // Who it is, before it is told that it was accepted: a clone is told nothing.
     let agent = ask(&client, HELLO_TIMEOUT).await?;
     let replacing = contest(&fleet, &catalog, host, &name, &agent, peer).await?;
     let agent = hello(&client, &fleet, host, &name).await?.unwrap_or(agent);
+    // Written down before anybody can find the connection: what is known of a host
+    // is never older than its connection.
     seen(&catalog, host, &agent).await?;
     let Some(number) =
         fleet.register(host, channel, agent.instance_id.clone(), close.clone(), replacing.as_ref())
@@ -153,7 +161,7 @@ async fn ask(client: &AgentServiceClient<Channel>, within: Duration) -> Result<A
     request.set_timeout(within);
     let answer = timeout(within, client.clone().get_agent(request)).await;
     let answer = answer.map_err(|_| Rejected::Silent)?;
-    Ok(answer.map_err(|status| Rejected::Refused(Box::new(status)))?.into_inner())
+    Ok(answer.map_err(|status| Rejected::Refused(Box::new(status)))?.into_inner().into())
 }
 
 /// Whoever is in place stays, if it answers: an agent hangs up before it dials
@@ -200,12 +208,13 @@ async fn hello(
         host_name: name.to_owned(),
         now_unix_ms: now_ms(),
         boot_id: boot_id(),
-        own: fleet.own(),
+        own: fleet.own().into_iter().map(Into::into).collect(),
     });
     request.set_timeout(HELLO_TIMEOUT);
     let answer = timeout(HELLO_TIMEOUT, client.clone().hello(request)).await;
     let answer = answer.map_err(|_| Rejected::Silent)?;
-    Ok(answer.map_err(|status| Rejected::Refused(Box::new(status)))?.into_inner().agent)
+    let answer = answer.map_err(|status| Rejected::Refused(Box::new(status)))?;
+    Ok(answer.into_inner().agent.map(Agent::from))
 }
 
 /// Of the kernel this runs on; empty where it is not known.

@@ -7,7 +7,7 @@ use crate::limits::{LIST_BYTES, LIST_ITEMS};
 
 /// Counts what is kept of one list.
 #[derive(Debug, Default)]
-pub struct Room {
+pub(super) struct Room {
     items: usize,
     bytes: usize,
 }
@@ -17,7 +17,7 @@ impl Room {
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` where the list is longer than one may be.
-    pub fn take(&mut self, bytes: usize) -> Result<(), Status> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Status> {
         self.items += 1;
         self.bytes = self.bytes.saturating_add(bytes);
         if self.items > LIST_ITEMS {
@@ -35,7 +35,7 @@ impl Room {
 ///
 /// # Errors
 /// The host's, and that of a list that is too long.
-pub async fn whole<T: Message + Default>(stream: &mut Streaming<T>) -> Result<Vec<T>, Status> {
+pub(super) async fn whole<T: Message + Default>(stream: &mut Streaming<T>) -> Result<Vec<T>, Status> {
     let (mut items, mut room) = (Vec::new(), Room::default());
     while let Some(item) = stream.message().await? {
         room.take(item.encoded_len())?;

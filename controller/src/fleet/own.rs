@@ -5,7 +5,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use holdfast_archive::store::{Location, StoreConfig};
-use holdfast_proto::v1::OwnDirectory;
+
+/// A directory in which the controller keeps its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnDirectory {
+    /// What it is, as the end of a sentence.
+    pub what: String,
+    /// As the controller sees it, which may be in a container.
+    pub path: String,
+    /// An agent on the same kernel knows the directory by these two.
+    pub device: u64,
+    pub inode: u64,
+}
 
 /// The state directory, and the repository where that is a directory. One that
 /// cannot be looked at is left out and logged: it is then no source either.

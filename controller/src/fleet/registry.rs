@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_archive::ids::HostId;
-use holdfast_proto::v1::OwnDirectory;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
+
+use super::own::OwnDirectory;
 
 /// A host's connection.
 #[derive(Debug, Clone)]
@@ -94,6 +95,8 @@ impl Fleet {
     /// included. It may dial again; whether it gets in is not decided here.
     pub fn disconnect(&self, host: HostId) {
         let mut state = self.lock();
+        // Both under one lock: nothing registers between them with a certificate that was
+        // just refused, and what does afterwards checks it again.
         let member = state.members.remove(&host);
         let sessions = state.sessions.remove(&host);
         drop(state);

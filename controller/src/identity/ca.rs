@@ -77,6 +77,9 @@ impl std::fmt::Debug for Authority {
 
 impl Authority {
     /// Makes a CA and writes `ca.crt` and `ca.key` (0600) into `dir`.
+    ///
+    /// # Errors
+    /// A file cannot be written.
     pub fn create(dir: &Path, now_ms: i64) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -91,6 +94,9 @@ impl Authority {
     }
 
     /// Reads what `create` wrote.
+    ///
+    /// # Errors
+    /// A file is not there, or does not hold a certificate and its key.
     pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
         let (certificate_path, key_path) = (dir.join(CERTIFICATE_FILE), dir.join(KEY_FILE));
         let certificate_pem = fs::read_to_string(&certificate_path).map_err(|source| {
@@ -125,6 +131,9 @@ impl Authority {
 
     /// A certificate for the controller itself, valid for the local addresses,
     /// for [`holdfast_proto::SERVER_NAME`] and for each of `names`.
+    ///
+    /// # Errors
+    /// One of `names` is neither a name nor an address.
     pub fn issue_server(&self, names: &[String], now_ms: i64) -> Result<CertifiedKey, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
@@ -151,6 +160,9 @@ impl Authority {
 
     /// A certificate, in PEM, that says its key belongs to `host`. Nothing of
     /// what the request asked for but the key goes in.
+    ///
+    /// # Errors
+    /// The key cannot be certified.
     pub fn issue_host(
         &self,
         key: &impl PublicKeyData,

@@ -40,6 +40,10 @@ pub struct HostCertificate {
 
 impl HostCertificate {
     /// Reads a DER certificate whose chain was checked before.
+    ///
+    /// # Errors
+    /// It is no certificate, or none that [`Authority`](super::ca::Authority)
+    /// issues for a host.
     pub fn parse(der: &[u8]) -> Result<Self, NoHostCertificate> {
         let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| NoHostCertificate::Unreadable)?;
         if !rest.is_empty() {

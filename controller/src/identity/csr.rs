@@ -15,6 +15,9 @@ pub enum InvalidCsr {
 }
 
 /// The key of a request whose signature by that key holds.
+///
+/// # Errors
+/// It is no request, or not signed by the key in it.
 pub fn public_key(csr_pem: &str) -> Result<PublicKey, InvalidCsr> {
     if csr_pem.len() > MAX_CSR_LEN {
         return Err(InvalidCsr::TooLong);

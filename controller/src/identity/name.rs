@@ -58,6 +58,10 @@ impl fmt::Display for Name {
 pub type Labels = BTreeMap<String, String>;
 
 /// Checks labels as they come from the wire.
+///
+/// # Errors
+/// A key or value is too long or has characters a label has not, or there are
+/// too many.
 pub fn check_labels<'a>(
     labels: impl IntoIterator<Item = (&'a String, &'a String)>,
 ) -> Result<Labels, InvalidLabel> {

@@ -3,10 +3,14 @@
 //! [`Jobs`] is the one handle the API, the loops and the operations share.
 //! Truth is in the catalogue; what is held here is progress for the eye, who
 //! is to be cancelled, and bells to ring when there is something to do.
+//!
+//! Called by `operations`, `loops` and `api`. It writes rows of jobs; what a job
+//! does to a host or to the repository is the business of `operations`.
 
+pub mod figures;
 pub mod progress;
 pub mod settings;
-pub mod wire;
+pub mod view;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +18,6 @@ use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ids::{InstanceId, JobId};
-use holdfast_proto::v1;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -118,44 +121,19 @@ impl Jobs {
     }
 
     /// Adds a line to a job's event log and notifies its watchers.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn log_event(&self, job: JobId, message: &str) -> Result<(), CatalogError> {
         self.catalog().add_job_event(job, now_ms(), message).await?;
         self.progress().notify(job);
         Ok(())
     }
 
-    /// A job with its sources and progress, for the wire.
-    pub async fn wire(&self, record: &JobRecord) -> Result<v1::Job, CatalogError> {
-        let host = match record.host {
-            Some(host) => self.host_name(host).await?,
-            None => String::new(),
-        };
-        let sources = self.catalog().job_sources(record.id).await?;
-        let children = self.children(record).await?;
-        Ok(wire::job(record, &host, sources, children, &self.progress().live(record.id)))
-    }
-
-    async fn children(&self, record: &JobRecord) -> Result<Vec<v1::JobChild>, CatalogError> {
-        let mut children = Vec::new();
-        let mut names: HashMap<HostId, String> = HashMap::new();
-        for child in self.catalog().child_jobs(record.id).await? {
-            let host = match child.host {
-                None => String::new(),
-                Some(host) => match names.get(&host) {
-                    Some(name) => name.clone(),
-                    None => {
-                        let name = self.host_name(host).await?;
-                        names.insert(host, name.clone());
-                        name
-                    }
-                },
-            };
-            children.push(wire::child(&child, &host));
-        }
-        Ok(children)
-    }
-
     /// Waits until a job has ended, however long that takes.
+    ///
+    /// # Errors
+    /// The catalogue fails, or the job's row is gone.
     pub async fn ended(&self, id: JobId) -> Result<JobRecord, CatalogError> {
         loop {
             // Before the row is read, so that no change falls in between.
@@ -174,12 +152,18 @@ impl Jobs {
     }
 
     /// A host's name, or its id where there is none any more.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn host_name(&self, host: HostId) -> Result<String, CatalogError> {
         Ok(self.catalog().host(host).await?.map_or_else(|| host.to_string(), |host| host.name))
     }
 
     /// Cancels a job that waits, or asks the one that runs to stop; its
     /// children as well.
+    ///
+    /// # Errors
+    /// The catalogue fails; what was cancelled until then stays so.
     pub async fn cancel(&self, id: JobId, actor: &str) -> Result<CancelOutcome, CatalogError> {
         let outcome = self.cancel_one(id, actor).await?;
         // After the job itself: it makes no more of them now, or sees the
@@ -198,6 +182,8 @@ impl Jobs {
             return Ok(CancelOutcome::AlreadyEnded);
         }
         let reason = format!("cancelled by {actor} before it started");
+        // Queued first, then running: a job goes one way only, so one of the two finds
+        // it unless it has ended.
         if self.catalog().end_queued_job(id, State::Cancelled, "cancelled", &reason, now_ms()).await? {
             self.progress().remove(id);
             return Ok(CancelOutcome::Cancelled);

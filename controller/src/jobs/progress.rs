@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{RestoreProgress, SourceProgress};
 use tokio::sync::watch;
+
+use crate::model::job::restore::RestoreProgress;
+use crate::model::job::source::SourceProgress;
 
 /// Progress of one job.
 #[derive(Debug, Clone, Default)]

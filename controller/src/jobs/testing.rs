@@ -404,7 +404,7 @@ pub(crate) async fn ended(jobs: &Jobs, id: &str) -> Job {
     let id = id.parse().expect("an id");
     let end = tokio::time::timeout(PATIENCE, jobs.ended(id)).await;
     let record = jobs.catalog().job(id).await.expect("asked").expect("there");
-    let job = jobs.wire(&record).await.expect("shown");
+    let job = Job::from(jobs.view(record).await.expect("shown"));
     assert!(end.is_ok(), "not in time: {job:#?}");
     job
 }

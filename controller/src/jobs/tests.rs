@@ -13,6 +13,7 @@ use crate::api::jobs::JobApi;
 use crate::catalog::Catalog;
 use crate::catalog::jobs::JobFilter;
 use crate::loops::scheduler;
+use crate::model::job::source::JobSource;
 use crate::policy;
 
 /// Waits until the only job is as wanted.
@@ -132,7 +133,7 @@ async fn an_end_the_catalogue_did_not_take_is_written_once_it_does() {
     let id = start(&jobs).await.id.parse().expect("an id");
     agent.finish();
     let heard = async {
-        let finished = |source: &v1::JobSource| source.finished.is_some();
+        let finished = |source: &JobSource| source.finished.is_some();
         while !bench.catalog.job_sources(id).await.expect("read").iter().all(finished) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -19,6 +19,9 @@ const PAGE: u32 = 1000;
 
 /// Takes over what another controller left running. There is one controller
 /// on a catalogue at a time, so whoever drove these is gone.
+///
+/// # Errors
+/// The catalogue fails; what is not taken over yet is left for the next start.
 pub async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<(), CatalogError> {
     for record in jobs.catalog().orphaned_jobs(jobs.owner()).await? {
         if jobs.catalog().take_over_job(record.id, record.owner.as_deref(), jobs.owner()).await? {
@@ -30,6 +33,11 @@ pub async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<(), CatalogError>
     Ok(())
 }
 
+/// One pass: jobs whose host is here are claimed, those of hosts that never
+/// came ended.
+///
+/// # Errors
+/// The catalogue fails.
 pub async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
     let now = now_ms();
     let queued = jobs.catalog().claimable_jobs(now, PAGE).await?;
@@ -52,10 +60,12 @@ pub async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
 }
 
 async fn claim(jobs: &Jobs, runner: &Runner, record: JobRecord, now: i64) -> Result<bool, LoopError> {
+    // By compare-and-set: what else has to end first is asked in the same statement.
     if jobs.catalog().claim_job(record.id, jobs.owner(), now).await?.is_none() {
         return Ok(false);
     }
     failpoint("controller.dispatch.after-claim");
+    // Read anew: the claim has raised its generation.
     let Some(record) = jobs.catalog().job(record.id).await? else { return Ok(false) };
     tracing::info!(job.id = %record.id, job.policy = record.policy, "the job starts");
     jobs.log_event(record.id, "started").await?;

@@ -85,6 +85,9 @@ pub struct Driver {
 impl Driver {
     /// Starts the loops. Jobs that a former controller drove are taken over
     /// first, so that nothing new is started beside them.
+    ///
+    /// # Errors
+    /// What a former controller left running cannot be read or taken over.
     pub async fn start(jobs: Jobs, periods: Periods, statuses: Statuses) -> Result<Self, CatalogError> {
         let runner = Arc::new(Runner::new(jobs.clone()));
         dispatcher::take_over(&jobs, &runner).await?;

@@ -12,6 +12,10 @@ use crate::succession::exchange::{HostFacts, hosts_json, policies_json};
 /// Under this name the catalogue keeps what was written last.
 const WRITTEN: &str = "exported_state";
 
+/// One pass: what has changed since the last one is written.
+///
+/// # Errors
+/// The repository is suspended, or store or catalogue fail.
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     jobs.repository().first_reached().await?;
     let state = export_state(&jobs).await;

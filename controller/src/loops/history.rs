@@ -17,6 +17,9 @@ use crate::repository::TICK;
 const MARK_EVERY: Duration = Duration::from_hours(24);
 
 /// One page of each kind of row; more follow at once while there are.
+///
+/// # Errors
+/// The catalogue fails.
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     prune(jobs.catalog(), now_ms()).await
 }

@@ -11,6 +11,9 @@ use crate::jobs::Jobs;
 const CONCURRENT: usize = 8;
 
 /// One pass over all connected hosts.
+///
+/// # Errors
+/// The catalogue fails; a host that does not answer is only named.
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let jobs = &jobs;
     let hosts = jobs.fleet().connected();

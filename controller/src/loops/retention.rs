@@ -59,10 +59,17 @@ fn candidate(record: &SnapshotRecord) -> Candidate {
 }
 
 /// All committed snapshots.
+///
+/// # Errors
+/// The catalogue fails.
 pub async fn committed(catalog: &Catalog) -> Result<Vec<SnapshotRecord>, CatalogError> {
     catalog.snapshots(&SnapshotFilter::default()).await
 }
 
+/// One pass: what no policy keeps is forgotten.
+///
+/// # Errors
+/// The catalogue fails.
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let policies = jobs.catalog().policies().await?;
     if policies.iter().all(|record| record.policy.keep_last.is_none()) {

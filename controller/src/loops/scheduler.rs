@@ -25,6 +25,10 @@ use crate::schedule::jitter::jitter;
 /// Who a scheduled job says it was started by.
 pub const ACTOR: &str = "schedule";
 
+/// One pass, as of now.
+///
+/// # Errors
+/// The catalogue fails.
 pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let fired = fire_due(&jobs, now_ms()).await?;
     if fired > 0 {
@@ -34,6 +38,9 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
 }
 
 /// Fires what is due at `now_ms`; gives the number of policies that did.
+///
+/// # Errors
+/// The catalogue fails; policies that fired before that have their runs.
 pub async fn fire_due(jobs: &Jobs, now_ms: i64) -> Result<usize, CatalogError> {
     let catalog = jobs.catalog();
     let policies: Vec<PolicyRecord> = catalog

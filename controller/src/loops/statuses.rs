@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_archive::store::StoreErrorKind;
-use holdfast_proto::v1::LoopStatus;
 use tokio::time::Instant;
 
 use super::driver::LoopError;
@@ -24,6 +23,15 @@ const ALONE: Duration = Duration::from_mins(5);
 /// What the loops last did; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Statuses(Arc<Mutex<BTreeMap<&'static str, Kept>>>);
+
+/// What one loop last did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopStatus {
+    pub name: &'static str,
+    pub last_run_ms: i64,
+    /// In words.
+    pub last_result: String,
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -128,8 +136,8 @@ impl Statuses {
     }
 }
 
-fn status(name: &str, last_result: String) -> LoopStatus {
-    LoopStatus { name: name.to_owned(), last_run_unix_ms: now_ms(), last_result }
+fn status(name: &'static str, last_result: String) -> LoopStatus {
+    LoopStatus { name, last_run_ms: now_ms(), last_result }
 }
 
 #[cfg(test)]

@@ -92,6 +92,9 @@ impl Caller {
     }
 
     /// The host that makes an agent's call.
+    ///
+    /// # Errors
+    /// The caller is no agent.
     pub fn host<T>(request: &Request<T>) -> Result<HostId, Status> {
         match Self::of(request) {
             Caller::Agent { host, .. } => Ok(host),

@@ -281,6 +281,7 @@ impl Protocol {
         match state {
             Some(PackState::Intended) if object_seen || !self.has(Guard::ObjectSeen) => PackCommit::Accept,
             Some(PackState::Intended) => PackCommit::NotStored,
+            // The first answer was lost.
             Some(PackState::Live | PackState::Condemned) => PackCommit::Repeat,
             Some(PackState::Deleting) if !self.has(Guard::IntendedBecomesLive) => PackCommit::Accept,
             Some(PackState::Deleting) | None => PackCommit::Lost,
@@ -336,6 +337,7 @@ impl Protocol {
     pub fn lease_holds(self, lease: LeaseFacts, now_tick: u64, limits: LeaseLimits) -> bool {
         let since = |tick: u64| now_tick.saturating_sub(tick);
         match lease.ended_tick {
+            // The snapshot keeps what it needs by itself.
             Some(_) if lease.committed => false,
             Some(ended) => since(ended) < limits.resume,
             None => since(lease.renewed_tick) < limits.silent && since(lease.opened_tick) < limits.open,
@@ -350,10 +352,13 @@ impl Protocol {
     /// Second mark, inside the deciding transaction.
     pub fn second_mark(self, pack: PackFacts) -> Verdict {
         match pack.state {
+            // A snapshot that was committed since the first mark may use it, or the next
+            // attempt of an upload may.
             PackState::Condemned if pack.held || (pack.used && self.has(Guard::SecondMark)) => {
                 Verdict::Revive
             }
             PackState::Condemned => Verdict::Delete,
+            // Its lease is over: nobody will send the rest, or commit it.
             PackState::Intended if !pack.held => Verdict::Delete,
             PackState::Intended | PackState::Live | PackState::Deleting => Verdict::Leave,
         }

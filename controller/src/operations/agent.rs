@@ -18,25 +18,24 @@
 //! upgrade is never begun a second time either: an agent that lost the stream
 //! still remembers the upgrade and repeats how it ended.
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::upgrade_event::Event;
-use holdfast_proto::v1::{
-    CreateSnapshotsRequest, ListRunningRequest, RestoreEvent, RestoreSnapshotRequest, RollBackUpgradeRequest,
-    RunUpgradeRequest, SnapshotEvent, UpgradeEvent, UpgradeFinished, UpgradeState,
-};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use super::host::{awaited, cancel_on_agent, client, containers, upgrade_on_agent};
-use super::{Failure, JobRun, texts};
+use super::host::awaited;
+use super::{Failure, JobRun};
 use crate::fleet::answer::{plain, unanswered};
-use crate::limits::{EVENT_MESSAGE, EVENTS_PER_SECOND};
+use crate::fleet::calls;
+use crate::fleet::event::{AgentEvent, UpgradeEvent};
+use crate::fleet::streams::{self, Events};
+use crate::fleet::work::Work;
+use crate::limits::EVENTS_PER_SECOND;
+use crate::model::upgrade::{UpgradeFinished, UpgradeState};
 
 /// An agent that said it stops is gone after this, or is a new one by now.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
@@ -44,35 +43,6 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
 /// What must be awaited to its end is given up after so many failures in a row: an
 /// hour, with the pauses between them.
 const MAX_FAILED_ATTEMPTS: u32 = 60;
-
-/// What an agent is asked to do. Generations are filled in here.
-#[derive(Debug, Clone)]
-pub(super) enum Work {
-    Backup(CreateSnapshotsRequest),
-    Restore(RestoreSnapshotRequest),
-    Upgrade(RunUpgradeRequest),
-    RollBack(RollBackUpgradeRequest),
-}
-
-impl Work {
-    /// Only the agent can say how it ends, once it may have begun.
-    fn must_await_outcome(&self) -> bool {
-        match self {
-            Self::Backup(_) | Self::Restore(_) => false,
-            Self::Upgrade(_) | Self::RollBack(_) => true,
-        }
-    }
-}
-
-/// What an agent reports.
-#[derive(Debug, Clone)]
-pub(super) enum AgentEvent {
-    Snapshot(SnapshotEvent),
-    Restore(RestoreEvent),
-    Upgrade(UpgradeEvent),
-}
-
-type Events = Pin<Box<dyn Stream<Item = Result<AgentEvent, Status>> + Send>>;
 
 /// A job on an agent.
 pub(super) struct AgentJob<'d> {
@@ -125,7 +95,7 @@ impl<'d> AgentJob<'d> {
                     }
                     self.failed_attempts = 0;
                     self.begun |= matches!(event, AgentEvent::Upgrade(_));
-                    return Ok(texts::cut(event));
+                    return Ok(event);
                 }
                 Some(Err(status)) => self.broken(status).await?,
                 None => self.broken(Status::unavailable("the stream ended before the job did")).await?,
@@ -161,7 +131,7 @@ impl<'d> AgentJob<'d> {
         let settings = self.run.jobs.settings();
         self.cancel_deadline = Some(Instant::now() + settings.cancel_wait);
         let Some(channel) = self.run.jobs.fleet().channel(self.host) else { return };
-        let answer = cancel_on_agent(channel, &self.run.job.id.to_string(), settings.call).await;
+        let answer = calls::cancel_job(channel, self.run.job.id, settings.call).await;
         let Err(status) = answer else { return };
         tracing::warn!(%status, "the agent could not be asked to cancel");
         if self.work.must_await_outcome() {
@@ -256,14 +226,15 @@ impl<'d> AgentJob<'d> {
             return Err(Failure::Cancelled);
         }
         let token = self.run.token().get();
-        if let Work::RollBack(request) = &self.work {
-            let upgrade = request.upgrade.clone();
+        if let Work::RollBack(rollback) = &self.work {
+            let upgrade = rollback.upgrade.clone();
             return Ok(self.open_rollback(channel, &upgrade, token).await);
         }
         if !self.attached_before {
             return Ok(self.open_begun(channel, token).await);
         }
-        let running = match self.generation_on_agent(channel.clone()).await {
+        let call = self.run.jobs.settings().call;
+        let running = match calls::generation(channel.clone(), self.run.job.id, call).await {
             Ok(running) => running,
             Err(status) => return Ok(Err(status)),
         };
@@ -287,18 +258,15 @@ impl<'d> AgentJob<'d> {
     async fn open_rollback(&mut self, channel: Channel, upgrade: &str, token: u64) -> Result<Events, Status> {
         if self.attached_before {
             let call = self.run.jobs.settings().call;
-            let known = upgrade_on_agent(channel.clone(), upgrade, call).await?;
-            if let Some(upgrade) = known.filter(|known| known.state() == UpgradeState::RolledBack) {
+            let known = calls::upgrade(channel.clone(), upgrade, call).await?;
+            if let Some(upgrade) = known.filter(|known| known.state == UpgradeState::RolledBack) {
                 let finished = UpgradeFinished {
                     rolled_back: true,
                     upgrade: Some(upgrade),
                     ..UpgradeFinished::default()
                 };
-                let event = UpgradeEvent {
-                    job_id: self.run.job.id.to_string(),
-                    event: Some(Event::Finished(finished)),
-                };
-                return Ok(Box::pin(futures_util::stream::iter([Ok(AgentEvent::Upgrade(event))])));
+                let event = AgentEvent::Upgrade(UpgradeEvent::Finished(finished));
+                return Ok(Box::pin(futures_util::stream::iter([Ok(event)])));
             }
         }
         self.open_begun(channel, token).await
@@ -307,8 +275,8 @@ impl<'d> AgentJob<'d> {
     /// An upgrade that is not at work on its agent: hears how it ended, or
     /// begins it if it never did.
     async fn recall(&mut self, channel: Channel, token: u64) -> Result<Result<Events, Status>, Failure> {
-        let (id, call) = (self.run.job.id.to_string(), self.run.jobs.settings().call);
-        match upgrade_on_agent(channel.clone(), &id, call).await {
+        let (id, call) = (self.run.job.id, self.run.jobs.settings().call);
+        match calls::upgrade(channel.clone(), &id.to_string(), call).await {
             Ok(Some(_)) => self.attach_again(channel, token, token).await,
             Ok(None) if self.begun => {
                 let text = "the host has no memory of this upgrade any more; look which container runs there, \
@@ -317,7 +285,7 @@ impl<'d> AgentJob<'d> {
             }
             Ok(None) if self.run.cancel.is_cancelled() => {
                 // Remembered there, should our first call still be on its way.
-                match cancel_on_agent(channel, &id, call).await {
+                match calls::cancel_job(channel, id, call).await {
                     Ok(()) => Err(Failure::Cancelled),
                     Err(status) => Ok(Err(status)),
                 }
@@ -360,45 +328,13 @@ impl<'d> AgentJob<'d> {
         Ok(self.open(channel, token + 1).await)
     }
 
-    async fn generation_on_agent(&mut self, channel: Channel) -> Result<Option<u64>, Status> {
-        let id = self.run.job.id.to_string();
-        let call = self.run.jobs.settings().call;
-        let running = timeout(call, client(channel).list_running(ListRunningRequest {}))
-            .await
-            .map_err(|_| unanswered("for its running jobs", call))??;
-        // Also one that has ended meanwhile: its agent repeats the end.
-        let mine = running.into_inner().jobs.into_iter().find(|job| job.job_id == id);
-        Ok(mine.map(|job| job.generation))
-    }
-
     async fn open(&mut self, channel: Channel, generation: u64) -> Result<Events, Status> {
+        let opening = streams::open(channel, self.work.clone(), self.run.job.id, generation);
+        if self.work.must_await_outcome() {
+            return begins(self.run, opening).await;
+        }
         let call = self.run.jobs.settings().call;
-        let late = |_| unanswered("to begin the job", call);
-        let mut containers = containers(channel.clone()).max_decoding_message_size(EVENT_MESSAGE);
-        let mut client = client(channel);
-        Ok(match self.work.clone() {
-            Work::Backup(mut request) => {
-                request.generation = generation;
-                let stream =
-                    timeout(call, client.create_snapshots(Request::new(request))).await.map_err(late)??;
-                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Snapshot)))
-            }
-            Work::Restore(mut request) => {
-                request.generation = generation;
-                let stream =
-                    timeout(call, client.restore_snapshot(Request::new(request))).await.map_err(late)??;
-                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Restore)))
-            }
-            Work::Upgrade(mut request) => {
-                request.generation = generation;
-                let stream = begins(self.run, containers.run_upgrade(Request::new(request))).await?;
-                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Upgrade)))
-            }
-            Work::RollBack(request) => {
-                let stream = begins(self.run, containers.roll_back_upgrade(Request::new(request))).await?;
-                Box::pin(stream.into_inner().map(|item| item.map(AgentEvent::Upgrade)))
-            }
-        })
+        timeout(call, opening).await.map_err(|_| unanswered("to begin the job", call))?
     }
 
     /// Errors that the same call would meet again.

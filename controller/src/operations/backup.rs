@@ -15,12 +15,8 @@ use std::collections::BTreeMap;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::snapshot_event::Event;
-use holdfast_proto::v1::{
-    self, CreateSnapshotsRequest, JobEnded, JobSource, SnapshotSource, SourceFinished, SourceKind,
-};
 
-use super::agent::{AgentEvent, AgentJob, Work};
+use super::agent::AgentJob;
 use super::host::connected;
 use super::{Failure, JobRun, committed, missing};
 use crate::catalog::jobs::Ending;
@@ -29,16 +25,27 @@ use crate::clock::now_ms;
 use crate::coverage::matching::facts;
 use crate::failpoint::failpoint;
 use crate::fleet::answer::plain;
+use crate::fleet::event::{AgentEvent, SnapshotEvent};
 use crate::fleet::inventory;
-use crate::jobs::wire::{bytes, millis};
+use crate::fleet::work::Work;
+use crate::jobs::figures::{bytes, millis};
 use crate::limits::{QUIESCED, RECORDED_EVENTS};
 use crate::model::job::parameters::BackupParameters;
+use crate::model::job::quiesced::ContainerQuiesced;
+use crate::model::job::result::JobResult;
+use crate::model::job::source::{JobEnded, JobSource, SourceFinished, SourcePhase};
 use crate::model::job::state::State;
+use crate::model::source::SourceKind;
 use crate::quota::day_of;
 
 /// Times the host's volumes are asked for before that is the job's failure.
 const LIST_ATTEMPTS: u32 = 3;
 
+/// Takes the snapshots of a job, from where a former driver was.
+///
+/// # Errors
+/// The host does not come or its agent gives up, the job is cancelled or
+/// another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a backup job without a host"))?;
@@ -50,27 +57,11 @@ pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, 
         return Ok(nothing_taken(run.job.result.clone(), wanted.as_deref()));
     }
     run.step(&format!("backing up {}", counted(sources.len(), "source"))).await?;
-    let request = CreateSnapshotsRequest {
-        job_id: run.job.id.to_string(),
-        generation: 0,
-        sources: sources
-            .iter()
-            .map(|source| SnapshotSource {
-                source_id: source.source_id.clone(),
-                kind: source.kind,
-                name: source.name.clone(),
-            })
-            .collect(),
-        consistency: v1::Consistency::from(backup.consistency).into(),
-        torn: v1::TornPolicy::from(backup.torn).into(),
-        nested_mounts: v1::NestedMounts::from(backup.nested_mounts).into(),
-        max_downtime_seconds: backup.max_downtime_seconds,
-        allow_empty: backup.allow_empty,
-    };
+    let work = Work::Backup { sources: sources.clone(), backup: backup.clone() };
     let mut tally = Tally::new(sources, run.job.result.clone());
     // An upgrade judges by its own rules how much of a source there has to be.
     tally.may_shrink = run.job.parent.is_some();
-    let mut agent = AgentJob::new(run, host, Work::Backup(request));
+    let mut agent = AgentJob::new(run, host, work);
     let end = match hear(&mut agent, &mut tally).await {
         // The host went away, and what it has sent is here.
         Err(Failure::Failed { code, message }) => {
@@ -78,6 +69,7 @@ pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, 
         }
         end => end?,
     };
+    // After the agent's end: until then a commit may be under way.
     tally.by_catalogue(run).await?;
     Ok(tally.ending(&end))
 }
@@ -86,19 +78,19 @@ pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, 
 async fn hear(agent: &mut AgentJob<'_>, tally: &mut Tally) -> Result<JobEnded, Failure> {
     loop {
         let AgentEvent::Snapshot(event) = agent.next().await? else { continue };
-        match event.event {
+        match event {
             // Of other sources there is no progress to keep.
-            Some(Event::Progress(progress)) if !tally.sources.contains_key(&progress.source_id) => {}
-            Some(Event::Progress(progress)) => {
+            SnapshotEvent::Progress(progress) if !tally.sources.contains_key(&progress.source_id) => {}
+            SnapshotEvent::Progress(progress) => {
                 agent.run().jobs.progress().source_progress(agent.run().job.id, progress);
             }
-            Some(Event::Source(finished)) => tally.source(agent.run(), finished).await?,
-            Some(Event::Quiesced(quiesced)) => tally.quiesced(agent.run(), quiesced).await?,
-            Some(Event::Ended(end)) if ErrorCode::Shutdown.is(&end.error_code) => {
+            SnapshotEvent::Source(finished) => tally.source(agent.run(), finished).await?,
+            SnapshotEvent::Quiesced(quiesced) => tally.quiesced(agent.run(), quiesced).await?,
+            SnapshotEvent::Ended(end) if ErrorCode::Shutdown.is(&end.error_code) => {
                 agent.again_after_shutdown().await?
             }
-            Some(Event::Ended(end)) => return Ok(end),
-            None => {}
+            SnapshotEvent::Ended(end) => return Ok(end),
+            SnapshotEvent::Unknown => {}
         }
     }
 }
@@ -114,6 +106,8 @@ async fn sources(
     if !known.is_empty() {
         return Ok(known);
     }
+    // Chosen once: a job that is taken over goes on with the same list, although the
+    // host may have other volumes by now.
     run.step("looking for sources on the host").await?;
     refresh(run, host).await?;
     let selector = backup.selector();
@@ -133,8 +127,8 @@ async fn sources(
         .map(|source| JobSource {
             source_id: source.id.to_string(),
             name: source.name,
-            kind: source.kind.into(),
-            phase: v1::SourcePhase::Queued.into(),
+            kind: source.kind,
+            phase: Some(SourcePhase::Queued),
             ..JobSource::default()
         })
         .collect();
@@ -169,7 +163,7 @@ async fn refresh(run: &JobRun, host: HostId) -> Result<(), Failure> {
 /// again after a break, so each fact is taken in once.
 struct Tally {
     sources: BTreeMap<String, JobSource>,
-    result: v1::Job,
+    result: JobResult,
     /// Events that changed the job's row.
     recorded: usize,
     /// A source with less than a tenth left is nothing to be told of.
@@ -180,7 +174,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(sources: Vec<JobSource>, result: v1::Job) -> Self {
+    fn new(sources: Vec<JobSource>, result: JobResult) -> Self {
         let sources = sources.into_iter().map(|source| (source.source_id.clone(), source)).collect();
         Self { sources, result, recorded: 0, may_shrink: false, settled: Vec::new() }
     }
@@ -216,14 +210,15 @@ impl Tally {
         self.record(run).await?;
         let Some(source) = self.sources.get_mut(&id) else { return Ok(()) };
         source.stats = finished.stats;
-        source.phase = v1::SourcePhase::Unspecified.into();
+        source.phase = None;
         source.finished = Some(finished);
+        // The row before the line: who reads the line finds what it says.
         run.jobs.catalog().put_job_sources(run.job.id, std::slice::from_ref(source)).await?;
         failpoint("controller.job.after-source");
         run.log_event(&line).await
     }
 
-    async fn quiesced(&mut self, run: &JobRun, quiesced: v1::ContainerQuiesced) -> Result<(), Failure> {
+    async fn quiesced(&mut self, run: &JobRun, quiesced: ContainerQuiesced) -> Result<(), Failure> {
         if self.result.quiesced.contains(&quiesced) {
             return Ok(());
         }
@@ -252,7 +247,7 @@ impl Tally {
             let before = source.finished.replace(finished.clone());
             self.settled.push(before.map(|before| before.error_code).unwrap_or_default());
             source.stats = finished.stats;
-            source.phase = v1::SourcePhase::Unspecified.into();
+            source.phase = None;
             run.jobs.catalog().put_job_sources(run.job.id, std::slice::from_ref(source)).await?;
             run.log_event(&line).await?;
         }
@@ -277,6 +272,7 @@ impl Tally {
                 None => failed.push((source.name.clone(), String::new(), "it was not begun".to_owned())),
             }
         }
+        // Before what failed: sources that were cut off for it are no failures.
         if end.cancelled {
             return Ending {
                 error_code: ErrorCode::Cancelled.as_str().to_owned(),
@@ -340,7 +336,7 @@ async fn is_partial(run: &JobRun, finished: &SourceFinished) -> Result<bool, Fai
 
 /// The end of a job that found nothing to take. `wanted`: what somebody asked
 /// for by hand; a policy's glob promises nothing.
-fn nothing_taken(result: v1::Job, wanted: Option<&str>) -> Ending {
+fn nothing_taken(result: JobResult, wanted: Option<&str>) -> Ending {
     if result.missing_sources.is_empty() {
         let Some(wanted) = wanted else { return ended(State::Succeeded, result) };
         return Ending {
@@ -381,7 +377,7 @@ fn describe(end: &JobEnded, failed: &[(String, String, String)], of: usize) -> (
 }
 
 /// A problem is said whether or not the container runs again.
-fn quiesced_line(quiesced: &v1::ContainerQuiesced) -> String {
+fn quiesced_line(quiesced: &ContainerQuiesced) -> String {
     let (name, how, problem) = (&quiesced.container_name, &quiesced.how, &quiesced.problem);
     let mut line = if quiesced.resumed {
         format!("container {name} {how} for {}", millis(quiesced.downtime_ms))
@@ -424,7 +420,7 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-fn ended(state: State, result: v1::Job) -> Ending {
+fn ended(state: State, result: JobResult) -> Ending {
     Ending { state, error_code: String::new(), error: String::new(), result }
 }
 
@@ -441,12 +437,12 @@ mod tests {
     }
 
     fn ending(sources: Vec<JobSource>, end: JobEnded) -> Ending {
-        Tally::new(sources, v1::Job::default()).ending(&end)
+        Tally::new(sources, JobResult::default()).ending(&end)
     }
 
     #[test]
     fn h02_a_problem_is_said_whether_or_not_the_container_runs_again() {
-        let quiesced = |resumed, problem: &str| v1::ContainerQuiesced {
+        let quiesced = |resumed, problem: &str| ContainerQuiesced {
             container_name: "db".into(),
             how: "stopped".into(),
             downtime_ms: 41_000,
@@ -489,7 +485,7 @@ mod tests {
     fn what_the_catalogue_knows_better_is_no_failure_and_what_is_not_of_sources_stays_one() {
         let end = |code: &str| JobEnded { error_code: code.into(), ..JobEnded::default() };
         let tally = |settled: &[&str]| {
-            let mut tally = Tally::new(vec![source("a", good(false))], v1::Job::default());
+            let mut tally = Tally::new(vec![source("a", good(false))], JobResult::default());
             tally.settled = settled.iter().map(|&code| code.to_owned()).collect();
             tally
         };
@@ -504,15 +500,15 @@ mod tests {
     #[test]
     fn h06_a_job_that_misses_a_source_or_most_of_one_is_not_green() {
         let ok = JobEnded { ok: true, ..JobEnded::default() };
-        let result = v1::Job { missing_sources: vec!["db".into(), "logs".into()], ..v1::Job::default() };
+        let result = JobResult { missing_sources: vec!["db".into(), "logs".into()], ..JobResult::default() };
         let missed = Tally::new(vec![source("a", good(false))], result.clone()).ending(&ok);
         assert_eq!((missed.state, missed.error_code.as_str()), (State::Partial, "source-missing"));
         assert!(missed.error.starts_with("2 sources missing: db, logs; "), "{}", missed.error);
         assert_eq!(missed.result, result, "what was missed is not in the result");
         let nothing = nothing_taken(result.clone(), None);
         assert_eq!((nothing.state, nothing.error_code.as_str()), (State::Failed, "source-missing"));
-        assert_eq!(nothing_taken(v1::Job::default(), None).state, State::Succeeded);
-        let asked = nothing_taken(v1::Job::default(), Some("db_*"));
+        assert_eq!(nothing_taken(JobResult::default(), None).state, State::Succeeded);
+        let asked = nothing_taken(JobResult::default(), Some("db_*"));
         assert_eq!((asked.state, asked.error_code.as_str()), (State::Failed, "nothing-matches"));
         assert!(asked.error.contains("`db_*`"), "{}", asked.error);
         let bad = SourceFinished { error_code: "x".into(), error: "y".into(), ..Default::default() };
@@ -521,9 +517,9 @@ mod tests {
         assert!(both.error.contains("2 sources missing: db, logs"), "{}", both.error);
 
         let shrunk = Some(SourceFinished { ok: true, shrunk: true, ..SourceFinished::default() });
-        let mut tally = Tally::new(vec![source("a", shrunk)], v1::Job::default());
+        let mut tally = Tally::new(vec![source("a", shrunk)], JobResult::default());
         tally.may_shrink = true;
-        let upgrade = Tally::new(tally.sources.values().cloned().collect(), v1::Job::default());
+        let upgrade = Tally::new(tally.sources.values().cloned().collect(), JobResult::default());
         assert_eq!(tally.ending(&ok).state, State::Succeeded);
         let ended = upgrade.ending(&ok);
         assert_eq!((ended.state, ended.error_code.as_str()), (State::Partial, "source-shrunk"));

@@ -4,11 +4,10 @@
 //! then for whoever restores or thins out; the job that made it must say so.
 
 use holdfast_archive::ids::SourceId;
-use holdfast_proto::v1::{JobSource, SourceFinished};
 
 use super::{Failure, JobRun};
 use crate::catalog::snapshots::SnapshotRecord;
-use crate::jobs::wire::snapshot_stats;
+use crate::model::job::source::{JobSource, SourceFinished};
 use crate::model::protocol::SnapshotState;
 use holdfast_archive::text::causes;
 
@@ -50,7 +49,7 @@ async fn of_job(run: &JobRun, source: SourceId) -> Result<Option<SnapshotRecord>
 async fn finished(run: &JobRun, source: &JobSource, record: &SnapshotRecord) -> SourceFinished {
     let account = run.jobs.repository().account(record).await.ok();
     let (stats, problems) = match account {
-        Some(account) => (Some(snapshot_stats(account.stats)), account.problems),
+        Some(account) => (Some(account.stats.into()), account.problems),
         None => (source.stats, Vec::new()),
     };
     SourceFinished {

@@ -3,6 +3,10 @@
 //! An operation may be entered again at any time with the same row: by a
 //! controller that took the job over, or after the agent lost it. Each step
 //! therefore looks first at what is recorded.
+//!
+//! Run by [`runner`] for the loops that claim jobs; [`start`] is called by `api`.
+//! They call agents through `fleet` and ask the repository, and write what they
+//! learn under the job's generation before they tell it.
 
 pub mod agent;
 pub mod backup;
@@ -18,7 +22,6 @@ pub mod rollback;
 pub mod rollout;
 pub(crate) mod runner;
 pub mod start;
-mod texts;
 pub mod upgrade;
 
 pub use request_error::RequestError;
@@ -28,13 +31,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::error_code::error_code_text;
-use holdfast_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::Jobs;
+use crate::model::job::result::JobResult;
 
 /// Why an operation did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +105,9 @@ impl JobRun {
     }
 
     /// Records what the job does now; also a line of its event log.
+    ///
+    /// # Errors
+    /// The job is another's by now, or the catalogue fails.
     pub async fn step(&self, text: &str) -> Result<(), Failure> {
         let catalog = self.jobs.catalog();
         if !catalog.set_job_step(self.job.id, self.token.get(), text).await? {
@@ -112,12 +118,18 @@ impl JobRun {
     }
 
     /// A line of the job's event log.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn log_event(&self, text: &str) -> Result<(), Failure> {
         Ok(self.jobs.log_event(self.job.id, text).await?)
     }
 
     /// Records what is known of the result so far.
-    pub async fn record(&self, result: &v1::Job) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// The job is another's by now, or the catalogue fails.
+    pub async fn record(&self, result: &JobResult) -> Result<(), Failure> {
         if !self.jobs.catalog().set_job_result(self.job.id, self.token.get(), result).await? {
             return Err(Failure::Superseded);
         }
@@ -126,6 +138,9 @@ impl JobRun {
 
     /// Holds the job under a higher generation from now on; `again` counts an
     /// attempt.
+    ///
+    /// # Errors
+    /// The job is another's by now, or the catalogue fails.
     pub async fn bump(&mut self, next: u64, again: bool) -> Result<(), Failure> {
         let token = self.token.get();
         if !self.jobs.catalog().raise_generation(self.job.id, token, next, again).await? {
@@ -136,6 +151,10 @@ impl JobRun {
         Ok(())
     }
 
+    /// Between two steps: whether to go on.
+    ///
+    /// # Errors
+    /// Somebody asked to cancel the job.
     pub fn cancelled(&self) -> Result<(), Failure> {
         if self.cancel.is_cancelled() { Err(Failure::Cancelled) } else { Ok(()) }
     }

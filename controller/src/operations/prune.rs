@@ -6,11 +6,11 @@
 //! the same in the background finishes them later.
 
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{self, PruneReport};
 
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
-use crate::jobs::wire::bytes;
+use crate::jobs::figures::bytes;
+use crate::model::job::prune::PruneReport;
 use crate::model::job::state::State;
 use crate::repository::{RepositoryError, gc};
 use holdfast_archive::text::causes;
@@ -18,6 +18,11 @@ use holdfast_archive::text::causes;
 /// Rounds in one job; each is bounded.
 const ROUNDS: usize = 64;
 
+/// Deletes in rounds until one finds nothing left to do.
+///
+/// # Errors
+/// The job is cancelled or another's by now, the repository is suspended, or
+/// store or catalogue fail.
 pub async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
     run.step("looking for what nothing needs").await?;
     let mut total = PruneReport::default();
@@ -26,15 +31,19 @@ pub async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
         let round = gc::round(run.jobs.repository()).await.map_err(failed)?;
         let idle = round.packs_deleted == 0 && round.snapshots_purged == 0;
         add(&mut total, round);
-        run.record(&v1::Job { prune: Some(total.clone()), ..v1::Job::default() }).await?;
+        run.record(&total.clone().into()).await?;
         if idle {
             break;
         }
         run.log_event(&line(&total)).await?;
     }
     run.log_event(&line(&total)).await?;
-    let result = v1::Job { prune: Some(total), ..v1::Job::default() };
-    Ok(Ending { state: State::Succeeded, error_code: String::new(), error: String::new(), result })
+    Ok(Ending {
+        state: State::Succeeded,
+        error_code: String::new(),
+        error: String::new(),
+        result: total.into(),
+    })
 }
 
 fn failed(error: RepositoryError) -> Failure {

@@ -2,15 +2,15 @@
 //! again against the manifest. Whether that went well is its last event.
 
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::restore_event::Event;
-use holdfast_proto::v1::restore_snapshot_request::Target;
-use holdfast_proto::v1::{self, NewVolume, RestoreFinished, RestoreSnapshotRequest};
 
-use super::agent::{AgentEvent, AgentJob, Work};
+use super::agent::AgentJob;
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
-use crate::jobs::wire::{bytes, millis};
+use crate::fleet::event::{AgentEvent, RestoreEvent};
+use crate::fleet::work::Work;
+use crate::jobs::figures::{bytes, millis};
 use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
+use crate::model::job::restore::RestoreFinished;
 use crate::model::job::state::State;
 
 /// What is left where even salvaging fails: the list of the files is lost.
@@ -21,33 +21,27 @@ const UNSALVAGEABLE: &str = "its list of files is lost, so nothing of it can be 
 const NAMED: usize = 5;
 const NAME_CHARS: usize = 200;
 
+/// Has the agent restore, and follows it to the end.
+///
+/// # Errors
+/// The host does not come or its agent gives up, the job is cancelled or
+/// another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a restore job without a host"))?;
     run.step(&format!("restoring to {}", target_text(&restore.target))).await?;
-    let request = RestoreSnapshotRequest {
-        job_id: run.job.id.to_string(),
-        generation: 0,
-        snapshot_id: restore.snapshot.clone(),
-        target: Some(target(&restore.target)),
-        devices: restore.devices,
-        setuid: restore.setuid,
-        strict: restore.strict,
-        salvage: restore.salvage,
-        paths: restore.paths.clone(),
-    };
-    let mut agent = AgentJob::new(run, host, Work::Restore(request));
+    let mut agent = AgentJob::new(run, host, Work::Restore(restore.clone()));
     let finished = loop {
         let AgentEvent::Restore(event) = agent.next().await? else { continue };
-        match event.event {
-            Some(Event::Progress(progress)) => {
+        match event {
+            RestoreEvent::Progress(progress) => {
                 agent.run().jobs.progress().restore_progress(agent.run().job.id, progress);
             }
-            Some(Event::Finished(finished)) if ErrorCode::Shutdown.is(&finished.error_code) => {
+            RestoreEvent::Finished(finished) if ErrorCode::Shutdown.is(&finished.error_code) => {
                 agent.again_after_shutdown().await?;
             }
-            Some(Event::Finished(finished)) => break finished,
-            None => {}
+            RestoreEvent::Finished(finished) => break finished,
+            RestoreEvent::Unknown => {}
         }
     };
     // Of what was removed again, or never written, counts would read like a success.
@@ -74,18 +68,6 @@ pub fn target_text(target: &RestoreTarget) -> String {
             }
         }
         RestoreTarget::Directory(path) => format!("directory {path}"),
-    }
-}
-
-fn target(target: &RestoreTarget) -> Target {
-    match target.clone() {
-        RestoreTarget::NewVolume { name, driver, options, labels } => Target::NewVolume(NewVolume {
-            name,
-            driver,
-            options: options.into_iter().collect(),
-            labels: labels.into_iter().collect(),
-        }),
-        RestoreTarget::Directory(path) => Target::Directory(path),
     }
 }
 
@@ -178,8 +160,7 @@ fn ending(finished: RestoreFinished, restore: &RestoreParameters, host: &str) ->
     } else {
         (State::Failed, finished.error_code.clone(), finished.error.clone())
     };
-    let result = v1::Job { restore: Some(finished), ..v1::Job::default() };
-    Ending { state, error_code: code, error, result }
+    Ending { state, error_code: code, error, result: finished.into() }
 }
 
 #[cfg(test)]

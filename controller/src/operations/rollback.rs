@@ -15,37 +15,36 @@
 //! that goes back goes all the way.
 
 use holdfast_archive::ids::HostId;
-use holdfast_archive::text::did_you_mean;
-use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::upgrade_event::Event;
-use holdfast_proto::v1::{
-    ListUpgradesRequest, RollBackUpgradeRequest, StartRollbackRequest, StartRollbackResponse, Upgrade,
-    UpgradeFinished, UpgradePlan, UpgradeState,
-};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use super::agent::{AgentEvent, AgentJob, Work};
+use super::agent::AgentJob;
 use super::children::Children;
-use super::host::{connected, upgrade_on_agent, upgrades_on_agent};
-use super::start::begun;
+use super::host::connected;
 use super::upgrade::at_stop::{AtStop, Stop};
 use super::upgrade::report::{Report, downtime_line};
 use super::upgrade::snapshots::{self, DISCARDED};
-use super::upgrade::start::channel;
-use super::{Failure, JobRun, RequestError, names};
-use crate::catalog::jobs::{Ending, NewJob};
-use crate::clock::now_ms;
+use super::{Failure, JobRun};
+use crate::catalog::jobs::Ending;
 use crate::fleet::answer::plain;
-use crate::jobs::Jobs;
-use crate::model::job::parameters::{Parameters, RollbackParameters};
+use crate::fleet::calls;
+use crate::fleet::event::{AgentEvent, UpgradeEvent};
+use crate::fleet::work::{RollBackWork, Work};
+use crate::model::job::parameters::RollbackParameters;
 use crate::model::job::state::State;
+use crate::model::upgrade::{Upgrade, UpgradeFinished, UpgradePlan, UpgradeState};
 use crate::policy::Consistency;
 use holdfast_proto::{ErrorCode, Exit};
 
 /// Times a host is asked for its upgrades before that is the job's failure.
 const MAX_ASKED: u32 = 5;
 
+/// Undoes an upgrade, from where a former driver was.
+///
+/// # Errors
+/// The host does not come, has no way back or does not say how it ended, the
+/// snapshot before fails, the job is cancelled or another's by now, or the
+/// catalogue fails.
 pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a rollback job without a host"))?;
@@ -55,7 +54,7 @@ pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Endi
     // A former driver of this job was that far: what it discards is gone.
     let under_way = run.taken_over
         && matches!(
-            upgrade.state(),
+            upgrade.state,
             UpgradeState::RollingBack | UpgradeState::RolledBack | UpgradeState::AwaitingRollbackSnapshot
         );
     if !under_way {
@@ -81,7 +80,7 @@ async fn find(run: &JobRun, host: HostId, upgrade: &str) -> Result<Upgrade, Fail
     let mut failed_attempts = 0;
     loop {
         let channel = connected(run, host, settings.host_gone).await?;
-        let status = match upgrade_on_agent(channel, upgrade, settings.call).await {
+        let status = match calls::upgrade(channel, upgrade, settings.call).await {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => {
                 let message = format!("the host does not remember upgrade {upgrade}: there is no way back");
@@ -102,9 +101,9 @@ async fn find(run: &JobRun, host: HostId, upgrade: &str) -> Result<Upgrade, Fail
 }
 
 /// Why an upgrade cannot be undone; `None`: it can.
-fn no_way_back(upgrade: &Upgrade) -> Option<String> {
+pub(super) fn no_way_back(upgrade: &Upgrade) -> Option<String> {
     let (id, name) = (&upgrade.job_id, &upgrade.container_name);
-    match upgrade.state() {
+    match upgrade.state {
         UpgradeState::Committed => None,
         UpgradeState::Finished => Some(format!(
             "the grace period of upgrade {id} of `{name}` is over: the old container and its data are gone; \
@@ -114,7 +113,7 @@ fn no_way_back(upgrade: &Upgrade) -> Option<String> {
         UpgradeState::RollingBack | UpgradeState::AwaitingRollbackSnapshot => {
             Some(format!("upgrade {id} of `{name}` is being rolled back"))
         }
-        UpgradeState::Unspecified
+        UpgradeState::Unknown
         | UpgradeState::Preparing
         | UpgradeState::Stopping
         | UpgradeState::Stopped
@@ -196,23 +195,21 @@ async fn follow(
     wait: bool,
     report: &mut Report,
 ) -> Result<Heard, Failure> {
-    let (id, job_id) = (upgrade.job_id.clone(), run.job.id.to_string());
     let children = Children::of(run);
     // Beside the stream: the agent may end the wait while the snapshot is taken.
     // Dropped with the job, never detached.
     let mut beside = JoinSet::new();
     let mut last = None;
-    let mut agent =
-        AgentJob::new(run, host, Work::RollBack(RollBackUpgradeRequest { upgrade: id, job_id, wait }));
+    let work = RollBackWork { upgrade: upgrade.job_id.clone(), wait };
+    let mut agent = AgentJob::new(run, host, Work::RollBack(work));
     let finished = loop {
         let AgentEvent::Upgrade(event) = agent.next().await? else { continue };
-        match event.event {
-            Some(Event::Step(step)) => report.step(agent.run(), step).await?,
-            Some(Event::Finished(finished)) => break finished,
-            Some(Event::Stopped(stopped)) => {
+        match event {
+            UpgradeEvent::Step(step) => report.step(agent.run(), step).await?,
+            UpgradeEvent::Finished(finished) => break finished,
+            UpgradeEvent::Stopped { until_unix_ms } => {
                 // Sent again after a break; a stop is known by its end.
-                let stop =
-                    Stop::Rollback { upgrade: upgrade.job_id.clone(), until_unix_ms: stopped.until_unix_ms };
+                let stop = Stop::Rollback { upgrade: upgrade.job_id.clone(), until_unix_ms };
                 let role = stop.role();
                 if last.as_ref() == Some(&role) {
                     continue;
@@ -229,7 +226,7 @@ async fn follow(
                 let at_stop = AtStop::new(children.clone(), host, plan(upgrade), stop);
                 beside.spawn(at_stop.run().in_current_span());
             }
-            None => {}
+            UpgradeEvent::Unknown => {}
         }
     };
     beside.shutdown().await;
@@ -260,59 +257,6 @@ async fn taken_quiesced(
     }
 }
 
-/// Starts a rollback by hand.
-pub async fn start(
-    jobs: &Jobs,
-    request: StartRollbackRequest,
-    actor: &str,
-) -> Result<StartRollbackResponse, RequestError> {
-    let StartRollbackRequest { host, upgrade, without_snapshot } = request;
-    let host = names::host(jobs.catalog(), &host).await?;
-    if upgrade.is_empty() {
-        return Err(RequestError::new(
-            ErrorCode::InvalidRequest,
-            "name a container, or the job id of its upgrade",
-        ));
-    }
-    let channel = channel(jobs, &host)?;
-    let known = upgrades_on_agent(channel, ListUpgradesRequest::default(), jobs.settings().call).await?;
-    let Some(found) = chosen(&known, &upgrade) else {
-        let near = did_you_mean(&upgrade, known.iter().map(|known| known.container_name.as_str()));
-        let message = format!("host `{}` remembers no upgrade of `{upgrade}`{near}", host.name);
-        let hint = format!("holdfast upgrade status --host {}", host.name);
-        return Err(RequestError::with_hint(ErrorCode::UpgradeUnknown, message, hint));
-    };
-    if let Some(reason) = no_way_back(found) {
-        return Err(RequestError::new(ErrorCode::UpgradeNotUndoable, reason));
-    }
-    let parameters = RollbackParameters {
-        upgrade: found.job_id.clone(),
-        container: found.container_name.clone(),
-        without_snapshot,
-    };
-    let job = NewJob {
-        id: JobId::generate(),
-        policy: String::new(),
-        host: Some(host.id),
-        actor: actor.to_owned(),
-        parameters: Parameters::Rollback(parameters),
-        not_before_ms: 0,
-    };
-    jobs.catalog().create_job(&job, now_ms()).await?;
-    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
-    jobs.nudges().dispatcher.notify_one();
-    Ok(StartRollbackResponse { job: Some(job) })
-}
-
-/// By job id, or the newest of a container by its name: they come newest
-/// first.
-fn chosen<'u>(known: &'u [Upgrade], wanted: &str) -> Option<&'u Upgrade> {
-    known
-        .iter()
-        .find(|upgrade| upgrade.job_id == wanted)
-        .or_else(|| known.iter().find(|upgrade| upgrade.container_name == wanted))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,16 +266,12 @@ mod tests {
         let upgrade = |id: &str, state: UpgradeState| Upgrade {
             job_id: id.into(),
             container_name: "db".into(),
-            state: state.into(),
+            state,
             ..Upgrade::default()
         };
         assert_eq!(no_way_back(&upgrade("a", UpgradeState::Committed)), None);
         for state in [UpgradeState::Finished, UpgradeState::RolledBack, UpgradeState::Gating] {
             assert!(no_way_back(&upgrade("a", state)).is_some(), "{state:?}");
         }
-        let known = [upgrade("new", UpgradeState::Committed), upgrade("old", UpgradeState::Finished)];
-        assert_eq!(chosen(&known, "db").map(|found| found.job_id.as_str()), Some("new"));
-        assert_eq!(chosen(&known, "old").map(|found| found.job_id.as_str()), Some("old"));
-        assert_eq!(chosen(&known, "web"), None);
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
@@ -21,6 +20,7 @@ use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::jobs::Jobs;
 use crate::model::job::parameters::Parameters;
+use crate::model::job::result::JobResult;
 use crate::model::job::state::State;
 
 /// Between two attempts to write down how a job ended.
@@ -67,6 +67,7 @@ impl Runner {
 
 async fn drive(run: JobRun) {
     let (jobs, id, token) = (run.jobs.clone(), run.job.id, run.token());
+    // Above `caught` nothing may panic: it is what records the end.
     let outcome = match caught(execute(run)).await {
         Ok(outcome) => outcome,
         Err(cause) => {
@@ -113,7 +114,7 @@ async fn ending_of(jobs: &Jobs, id: JobId, failure: Failure) -> Option<Ending> {
     // What was recorded so far stays with the job.
     let result = match jobs.catalog().job(id).await {
         Ok(record) => record.map(|record| record.result).unwrap_or_default(),
-        Err(_) => v1::Job::default(),
+        Err(_) => JobResult::default(),
     };
     let (state, error_code, error) = match failure {
         Failure::Superseded => {

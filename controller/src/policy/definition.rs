@@ -56,6 +56,9 @@ pub struct Patterns(Vec<GlobMatcher>);
 
 impl Patterns {
     /// The error is globset's sentence about the first bad pattern.
+    ///
+    /// # Errors
+    /// A pattern is no glob.
     pub fn parse<S: AsRef<str>>(patterns: &[S]) -> Result<Self, globset::Error> {
         patterns.iter().map(|text| pattern(text.as_ref())).collect::<Result<_, _>>().map(Self)
     }
@@ -79,6 +82,9 @@ impl Patterns {
 }
 
 /// One glob; `*` also matches `/`, names are not paths here.
+///
+/// # Errors
+/// It is no glob.
 pub fn pattern(text: &str) -> Result<GlobMatcher, globset::Error> {
     GlobBuilder::new(text).build().map(|glob: Glob| glob.compile_matcher())
 }

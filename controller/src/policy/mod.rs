@@ -2,6 +2,8 @@
 //!
 //! [`definition`] is what a policy means and what it matches; [`parse`] reads
 //! it from TOML and lists everything that is wrong, with positions, at once.
+//!
+//! Pure, and used by everything from `model` upwards.
 
 mod capture;
 pub mod definition;

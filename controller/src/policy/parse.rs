@@ -43,6 +43,9 @@ const RETENTION_KEYS: [&str; 1] = ["keep_last"];
 
 /// Reads one policy; the error lists everything that is wrong with it, in
 /// the order of the file.
+///
+/// # Errors
+/// It is no TOML, a key is unknown or missing, or a value cannot be.
 pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
     let mut reader = Reader::new(text);
     let (root, errors) = DeTable::parse_recoverable(text);

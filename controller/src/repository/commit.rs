@@ -23,6 +23,7 @@ use super::read::grouped;
 use super::{Repository, RepositoryError, locked};
 use crate::catalog::frames::PageRefRow;
 use crate::catalog::jobs::GrantKind;
+use crate::catalog::leases::LeaseRecord;
 use crate::catalog::snapshots::{Begun, NewSnapshot, SnapshotRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
@@ -54,6 +55,10 @@ enum Reach {
 
 impl Repository {
     /// Commits the snapshot whose account `body` is.
+    ///
+    /// # Errors
+    /// The lease is not this host's or has ended, the account cannot be read, the
+    /// host is over a quota, or store or catalogue fail.
     pub async fn commit_snapshot(
         &self,
         host: HostId,
@@ -78,12 +83,25 @@ impl Repository {
                 return Err(RepositoryError::Denied(format!("job {} does not back up {source}", lease.job)));
             }
         }
+        self.commit_account(host, &lease, source, body).await
+    }
+
+    /// Commits what was not committed before: transaction 1, and what follows it.
+    async fn commit_account(
+        &self,
+        host: HostId,
+        lease: &LeaseRecord,
+        source: SourceId,
+        body: &[u8],
+    ) -> Result<Committed, RepositoryError> {
         self.refuse_foreign().await?;
         // Frames of a bucket that was put back are missing from here on, and sent again.
         self.notice_old_bucket().await?;
         let account = decode_body(body).map_err(|error| RepositoryError::Invalid(error.to_string()))?;
         let names = self.names_of(host, source).await?;
         refuse_other_names(&names, &account)?;
+        // Outside of the transaction, for it reads the store: what it found may be gone when
+        // the transaction looks, and then it is looked for once more.
         for _ in 0..ATTEMPTS {
             let (frames, pages) = match self.reach(host, account.root).await? {
                 Reach::Missing(missing) => return Ok(Committed::Missing(missing)),
@@ -133,7 +151,7 @@ impl Repository {
         };
         Ok(Names {
             host: host_record.name,
-            kind: source_record.kind_text().to_owned(),
+            kind: source_record.kind.as_str().to_owned(),
             source: source_record.name,
         })
     }
@@ -152,6 +170,9 @@ impl Repository {
 
     /// What a committed snapshot says of itself. That of a first attempt is
     /// what counts, whatever a later one has read.
+    ///
+    /// # Errors
+    /// The catalogue fails, or does not have it whole.
     pub async fn account(&self, record: &SnapshotRecord) -> Result<SnapshotBody, RepositoryError> {
         let number = record.commit_number;
         let Some(body) = self.catalog().snapshot_body(number).await? else {
@@ -162,6 +183,9 @@ impl Repository {
 
     /// Finishes commits that were cut off. Safe at any time: one that is
     /// being driven is waited for.
+    ///
+    /// # Errors
+    /// The store is out of reach, or the catalogue fails.
     pub async fn finish_committing(&self) -> Result<u64, RepositoryError> {
         self.compared().await?;
         if self.suspended().await?.is_some() {
@@ -242,6 +266,8 @@ impl Repository {
         let mut pages = RoaringTreemap::from_iter([found.number]);
         let mut all = pages.clone();
         let mut todo = pages.clone();
+        // Level by level from the root. What a page refers to never changes, so it is read
+        // from the store once, by the first commit that reaches it.
         while !todo.is_empty() {
             let batch: RoaringTreemap = todo.iter().take(PAGES).collect();
             todo -= &batch;

@@ -11,13 +11,13 @@ use std::collections::{BTreeSet, HashSet};
 
 use holdfast_archive::ids::PackId;
 use holdfast_archive::keys::{ObjectKey, Prefix};
-use holdfast_proto::v1::PruneReport;
 use roaring::RoaringTreemap;
 
 use super::{Holding, Repository, RepositoryError};
 use crate::catalog::packs::{Held, PackRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
+use crate::model::job::prune::PruneReport;
 use crate::model::protocol::{PackFacts, PackState, Protocol, PurgeStep, SnapshotState, Trust};
 
 /// Packs looked at together.
@@ -43,10 +43,15 @@ pub async fn round(repository: &Repository) -> Result<PruneReport, RepositoryErr
     repository.refuse_collection_off().await?;
     let mut report = PruneReport::default();
     let round = Round { repository };
+    // What an earlier round decided and did not come to. First: on a full store it
+    // makes the room that the rest may need.
     round.sweep(&mut report).await?;
+    // Snapshots before packs: what they alone reached is unused from here on.
     round.purge(&mut report).await?;
+    // What was condemned by an earlier round, before this one condemns more.
     round.decide(&mut report).await?;
     round.condemn(&mut report).await?;
+    // Again: with no lease open, what was just condemned need not wait a round.
     round.decide(&mut report).await?;
     round.sweep(&mut report).await?;
     round.orphans(&mut report).await?;
@@ -108,6 +113,7 @@ impl Round<'_> {
         let holding = self.repository.holding().await?;
         let begun =
             catalog.begin_purge(now_ms(), self.grace_ticks(), &holding.snapshots, PURGES, true).await?;
+        // Also those of a round that was cut off.
         let purging = catalog.snapshots_in(SnapshotState::Purging, u32::MAX).await?;
         if purging.is_empty() {
             return Ok(());
@@ -140,6 +146,8 @@ impl Round<'_> {
     /// First mark, page by page.
     async fn condemn(&self, report: &mut PruneReport) -> Result<(), RepositoryError> {
         let catalog = self.repository.catalog();
+        // Once for all pages: a commit that comes after this revives what it uses of what
+        // is condemned here.
         let kept = catalog.kept_frames().await?;
         catalog.drop_missing_frames(&kept).await?;
         let mut after = 0;
@@ -222,6 +230,8 @@ impl Round<'_> {
             let page = catalog.packs_in(PackState::Deleting, after, PACKS).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.number;
+            // Before each page: the pages before may have taken hours, and what is deleted
+            // here cannot be taken back.
             if self.repository.check().await? != Trust::Whole {
                 return self.repository.refuse_suspended().await;
             }
@@ -229,6 +239,8 @@ impl Round<'_> {
             let keys: Vec<ObjectKey> = page.iter().map(|pack| ObjectKey::Pack(pack.id)).collect();
             let left = self.delete(&keys, report).await?;
             failpoint("controller.gc.after-objects");
+            // What could not be deleted keeps its row, and with it its place in the next
+            // round.
             let gone: Vec<&PackRecord> =
                 page.iter().filter(|pack| !left.contains(&ObjectKey::Pack(pack.id))).collect();
             catalog.drop_packs(&gone.iter().map(|pack| pack.number).collect()).await?;

@@ -35,6 +35,9 @@ impl Repository {
     /// The bucket is read first. Its number is never raised above the
     /// catalogue's, which only grows: a commit between the two readings makes
     /// the catalogue look further ahead, never behind.
+    ///
+    /// # Errors
+    /// The store cannot be asked, `state/head` is damaged, or the catalogue fails.
     pub async fn check(&self) -> Result<Trust, RepositoryError> {
         let info = self.info().await?;
         self.catalog().adopt_repository(info.id, &info.owner).await?;
@@ -284,6 +287,9 @@ impl Repository {
     }
 
     /// Why the repository is suspended, if it is.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn suspended(&self) -> Result<Option<String>, RepositoryError> {
         if locked(&self.inner.absent).is_some() {
             // It may be back; if not, the reason stays.

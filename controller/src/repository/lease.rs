@@ -46,6 +46,11 @@ pub struct OpenedRestore {
 
 impl Repository {
     /// Opens an upload of one source of a running job.
+    ///
+    /// # Errors
+    /// The job does not run on this host, is held under a newer generation or does
+    /// not back up this source, the host is over a quota, the repository is another
+    /// controller's, or store or catalogue fail.
     pub async fn open_upload(
         &self,
         host: HostId,
@@ -60,6 +65,8 @@ impl Repository {
                 return Err(RepositoryError::Denied(format!("job {job} does not back up source {source}")));
             }
         }
+        // The agent builds on what the catalogue believes to be in the bucket: is it
+        // the same bucket, still ours, and not an older copy of itself?
         self.compared().await?;
         self.refuse_foreign().await?;
         self.notice_old_bucket().await?;
@@ -67,6 +74,7 @@ impl Repository {
         let with_base = self.suspended().await?.is_none();
         let kind = LeaseKind::Upload { source };
         let new = NewLease { kind, job, generation, host, snapshot: None, with_base };
+        // From here on the lease holds its base; what is read of it below stays.
         let lease = self.opened(new).await?;
         let mut opened = OpenedUpload {
             lease: lease.id,
@@ -86,6 +94,9 @@ impl Repository {
 
     /// Frames of an upload's base that were found unreadable, one page of them
     /// from the frame number on that the page before ended with.
+    ///
+    /// # Errors
+    /// The lease is not this host's upload or has ended, or the catalogue fails.
     pub async fn list_damaged(
         &self,
         host: HostId,
@@ -110,6 +121,11 @@ impl Repository {
     }
 
     /// Opens a restore of the snapshot a running job restores.
+    ///
+    /// # Errors
+    /// The job does not run on this host, is held under a newer generation or
+    /// restores something else, the snapshot is gone, the host is over a quota, or
+    /// the catalogue fails.
     pub async fn open_restore(
         &self,
         host: HostId,
@@ -134,6 +150,7 @@ impl Repository {
             snapshot: Some(record.commit_number),
             with_base: false,
         };
+        // The lease first: a purge that begins now spares the snapshot.
         let lease = self.opened(new).await?;
         let stored = self
             .catalog()
@@ -149,6 +166,9 @@ impl Repository {
     }
 
     /// Ends a lease. One that is ended already stays so.
+    ///
+    /// # Errors
+    /// It is another host's, or the catalogue fails.
     pub async fn close_lease(&self, host: HostId, lease: LeaseId) -> Result<(), RepositoryError> {
         match self.catalog().lease(lease).await? {
             Some(record) if record.host != host => Err(foreign_lease(lease)),

@@ -6,6 +6,10 @@
 //! while a store is waited for. Nothing here is only in memory that a restart
 //! would need: a commit that was cut off is a row in state `committing`, a
 //! half-done deletion one in state `deleting` or `purging`.
+//!
+//! Called by `api` for agents and operators, by `operations` for prunes and
+//! snapshots, and by `loops` for upkeep. It calls no agent and knows jobs only as
+//! what grants a lease.
 
 mod commit;
 mod error;
@@ -215,21 +219,34 @@ impl Repository {
 
     /// Counts a tick. To be called every [`TICK`] by a running controller and
     /// by nobody else: the age of leases is counted in these.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn tick(&self) -> Result<(), RepositoryError> {
         self.catalog().advance_ticks(1).await?;
         Ok(())
     }
 
     /// Snapshots, newest first.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn list(&self, filter: &SnapshotFilter) -> Result<Vec<SnapshotRecord>, RepositoryError> {
         Ok(self.catalog().snapshots(filter).await?)
     }
 
+    /// One snapshot, in whatever state.
+    ///
+    /// # Errors
+    /// There is none of this id, or the catalogue fails.
     pub async fn get(&self, id: &SnapshotId) -> Result<SnapshotRecord, RepositoryError> {
         self.catalog().snapshot(id).await?.ok_or_else(|| RepositoryError::no_snapshot(id))
     }
 
     /// The agent's account of a snapshot.
+    ///
+    /// # Errors
+    /// There is none of this id, it cannot be read, or the catalogue fails.
     pub async fn body(&self, id: &SnapshotId) -> Result<SnapshotBody, RepositoryError> {
         let record = self.get(id).await?;
         let bytes = self
@@ -242,6 +259,9 @@ impl Repository {
     }
 
     /// Holds a snapshot, so that nothing forgets it, or releases it.
+    ///
+    /// # Errors
+    /// There is none of this id that could be held, or the catalogue fails.
     pub async fn hold(&self, id: &SnapshotId, hold: bool) -> Result<SnapshotRecord, RepositoryError> {
         if !self.catalog().hold_snapshot(id, hold).await? {
             return Err(RepositoryError::no_snapshot(id));
@@ -250,6 +270,10 @@ impl Repository {
     }
 
     /// Forgets a snapshot: it is removed for good once the grace is over.
+    ///
+    /// # Errors
+    /// There is none of this id, it is held or not committed yet, or the catalogue
+    /// fails.
     pub async fn forget(&self, id: &SnapshotId) -> Result<SnapshotRecord, RepositoryError> {
         let grace = i64::try_from(self.settings().grace.as_millis()).unwrap_or(i64::MAX);
         let done = self.catalog().forget_snapshot(id, now_ms().saturating_add(grace)).await?;
@@ -264,6 +288,10 @@ impl Repository {
     }
 
     /// Takes a forgotten snapshot back.
+    ///
+    /// # Errors
+    /// There is none of this id, it is being purged, the repository is suspended,
+    /// or the catalogue fails.
     pub async fn undelete(&self, id: &SnapshotId) -> Result<SnapshotRecord, RepositoryError> {
         self.refuse_suspended().await?;
         let done = self.catalog().undelete_snapshot(id).await?;
@@ -278,14 +306,21 @@ impl Repository {
     }
 
     /// Notes that a snapshot was proved readable now.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn note_verified(&self, id: &SnapshotId) -> Result<(), RepositoryError> {
         Ok(self.catalog().set_verified(id, now_ms()).await?)
     }
 
     /// What `status` shows. The store is asked once, so that a store that
     /// cannot be reached is told.
+    ///
+    /// # Errors
+    /// The catalogue fails; a store that does is part of the answer.
     pub async fn status(&self) -> Result<RepositoryStatus, RepositoryError> {
         let counts = self.catalog().repository_counts().await?;
+        // A store that was never reached is asked for everything: it may be by now.
         let asked = match self.catalog().repository().await? {
             Some(_) => self.refuse_foreign().await,
             None => self.check().await.map(|_| ()),
@@ -300,6 +335,7 @@ impl Repository {
             Some(row) if suspended.is_empty() => row.collection_off.clone(),
             Some(_) | None => String::new(),
         };
+        // The most basic first: each of these makes those below it meaningless.
         let remedy = if locked(&self.inner.absent).is_some() {
             Remedy::BringBack
         } else if damaged {
@@ -329,6 +365,9 @@ impl Repository {
 
     /// Writes what a lost controller needs besides snapshots. The content is
     /// the caller's.
+    ///
+    /// # Errors
+    /// The repository is suspended or another controller's, or the store fails.
     pub async fn export_state(&self, hosts: &[u8], policies: &[u8]) -> Result<(), RepositoryError> {
         self.refuse_suspended().await?;
         self.refuse_foreign().await?;
@@ -336,6 +375,7 @@ impl Repository {
             let store = self.store().clone();
             async move { store.put(&ObjectKey::State(file), bytes.into()).await }
         };
+        // Two objects, each whole by itself: who takes over reads either alone.
         state(StateFile::Hosts, encode_hosts(hosts)).await?;
         state(StateFile::Policies, encode_policies(policies)).await?;
         Ok(())
@@ -343,6 +383,9 @@ impl Repository {
 
     /// What [`Self::export_state`] wrote last, hosts and policies; `None` for
     /// what is not there or not whole.
+    ///
+    /// # Errors
+    /// The store fails.
     pub async fn exported_state(&self) -> Result<[Option<Vec<u8>>; 2], RepositoryError> {
         let mut found = [None, None];
         for (at, file) in [StateFile::Hosts, StateFile::Policies].into_iter().enumerate() {

@@ -72,6 +72,10 @@ struct Scope {
 
 impl Repository {
     /// Where these frames lie, among those the lease may read.
+    ///
+    /// # Errors
+    /// Too many frames are asked for at once, the lease is not this host's or has
+    /// ended, or the catalogue fails.
     pub async fn locate(
         &self,
         host: HostId,
@@ -107,6 +111,10 @@ impl Repository {
     /// those its lease may read. What cannot be read here either is not offered
     /// any more, and the next backup that needs it sends it again. Gives how
     /// many those are.
+    ///
+    /// # Errors
+    /// Too many frames are named at once, the lease is not this host's or has
+    /// ended, or the store cannot be asked.
     pub async fn report_lost(
         &self,
         host: HostId,
@@ -181,6 +189,10 @@ impl Repository {
     }
 
     /// That range of the pack, as far as the lease may read it, piece by piece.
+    ///
+    /// # Errors
+    /// The lease is not this host's, has ended or may not read the pack, the range
+    /// is none, or the catalogue fails.
     pub async fn read_pack(
         &self,
         host: HostId,
@@ -270,6 +282,10 @@ impl Repository {
 
     /// A snapshot's root page and a source for its frames. The source blocks
     /// and is for plain threads.
+    ///
+    /// # Errors
+    /// There is no snapshot of this id that can be restored, or the catalogue
+    /// fails.
     pub async fn reader(&self, id: &SnapshotId) -> Result<(FrameId, Arc<dyn PackSource>), RepositoryError> {
         let record = self.get(id).await?;
         if !matches!(record.state, SnapshotState::Committed | SnapshotState::Forgotten) {
@@ -415,6 +431,9 @@ impl PackReading {
     }
 
     /// The next piece, once there is memory for it; `None` after the last.
+    ///
+    /// # Errors
+    /// The store cannot read it.
     pub async fn next(&mut self) -> Result<Option<Piece>, RepositoryError> {
         if self.rest.is_empty() {
             return Ok(None);

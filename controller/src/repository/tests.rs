@@ -4,6 +4,7 @@ mod faults;
 mod healing;
 mod info;
 mod leases;
+mod medium;
 mod names;
 mod races;
 mod reconcile;
@@ -19,13 +20,14 @@ use holdfast_archive::pack_io::{FrameKind, SealedPack};
 use holdfast_archive::repository::{CryptoMode, InitOptions, Repository as Bucket};
 use holdfast_archive::snapshot::{SourceFacts, Stats, encode_body};
 use holdfast_proto::ids::{JobId, LeaseId};
-use holdfast_proto::v1::{JobSource, SourceKind};
 
 use super::*;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::sources::add_host;
 use crate::model::job::parameters::{BackupParameters, Parameters};
+use crate::model::job::source::JobSource;
 use crate::model::protocol::SnapshotState;
+use crate::model::source::SourceKind;
 
 struct World {
     dir: tempfile::TempDir,
@@ -138,7 +140,7 @@ impl World {
         let source = JobSource {
             source_id: self.source.to_string(),
             name: "/data".into(),
-            kind: SourceKind::Directory.into(),
+            kind: SourceKind::Directory,
             ..JobSource::default()
         };
         catalog.put_job_sources(job.id, &[source]).await.expect("sources");

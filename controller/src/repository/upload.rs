@@ -101,6 +101,9 @@ impl Incoming {
     }
 
     /// Takes the next bytes. More than announced are refused at once.
+    ///
+    /// # Errors
+    /// There are more bytes than announced.
     pub fn push(&mut self, data: &[u8]) -> Result<(), RepositoryError> {
         if self.done {
             return Ok(());
@@ -119,6 +122,10 @@ impl Incoming {
 
 impl Repository {
     /// Which of these frames this host need not send.
+    ///
+    /// # Errors
+    /// Too many frames are asked for at once, the lease is not this host's or has
+    /// ended, or the catalogue fails.
     pub async fn have(
         &self,
         host: HostId,
@@ -131,6 +138,10 @@ impl Repository {
     }
 
     /// Announces a pack: its row, then the way its bytes may go.
+    ///
+    /// # Errors
+    /// The lease is not this host's or has ended, no pack is that long, the host is
+    /// over a quota, or the catalogue fails.
     pub async fn alloc_pack(
         &self,
         host: HostId,
@@ -183,6 +194,10 @@ impl Repository {
 
     /// Makes room for a pack's bytes: waits while the host sends too many at
     /// once, or all hosts together.
+    ///
+    /// # Errors
+    /// The lease is not this host's or has ended, the pack is not the lease's, or
+    /// the catalogue fails.
     pub async fn begin_upload(
         &self,
         host: HostId,
@@ -191,6 +206,7 @@ impl Repository {
     ) -> Result<Incoming, RepositoryError> {
         let (lease, _) = self.upload_lease(host, lease).await?;
         let row = self.own_pack(host, lease.number, &pack).await?;
+        // The place before the memory: who waits for a place holds none.
         let place = self.inner.uploads.take(host).await;
         let memory = self.inner.upload_memory.take(host, row.length).await;
         Ok(Incoming {
@@ -206,6 +222,10 @@ impl Repository {
     }
 
     /// Stores a pack whose bytes are all there, if they are what was announced.
+    ///
+    /// # Errors
+    /// The job has ended meanwhile, the bytes are not those announced or no pack,
+    /// or the store fails.
     pub async fn finish_upload(&self, incoming: Incoming) -> Result<(), RepositoryError> {
         let Incoming { lease, pack, bytes, hash, done, .. } = incoming;
         if done {
@@ -240,6 +260,10 @@ impl Repository {
     }
 
     /// Checks a stored pack and makes its frames visible.
+    ///
+    /// # Errors
+    /// The lease is not this host's or has ended, the pack is not stored, the table
+    /// is not the one in it, the host is over a quota, or store or catalogue fail.
     pub async fn commit_pack(
         &self,
         host: HostId,

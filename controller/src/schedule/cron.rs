@@ -97,6 +97,10 @@ struct Word<'a> {
 }
 
 impl CronExpression {
+    /// Reads five fields, six with seconds first, or a nickname such as `@daily`.
+    ///
+    /// # Errors
+    /// A field is missing, is one too many, or has a value it cannot have.
     pub fn parse(source: &str) -> Result<Self, CronError> {
         let words = words(source);
         if let [only] = words.as_slice()

@@ -6,6 +6,9 @@
 //! days a year on which that is not one to one. [`due`] compares instants with
 //! what was recorded and says what to run and what was missed. [`jitter`]
 //! spreads the hosts of one firing.
+//!
+//! Used by `policy`, which keeps an expression, and by `loops/scheduler.rs`, which
+//! has the clock.
 
 pub mod cron;
 pub mod due;

@@ -93,6 +93,9 @@ pub struct Schedule {
 }
 
 /// Finds a zone by its IANA name; an error carries the nearest known ones.
+///
+/// # Errors
+/// No zone has that name.
 pub fn parse_zone(name: &str) -> Result<Tz, Vec<&'static str>> {
     if let Ok(zone) = name.parse() {
         return Ok(zone);

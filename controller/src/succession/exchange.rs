@@ -83,7 +83,7 @@ impl HostFacts {
         let sources = self.sources.iter().filter(|source| source.host == host).filter_map(|source| {
             Some(RetiredSource {
                 id: Some(source.id.to_string()),
-                kind: source.kind_text().to_owned(),
+                kind: source.kind.as_str().to_owned(),
                 name: source.name.clone(),
                 retired_ms: source.retired_ms?,
             })
@@ -134,6 +134,9 @@ pub fn hosts_json(facts: &HostFacts) -> Vec<u8> {
 
 /// Policies from what [`policies_json`] wrote, each disabled. Those that this
 /// version cannot read are named in the second list.
+///
+/// # Errors
+/// It is not what a controller wrote.
 pub fn read_policies(content: &[u8]) -> Result<(Vec<Policy>, Vec<String>), serde_json::Error> {
     let stored: Vec<StoredPolicy> = serde_json::from_slice(content)?;
     let (mut policies, mut unreadable) = (Vec::new(), Vec::new());
@@ -147,6 +150,9 @@ pub fn read_policies(content: &[u8]) -> Result<(Vec<Policy>, Vec<String>), serde
 }
 
 /// Hosts from what [`hosts_json`] wrote, by this version or an older one.
+///
+/// # Errors
+/// It is not what a controller wrote.
 pub fn read_hosts(content: &[u8]) -> Result<Vec<KnownHost>, serde_json::Error> {
     serde_json::from_slice(content)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
 use holdfast_controller::catalog::audit::Book;
-use holdfast_controller::catalog::hosts::NewJoinToken;
+use holdfast_controller::catalog::enrolment::NewJoinToken;
 use holdfast_controller::clock::now_ms;
 use holdfast_controller::identity::ca::{Authority, Serial, Validity};
 use holdfast_controller::identity::certificate::host_uri;

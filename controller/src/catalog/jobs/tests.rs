@@ -1,7 +1,9 @@
 use super::super::runs::RunJob;
 use super::super::sources::add_host;
 use super::*;
+use crate::limits::*;
 use crate::model::job::parameters::{BackupParameters, UpgradeParameters};
+use crate::model::job::source::JobSource;
 use crate::policy::Overlap;
 
 async fn catalog() -> (Catalog, HostId) {
@@ -22,7 +24,7 @@ fn backup(host: HostId) -> NewJob {
 }
 
 fn ending(state: State) -> Ending {
-    Ending { state, error_code: String::new(), error: String::new(), result: v1::Job::default() }
+    Ending { state, error_code: String::new(), error: String::new(), result: JobResult::default() }
 }
 
 async fn fire(catalog: &Catalog, host: HostId, fire_ms: i64, overlap: Overlap) -> Option<JobId> {

@@ -171,7 +171,8 @@ fn h06_a_revoked_host_is_one_trouble_until_it_is_retired() {
 #[test]
 fn an_engine_that_does_not_answer_is_named() {
     let mut facts = protected();
-    let agent = holdfast_proto::v1::Agent { engine_problem: "no such file".to_owned(), ..Default::default() };
+    let agent =
+        crate::model::agent::Agent { engine_problem: "no such file".to_owned(), ..Default::default() };
     facts.hosts[0].agent = Some(agent);
     assert_eq!(places(&facts), [place(ProblemKind::EngineUnreachable, "web-1", "")]);
 }

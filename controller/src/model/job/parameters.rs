@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use holdfast_archive::ids::{HostId, SnapshotId};
-use holdfast_proto::v1::{JobKind, SourceKind, UpgradeSource};
 use serde::{Deserialize, Serialize};
 
+use super::kind::JobKind;
+use crate::model::source::SourceKind;
+use crate::model::upgrade::UpgradeSource;
 use crate::policy::{Consistency, LabelMatch, NestedMounts, Patterns, Policy, TornPolicy, VolumeSelector};
 
 /// By kind of job. The JSON is kept in the catalogue: names stay.
@@ -181,7 +183,7 @@ impl BackupParameters {
 
     /// Exactly these sources; what is special in a glob is not in a name.
     pub fn of_sources(sources: &[UpgradeSource], consistency: Consistency, allow_empty: bool) -> Self {
-        let named = |kind| sources.iter().filter(move |source| source.kind() == kind);
+        let named = |kind| sources.iter().filter(move |source| source.kind == Some(kind));
         Self {
             volumes: named(SourceKind::Volume).map(|source| globset::escape(&source.name)).collect(),
             directories: named(SourceKind::Directory).map(|source| source.name.clone()).collect(),
@@ -221,7 +223,7 @@ mod tests {
     #[test]
     fn sources_by_name_match_themselves_alone() {
         let source = |kind: SourceKind, name: &str| UpgradeSource {
-            kind: kind.into(),
+            kind: Some(kind),
             name: name.into(),
             ..UpgradeSource::default()
         };

@@ -4,8 +4,6 @@
 //! by owner and generation, and only that is handed on. So there is no way
 //! back to `queued`, and no state from which an ended job could start again.
 
-use holdfast_proto::v1::JobState as Wire;
-
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
@@ -52,21 +50,6 @@ impl State {
             _ => false,
         }
     }
-
-    pub fn wire(self) -> Wire {
-        match self {
-            Self::Queued => Wire::Queued,
-            Self::Running => Wire::Running,
-            Self::Succeeded => Wire::Succeeded,
-            Self::Partial => Wire::Partial,
-            Self::Failed => Wire::Failed,
-            Self::Cancelled => Wire::Cancelled,
-        }
-    }
-
-    pub fn from_wire(wire: Wire) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.wire() == wire)
-    }
 }
 
 #[cfg(test)]
@@ -88,10 +71,9 @@ mod tests {
     }
 
     #[test]
-    fn names_and_wire_values_go_both_ways() {
+    fn names_go_both_ways() {
         for state in State::ALL {
             assert_eq!(State::from_name(state.as_str()), Some(state));
-            assert_eq!(State::from_wire(state.wire()), Some(state));
         }
     }
 }

@@ -7,7 +7,6 @@
 //! it, stops beyond the limit, and if asked to undoes what went well before.
 
 mod course;
-pub mod start;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, UpgradeReport};
 
 use super::children::Children;
 use super::{Failure, JobRun};
@@ -25,15 +23,23 @@ use crate::failpoint::failpoint;
 use crate::model::job::parameters::{
     Parameters, RollbackParameters, RolloutParameters, RolloutPlace, UpgradeParameters,
 };
+use crate::model::job::result::JobResult;
 use crate::model::job::state::State;
+use crate::model::upgrade::UpgradeReport;
 use course::{Course, Next, undo_role, upgrade_role};
 
+/// Does one move after the other until the children's rows say that it is done.
+///
+/// # Errors
+/// The job is cancelled or another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, rollout: &RolloutParameters) -> Result<Ending, Failure> {
     let children = Children::of(run);
     let mut told: Option<HashSet<JobId>> = None;
     loop {
         let rows = run.jobs.catalog().child_jobs(run.job.id).await?;
         let course = Course::of(&rows, rollout.targets.len());
+        // Told and recorded before the next move, so that a move that takes hours, or a
+        // controller that ends in it, hides nothing.
         tell_ends(run, &rows, &mut told).await?;
         run.record(&result(&course)).await?;
         if run.cancel.is_cancelled() {
@@ -147,16 +153,15 @@ async fn tell_ends(
     Ok(())
 }
 
-fn result(course: &Course) -> v1::Job {
+fn result(course: &Course) -> JobResult {
     let counts = course.counts();
-    let report = UpgradeReport {
+    JobResult::from(UpgradeReport {
         upgraded: counts.upgraded,
         failed: counts.failed,
         undone: counts.undone,
         not_begun: counts.not_begun,
         ..UpgradeReport::default()
-    };
-    v1::Job { upgrade: Some(report), ..v1::Job::default() }
+    })
 }
 
 fn ending(rollout: &RolloutParameters, course: &Course, rows: &[JobRecord]) -> Ending {

@@ -13,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::catalog::jobs::NewJob;
 use crate::jobs::Jobs;
 use crate::jobs::testing::{BackupEnd, Bench, FakeAgent, driver, ended, eventually};
+use crate::model::upgrade::UpgradeStep;
 
 const WEB: &[(&str, &str)] = &[("app", "web")];
 
@@ -262,7 +263,7 @@ async fn what_was_left_out_and_what_nobody_knows_is_said() {
     row.state = State::Failed;
     assert_eq!(how_they_run(&[row.clone()]), " and run as before");
     row.result.upgrade =
-        Some(UpgradeReport { steps: vec![v1::UpgradeStep::default()], ..UpgradeReport::default() });
+        Some(UpgradeReport { steps: vec![UpgradeStep::default()], ..UpgradeReport::default() });
     let unknown = ", of 1 of which it is not known that they run as before";
     assert_eq!(how_they_run(&[row.clone()]), unknown);
     let back = UpgradeReport { rolled_back: true, ..row.result.upgrade.clone().unwrap_or_default() };

@@ -10,17 +10,15 @@ use std::time::Duration;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{ProceedUpgradeRequest, UpgradePlan, UpgradeState};
-use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::snapshots::{self, AT_STOP};
 use crate::failpoint::failpoint;
-use crate::fleet::answer::unanswered;
+use crate::fleet::calls;
+use crate::model::upgrade::{UpgradePlan, UpgradeState};
 use crate::operations::Failure;
 use crate::operations::children::Children;
-use crate::operations::host::{cancel_on_agent, containers, upgrade_on_agent};
 use crate::policy::Consistency;
 
 /// What everything is stopped for.
@@ -125,7 +123,7 @@ impl AtStop {
             return state == UpgradeState::AwaitingRollbackSnapshot;
         }
         match state {
-            UpgradeState::Unspecified
+            UpgradeState::Unknown
             | UpgradeState::Preparing
             | UpgradeState::Stopping
             | UpgradeState::Stopped => true,
@@ -161,27 +159,22 @@ impl AtStop {
 
     /// One call; the state is told by the one that asks for it alone.
     async fn make(&self, call: Call, channel: Channel, most: Duration) -> Result<UpgradeState, Status> {
-        let job_id = self.children.parent.to_string();
+        let job = self.children.parent;
         match call {
             Call::State => {
                 let upgrade = match &self.stop {
-                    Stop::Upgrade => &job_id,
-                    Stop::Rollback { upgrade, .. } => upgrade,
+                    Stop::Upgrade => job.to_string(),
+                    Stop::Rollback { upgrade, .. } => upgrade.clone(),
                 };
-                let known = upgrade_on_agent(channel, upgrade, most).await?;
-                return Ok(known.map(|upgrade| upgrade.state()).unwrap_or_default());
+                let known = calls::upgrade(channel, &upgrade, most).await?;
+                return Ok(known.map(|upgrade| upgrade.state).unwrap_or_default());
             }
             Call::Proceed => {
-                let request = ProceedUpgradeRequest {
-                    job_id,
-                    generation: self.children.token.get(),
-                    until_unix_ms: self.stop.until_unix_ms(),
-                };
-                let answer = timeout(most, containers(channel).proceed_upgrade(request)).await;
-                answer.map_err(|_| unanswered("to go on with the upgrade", most))??;
+                let generation = self.children.token.get();
+                calls::proceed_upgrade(channel, (job, generation), self.stop.until_unix_ms(), most).await?;
             }
-            Call::GoBack => cancel_on_agent(channel, &job_id, most).await?,
+            Call::GoBack => calls::cancel_job(channel, job, most).await?,
         }
-        Ok(UpgradeState::Unspecified)
+        Ok(UpgradeState::Unknown)
     }
 }

@@ -20,28 +20,36 @@ pub mod plan;
 pub(super) mod powers;
 pub(super) mod report;
 pub(super) mod snapshots;
-pub mod start;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::upgrade_event::Event;
-use holdfast_proto::v1::{RunUpgradeRequest, UpgradeFinished, UpgradePlan};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use super::agent::{AgentEvent, AgentJob, Work};
+use super::agent::AgentJob;
 use super::children::Children;
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
 use crate::failpoint::failpoint;
+use crate::fleet::event::{AgentEvent, UpgradeEvent};
+use crate::fleet::work::{UpgradeWork, Work};
 use crate::model::job::parameters::UpgradeParameters;
+use crate::model::upgrade::{UpgradeFinished, UpgradePlan};
 use at_stop::{AtStop, Stop};
 use report::Report;
 use snapshots::{AT_STOP, BEFORE};
 
+/// Upgrades a container, from where a former driver was.
+///
+/// # Errors
+/// The host makes no plan or another one than was shown, the snapshot before
+/// fails, the agent does not say how it ended, the job is cancelled or
+/// another's by now, or the catalogue fails.
 pub async fn run(run: &mut JobRun, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "an upgrade job without a host"))?;
+    // Nothing is changed on the host until `follow`; each step before finds what a
+    // former driver did, and goes on from there.
     let plan = plan::of_job(run, host, upgrade).await?;
     let mut report = Report::of(run);
     report.planned(&plan);
@@ -91,32 +99,31 @@ async fn follow(
     plan: &UpgradePlan,
     report: &mut Report,
 ) -> Result<UpgradeFinished, Failure> {
-    let request = RunUpgradeRequest {
-        job_id: run.job.id.to_string(),
-        generation: 0,
+    let work = UpgradeWork {
         container: upgrade.container.clone(),
         image: upgrade.image.clone(),
         fingerprint: plan.fingerprint.clone(),
-        options: Some(upgrade.options.clone().into()),
+        options: upgrade.options.clone(),
     };
     let at_stop = AtStop::new(Children::of(run), host, plan.clone(), Stop::Upgrade);
     // Beside the stream: the agent may go back while the snapshot is taken.
     // Dropped with the job, never detached.
     let mut beside = JoinSet::new();
-    let mut agent = AgentJob::new(run, host, Work::Upgrade(request));
+    let mut agent = AgentJob::new(run, host, Work::Upgrade(work));
     let finished = loop {
         let AgentEvent::Upgrade(event) = agent.next().await? else { continue };
         failpoint("controller.upgrade.after-run");
-        match event.event {
-            Some(Event::Step(step)) => report.step(agent.run(), step).await?,
+        match event {
+            UpgradeEvent::Step(step) => report.step(agent.run(), step).await?,
             // Told again after a break; done once.
-            Some(Event::Stopped(_)) if beside.is_empty() => {
+            UpgradeEvent::Stopped { .. } if beside.is_empty() => {
                 beside.spawn(at_stop.clone().run().in_current_span());
             }
-            Some(Event::Stopped(_)) | None => {}
-            Some(Event::Finished(finished)) => break finished,
+            UpgradeEvent::Stopped { .. } | UpgradeEvent::Unknown => {}
+            UpgradeEvent::Finished(finished) => break finished,
         }
     };
+    // The agent is done: a call to proceed or to go back would be about nothing.
     beside.shutdown().await;
     Ok(finished)
 }

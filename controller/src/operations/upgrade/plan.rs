@@ -1,20 +1,17 @@
 //! The plan of an upgrade: asked for on the host, judged, and held against the
 //! one that was shown before.
 
-use std::time::Duration;
-
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{PlanUpgradeRequest, UpgradePlan};
-use tokio::time::timeout;
-use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
-use crate::fleet::answer::{plain, unanswered};
+use crate::fleet::answer::plain;
+use crate::fleet::calls;
 use crate::model::job::parameters::UpgradeParameters;
-use crate::operations::host::{connected, containers};
+use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
+use crate::operations::host::connected;
 use crate::operations::{Failure, JobRun};
 
 /// A plan can be run for a day.
@@ -29,16 +26,6 @@ pub struct Refusal {
     pub code: ErrorCode,
     pub message: String,
     pub hint: String,
-}
-
-/// Asks a host what an upgrade would do.
-pub(in crate::operations) async fn ask(
-    channel: Channel,
-    request: PlanUpgradeRequest,
-    most: Duration,
-) -> Result<UpgradePlan, Status> {
-    let answer = timeout(most, containers(channel).plan_upgrade(request)).await;
-    Ok(answer.map_err(|_| unanswered("for the plan of the upgrade", most))??.into_inner())
 }
 
 /// What forbids the plan, if anything does.
@@ -132,12 +119,12 @@ pub(super) async fn of_job(
         }
     };
     run.step("asking the host what the upgrade would do").await?;
-    let request = PlanUpgradeRequest {
+    let request = UpgradeRequest {
         container: upgrade.container.clone(),
         image: upgrade.image.clone(),
         // What was shown was fetched then; a newer one is another plan.
         pull: upgrade.pull && shown.is_none(),
-        options: Some(upgrade.options.clone().into()),
+        options: upgrade.options.clone(),
     };
     let plan = ask_patiently(run, host, &request).await?;
     let refused = shown.and_then(|shown| changed(&shown, &plan)).or_else(|| refusal(&plan));
@@ -145,23 +132,20 @@ pub(super) async fn of_job(
         let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
         return Err(Failure::failed(code, format!("nothing was changed: {message}{hint}")));
     }
+    // Before the snapshot: what is snapshotted and what is run are of the same plan.
     let record = PlanRecord { id, host, request, plan, created_ms: now_ms(), actor: run.job.actor.clone() };
     catalog.put_upgrade_plan(&record).await?;
     Ok(record.plan)
 }
 
-async fn ask_patiently(
-    run: &JobRun,
-    host: HostId,
-    request: &PlanUpgradeRequest,
-) -> Result<UpgradePlan, Failure> {
+async fn ask_patiently(run: &JobRun, host: HostId, request: &UpgradeRequest) -> Result<UpgradePlan, Failure> {
     let settings = run.jobs.settings();
     let mut failed_attempts = 0;
     loop {
         let channel = connected(run, host, settings.host_gone).await?;
         let asked = tokio::select! {
             () = run.cancel.cancelled() => return Err(Failure::Cancelled),
-            asked = ask(channel, request.clone(), settings.fetch) => asked,
+            asked = calls::plan_upgrade(channel, request.clone(), settings.fetch) => asked,
         };
         let status = match asked {
             Ok(plan) => return Ok(plan),
@@ -182,9 +166,8 @@ async fn ask_patiently(
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::v1::UpgradeLoss;
-
     use super::*;
+    use crate::model::upgrade::UpgradeLoss;
 
     fn plan() -> UpgradePlan {
         UpgradePlan {

@@ -4,9 +4,8 @@
 //! rights. The next release of the same repository is what upgrades are for; an
 //! image of another one in such a container is an administrator's to choose.
 
-use holdfast_proto::v1::UpgradePlan;
-
 use crate::model::caller::{Caller, Role};
+use crate::model::upgrade::UpgradePlan;
 
 /// Why this plan is not this caller's to run; `None`: it is.
 pub(in crate::operations) fn beyond(caller: &Caller, plan: &UpgradePlan) -> Option<String> {

@@ -2,13 +2,14 @@
 //! be told again after a break; each fact is taken in once.
 
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{
-    self, Upgrade, UpgradeFinished, UpgradePlan, UpgradeReport, UpgradeState, UpgradeStep,
-};
 
 use crate::catalog::jobs::Ending;
-use crate::jobs::wire::millis;
+use crate::jobs::figures::millis;
+use crate::model::job::result::JobResult;
 use crate::model::job::state::State;
+use crate::model::upgrade::{
+    Upgrade, UpgradeFinished, UpgradePlan, UpgradeReport, UpgradeState, UpgradeStep,
+};
 use crate::operations::{Failure, JobRun};
 
 /// Steps kept; an upgrade has a dozen.
@@ -66,8 +67,8 @@ impl Report {
         run.step(&line).await
     }
 
-    pub(in crate::operations) fn result(&self) -> v1::Job {
-        v1::Job { upgrade: Some(self.0.clone()), ..v1::Job::default() }
+    pub(in crate::operations) fn result(&self) -> JobResult {
+        self.0.clone().into()
     }
 
     fn finished(&mut self, finished: &UpgradeFinished) {
@@ -75,7 +76,7 @@ impl Report {
         self.0.downtime_ms = finished.downtime_ms;
         let Some(upgrade) = &finished.upgrade else {
             if finished.rolled_back {
-                self.0.state = UpgradeState::RolledBack.into();
+                self.0.state = UpgradeState::RolledBack;
             }
             return;
         };

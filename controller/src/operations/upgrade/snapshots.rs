@@ -1,13 +1,13 @@
 //! Snapshots that an upgrade depends on: backups of exactly its sources, as
 //! children, and whether such a child will do. A partial snapshot does not.
 
-use holdfast_proto::v1::{JobSource, UpgradePlan, UpgradeSource};
-
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::Jobs;
 use crate::model::job::parameters::{BackupParameters, Parameters};
+use crate::model::job::source::JobSource;
 use crate::model::job::state::State;
+use crate::model::upgrade::{UpgradePlan, UpgradeSource};
 use crate::policy::Consistency;
 
 /// Roles of children. Kept in rows: they stay.
@@ -63,7 +63,7 @@ fn verdict(
 }
 
 fn snapshot_of(sources: &[JobSource], wanted: &UpgradeSource) -> Result<String, String> {
-    let taken = sources.iter().find(|source| source.kind == wanted.kind && source.name == wanted.name);
+    let taken = sources.iter().find(|source| Some(source.kind) == wanted.kind && source.name == wanted.name);
     let finished = taken.and_then(|source| source.finished.as_ref());
     match finished {
         Some(finished) if finished.ok && !finished.partial && !finished.snapshot_id.is_empty() => {
@@ -75,12 +75,12 @@ fn snapshot_of(sources: &[JobSource], wanted: &UpgradeSource) -> Result<String, 
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::v1::{SourceFinished, SourceKind};
-
     use super::*;
+    use crate::model::job::source::SourceFinished;
+    use crate::model::source::SourceKind;
 
     fn wanted(name: &str) -> UpgradeSource {
-        UpgradeSource { kind: SourceKind::Volume.into(), name: name.into(), ..UpgradeSource::default() }
+        UpgradeSource { kind: Some(SourceKind::Volume), name: name.into(), ..UpgradeSource::default() }
     }
 
     fn taken(name: &str, partial: bool) -> JobSource {
@@ -92,7 +92,7 @@ mod tests {
         };
         JobSource {
             name: name.into(),
-            kind: SourceKind::Volume.into(),
+            kind: SourceKind::Volume,
             finished: Some(finished),
             ..JobSource::default()
         }
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(missing, "does not hold b");
         assert!(verdict(State::Succeeded, "", &[taken("a", true)], &both[..1]).is_err());
         assert!(verdict(State::Succeeded, "", &[], &both[..1]).is_err());
-        let directory = UpgradeSource { kind: SourceKind::Directory.into(), ..wanted("a") };
+        let directory = UpgradeSource { kind: Some(SourceKind::Directory), ..wanted("a") };
         assert!(verdict(State::Succeeded, "", &sources, &[directory]).is_err());
     }
 }

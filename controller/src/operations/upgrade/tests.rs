@@ -77,7 +77,7 @@ async fn an_upgrade_takes_both_snapshots_and_proceeds_between() {
     let all = jobs.catalog().jobs(&JobFilter { limit: 10, ..JobFilter::default() }).await.expect("listed");
     assert_eq!(all.len(), 3);
     let child = all.iter().find(|record| record.role == "before").expect("the child");
-    assert_eq!(jobs.wire(child).await.expect("shown").parent_id, job.id);
+    assert_eq!(Job::from(jobs.view(child.clone()).await.expect("shown")).parent_id, job.id);
     driver.stop().await;
 }
 

@@ -36,12 +36,8 @@ impl World {
     }
 
     async fn end(&self, job: JobId, generation: u64, state: State) {
-        let ending = Ending {
-            state,
-            error_code: String::new(),
-            error: String::new(),
-            result: holdfast_proto::v1::Job::default(),
-        };
+        let ending =
+            Ending { state, error_code: String::new(), error: String::new(), result: Default::default() };
         let ended = self.repository.catalog().finish_job(job, generation, &ending, "over", 3).await;
         assert!(ended.expect("asked"), "it was running");
     }

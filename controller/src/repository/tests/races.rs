@@ -4,9 +4,9 @@
 
 use holdfast_archive::pack_io::FrameLocation;
 use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, Verb};
-use holdfast_proto::v1::PruneReport;
 
 use super::*;
+use crate::model::job::prune::PruneReport;
 
 impl World {
     async fn number(&self, pack: PackId) -> u64 {

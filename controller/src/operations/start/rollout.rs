@@ -1,29 +1,22 @@
-//! Starting a rollout: which containers, and whether each could be upgraded,
-//! before a job exists.
-
-use std::collections::BTreeMap;
+//! Starting a rollout: which containers, and whether each could be upgraded.
 
 use futures_util::StreamExt as _;
-use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{
-    Container, PlanUpgradeRequest, RolloutTarget, StartRolloutRequest, StartRolloutResponse, UpgradePlan,
-};
+use holdfast_proto::ErrorCode;
 use tonic::transport::Channel;
 
+use super::start_job;
 use crate::catalog::hosts::HostRecord;
-use crate::catalog::jobs::NewJob;
-use crate::clock::now_ms;
 use crate::fleet::answer::plain;
+use crate::fleet::calls;
+use crate::fleet::container::Container;
 use crate::jobs::Jobs;
-use crate::jobs::wire::upgrade_parameters;
+use crate::jobs::view::JobView;
 use crate::model::caller::Caller;
 use crate::model::job::parameters::{Parameters, RolloutParameters, RolloutPlace};
+use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
 use crate::operations::RequestError;
-use crate::operations::host::containers_on_agent;
-use crate::operations::start::{begun, known_consistency};
 use crate::operations::upgrade::{plan, powers};
-use crate::policy::LabelMatch;
-use holdfast_proto::ErrorCode;
+use crate::policy::{Consistency, LabelMatch};
 
 /// Hosts asked, and plans made, at the same time.
 const CONCURRENT: usize = 8;
@@ -31,6 +24,48 @@ const CONCURRENT: usize = 8;
 /// In the names of containers that an upgrade keeps or makes beside the one
 /// it is about; they bear the same labels.
 const BESIDE: [&str; 2] = [".holdfast-old-", ".holdfast-new-"];
+
+/// Which containers get which image, and at what pace.
+#[derive(Debug, Clone)]
+pub struct RolloutRequest {
+    /// Labels of containers, "key" or "key=value"; all must match.
+    pub selectors: Vec<String>,
+    /// Labels of hosts; empty: every host.
+    pub host_labels: Vec<String>,
+    /// As for one upgrade; the container is left out.
+    pub upgrade: UpgradeRequest,
+    pub consistency: Option<Consistency>,
+    /// Containers at once; 0: one.
+    pub batch: u32,
+    /// Failures beyond this stop the rollout.
+    pub max_failures: u32,
+    pub pause_seconds: u32,
+    /// After a stop, roll back what was upgraded before.
+    pub undo: bool,
+    /// Resolve and say, start nothing.
+    pub plan_only: bool,
+}
+
+/// What was started, or would be.
+#[derive(Debug, Clone)]
+pub struct RolloutStart {
+    /// `None`: it was only planned.
+    pub job: Option<JobView>,
+    pub targets: Vec<RolloutTarget>,
+    /// What the operator should know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// A container that matches, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutTarget {
+    /// Name.
+    pub host: String,
+    pub container: String,
+    pub image: String,
+    /// Why it cannot be upgraded; empty where it can.
+    pub refusal: String,
+}
 
 /// A container that was found, and what can be done with it.
 #[derive(Debug, Clone)]
@@ -44,52 +79,56 @@ struct Found {
 }
 
 /// Starts a rollout, or says what it would do.
+///
+/// # Errors
+/// No labels are given or one is none, nothing matches, an image is not the
+/// caller's to choose, more containers cannot be upgraded than may fail, or the
+/// catalogue fails.
 pub async fn rollout(
     jobs: &Jobs,
-    request: StartRolloutRequest,
+    request: RolloutRequest,
     caller: &Caller,
-) -> Result<StartRolloutResponse, RequestError> {
-    let actor = &caller.actor();
-    let StartRolloutRequest {
-        selectors,
-        host_labels,
-        upgrade,
-        batch,
-        max_failures,
-        pause_seconds,
-        undo,
-        plan_only,
-        consistency,
-    } = request;
-    let upgrade = upgrade.unwrap_or_default();
-    if !upgrade.container.is_empty() {
+) -> Result<RolloutStart, RequestError> {
+    if !request.upgrade.container.is_empty() {
         return Err(RequestError::new(
             ErrorCode::InvalidRequest,
             "a rollout chooses containers by their labels, not by name",
         ));
     }
-    if selectors.is_empty() {
+    if request.selectors.is_empty() {
         return Err(RequestError::new(
             ErrorCode::InvalidRequest,
             "no labels of containers are given: a rollout is never about all",
         ));
     }
-    let (selectors, host_labels) = (labels(&selectors)?, labels(&host_labels)?);
-    let consistency = known_consistency(consistency)?;
+    let (selectors, host_labels) = (labels(&request.selectors)?, labels(&request.host_labels)?);
     let mut warnings = Vec::new();
-    let found = resolve(jobs, &selectors, &host_labels, &upgrade, &mut warnings).await?;
+    let found = resolve(jobs, &selectors, &host_labels, &request.upgrade, &mut warnings).await?;
     if let Some((target, why)) = beyond(caller, &found) {
         return Err(RequestError::new(ErrorCode::RoleTooLow, format!("{}: {why}", text(target))));
     }
+    // What was not asked is part of how the job ends; what needs nothing is not.
     let left_out = warnings.clone();
     for done in found.iter().filter(|found| found.done) {
         warnings.push(format!("{}: left out, it {}", text(&done.target), done.target.refusal));
     }
     let targets: Vec<RolloutTarget> = found.iter().map(|found| found.target.clone()).collect();
-    if plan_only {
-        return Ok(StartRolloutResponse { job: None, targets, warnings });
+    if request.plan_only {
+        return Ok(RolloutStart { job: None, targets, warnings });
     }
-    let (due, refused) = sorted(&found)?;
+    let parameters = parameters(request, &found, left_out)?;
+    let job = start_job(jobs, None, Parameters::Rollout(parameters), &caller.actor()).await?;
+    Ok(RolloutStart { job: Some(job), targets, warnings })
+}
+
+/// What the job is to do, unless more is refused beforehand than may fail.
+fn parameters(
+    request: RolloutRequest,
+    found: &[Found],
+    left_out: Vec<String>,
+) -> Result<RolloutParameters, RequestError> {
+    let RolloutRequest { upgrade, consistency, batch, max_failures, pause_seconds, undo, .. } = request;
+    let (due, refused) = sorted(found)?;
     if u32::try_from(refused.len()).unwrap_or(u32::MAX) > max_failures {
         let reasons: Vec<String> =
             refused.iter().map(|target| format!("{}: {}", text(target), target.refusal)).collect();
@@ -101,28 +140,16 @@ pub async fn rollout(
             "the same command with --plan shows each",
         ));
     }
-    let parameters = RolloutParameters {
+    Ok(RolloutParameters {
         targets: due,
         // Fetched by now: all get the same image.
-        upgrade: upgrade_parameters(&PlanUpgradeRequest { pull: false, ..upgrade }, "", consistency),
+        upgrade: UpgradeRequest { pull: false, ..upgrade }.parameters("", consistency),
         batch: batch.max(1),
         max_failures,
         pause_seconds,
         undo,
         left_out,
-    };
-    let job = NewJob {
-        id: JobId::generate(),
-        policy: String::new(),
-        host: None,
-        actor: actor.to_owned(),
-        parameters: Parameters::Rollout(parameters),
-        not_before_ms: 0,
-    };
-    jobs.catalog().create_job(&job, now_ms()).await?;
-    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
-    jobs.nudges().dispatcher.notify_one();
-    Ok(StartRolloutResponse { job: Some(job), targets, warnings })
+    })
 }
 
 fn labels(texts: &[String]) -> Result<Vec<LabelMatch>, RequestError> {
@@ -159,7 +186,7 @@ async fn resolve(
     jobs: &Jobs,
     selectors: &[LabelMatch],
     host_labels: &[LabelMatch],
-    upgrade: &PlanUpgradeRequest,
+    upgrade: &UpgradeRequest,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Found>, RequestError> {
     let mut hosts = jobs.catalog().hosts().await?;
@@ -173,6 +200,8 @@ async fn resolve(
             "holdfast host ls",
         ));
     }
+    // Every host is asked for its containers, several at a time; one that cannot be
+    // asked is named and left out.
     let mut listed = Vec::new();
     for host in &hosts {
         let Some(channel) = jobs.fleet().channel(host.id) else {
@@ -181,11 +210,12 @@ async fn resolve(
         };
         listed.push(async move {
             let texts: Vec<String> = selectors.iter().map(LabelMatch::to_string).collect();
-            (host, channel.clone(), containers_on_agent(channel, &texts, jobs.settings().call).await)
+            (host, channel.clone(), calls::list_containers(channel, &texts, jobs.settings().call).await)
         });
     }
     let mut answers: Vec<_> = futures_util::stream::iter(listed).buffer_unordered(CONCURRENT).collect().await;
     answers.sort_by(|(a, ..), (b, ..)| a.name.cmp(&b.name));
+    // Then every container for its plan.
     let mut plans = Vec::new();
     for (host, channel, answer) in answers {
         let containers = match answer {
@@ -220,10 +250,7 @@ fn matching(containers: Vec<Container>, selectors: &[LabelMatch]) -> Vec<Contain
     let mut matching: Vec<Container> = containers
         .into_iter()
         .filter(|container| !BESIDE.iter().any(|part| container.name.contains(part)))
-        .filter(|container| {
-            let labels: BTreeMap<String, String> = container.labels.clone().into_iter().collect();
-            selectors.iter().all(|label| label.matches(&labels))
-        })
+        .filter(|container| selectors.iter().all(|label| label.matches(&container.labels)))
         .collect();
     matching.sort_by(|a, b| a.name.cmp(&b.name));
     matching
@@ -235,10 +262,10 @@ async fn look_at(
     host: &HostRecord,
     channel: Channel,
     container: Container,
-    upgrade: &PlanUpgradeRequest,
+    upgrade: &UpgradeRequest,
 ) -> Found {
-    let request = PlanUpgradeRequest { container: container.name.clone(), ..upgrade.clone() };
-    let asked = plan::ask(channel, request, jobs.settings().fetch).await;
+    let request = UpgradeRequest { container: container.name.clone(), ..upgrade.clone() };
+    let asked = calls::plan_upgrade(channel, request, jobs.settings().fetch).await;
     let (refusal, done) = match &asked {
         Ok(plan) if !plan.to_image_id.is_empty() && plan.to_image_id == plan.from_image_id => {
             ("runs this image already".to_owned(), true)

@@ -3,9 +3,10 @@
 use holdfast_proto::v1::restore_event::Event as Restore;
 use holdfast_proto::v1::snapshot_event::Event as Snapshot;
 use holdfast_proto::v1::upgrade_event::Event as Upgraded;
-use holdfast_proto::v1::{ContainerQuiesced, SourceFinished, Upgrade, UpgradeFinished};
+use holdfast_proto::v1::{
+    ContainerQuiesced, RestoreEvent, SnapshotEvent, SourceFinished, Upgrade, UpgradeEvent, UpgradeFinished,
+};
 
-use super::agent::AgentEvent;
 use crate::limits::clip;
 
 /// Lines kept of one list of problems or differences.
@@ -18,27 +19,33 @@ const NAME: usize = 256;
 const PROBLEM: usize = 1 << 10;
 
 /// The same with no text longer than one may be.
-pub(super) fn cut(mut event: AgentEvent) -> AgentEvent {
-    match &mut event {
-        AgentEvent::Snapshot(event) => match &mut event.event {
-            Some(Snapshot::Source(finished)) => cut_source(finished),
-            Some(Snapshot::Quiesced(quiesced)) => cut_quiesced(quiesced),
-            Some(Snapshot::Ended(ended)) => clip_all([&mut ended.error_code, &mut ended.error]),
-            Some(Snapshot::Progress(_)) | None => {}
-        },
-        AgentEvent::Restore(event) => {
-            if let Some(Restore::Finished(finished)) = &mut event.event {
-                clip_all([&mut finished.error_code, &mut finished.error]);
-                cut_lines(&mut finished.difference_list);
-                cut_lines(&mut finished.left_out_list);
-                cut_lines(&mut finished.lost_list);
-            }
-        }
-        AgentEvent::Upgrade(event) => match &mut event.event {
-            Some(Upgraded::Step(step)) => clip(&mut step.text),
-            Some(Upgraded::Finished(finished)) => cut_finished(finished),
-            Some(Upgraded::Stopped(_)) | None => {}
-        },
+pub(super) fn cut_snapshot(mut event: SnapshotEvent) -> SnapshotEvent {
+    match &mut event.event {
+        Some(Snapshot::Source(finished)) => cut_source(finished),
+        Some(Snapshot::Quiesced(quiesced)) => cut_quiesced(quiesced),
+        Some(Snapshot::Ended(ended)) => clip_all([&mut ended.error_code, &mut ended.error]),
+        Some(Snapshot::Progress(_)) | None => {}
+    }
+    event
+}
+
+/// The same with no text longer than one may be.
+pub(super) fn cut_restore(mut event: RestoreEvent) -> RestoreEvent {
+    if let Some(Restore::Finished(finished)) = &mut event.event {
+        clip_all([&mut finished.error_code, &mut finished.error]);
+        cut_lines(&mut finished.difference_list);
+        cut_lines(&mut finished.left_out_list);
+        cut_lines(&mut finished.lost_list);
+    }
+    event
+}
+
+/// The same with no text longer than one may be.
+pub(super) fn cut_upgrade(mut event: UpgradeEvent) -> UpgradeEvent {
+    match &mut event.event {
+        Some(Upgraded::Step(step)) => clip(&mut step.text),
+        Some(Upgraded::Finished(finished)) => cut_finished(finished),
+        Some(Upgraded::Stopped(_)) | None => {}
     }
     event
 }
@@ -76,7 +83,7 @@ fn clip_all<'t>(texts: impl IntoIterator<Item = &'t mut String>) {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::v1::{RestoreEvent, RestoreFinished, SnapshotEvent, UpgradeEvent, UpgradeStep};
+    use holdfast_proto::v1::{RestoreFinished, UpgradeStep};
     use prost::Message as _;
 
     use super::*;
@@ -101,9 +108,7 @@ mod tests {
         };
         for event in [Snapshot::Source(finished), Snapshot::Quiesced(quiesced)] {
             let event = SnapshotEvent { event: Some(event), ..SnapshotEvent::default() };
-            let AgentEvent::Snapshot(event) = cut(AgentEvent::Snapshot(event)) else {
-                panic!("another kind")
-            };
+            let event = cut_snapshot(event);
             assert!(event.encoded_len() <= (LINES + 4) * (TEXT + 8), "{}", event.encoded_len());
         }
         let upgrade = Upgrade {
@@ -114,7 +119,7 @@ mod tests {
         let finished =
             UpgradeFinished { error: long(), upgrade: Some(upgrade), ..UpgradeFinished::default() };
         let event = UpgradeEvent { event: Some(Upgraded::Finished(finished)), ..UpgradeEvent::default() };
-        let AgentEvent::Upgrade(event) = cut(AgentEvent::Upgrade(event)) else { panic!("another kind") };
+        let event = cut_upgrade(event);
         assert!(event.encoded_len() <= (LINES + 4) * (TEXT + 16), "{}", event.encoded_len());
     }
 
@@ -130,7 +135,7 @@ mod tests {
             ..RestoreFinished::default()
         };
         let event = RestoreEvent { event: Some(Restore::Finished(finished)), ..RestoreEvent::default() };
-        let AgentEvent::Restore(event) = cut(AgentEvent::Restore(event)) else { panic!("another kind") };
+        let event = cut_restore(event);
         assert!(event.encoded_len() <= (3 * LINES + 4) * (TEXT + 8), "{}", event.encoded_len());
         let Some(Restore::Finished(finished)) = event.event else { panic!("another event") };
         for list in [&finished.difference_list, &finished.left_out_list, &finished.lost_list] {

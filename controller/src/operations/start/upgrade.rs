@@ -1,115 +1,131 @@
-//! Planning and starting upgrades by hand: everything that can be refused is
-//! refused before a job exists.
+//! Planning and starting upgrades by hand.
 
 use holdfast_archive::text::did_you_mean;
+use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{
-    PlanFleetUpgradeRequest, PlanFleetUpgradeResponse, PlanUpgradeRequest, StartUpgradeRequest,
-    StartUpgradeResponse,
-};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::plan::{self, Refusal, VALID_MS};
-use super::powers;
+use super::{channel, start_job};
 use crate::catalog::hosts::HostRecord;
-use crate::catalog::jobs::NewJob;
 use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
+use crate::fleet::calls;
 use crate::jobs::Jobs;
-use crate::jobs::wire::upgrade_parameters;
+use crate::jobs::view::JobView;
 use crate::model::caller::Caller;
 use crate::model::job::parameters::Parameters;
-use crate::operations::host::containers_on_agent;
-use crate::operations::start::{begun, known_consistency, not_connected};
+use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
+use crate::operations::upgrade::plan::{self, Refusal, VALID_MS};
+use crate::operations::upgrade::powers;
 use crate::operations::{RequestError, names};
-use holdfast_proto::ErrorCode;
+use crate::policy::Consistency;
+
+/// What is to be run, and how containers are quiesced for the snapshot before.
+#[derive(Debug, Clone)]
+pub struct UpgradeStartRequest {
+    pub choice: UpgradeChoice,
+    /// `None`: they are paused.
+    pub consistency: Option<Consistency>,
+}
+
+/// Which plan is run.
+#[derive(Debug, Clone)]
+pub enum UpgradeChoice {
+    /// Exactly the plan that was shown under this id, or nothing.
+    Shown { plan_id: String },
+    /// As it is planned now. `host`: name or id.
+    Now { host: String, request: UpgradeRequest },
+}
+
+/// A plan that was made and is kept.
+#[derive(Debug, Clone)]
+pub struct PlannedUpgrade {
+    pub plan_id: String,
+    /// Name.
+    pub host: String,
+    pub plan: UpgradePlan,
+    pub valid_until_ms: i64,
+}
+
+/// An upgrade that was started.
+#[derive(Debug, Clone)]
+pub struct UpgradeStart {
+    pub job: JobView,
+    pub plan: UpgradePlan,
+}
 
 /// Makes a plan and keeps it.
+///
+/// # Errors
+/// The host or the container is not known, the host is not connected or does
+/// not answer, or the catalogue fails.
 pub async fn plan(
     jobs: &Jobs,
-    request: PlanFleetUpgradeRequest,
+    host: &str,
+    request: UpgradeRequest,
     actor: &str,
-) -> Result<PlanFleetUpgradeResponse, RequestError> {
-    let PlanFleetUpgradeRequest { host, upgrade } = request;
-    let host = names::host(jobs.catalog(), &host).await?;
-    let record = make(jobs, &host, upgrade, actor).await?;
-    Ok(PlanFleetUpgradeResponse {
+) -> Result<PlannedUpgrade, RequestError> {
+    let host = names::host(jobs.catalog(), host).await?;
+    let record = make(jobs, &host, request, actor).await?;
+    Ok(PlannedUpgrade {
         plan_id: record.id,
         host: host.name,
-        valid_until_unix_ms: record.created_ms + VALID_MS,
-        plan: Some(record.plan),
+        valid_until_ms: record.created_ms + VALID_MS,
+        plan: record.plan,
     })
 }
 
 /// Starts an upgrade, of a plan that was shown or as it is planned now.
+///
+/// # Errors
+/// No plan can be made, the one that was shown is too old or does not hold any
+/// more, it forbids itself, its image is not the caller's to choose, or the
+/// catalogue fails.
 pub async fn upgrade(
     jobs: &Jobs,
-    request: StartUpgradeRequest,
+    request: UpgradeStartRequest,
     caller: &Caller,
-) -> Result<StartUpgradeResponse, RequestError> {
+) -> Result<UpgradeStart, RequestError> {
     let actor = &caller.actor();
-    let StartUpgradeRequest { plan_id, host, upgrade, consistency } = request;
-    let consistency = known_consistency(consistency)?;
-    let record = if plan_id.is_empty() {
-        let host = names::host(jobs.catalog(), &host).await?;
-        make(jobs, &host, upgrade, actor).await?
-    } else {
-        if !host.is_empty() || upgrade.is_some() {
-            return Err(RequestError::new(
-                ErrorCode::InvalidRequest,
-                "a plan and a host or upgrade exclude each other",
-            ));
+    let record = match request.choice {
+        UpgradeChoice::Now { host, request } => {
+            let host = names::host(jobs.catalog(), &host).await?;
+            make(jobs, &host, request, actor).await?
         }
-        shown(jobs, &plan_id).await?
+        UpgradeChoice::Shown { plan_id } => shown(jobs, &plan_id).await?,
     };
+    // The plan's own refusals first: who could not choose the image hears the reason
+    // that counts for everybody.
     if let Some(refused) = plan::refusal(&record.plan) {
         return Err(refused.refused());
     }
     if let Some(why) = powers::beyond(caller, &record.plan) {
         return Err(RequestError::new(ErrorCode::RoleTooLow, why));
     }
-    let job = NewJob {
-        id: JobId::generate(),
-        policy: String::new(),
-        host: Some(record.host),
-        actor: actor.to_owned(),
-        parameters: Parameters::Upgrade(upgrade_parameters(&record.request, &record.id, consistency)),
-        not_before_ms: 0,
-    };
-    jobs.catalog().create_job(&job, now_ms()).await?;
-    let job = begun(jobs, job.id, &format!("started by {actor}")).await?;
-    jobs.nudges().dispatcher.notify_one();
-    Ok(StartUpgradeResponse { job: Some(job), plan: Some(record.plan) })
+    let parameters = record.request.parameters(&record.id, request.consistency);
+    let job = start_job(jobs, Some(record.host), Parameters::Upgrade(parameters), actor).await?;
+    Ok(UpgradeStart { job, plan: record.plan })
 }
 
 impl Refusal {
     /// For the caller, before there is a job.
-    pub(in crate::operations) fn refused(&self) -> RequestError {
+    fn refused(&self) -> RequestError {
         RequestError::with_hint(self.code, &*self.message, &*self.hint)
     }
-}
-
-/// The channel to a host that may be upgraded on.
-pub(in crate::operations) fn channel(jobs: &Jobs, host: &HostRecord) -> Result<Channel, RequestError> {
-    if host.revoked_ms.is_some() {
-        return Err(RequestError::new(ErrorCode::HostRevoked, format!("host `{}` is revoked", host.name)));
-    }
-    jobs.fleet().channel(host.id).ok_or_else(|| not_connected(host))
 }
 
 async fn make(
     jobs: &Jobs,
     host: &HostRecord,
-    upgrade: Option<PlanUpgradeRequest>,
+    request: UpgradeRequest,
     actor: &str,
 ) -> Result<PlanRecord, RequestError> {
-    let request = upgrade.unwrap_or_default();
     if request.container.is_empty() {
         return Err(RequestError::new(ErrorCode::InvalidRequest, "no container is named"));
     }
     let channel = channel(jobs, host)?;
-    let plan = match plan::ask(channel.clone(), request.clone(), jobs.settings().fetch).await {
+    let plan = match calls::plan_upgrade(channel.clone(), request.clone(), jobs.settings().fetch).await {
         Ok(plan) => plan,
         Err(status) if status.code() == Code::NotFound => {
             return Err(not_found(jobs, host, channel, &request.container, status).await);
@@ -137,7 +153,7 @@ async fn not_found(
     container: &str,
     status: Status,
 ) -> RequestError {
-    let Ok(listed) = containers_on_agent(channel, &[], jobs.settings().call).await else {
+    let Ok(listed) = calls::list_containers(channel, &[], jobs.settings().call).await else {
         return status.into();
     };
     if listed.iter().any(|found| found.name == container || found.id.starts_with(container)) {
@@ -173,9 +189,11 @@ async fn shown(jobs: &Jobs, id: &str) -> Result<PlanRecord, RequestError> {
     let host = jobs.catalog().host(record.host).await?;
     let host = host
         .ok_or_else(|| RequestError::new(ErrorCode::HostUnknown, "the plan's host is not known any more"))?;
+    // Planned once more without fetching: what was shown was fetched then, and a newer
+    // image of that name would be another plan.
     let channel = channel(jobs, &host)?;
-    let request = PlanUpgradeRequest { pull: false, ..record.request.clone() };
-    let now = plan::ask(channel, request, jobs.settings().fetch).await?;
+    let request = UpgradeRequest { pull: false, ..record.request.clone() };
+    let now = calls::plan_upgrade(channel, request, jobs.settings().fetch).await?;
     match plan::changed(&record.plan, &now) {
         Some(refused) => Err(refused.refused()),
         None => Ok(record),
