@@ -38,13 +38,13 @@ const POLICY_SET: &str = "agent.upgrade.policy-set";
 const HANDED_OVER: [(&str, bool); 9] = [
     ("agent.upgrade.handed-over", false),
     (POLICY_SET, false),
-    ("agent.upgrade.stopped", false),
+    ("agent.upgrade.quiesce", false),
     ("agent.upgrade.old-renamed", false),
-    ("agent.upgrade.new-renamed", false),
-    ("agent.upgrade.new-started", false),
-    ("agent.upgrade.gate-passed", false),
-    ("agent.upgrade.committing", true),
-    ("agent.upgrade.committed", true),
+    ("agent.upgrade.switch", false),
+    ("agent.upgrade.start", false),
+    ("agent.upgrade.verify", false),
+    ("agent.upgrade.commit", true),
+    ("agent.upgrade.keep", true),
 ];
 
 /// An agent in a container of a private Engine.

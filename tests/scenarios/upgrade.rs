@@ -240,7 +240,7 @@ fn without_controller_and_store_the_agent_goes_back_alone() {
 
     // When the new one has to show that it is well, which it is not: the agent
     // stands still once that runs, until nobody is there any more.
-    fleet.arm(AGENT, "halt agent.upgrade.new-started");
+    fleet.arm(AGENT, "halt agent.upgrade.start");
     let id = fleet.start_upgrade("host-a", "app", App::NeverHealthy.image());
     fleet.host("host-a").agent().wait_halted(60);
     fleet.controller().kill();

@@ -20,9 +20,10 @@ use crate::spec::Specs;
 use super::failure::{plan_failure, reason};
 use super::handover::{Own, UpgradeOwner};
 use super::plan::{self, PlanContext, Planned};
-use super::record::{Record, State, Store};
+use super::record::{Phase, Record, Store};
 use super::run::{UpgradeJob, UpgradeRun, event, failed, finished};
-use super::{FIRST_PAUSE, Failure, RunRequest, forward};
+use super::steps::Step;
+use super::{FIRST_PAUSE, Failure, RunRequest, begin};
 
 #[derive(Debug)]
 pub(super) struct Context {
@@ -132,11 +133,11 @@ impl Context {
             Ok(record) => record,
             Err(failure) => return Some(failed(&failure)),
         };
-        let mut run = UpgradeRun { context: self, record, job: Some(job), tries: 0 };
+        let mut run = UpgradeRun::of_job(self, record, job, &hold.proceed);
         let went = if run.record.helper.is_some() {
-            run.hand_over(&job.cancel).await
+            run.hand_over().await
         } else {
-            run.forward(&job.cancel, &hold.proceed).await.map(|()| UpgradeOwner::Over)
+            run.execute(&Step::ALL).await.map(|()| UpgradeOwner::Over)
         };
         match went {
             Ok(UpgradeOwner::Helper) => return None,
@@ -158,8 +159,8 @@ impl Context {
     /// The record of an upgrade nothing of which is done yet.
     pub(super) async fn begin(&self, request: &RunRequest) -> Result<Record, Failure> {
         let planned = self.agreed(request).await?;
-        let recreations = forward::recreations(&self.specs, &planned).await?;
-        let mut record = forward::record(request, &planned, &recreations);
+        let recreations = begin::recreations(&self.specs, &planned).await?;
+        let mut record = begin::record(request, &planned, &recreations);
         if let Some(own) = self.own.as_ref().filter(|own| own.id == planned.old.id) {
             record.helper = Some(own.helper(&record, &record.from_image_id)?);
         }
@@ -226,9 +227,9 @@ impl Context {
             let _lock = self.quiesce_lock.clone().lock_owned().await;
             let Ok((_hold, record)) = self.take_fresh(record.job, Record::is_under_way) else { continue };
             let Some(record) = self.left_to_us(record).await else { continue };
-            tracing::warn!(job.id = %record.job, container.name = record.target().name, state = ?record.state(),
+            tracing::warn!(job.id = %record.job, container.name = record.target().name, state = ?record.phase(),
                 "an upgrade was cut off; it is finished or taken back now");
-            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            let mut run = UpgradeRun::new(self, record);
             run.go_on(Some(within)).await;
         }
     }
@@ -241,7 +242,7 @@ impl Context {
             self.records().values().filter(|record| may_come(record)).map(|record| record.job).collect();
         for job in jobs {
             let Ok((_hold, record)) = self.take_fresh(job, may_come) else { continue };
-            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            let mut run = UpgradeRun::new(self, record);
             if let Err(failure) = run.remove_orphans().await {
                 tracing::error!(job.id = %run.record.job, error = %failure,
                     "a container that came too late for its upgrade could not be removed; it is tried again");
@@ -251,14 +252,16 @@ impl Context {
 
     /// Removes what upgrades kept for a rollback whose time is over.
     pub(super) async fn end_grace(&self, now: Moment) {
-        let due = |record: &Record| {
-            record.state() == State::Committed && (record.is_finishing || record.is_grace_over(now))
+        // One that was cut off in the middle of its end goes on with it.
+        let due = |record: &Record| match record.phase() {
+            Phase::Committed => record.is_grace_over(now),
+            phase => phase == Phase::Finishing,
         };
         let jobs: Vec<JobId> =
             self.records().values().filter(|record| due(record)).map(|record| record.job).collect();
         for job in jobs {
             let Ok((_hold, record)) = self.take_fresh(job, due) else { continue };
-            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            let mut run = UpgradeRun::new(self, record);
             if let Err(failure) = run.finish().await {
                 tracing::error!(job.id = %run.record.job, error = %failure,
                     "what an upgrade kept for a rollback could not be removed; it is tried again");

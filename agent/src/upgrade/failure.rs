@@ -4,6 +4,7 @@ use holdfast_archive::text::causes;
 use holdfast_proto::ErrorCode;
 
 use crate::cancel::{Cancel, CancelReason};
+use crate::clone;
 use crate::engine::EngineError;
 
 use super::plan::PlanError;
@@ -62,4 +63,13 @@ pub(super) fn reason(cancel: &Cancel, failure: Failure) -> Failure {
         }
         Some(CancelReason::MaxDowntime) | None => failure,
     }
+}
+
+pub(super) fn cancelled() -> Failure {
+    Failure::new(ErrorCode::Cancelled, "cancelled on request")
+}
+
+pub(super) fn clone_failed(error: &clone::CloneError) -> Failure {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    Failure::new(ErrorCode::CloneFailed, format!("the data could not be cloned: {error}{cause}"))
 }

@@ -35,15 +35,15 @@ use holdfast_proto::ids::JobId;
 use holdfast_proto::v1::upgrade_event::Event;
 use serde_json::{Value, json};
 
-use crate::cancel::Cancel;
 use crate::clocks::now_unix_ms;
 use crate::engine::HOLDER_LABEL;
 use crate::failpoint::failpoint;
 use crate::resume::blocking;
 use crate::spec::{Spec, create, no_restart};
 
-use super::forward::{since, suffix};
-use super::record::{Helper, Record, State};
+use super::begin::suffix;
+use super::record::{Helper, Phase, Record, since};
+use super::steps::Step;
 use super::{Context, FIRST_PAUSE, Failure, UpgradeError, UpgradeRun, Upgrades};
 
 /// A helper that has not begun after this long is given up: nothing was
@@ -108,7 +108,7 @@ impl Own {
             name: format!("{}.holdfast-helper-{}", record.target().name, suffix(&job)),
             image_id: image_id.to_owned(),
             command: command.into(),
-            handed_over_unix_ms: 0,
+            handed_over_unix_ms: None,
         })
     }
 
@@ -159,7 +159,7 @@ impl Upgrades {
         let record = context.record(job).filter(Record::is_handed_over);
         let record = record.ok_or_else(|| UpgradeError::Unknown(job.to_string()))?;
         let helper = record.helper.clone();
-        let mut run = UpgradeRun { context, record, job: None, tries: 0 };
+        let mut run = UpgradeRun::new(context, record);
         if run.record.is_under_way() {
             run.help().await;
         }
@@ -193,7 +193,9 @@ impl Context {
     /// began is removed, one that went missing in the middle is recreated.
     async fn owner(&self, job: JobId) -> Result<UpgradeOwner, Failure> {
         let Some(record) = self.record(job) else { return Ok(UpgradeOwner::Over) };
-        let Some(helper) = record.helper.as_ref().filter(|_| record.is_handed_over()) else {
+        let Some((helper, handed_over)) =
+            record.helper.as_ref().and_then(|helper| Some((helper, helper.handed_over_unix_ms?)))
+        else {
             return Ok(UpgradeOwner::Ours);
         };
         if !record.is_under_way() {
@@ -204,8 +206,8 @@ impl Context {
             Err(error) if error.is_not_found() => false,
             Err(error) => return Err(error.into()),
         };
-        let in_time = u128::from(since(helper.handed_over_unix_ms)) < START_LIMIT.as_millis();
-        if live && (in_time || record.state() != State::Preparing) {
+        let in_time = u128::from(since(handed_over)) < START_LIMIT.as_millis();
+        if live && (in_time || record.phase() != Phase::Preparing) {
             return Ok(UpgradeOwner::Helper);
         }
         let store = self.store.clone();
@@ -218,8 +220,8 @@ impl Context {
         }
         let is_ours = self.own.as_ref().is_none_or(|own| !own.is_one_of(&record));
         // In that state nothing was stopped, so that going back stops nobody.
-        if is_ours || record.state() == State::Preparing {
-            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+        if is_ours || record.phase() == Phase::Preparing {
+            let mut run = UpgradeRun::new(self, record);
             run.record.helper = None;
             run.save().await?;
             self.store.forget_lock(job);
@@ -265,7 +267,7 @@ impl Context {
         let over: Vec<Record> = self.records().values().filter(over).cloned().collect();
         for record in over {
             let Ok(_hold) = self.take(record.job) else { continue };
-            let mut run = UpgradeRun { context: self, record, job: None, tries: 0 };
+            let mut run = UpgradeRun::new(self, record);
             if let Err(failure) = run.dismiss_helper().await {
                 tracing::error!(job.id = %run.record.job, error = %failure,
                     "the helper of an upgrade could not be removed; it is tried again");
@@ -279,9 +281,8 @@ impl Context {
 impl UpgradeRun<'_> {
     /// Makes the new container and lets a helper go on. `Helper`: the agent
     /// stops before it was over. On an error the caller goes back.
-    pub(super) async fn hand_over(&mut self, cancel: &Cancel) -> Result<UpgradeOwner, Failure> {
-        self.prepare(cancel).await?;
-        let _lock = self.take_quiesce_lock(cancel).await?;
+    pub(super) async fn hand_over(&mut self) -> Result<UpgradeOwner, Failure> {
+        self.execute(Step::before_quiesce()).await?;
         self.mark_handed_over();
         self.note("a helper container goes on from here: it stops the agent and starts the new one").await?;
         failpoint("agent.upgrade.handed-over");
@@ -296,19 +297,19 @@ impl UpgradeRun<'_> {
         };
         self.record.helper = Some(own.helper(&self.record, &image_id)?);
         self.mark_handed_over();
-        self.note_rollback(asked).await?;
+        self.note_rollback(asked, true).await?;
         self.watch_helper().await
     }
 
     fn mark_handed_over(&mut self) {
         if let Some(helper) = &mut self.record.helper {
-            helper.handed_over_unix_ms = now_unix_ms();
+            helper.handed_over_unix_ms = Some(now_unix_ms());
         }
     }
 
     /// Starts the helper and passes on what it does, until it is done or has
     /// stopped this agent. From here on only the end of the agent ends the
-    /// wait: a options to cancel would have to stop the helper half-way.
+    /// wait: an order to cancel would have to stop the helper half-way.
     async fn watch_helper(&mut self) -> Result<UpgradeOwner, Failure> {
         let lost = match self.context.start_helper(&self.record).await {
             Ok(()) => Failure::new(ErrorCode::Helper, "the helper container ended before it began"),
@@ -345,15 +346,11 @@ impl UpgradeRun<'_> {
     }
 
     async fn help(&mut self) {
-        if self.record.state() != State::Preparing {
+        if self.record.phase() != Phase::Preparing {
             return self.go_on(None).await;
         }
-        let never = Cancel::new();
-        let went = match self.stop(Vec::new(), &never).await {
-            Ok(()) => self.replace(&never).await,
-            failed => failed,
-        };
-        if let Err(failure) = went {
+        // The agent did the first steps; the rest is as for any other container.
+        if let Err(failure) = self.execute(&Step::ALL).await {
             self.end_otherwise(&failure).await;
         }
     }
@@ -396,7 +393,7 @@ mod tests {
             name: "agent.holdfast-helper-abc123".into(),
             image_id: "sha256:1".into(),
             command: vec!["/agent".into(), "hand-over".into()],
-            handed_over_unix_ms: 0,
+            handed_over_unix_ms: None,
         };
         let expected = json!({
             "Image": "sha256:1", "Env": ["HOLDFAST_LOG=info"], "WorkingDir": "/srv",

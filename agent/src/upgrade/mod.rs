@@ -15,21 +15,25 @@
 //! wants quiesced containers runs meanwhile: both would start what the other
 //! stopped.
 
+mod begin;
 mod context;
+mod executor;
 mod failure;
-mod forward;
+mod finish;
 mod gate;
 pub mod guards;
 mod handover;
+mod members;
 pub mod plan;
 mod populate_guard;
 pub mod probe;
 pub mod record;
 mod requested_rollback;
 mod restore_old;
-mod rollback;
 mod run;
 mod stand_in;
+mod steps;
+mod undisturbed;
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -54,7 +58,7 @@ pub use self::failure::Failure;
 use self::failure::plan_failure;
 pub use self::handover::Own;
 use self::plan::{PlanError, PlanRequest, Planned};
-use self::record::{Record, State, Store, StoreError};
+use self::record::{Phase, Record, Store, StoreError};
 use self::requested_rollback::RollbackOptions;
 use self::run::{UpgradeRun, end, event, failed};
 
@@ -242,8 +246,8 @@ impl Upgrades {
         let context = self.context.clone();
         // A task of its own: a caller that goes away must not leave it half done.
         let finishing = tokio::spawn(async move {
-            let (_hold, record) = context.take_fresh(job, |record| record.state() == State::Committed)?;
-            let mut run = UpgradeRun { context: &context, record, job: None, tries: 0 };
+            let (_hold, record) = context.take_fresh(job, |record| record.phase() == Phase::Committed)?;
+            let mut run = UpgradeRun::new(&context, record);
             run.finish().await?;
             Ok(run.record.wire())
         });
@@ -327,8 +331,8 @@ impl Upgrades {
     fn going_back(&self, name: &str) -> Option<Record> {
         let records = self.context.records();
         let newest = records.values().rev().find(|record| is_meant(record, name))?;
-        let asked = newest.state() == State::RollingBack && newest.error_code() == Some(ErrorCode::Asked);
-        (asked || newest.state() == State::AwaitingRollbackSnapshot).then(|| newest.clone())
+        let requested = newest.rollback().is_some_and(|rollback| rollback.requested);
+        (requested || newest.quiesced().is_some()).then(|| newest.clone())
     }
 
     /// The newest committed upgrade of a container, or the one of that job.
@@ -336,13 +340,11 @@ impl Upgrades {
         let records = self.context.records();
         let newest = records.values().rev().find(|record| is_meant(record, name));
         let newest = newest.ok_or_else(|| UpgradeError::Unknown(name.to_owned()))?;
-        let problem = match newest.state() {
-            State::Committed if newest.is_finishing => {
-                "is ending its grace period: there is no way back any more"
-            }
-            State::Committed => return Ok(newest.clone()),
-            State::Finished => "has ended its grace period: the old container and the clone are gone",
-            State::RolledBack => "was rolled back already",
+        let problem = match newest.phase() {
+            Phase::Committed => return Ok(newest.clone()),
+            Phase::Finishing => "is ending its grace period: there is no way back any more",
+            Phase::Finished => "has ended its grace period: the old container and the clone are gone",
+            Phase::RolledBack => "was rolled back already",
             _ => "is under way",
         };
         Err(UpgradeError::WrongState { name: newest.target().name.clone(), problem: problem.to_owned() })

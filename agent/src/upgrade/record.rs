@@ -6,23 +6,16 @@
 //! and which of the two trees is the original. Each state is written and synced
 //! before the first act that belongs to it, so whoever reads the record after a
 //! crash may find less done than it says, never more.
-//!
-//! One file an upgrade, replaced by a rename; it holds the container's
-//! environment and is readable by root alone.
 
 mod state;
+mod store;
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,10 +23,8 @@ use crate::clocks::{Moment, now_unix_ms};
 use crate::clone::Identity;
 use crate::spec::Spec;
 
-pub use self::state::{SourceKind, State};
-
-/// Upgrades that are over and are still listed.
-const KEPT: usize = 100;
+pub use self::state::{Phase, QuiescedForRollback, QuiescedMember, Rollback, SourceKind, State};
+pub use self::store::{Store, StoreError};
 
 /// One upgrade.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,8 +40,8 @@ pub struct Record {
     pub sources: Vec<Source>,
     pub options: Options,
     pub started_unix_ms: i64,
-    /// When the first container was told to stop; 0: none was.
-    pub stopped_unix_ms: i64,
+    /// When the first container was told to stop.
+    pub stopped_unix_ms: Option<i64>,
     pub ended_unix_ms: i64,
     /// The same by the count of [`crate::clocks`]; 0 in records of agents that
     /// had none.
@@ -63,21 +54,9 @@ pub struct Record {
     pub error_code: String,
     pub error: String,
     pub steps: Vec<Step>,
-    /// The data goes back whether the agent started the new container or not.
-    #[serde(default)]
-    pub put_back: bool,
-    /// It has gone back: nothing of it is touched any more.
-    #[serde(default)]
-    pub data_is_back: bool,
-    /// What a rollback needs is being removed: there is no way back from here.
-    #[serde(default)]
-    pub is_finishing: bool,
     /// Of an upgrade of the agent's own container.
     #[serde(default)]
     pub helper: Option<Helper>,
-    /// What is stopped for a rollback that has not begun to put anything back.
-    #[serde(default)]
-    pub quiesced: Option<QuiescedForRollback>,
     /// How far the stand-ins of the old containers are.
     #[serde(default)]
     pub stand_ins: StandIns,
@@ -121,27 +100,6 @@ pub struct KeptLayer {
     pub image_id: String,
 }
 
-/// Quiesced containers for a rollback, in the order they stopped.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct QuiescedForRollback {
-    /// The job that asked for it.
-    pub rollback: JobId,
-    /// When it goes back by itself, which tells one stop from the next; 0: not
-    /// everything is quiesced yet.
-    #[serde(default)]
-    pub until_unix_ms: i64,
-    pub containers: Vec<QuiescedMember>,
-}
-
-/// As a container was before it was quiesced.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct QuiescedMember {
-    pub id: String,
-    pub name: String,
-    pub was_running: bool,
-    pub restart_policy: Value,
-}
-
 /// The container that goes on where the agent cannot, being stopped itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Helper {
@@ -149,8 +107,8 @@ pub struct Helper {
     /// That of the agent which makes it, whose program it runs.
     pub image_id: String,
     pub command: Vec<String>,
-    /// From then on it alone goes on; 0: it is not there yet.
-    pub handed_over_unix_ms: i64,
+    /// From then on it alone goes on.
+    pub handed_over_unix_ms: Option<i64>,
 }
 
 /// A container that takes part.
@@ -251,24 +209,14 @@ pub enum Probe {
 /// A line of the upgrade's event log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Step {
-    pub state: State,
+    pub phase: Phase,
     pub text: String,
     pub unix_ms: i64,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the record of an upgrade cannot be {action} at {}", .path.display())]
-pub struct StoreError {
-    action: &'static str,
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-/// The records of one state directory.
-#[derive(Debug, Clone)]
-pub struct Store {
-    dir: PathBuf,
+/// Milliseconds since a time by the wall clock; 0 where that is set back.
+pub fn since(unix_ms: i64) -> u64 {
+    u64::try_from(now_unix_ms().saturating_sub(unix_ms)).unwrap_or(0)
 }
 
 // === impl Record ===
@@ -292,7 +240,7 @@ impl Record {
             sources: Vec::new(),
             options,
             started_unix_ms: now_unix_ms(),
-            stopped_unix_ms: 0,
+            stopped_unix_ms: None,
             ended_unix_ms: 0,
             ended_uptime_ms: 0,
             grace_until_unix_ms: 0,
@@ -300,17 +248,34 @@ impl Record {
             error_code: String::new(),
             error: String::new(),
             steps: Vec::new(),
-            put_back: false,
-            data_is_back: false,
-            is_finishing: false,
             helper: None,
-            quiesced: None,
             stand_ins: StandIns::None,
         }
     }
 
-    pub fn state(&self) -> State {
-        self.state
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The name of its state, as it is told.
+    pub fn phase(&self) -> Phase {
+        Phase::from(&self.state)
+    }
+
+    /// What is known of a rollback that has begun.
+    pub fn rollback(&self) -> Option<Rollback> {
+        match self.state {
+            State::RollingBack(rollback) => Some(rollback),
+            _ => None,
+        }
+    }
+
+    /// What is quiesced for a rollback that has not begun.
+    pub fn quiesced(&self) -> Option<&QuiescedForRollback> {
+        match &self.state {
+            State::AwaitingRollbackSnapshot(quiesced) => Some(quiesced),
+            _ => None,
+        }
     }
 
     pub fn set_state(&mut self, state: State) {
@@ -319,18 +284,23 @@ impl Record {
 
     /// Nothing is to be done for it any more.
     pub fn is_over(&self) -> bool {
-        matches!(self.state(), State::Finished | State::RolledBack)
+        matches!(self.state, State::Finished | State::RolledBack)
     }
 
     /// Somebody has to go on with it, or back.
     pub fn is_under_way(&self) -> bool {
-        !self.is_over() && self.state() != State::Committed
+        !self.is_over() && !matches!(self.state, State::Committed | State::Finishing)
     }
 
     /// Writes down that it comes to its end now.
     pub fn set_ended(&mut self, now: Moment) {
         self.ended_unix_ms = now.unix_ms;
         self.ended_uptime_ms = now.uptime_ms;
+    }
+
+    /// How long ago the first container was told to stop, by the wall clock.
+    pub fn since_stop_ms(&self) -> u64 {
+        self.stopped_unix_ms.map(since).unwrap_or_default()
     }
 
     /// How long it has been at its end, by both clocks.
@@ -348,24 +318,24 @@ impl Record {
     /// It went back with a new container asked for and never heard of: the
     /// Engine may make it yet.
     pub fn has_unanswered_creations(&self) -> bool {
-        self.state() == State::RolledBack && self.members.iter().any(Member::is_creation_unanswered)
+        self.state == State::RolledBack && self.members.iter().any(Member::is_creation_unanswered)
     }
 
     /// Whether it waits, everything quiesced, for a job to have its snapshots:
     /// its own, or a rollback that means this very stop.
     pub fn waits_for(&self, job: JobId, until_unix_ms: i64) -> bool {
-        match self.state() {
+        match &self.state {
             State::Stopped => self.job == job,
-            State::AwaitingRollbackSnapshot => self.quiesced.as_ref().is_some_and(|quiesced| {
-                quiesced.rollback == job && until_unix_ms != 0 && quiesced.until_unix_ms == until_unix_ms
-            }),
+            State::AwaitingRollbackSnapshot(quiesced) => {
+                quiesced.rollback == job && quiesced.until_unix_ms == Some(until_unix_ms)
+            }
             _ => false,
         }
     }
 
     /// A helper has it, or had it until it was over.
     pub fn is_handed_over(&self) -> bool {
-        self.helper.as_ref().is_some_and(|helper| helper.handed_over_unix_ms > 0)
+        self.helper.as_ref().is_some_and(|helper| helper.handed_over_unix_ms.is_some())
     }
 
     /// The container that is upgraded.
@@ -390,7 +360,7 @@ impl Record {
     }
 
     pub fn add_step(&mut self, text: impl Into<String>) -> Step {
-        let step = Step { state: self.state, text: text.into(), unix_ms: now_unix_ms() };
+        let step = Step { phase: self.phase(), text: text.into(), unix_ms: now_unix_ms() };
         self.steps.push(step.clone());
         step
     }
@@ -398,11 +368,13 @@ impl Record {
     pub fn wire(&self) -> v1::Upgrade {
         let target = self.target();
         let recreation = target.recreation.as_ref();
-        let kept =
-            matches!(self.state(), State::Committed | State::Committing | State::AwaitingRollbackSnapshot);
+        let kept = matches!(
+            self.phase(),
+            Phase::Committed | Phase::Finishing | Phase::Committing | Phase::AwaitingRollbackSnapshot
+        );
         v1::Upgrade {
             job_id: self.job.to_string(),
-            state: v1::UpgradeState::from(self.state).into(),
+            state: v1::UpgradeState::from(self.phase()).into(),
             container_name: target.name.clone(),
             from_image: self.from_image.clone(),
             from_image_id: self.from_image_id.clone(),
@@ -442,132 +414,9 @@ impl Source {
 impl Step {
     pub fn wire(&self) -> v1::UpgradeStep {
         v1::UpgradeStep {
-            state: v1::UpgradeState::from(self.state).into(),
+            state: v1::UpgradeState::from(self.phase).into(),
             text: self.text.clone(),
             unix_ms: self.unix_ms,
         }
-    }
-}
-
-// === impl Store ===
-
-impl Store {
-    /// Opens the records below `state_dir`, made if there are none.
-    ///
-    /// # Errors
-    /// When the directory cannot be made.
-    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let dir = state_dir.join("upgrades");
-        let made = fs::create_dir_all(&dir).and_then(|()| File::open(state_dir)?.sync_all());
-        made.map_err(|source| StoreError { action: "made", path: dir.clone(), source })?;
-        Ok(Self { dir })
-    }
-
-    /// Returns once the record is on disk. Blocks on the disk; on an error
-    /// what it announces must not be done.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn save(&self, record: &Record) -> Result<(), StoreError> {
-        let path = self.path(record.job);
-        let temporary = path.with_extension("new");
-        let bytes = serde_json::to_vec(record).expect("a record has only strings, numbers and maps of them");
-        let put = || {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        put().map_err(|source| StoreError { action: "written", path: path.clone(), source })
-    }
-
-    /// One record as it is on disk now. Blocks on the disk.
-    ///
-    /// # Errors
-    /// When it is not there or cannot be read.
-    pub fn read(&self, job: JobId) -> Result<Record, StoreError> {
-        let path = self.path(job);
-        let read = || Ok(serde_json::from_slice(&fs::read(&path)?)?);
-        read().map_err(|source| StoreError { action: "read", path: path.clone(), source })
-    }
-
-    /// Takes the one lock under which a helper works; none while another
-    /// process has it. The kernel drops it with its holder.
-    ///
-    /// # Errors
-    /// When there can be no lock.
-    pub fn lock(&self, job: JobId) -> Result<Option<File>, StoreError> {
-        let path = self.lock_path(job);
-        let take = || {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => Ok(Some(file)),
-                Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-                Err(error) => Err(error.into()),
-            }
-        };
-        take().map_err(|source| StoreError { action: "locked", path: path.clone(), source })
-    }
-
-    /// Removes the lock of an upgrade that has no helper any more.
-    pub fn forget_lock(&self, job: JobId) {
-        // An empty file that stays does no harm.
-        drop(fs::remove_file(self.lock_path(job)));
-    }
-
-    /// Every record that can be read, oldest first. One that cannot be is of a
-    /// newer agent or damaged: it is left where it is, and said.
-    ///
-    /// # Errors
-    /// When the directory cannot be listed.
-    pub fn load(&self) -> Result<BTreeMap<JobId, Record>, StoreError> {
-        let failed = |source| StoreError { action: "listed", path: self.dir.clone(), source };
-        let mut records = BTreeMap::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let read = fs::read(&path).map_err(|source| StoreError {
-                action: "read",
-                path: path.clone(),
-                source,
-            })?;
-            match serde_json::from_slice::<Record>(&read) {
-                Ok(record) if !record.members.is_empty() => {
-                    records.insert(record.job, record);
-                }
-                Ok(_) => {
-                    tracing::error!(path = %path.display(), "the record of an upgrade names no container")
-                }
-                Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "the record of an upgrade cannot be read");
-                }
-            }
-        }
-        Ok(records)
-    }
-
-    /// Removes the oldest records of upgrades that are over, but for the last
-    /// hundred; gives the ids of those that went.
-    pub fn forget_old(&self, records: &BTreeMap<JobId, Record>) -> Vec<JobId> {
-        let over: Vec<JobId> =
-            records.values().filter(|record| record.is_over()).map(|record| record.job).collect();
-        let gone: Vec<JobId> = over[..over.len().saturating_sub(KEPT)].to_vec();
-        for job in &gone {
-            // One that stays is tried again the next time.
-            drop(fs::remove_file(self.path(*job)));
-        }
-        gone
-    }
-
-    fn lock_path(&self, job: JobId) -> PathBuf {
-        self.path(job).with_extension("lock")
-    }
-
-    fn path(&self, job: JobId) -> PathBuf {
-        self.dir.join(format!("{job}.json"))
     }
 }

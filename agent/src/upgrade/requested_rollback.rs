@@ -23,12 +23,12 @@ use crate::spec::no_restart;
 
 use super::Failure;
 use super::context::Context;
-use super::forward::{cancelled, since};
+use super::executor::Ending;
+use super::failure::cancelled;
 use super::guards::{counted, writable_layer};
 use super::handover::{Own, UpgradeOwner};
-use super::record::{QuiescedForRollback, QuiescedMember, Record, Source, State};
-use super::rollback::Problems;
-use super::run::{Ending, UpgradeJob, UpgradeRun, failed};
+use super::record::{Phase, QuiescedForRollback, QuiescedMember, Record, Source, State};
+use super::run::{UpgradeJob, UpgradeRun, failed};
 
 /// How a rollback is to go.
 #[derive(Debug, Clone, Copy)]
@@ -45,21 +45,19 @@ impl Context {
         job: &UpgradeJob,
         options: RollbackOptions,
     ) -> Option<v1::UpgradeFinished> {
-        if record.state() == State::RollingBack {
+        if record.rollback().is_some() {
             return self.repeat(record.job, job).await;
         }
         let _lock = self.quiesce_lock.clone().lock_owned().await;
         // One that is stopped for this was left so by an agent that is gone.
-        let can_roll_back = |record: &Record| {
-            matches!(record.state(), State::Committed | State::AwaitingRollbackSnapshot)
-                && !record.is_finishing
-        };
+        let can_roll_back =
+            |record: &Record| matches!(record.phase(), Phase::Committed | Phase::AwaitingRollbackSnapshot);
         let (hold, record) = match self.take_fresh(record.job, can_roll_back) {
             Ok(taken) => taken,
             Err(failure) => return Some(failed(&failure)),
         };
-        let mut run = UpgradeRun { context: self, record, job: Some(job), tries: 0 };
-        if run.record.state() == State::AwaitingRollbackSnapshot {
+        let mut run = UpgradeRun::of_job(self, record, job, &hold.proceed);
+        if run.record.quiesced().is_some() {
             run.until_done(Ending::Resume, None).await;
         }
         if let Err(failure) = run.check_rollback().await {
@@ -67,9 +65,7 @@ impl Context {
         }
         let asked = Failure::new(ErrorCode::Asked, "rolled back on request");
         // Its downtime is this one's, not the upgrade's.
-        run.record.stopped_unix_ms = now_unix_ms();
-        // Whoever started the new container, the data goes back.
-        run.record.put_back = true;
+        run.record.stopped_unix_ms = Some(now_unix_ms());
         if let Some(own) = self.own.as_ref().filter(|own| own.is_one_of(&run.record)) {
             return hand_back(&mut run, own, &asked).await;
         }
@@ -81,9 +77,9 @@ impl Context {
         }
         // Not written down it would not be gone on with after a crash: the state
         // on disk would still lead to running containers on the new data.
-        let quiesced = run.record.quiesced.take();
-        if let Err(failure) = run.note_rollback(&asked).await {
-            run.record.quiesced = quiesced;
+        let before = run.record.state().clone();
+        if let Err(failure) = run.note_rollback(&asked, true).await {
+            run.record.set_state(before);
             return Some(run.resumed_after(&failure).await);
         }
         run.until_done(Ending::RollBack, None).await;
@@ -136,8 +132,9 @@ impl UpgradeRun<'_> {
         self.quiesce(job).await?;
         let most = Duration::from_secs(self.record.options.stopped_seconds.into());
         let until = now_unix_ms().saturating_add(i64::try_from(most.as_millis()).unwrap_or(i64::MAX));
-        if let Some(quiesced) = self.record.quiesced.as_mut() {
-            quiesced.until_unix_ms = until;
+        if let Some(quiesced) = self.record.quiesced().cloned() {
+            let quiesced = QuiescedForRollback { until_unix_ms: Some(until), ..quiesced };
+            self.record.set_state(State::AwaitingRollbackSnapshot(quiesced));
         }
         self.save().await?;
         // A signal until now meant an earlier stop, left by an agent that died.
@@ -174,9 +171,9 @@ impl UpgradeRun<'_> {
         let names: Vec<&str> =
             containers.iter().filter(|one| one.was_running).map(|one| one.name.as_str()).collect();
         let text = format!("stopping {} for a snapshot of what is discarded", names.join(", "));
-        self.record.quiesced =
-            Some(QuiescedForRollback { rollback: job.id, until_unix_ms: 0, containers: containers.clone() });
-        self.step(State::AwaitingRollbackSnapshot, text).await?;
+        let quiesced =
+            QuiescedForRollback { rollback: job.id, until_unix_ms: None, containers: containers.clone() };
+        self.enter(State::AwaitingRollbackSnapshot(quiesced), text).await?;
         failpoint("agent.upgrade.rollback-asked");
         for one in &containers {
             self.set_policy(&one.id, &no_restart()).await?;
@@ -217,7 +214,7 @@ impl UpgradeRun<'_> {
 
     /// Refuses to go on when somebody started what has to be quiesced.
     async fn refuse_running(&self) -> Result<(), Failure> {
-        for one in self.record.quiesced.iter().flat_map(|quiesced| &quiesced.containers) {
+        for one in self.record.quiesced().into_iter().flat_map(|quiesced| &quiesced.containers) {
             if let Some((container, _)) = self.found(&one.id).await?
                 && container.state.is_live()
             {
@@ -239,21 +236,18 @@ impl UpgradeRun<'_> {
     /// Everything as it was before it was stopped. Idempotent: entered again after a
     /// crash.
     pub(super) async fn resume(&mut self) -> Result<(), Failure> {
-        let quiesced = self.record.quiesced.clone();
-        let mut problems = Problems::default();
+        let quiesced = self.record.quiesced().cloned();
         for one in quiesced.iter().flat_map(|quiesced| &quiesced.containers).rev() {
             let started = if one.was_running { self.start(&one.id).await } else { Ok(()) };
             let policy = self.set_policy(&one.id, &one.restart_policy).await;
-            problems.note(&one.name, started.and(policy));
+            self.problems.note(&one.name, started.and(policy));
         }
-        self.settle(problems)?;
+        self.settle()?;
         failpoint("agent.upgrade.rollback-resumed");
-        self.record.quiesced = None;
-        self.record.put_back = false;
         let text = format!(
             "nothing went back; everything runs again after {} s",
-            since(self.record.stopped_unix_ms) / 1000
+            self.record.since_stop_ms() / 1000
         );
-        self.step(State::Committed, text).await
+        self.enter(State::Committed, text).await
     }
 }

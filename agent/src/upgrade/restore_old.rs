@@ -14,8 +14,8 @@ use crate::failpoint::failpoint;
 use crate::recreate;
 use crate::spec::Spec;
 
+use super::members::look;
 use super::record::{Member, Recreation};
-use super::rollback::look;
 use super::stand_in::{create_failed, labels_of, layer};
 use super::{Failure, UpgradeRun, populate_guard};
 
@@ -43,7 +43,7 @@ impl UpgradeRun<'_> {
         let made = self.make_again(recreation).await;
         self.placeholders(populate_guard::remove).await?;
         let made = made?;
-        failpoint("agent.upgrade.rollback-made");
+        failpoint("agent.upgrade.old-made");
         tracing::info!(
             container.name = member.name,
             "the old container is made again: it was not kept itself"
@@ -51,7 +51,7 @@ impl UpgradeRun<'_> {
         let gone = std::mem::replace(&mut self.record.members[index].id, made.id.clone());
         self.record.members[index].former_ids.push(gone);
         self.save().await?;
-        failpoint("agent.upgrade.rollback-noted");
+        failpoint("agent.upgrade.old-noted");
         Ok(self.context.engine.rename_container(&made.id, &member.name).await?)
     }
 

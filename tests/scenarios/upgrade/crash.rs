@@ -15,43 +15,71 @@ use serde_json::Value;
 
 use super::{fleet_with, migrated, rows, run_side, side_reaches};
 
-/// With a version that migrates and is well.
-const FORWARD: [&str; 12] = [
+/// With a version that migrates and is well: after every step, and within those
+/// that do more than one thing.
+const FORWARD: [&str; 17] = [
     "agent.upgrade.record-written",
-    "agent.upgrade.new-created",
-    "agent.upgrade.first-pass-done",
+    "agent.upgrade.create",
+    "agent.upgrade.copy-live",
+    "agent.upgrade.look-again",
     "agent.upgrade.policy-set",
-    "agent.upgrade.stopped",
-    "agent.upgrade.cloned",
+    "agent.upgrade.quiesce",
+    "agent.upgrade.copy-quiesced",
+    "agent.upgrade.await-snapshot",
     "agent.upgrade.old-renamed",
-    "agent.upgrade.new-renamed",
-    "agent.upgrade.new-started",
-    "agent.upgrade.gate-passed",
-    "agent.upgrade.committing",
-    "agent.upgrade.committed",
+    "agent.upgrade.switch",
+    "agent.upgrade.start",
+    "agent.upgrade.verify",
+    "agent.upgrade.dependents",
+    "agent.upgrade.commit",
+    "agent.upgrade.restore-policies",
+    "agent.upgrade.stand-ins",
+    "agent.upgrade.keep",
 ];
 
-/// Where nothing was stopped yet, or the upgrade is over.
-const NOT_QUIESCED: [&str; 4] = [
+/// How many of them come before the commit: from there on it goes forward.
+const BEFORE_COMMIT: usize = 13;
+
+/// Where nothing was stopped yet, or everything runs again: what the Engine alone
+/// took down is its owner's to start.
+const NOT_QUIESCED: [&str; 10] = [
     "agent.upgrade.record-written",
-    "agent.upgrade.new-created",
-    "agent.upgrade.first-pass-done",
-    "agent.upgrade.committed",
+    "agent.upgrade.create",
+    "agent.upgrade.copy-live",
+    "agent.upgrade.look-again",
+    "agent.upgrade.restore-policies",
+    "agent.upgrade.stand-ins",
+    "agent.upgrade.keep",
+    "agent.upgrade.undo-quiesce",
+    "agent.upgrade.undo-stand-ins",
+    "agent.upgrade.undo-copy-live",
 ];
 
 /// Everything was started again and is awaited.
-const STARTED: &str = "agent.upgrade.rollback-started";
+const STARTED: &str = "agent.upgrade.old-started";
 
-/// With one that ruins the data and is not well.
-const BACK: [&str; 4] = [
+/// With one that ruins the data and is not well: after everything that is undone,
+/// and within.
+const BACK: [&str; 9] = [
     "agent.upgrade.rollback-begun",
-    "agent.upgrade.rollback-exchanged",
-    "agent.upgrade.rollback-renamed",
-    "agent.upgrade.rollback-started",
+    "agent.upgrade.data-exchanged",
+    "agent.upgrade.undo-start",
+    "agent.upgrade.undo-create",
+    "agent.upgrade.undo-switch",
+    "agent.upgrade.old-started",
+    "agent.upgrade.undo-quiesce",
+    "agent.upgrade.undo-stand-ins",
+    "agent.upgrade.undo-copy-live",
 ];
+
+/// Where the agent dies that comes after one which died in [`FORWARD`].
+const AGAIN: &str = "agent.upgrade.undo-create";
 
 /// While a committed upgrade is undone, before anything goes back.
 const ASKED: [&str; 2] = ["agent.upgrade.rollback-asked", "agent.upgrade.rollback-quiesced"];
+
+/// While what a committed upgrade kept is removed.
+const FINISH: [&str; 2] = ["agent.upgrade.finish-begun", "agent.upgrade.finish-old-removed"];
 
 /// When an agent that found everything quiesced has set it going again.
 const RESUMED: &str = "agent.upgrade.rollback-resumed";
@@ -212,6 +240,22 @@ impl Scene {
         figure!("killed at {what} of a rollback: {}", newest["state"]);
     }
 
+    /// The agent that comes removes the rest of what was kept, and nothing else.
+    #[track_caller]
+    fn wait_finished(&mut self, what: &str) {
+        let before = self.before.take().expect("begun");
+        self.fleet.wait_connected("host-a");
+        self.fleet.wait_newest(what, ("host-a", "app"), 60, |newest| newest["state"] == "finished");
+        let engine = self.fleet.engine("host-a");
+        let runs = upgrades::the_one_that_runs(engine, "app");
+        assert_eq!(runs.image, before.target, "{what}");
+        let version = before.target.trim_start_matches("app:");
+        assert_eq!(rows(engine, "app-data"), migrated(&before.rows, version), "{what}");
+        upgrades::assert_no_traces(engine, "app", "app-data");
+        assert_eq!(things(engine), self.things, "{what}");
+        figure!("killed at {what}: finished");
+    }
+
     /// An Engine that went away before anything went back: the upgrade stays,
     /// and everything runs.
     #[track_caller]
@@ -310,10 +354,14 @@ fn things(engine: &Engine) -> String {
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Upgrade(App),
+    /// The same; the next agent dies, too, when it has undone half of it.
+    UpgradeTwice(App),
     /// Of a committed upgrade.
     Rollback,
     /// The same; the next agent dies, too, when it has started what was stopped.
     RollbackTwice,
+    /// The end of the grace period of a committed upgrade.
+    Finish,
 }
 
 impl kills::Matrix for Scene {
@@ -324,30 +372,40 @@ impl kills::Matrix for Scene {
     }
 
     fn prepare(&mut self, kill: &Kill<Act>) {
-        if matches!(kill.act, Act::Rollback | Act::RollbackTwice) {
+        if matches!(kill.act, Act::Rollback | Act::RollbackTwice | Act::Finish) {
             self.commit();
         }
     }
 
     fn begin(&mut self, kill: &Kill<Act>) {
         match kill.act {
-            Act::Upgrade(version) => self.upgrade(version),
+            Act::Upgrade(version) | Act::UpgradeTwice(version) => self.upgrade(version),
             Act::Rollback | Act::RollbackTwice => self.roll_back(),
+            Act::Finish => {
+                // Who is asked dies, so that the answer says nothing.
+                self.fleet.cli(&["upgrade", "commit", "app", "--host", "host-a"]);
+                self.kills += 1;
+            }
         }
     }
 
     fn inspect(&mut self, kill: &Kill<Act>) {
-        if matches!(kill.act, Act::RollbackTwice) {
-            self.fleet.host("host-a").start_agent(Some(RESUMED));
-            self.fleet.wait_death(AGENT);
-            self.kills += 1;
-        }
+        let again = match kill.act {
+            Act::Upgrade(_) | Act::Rollback | Act::Finish => return,
+            Act::UpgradeTwice(_) => AGAIN,
+            Act::RollbackTwice => RESUMED,
+        };
+        self.fleet.host("host-a").start_agent(Some(again));
+        self.fleet.wait_death(AGENT);
+        self.kills += 1;
     }
 
     fn settle(&mut self, kill: &Kill<Act>) {
         match kill.act {
             Act::Upgrade(_) => self.wait_ended(kill.point),
+            Act::UpgradeTwice(_) => self.wait_ended(&format!("{}, then {AGAIN}", kill.point)),
             Act::Rollback => self.wait_rolled_back(kill.point),
+            Act::Finish => self.wait_finished(kill.point),
             Act::RollbackTwice => self.wait_rolled_back(&format!("{}, then {RESUMED}", kill.point)),
         }
     }
@@ -359,6 +417,15 @@ fn u05_the_agent_killed_at_every_step() {
     let mut scene = Scene::new();
     let forward = each(AGENT, FORWARD, Act::Upgrade(App::Migrates));
     kills::run(&mut scene, forward.chain(each(AGENT, BACK, Act::Upgrade(App::Corrupts))));
+    scene.finish("the agent");
+}
+
+#[test]
+fn u05_the_agent_killed_at_every_step_and_again_while_it_goes_back() {
+    require_engine!();
+    let mut scene = Scene::new();
+    let (before, _) = FORWARD.split_at(BEFORE_COMMIT);
+    kills::run(&mut scene, each(AGENT, before.iter().copied(), Act::UpgradeTwice(App::Migrates)));
     scene.finish("the agent");
 }
 
@@ -436,6 +503,14 @@ fn u05_the_agent_killed_while_an_upgrade_is_rolled_back() {
     let mut scene = Scene::new();
     let once = each(AGENT, ASKED.into_iter().chain(BACK), Act::Rollback);
     kills::run(&mut scene, once.chain(each(AGENT, ASKED, Act::RollbackTwice)));
+    scene.finish("the agent");
+}
+
+#[test]
+fn u05_the_agent_killed_while_a_grace_period_ends() {
+    require_engine!();
+    let mut scene = Scene::new();
+    kills::run(&mut scene, each(AGENT, FINISH, Act::Finish));
     scene.finish("the agent");
 }
 

@@ -15,15 +15,15 @@ use super::{fleet_with, side_reaches};
 /// Where the agent dies while it upgrades, and where while it goes back then.
 /// With `:2` it is at the one that depends on the upgraded one.
 const POINTS: [(&str, &str); 9] = [
-    ("agent.upgrade.layer-noted", "agent.upgrade.rollback-started"),
-    ("agent.upgrade.layer-kept", "agent.upgrade.rollback-exchanged"),
+    ("agent.upgrade.layer-noted", "agent.upgrade.old-started"),
+    ("agent.upgrade.layer-kept", "agent.upgrade.data-exchanged"),
     ("agent.upgrade.stand-in-noted", "agent.upgrade.rollback-begun"),
-    ("agent.upgrade.stand-in-made", "agent.upgrade.rollback-made"),
-    ("agent.upgrade.stand-in-made:2", "agent.upgrade.rollback-made:2"),
-    ("agent.upgrade.stand-in-compared", "agent.upgrade.rollback-noted"),
-    ("agent.upgrade.old-removed", "agent.upgrade.rollback-noted:2"),
-    ("agent.upgrade.old-removed:2", "agent.upgrade.rollback-renamed"),
-    ("agent.upgrade.committed", "agent.upgrade.rollback-cleared"),
+    ("agent.upgrade.stand-in-made", "agent.upgrade.old-made"),
+    ("agent.upgrade.stand-in-made:2", "agent.upgrade.old-made:2"),
+    ("agent.upgrade.stand-in-compared", "agent.upgrade.old-noted"),
+    ("agent.upgrade.old-removed", "agent.upgrade.old-noted:2"),
+    ("agent.upgrade.old-removed:2", "agent.upgrade.undo-switch"),
+    ("agent.upgrade.keep", "agent.upgrade.undo-stand-ins"),
 ];
 
 const NAMES: [&str; 2] = ["app", "side"];

@@ -1,13 +1,22 @@
-//! How far an upgrade is. `docs/ARCHITECTURE.md` says who goes on from which
-//! state after a crash.
+//! How far an upgrade is, with what is known there alone. `docs/ARCHITECTURE.md`
+//! says who goes on from which state after a crash.
 
+use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use strum::EnumDiscriminants;
 
 /// Each is on disk before the first act that belongs to it. The text is kept
 /// in records: names stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, EnumDiscriminants)]
 #[serde(rename_all = "kebab-case")]
+#[strum_discriminants(
+    name(Phase),
+    doc = "The name of a [`State`], which lines of the event log and the wire have.",
+    derive(Hash, Serialize, Deserialize),
+    serde(rename_all = "kebab-case")
+)]
 pub enum State {
     /// The new container is made beside the old one, which runs.
     Preparing,
@@ -22,29 +31,62 @@ pub enum State {
     Committing,
     /// Done; the old one and the clone are kept for the grace period.
     Committed,
+    /// What a rollback needs is being removed: there is no way back from here.
+    Finishing,
     /// The grace period is over.
     Finished,
-    RollingBack,
+    RollingBack(Rollback),
     RolledBack,
     /// Committed and to be rolled back: everything is quiesced, nothing went
     /// back yet; waits for a snapshot.
-    AwaitingRollbackSnapshot,
+    AwaitingRollbackSnapshot(QuiescedForRollback),
 }
 
-impl From<State> for v1::UpgradeState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Preparing => Self::Preparing,
-            State::Stopping => Self::Stopping,
-            State::Stopped => Self::Stopped,
-            State::Switching => Self::Switching,
-            State::Gating => Self::Gating,
-            State::Committing => Self::Committing,
-            State::Committed => Self::Committed,
-            State::Finished => Self::Finished,
-            State::RollingBack => Self::RollingBack,
-            State::RolledBack => Self::RolledBack,
-            State::AwaitingRollbackSnapshot => Self::AwaitingRollbackSnapshot,
+/// What decides how far a rollback has to go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// Of a committed upgrade, on request: the data goes back whether the agent
+    /// started the new container or not, and what only the new one used stays.
+    pub requested: bool,
+    /// It has gone back: nothing of it is touched any more.
+    pub data_is_back: bool,
+}
+
+/// Quiesced containers for a rollback, in the order they stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuiescedForRollback {
+    /// The job that asked for it.
+    pub rollback: JobId,
+    /// When everything resumes by itself, which tells one stop from the next;
+    /// known once everything is quiesced.
+    pub until_unix_ms: Option<i64>,
+    pub containers: Vec<QuiescedMember>,
+}
+
+/// As a container was before it was quiesced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuiescedMember {
+    pub id: String,
+    pub name: String,
+    pub was_running: bool,
+    pub restart_policy: Value,
+}
+
+impl From<Phase> for v1::UpgradeState {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Preparing => Self::Preparing,
+            Phase::Stopping => Self::Stopping,
+            Phase::Stopped => Self::Stopped,
+            Phase::Switching => Self::Switching,
+            Phase::Gating => Self::Gating,
+            Phase::Committing => Self::Committing,
+            // That the time to go back is over is no state of its own for others.
+            Phase::Committed | Phase::Finishing => Self::Committed,
+            Phase::Finished => Self::Finished,
+            Phase::RollingBack => Self::RollingBack,
+            Phase::RolledBack => Self::RolledBack,
+            Phase::AwaitingRollbackSnapshot => Self::AwaitingRollbackSnapshot,
         }
     }
 }

@@ -33,8 +33,8 @@ use crate::engine::Container;
 use crate::failpoint::failpoint;
 use crate::recreate::{self, RecreateError};
 
+use super::members::look;
 use super::record::{Member, Recreation, StandIn, StandIns};
-use super::rollback::look;
 use super::{Failure, UpgradeRun};
 
 /// Label of a stand-in: the upgrade it was made for.
@@ -192,6 +192,18 @@ impl UpgradeRun<'_> {
             }
         }
         self.remove_layers().await
+    }
+
+    /// As a step of a rollback: what was kept in the place of the old containers,
+    /// which have their names and run by now.
+    pub(super) async fn undo_stand_ins(&mut self) -> Result<(), Failure> {
+        let cleared = match self.remove_stand_ins().await {
+            Ok(()) => self.remove_kept_images().await,
+            failed => failed,
+        };
+        let name = self.record.target().name.clone();
+        self.problems.note(&name, cleared);
+        self.settle()
     }
 
     /// The container of that name, if it was made for this upgrade.

@@ -1,0 +1,32 @@
+//! Everything is quiesced and cloned; the caller takes its snapshots.
+
+use std::time::Duration;
+
+use holdfast_proto::ErrorCode;
+use holdfast_proto::v1::{self, upgrade_event::Event};
+
+use crate::clocks::now_unix_ms;
+use crate::upgrade::Failure;
+use crate::upgrade::failure::cancelled;
+use crate::upgrade::record::{Source, State};
+use crate::upgrade::run::UpgradeRun;
+
+/// Goes back by itself when nobody says that the snapshots are taken: a caller
+/// that died must not keep containers stopped.
+pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+    let most = Duration::from_secs(run.record.options.stopped_seconds.into());
+    let until = now_unix_ms().saturating_add(i64::try_from(most.as_millis()).unwrap_or(i64::MAX));
+    run.enter(State::Stopped, "everything is quiesced and cloned; waiting for the snapshot").await?;
+    let sources = run.record.sources.iter().map(Source::wire).collect();
+    run.push(Event::Stopped(v1::UpgradeStopped { sources, until_unix_ms: until }));
+    let cancel = run.cancel();
+    tokio::select! {
+        () = run.told_to_proceed() => {}
+        () = cancel.cancelled() => return Err(cancelled()),
+        () = tokio::time::sleep(most) => {
+            let message = format!("nobody said within {} s that the snapshots are taken", most.as_secs());
+            return Err(Failure::new(ErrorCode::Abandoned, message));
+        }
+    }
+    run.refuse_disturbed().await
+}

@@ -1,0 +1,86 @@
+//! Whether what is quiesced is left alone: by jobs before this one, by whoever
+//! starts a container, and by containers that take no part and use the data.
+
+use std::time::Duration;
+
+use holdfast_proto::ErrorCode;
+
+use crate::engine::Container;
+use crate::quiesce::{Place, inspect_all, live_users};
+
+use super::Failure;
+use super::record::SourceKind;
+use super::run::UpgradeRun;
+
+/// How long cleanup of earlier jobs is waited for before containers are quiesced.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
+
+impl UpgradeRun<'_> {
+    /// A cleanup action carried out meanwhile would start what must stay quiesced.
+    pub(super) async fn await_cleanup(&self) -> Result<(), Failure> {
+        if let Some(recovery) = &self.context.recovery
+            && !recovery.resumed(CLEANUP_LIMIT).await
+        {
+            return Err(Failure::new(
+                ErrorCode::CleanupPending,
+                "containers that an earlier job left quiesced have not resumed yet",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses to go on when somebody started what has to stay quiesced, or uses the
+    /// data otherwise.
+    pub(super) async fn refuse_disturbed(&self) -> Result<(), Failure> {
+        for member in &self.record.members {
+            let container: Container = self.context.engine.inspect_container(&member.id).await?;
+            if container.state.is_live() {
+                let message = format!(
+                    "container `{}` was started by somebody else while it had to stay quiesced",
+                    member.name
+                );
+                return Err(Failure::new(ErrorCode::Disturbed, message));
+            }
+        }
+        self.refuse_external_writers().await
+    }
+
+    /// Refuses to go on while a container that takes no part could write to
+    /// the data.
+    pub(super) async fn refuse_external_writers(&self) -> Result<(), Failure> {
+        let names: Vec<String> =
+            self.external_writers().await?.iter().map(|container| format!("`{}`", container.name)).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let message = format!("{} uses the same data by now: stop it first", names.join(", "));
+        Err(Failure::new(ErrorCode::Disturbed, message))
+    }
+
+    /// Running containers that could write to the data and are no members, in
+    /// their old or new form.
+    pub(super) async fn external_writers(&self) -> Result<Vec<Container>, Failure> {
+        let places: Vec<Place> = self
+            .record
+            .sources
+            .iter()
+            .map(|source| match source.kind == SourceKind::Volume {
+                true => Place::Volume { name: source.name.clone(), path: source.path.clone() },
+                false => Place::Directory { path: source.path.clone() },
+            })
+            .collect();
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let takes_part = |container: &Container| {
+            self.record.members.iter().any(|member| {
+                let new = member.recreation.as_ref().map(|recreation| recreation.new_id.as_str());
+                member.id == container.id || new == Some(container.id.as_str())
+            })
+        };
+        let mut containers = inspect_all(&self.context.engine).await?;
+        containers.retain(|container| !takes_part(container));
+        let own = self.context.own.as_ref().map(|own| own.id.as_str());
+        Ok(live_users(&containers, &places, own).into_iter().cloned().collect())
+    }
+}
