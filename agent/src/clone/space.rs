@@ -10,6 +10,7 @@ use rustix::fs::{
     ioctl_ficlone, mkdirat, openat, renameat_with, statx,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::error::{CloneError, shown};
 use super::exchange::refused;
@@ -26,8 +27,10 @@ const SPARE_BYTES: u64 = 64 * MIB;
 /// What an entry takes besides its data: an inode, its name, a note of the first pass.
 const ENTRY_BYTES: u64 = 1024;
 
-/// How a clone gets the content of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a clone gets the content of files. Kept in records of upgrades: names
+/// stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Means {
     /// The filesystem shares it until either side is written to.
     Reflink,

@@ -14,6 +14,7 @@ mod router;
 mod run_request;
 mod snapshots;
 pub mod status;
+mod upgrade_wire;
 mod upgrades;
 mod volumes;
 

@@ -13,20 +13,16 @@ use crate::upgrade::plan::PlanRequest;
 use crate::upgrade::record::{Options, Probe};
 use crate::upgrade::{RunRequest, UpgradeError, Upgrades};
 
-pub(super) type Events = Pin<Box<dyn Stream<Item = Result<v1::UpgradeEvent, Status>> + Send>>;
+use super::upgrade_wire;
 
-/// What applies where the caller says nothing.
-const HEALTH_TIMEOUT_SECONDS: u32 = 120;
-const STEADY_SECONDS: u32 = 10;
-const GRACE_SECONDS: u32 = 24 * 60 * 60;
-const STOPPED_SECONDS: u32 = 10 * 60;
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<v1::UpgradeEvent, Status>> + Send>>;
 
 pub(super) async fn plan(
     upgrades: &Upgrades,
     request: v1::PlanUpgradeRequest,
 ) -> Result<v1::UpgradePlan, Status> {
     let planned = upgrades.plan(&parse_plan(request)?).await.map_err(upgrade_status)?;
-    Ok(planned.wire)
+    Ok(upgrade_wire::plan(planned))
 }
 
 pub(super) fn run(upgrades: &Upgrades, request: v1::RunUpgradeRequest) -> Result<Events, Status> {
@@ -36,17 +32,16 @@ pub(super) fn run(upgrades: &Upgrades, request: v1::RunUpgradeRequest) -> Result
             ErrorCode::InvalidRequest.status("an upgrade is run by a plan: its fingerprint is missing")
         );
     }
-    let wire = options.clone().unwrap_or_default();
     let request = RunRequest {
         job: parse_job(&job_id)?,
         generation,
         // The image was fetched for the plan.
-        plan: PlanRequest { container, image, pull: false, options: wire },
+        plan: PlanRequest { container, image, pull: false, options: parse_options(options)? },
         fingerprint,
-        options: parse_options(options)?,
     };
-    let events = upgrades.run(request).map_err(upgrade_status)?;
-    Ok(Box::pin(events.ok_or_else(cancelled_before)?.map(Ok)))
+    let job = request.job;
+    let events = upgrades.run(request).map_err(upgrade_status)?.ok_or_else(cancelled_before)?;
+    Ok(Box::pin(events.map(move |event| Ok(upgrade_wire::event(job, event)))))
 }
 
 pub(super) fn proceed(
@@ -64,20 +59,21 @@ pub(super) fn list(
     request: &v1::ListUpgradesRequest,
 ) -> Result<Vec<v1::Upgrade>, Status> {
     let job = if request.job_id.is_empty() { None } else { Some(parse_job(&request.job_id)?) };
-    Ok(upgrades.list(&request.container, job))
+    Ok(upgrades.list(&request.container, job).iter().map(upgrade_wire::upgrade).collect())
 }
 
 pub(super) async fn commit(
     upgrades: &Upgrades,
     request: &v1::CommitUpgradeRequest,
 ) -> Result<v1::Upgrade, Status> {
-    upgrades.commit(&request.upgrade).await.map_err(upgrade_status)
+    let committed = upgrades.commit(&request.upgrade).await.map_err(upgrade_status)?;
+    Ok(upgrade_wire::upgrade(&committed))
 }
 
 pub(super) fn roll_back(upgrades: &Upgrades, request: &v1::RollBackUpgradeRequest) -> Result<Events, Status> {
     let job = if request.job_id.is_empty() { JobId::generate() } else { parse_job(&request.job_id)? };
     let events = upgrades.roll_back(&request.upgrade, job, request.wait).map_err(upgrade_status)?;
-    Ok(Box::pin(events.map(Ok)))
+    Ok(Box::pin(events.map(move |event| Ok(upgrade_wire::event(job, event)))))
 }
 
 fn parse_plan(request: v1::PlanUpgradeRequest) -> Result<PlanRequest, Status> {
@@ -85,10 +81,8 @@ fn parse_plan(request: v1::PlanUpgradeRequest) -> Result<PlanRequest, Status> {
     if container.is_empty() {
         return Err(ErrorCode::InvalidRequest.status("the container to upgrade is missing"));
     }
-    let options = options.unwrap_or_default();
     // Wrong ones are refused with the plan, not when it is run.
-    parse_options(Some(options.clone()))?;
-    Ok(PlanRequest { container, image, pull, options })
+    Ok(PlanRequest { container, image, pull, options: parse_options(options)? })
 }
 
 fn parse_options(options: Option<v1::UpgradeOptions>) -> Result<Options, Status> {
@@ -100,12 +94,13 @@ fn parse_options(options: Option<v1::UpgradeOptions>) -> Result<Options, Status>
         stopped_seconds,
         allow_loss,
     } = options.unwrap_or_default();
+    let usual = Options::default();
     let or = |given: u32, usual: u32| if given == 0 { usual } else { given };
     Ok(Options {
-        health_timeout_seconds: or(health_timeout_seconds, HEALTH_TIMEOUT_SECONDS),
-        steady_seconds: or(steady_seconds, STEADY_SECONDS),
-        grace_seconds: or(grace_seconds, GRACE_SECONDS),
-        stopped_seconds: or(stopped_seconds, STOPPED_SECONDS),
+        health_timeout_seconds: or(health_timeout_seconds, usual.health_timeout_seconds),
+        steady_seconds: or(steady_seconds, usual.steady_seconds),
+        grace_seconds: or(grace_seconds, usual.grace_seconds),
+        stopped_seconds: or(stopped_seconds, usual.stopped_seconds),
         probe: probe.and_then(|probe| probe.kind).map(parse_probe).transpose()?,
         allow_loss,
     })

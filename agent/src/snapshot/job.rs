@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1;
 
 use crate::cancel::{Cancel, CancelReason};
 use crate::clocks::now_unix_ms;
@@ -113,10 +112,6 @@ impl Event for BackupEvent {
 
 impl Event for RestoreEvent {
     const KIND: &'static str = "restore";
-}
-
-impl Event for v1::UpgradeEvent {
-    const KIND: &'static str = "upgrade";
 }
 
 impl<E> Job<E> {

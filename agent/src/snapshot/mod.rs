@@ -50,6 +50,7 @@ pub use self::event::{
     BackupEvent, Counts, Failure, RestoreEvent, RestoreFinished, RestorePhase, RestoreProgress, Restored,
     SourceFinished, SourcePhase, SourceProgress, Taken,
 };
+pub(crate) use self::job::Event;
 pub use self::job::{Admission, AdmissionError, Job, KnownJob, Registry};
 pub use self::restore::RestoreRequest;
 pub use self::source::{SourceError, SourceName};

@@ -44,17 +44,17 @@ pub(super) fn record(request: &RunRequest, planned: &Planned, recreations: &Hash
             former_ids: Vec::new(),
         }
     });
-    let sources = planned.sources.iter().zip(&planned.wire.sources).map(|(source, wire)| Source {
+    let sources = planned.sources.iter().map(|source| Source {
         kind: source.kind(),
-        name: wire.name.clone(),
+        name: source.name.to_string(),
         target: source.target.clone(),
         path: source.path.clone(),
         clone: clone::clone_path(&source.path, request.job),
         size_bytes: source.size_bytes,
-        means: wire.clone.clone(),
+        means: source.means,
         identities: None,
     });
-    let mut record = Record::new(request.job, members.collect(), request.options.clone());
+    let mut record = Record::new(request.job, members.collect(), request.plan.options.clone());
     record.sources = sources.collect();
     record.from_image = planned.old.image.clone();
     record.from_image_id = planned.old.image_id.clone();

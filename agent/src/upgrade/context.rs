@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::allow::Allow;
@@ -17,11 +16,12 @@ use crate::resume::RecoveryWorker;
 use crate::snapshot::Registry;
 use crate::spec::Specs;
 
+use super::event::{Finished, UpgradeEvent};
 use super::failure::{plan_failure, reason};
 use super::handover::{Own, UpgradeOwner};
 use super::plan::{self, PlanContext, Planned};
 use super::record::{Phase, Record, Store};
-use super::run::{UpgradeJob, UpgradeRun, event, failed, finished};
+use super::run::{UpgradeJob, UpgradeRun};
 use super::steps::Step;
 use super::{FIRST_PAUSE, Failure, RunRequest, begin};
 
@@ -116,22 +116,18 @@ impl Context {
     /// The whole of one upgrade. What is known of it already is repeated or
     /// finished, never begun again. None: the agent stops, and whoever comes
     /// after it knows the end.
-    pub(super) async fn upgrade(
-        &self,
-        job: &UpgradeJob,
-        request: &RunRequest,
-    ) -> Option<v1::UpgradeFinished> {
+    pub(super) async fn upgrade(&self, job: &UpgradeJob, request: &RunRequest) -> Option<Finished> {
         let known = self.records().contains_key(&job.id);
         if known {
             return self.repeat(job.id, job).await;
         }
         let hold = match self.take(job.id) {
             Ok(hold) => hold,
-            Err(failure) => return Some(failed(&failure)),
+            Err(failure) => return Some(Finished::failed(&failure)),
         };
         let record = match self.begin(request).await {
             Ok(record) => record,
-            Err(failure) => return Some(failed(&failure)),
+            Err(failure) => return Some(Finished::failed(&failure)),
         };
         let mut run = UpgradeRun::of_job(self, record, job, &hold.proceed);
         let went = if run.record.helper.is_some() {
@@ -150,10 +146,10 @@ impl Context {
     /// For whoever listens to a task that panicked: what is on disk leads back,
     /// and the loop goes on with it.
     #[expect(clippy::unnecessary_wraps, reason = "it stands for the end of the task")]
-    pub(super) fn panicked(&self) -> Option<v1::UpgradeFinished> {
+    pub(super) fn panicked(&self) -> Option<Finished> {
         self.nudge.notify_one();
         let message = "the agent failed inside this upgrade and takes it back; see its log";
-        Some(failed(&Failure::new(ErrorCode::Panic, message)))
+        Some(Finished::failed(&Failure::new(ErrorCode::Panic, message)))
     }
 
     /// The record of an upgrade nothing of which is done yet.
@@ -171,17 +167,17 @@ impl Context {
     pub(super) async fn agreed(&self, request: &RunRequest) -> Result<Planned, Failure> {
         let planned = plan::plan(&self.plan_context(), &request.plan).await;
         let planned = planned.map_err(|error| plan_failure(&error))?;
-        if planned.wire.fingerprint != request.fingerprint {
+        if planned.summary.fingerprint != request.fingerprint {
             let message = format!(
                 "container `{}`, its image or what uses its data has changed since the plan was made; nothing was stopped: plan again",
-                planned.wire.container_name
+                planned.old.name
             );
             return Err(Failure::new(ErrorCode::PlanChanged, message));
         }
-        if !planned.wire.runnable {
-            let losses = planned.wire.losses.iter().filter(|loss| !loss.allowed);
+        if !planned.summary.runnable {
+            let losses = planned.summary.losses.iter().filter(|one| !one.allowed).map(|one| &one.loss);
             let problems: Vec<String> = planned
-                .wire
+                .summary
                 .refusals
                 .iter()
                 .cloned()
@@ -194,22 +190,22 @@ impl Context {
 
     /// How an upgrade ended that an earlier agent began: after whoever drives
     /// it now is done. None: this agent stops before that.
-    pub(super) async fn repeat(&self, upgrade: JobId, job: &UpgradeJob) -> Option<v1::UpgradeFinished> {
+    pub(super) async fn repeat(&self, upgrade: JobId, job: &UpgradeJob) -> Option<Finished> {
         self.nudge.notify_one();
         let mut told = 0;
         loop {
             let Some(record) = self.record(upgrade) else {
-                return Some(failed(&Failure::new(
+                return Some(Finished::failed(&Failure::new(
                     ErrorCode::NotFound,
                     "the upgrade is not known here any more",
                 )));
             };
             for step in record.steps.iter().skip(told) {
-                job.feed.push(event(job.id, Event::Step(step.wire())));
+                job.feed.push(UpgradeEvent::Step(step.clone()));
             }
             told = record.steps.len();
             if !record.is_under_way() {
-                return Some(finished(&record));
+                return Some(Finished::of(&record));
             }
             if self.registry.is_stopping() {
                 return None;

@@ -32,7 +32,6 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::upgrade_event::Event;
 use serde_json::{Value, json};
 
 use crate::clocks::now_unix_ms;
@@ -42,6 +41,7 @@ use crate::resume::blocking;
 use crate::spec::{Spec, create, no_restart};
 
 use super::begin::suffix;
+use super::event::UpgradeEvent;
 use super::record::{Helper, Phase, Record, since};
 use super::steps::Step;
 use super::{Context, FIRST_PAUSE, Failure, UpgradeError, UpgradeRun, Upgrades};
@@ -328,7 +328,7 @@ impl UpgradeRun<'_> {
                 self.record = record;
             }
             for step in self.record.steps.iter().skip(told) {
-                self.push(Event::Step(step.wire()));
+                self.push(UpgradeEvent::Step(step.clone()));
             }
             match owner {
                 Ok(UpgradeOwner::Over) => return Ok(UpgradeOwner::Over),

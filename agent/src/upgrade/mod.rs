@@ -17,6 +17,7 @@
 
 mod begin;
 mod context;
+mod event;
 mod executor;
 mod failure;
 mod finish;
@@ -43,7 +44,6 @@ use std::time::Duration;
 use futures_util::{FutureExt, Stream};
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::allow::{Allow, Right};
@@ -54,13 +54,14 @@ use crate::snapshot::{Admission, AdmissionError, Registry};
 use crate::spec::Specs;
 
 use self::context::Context;
+pub use self::event::{Finished, Stopped, UpgradeEvent};
 pub use self::failure::Failure;
 use self::failure::plan_failure;
 pub use self::handover::Own;
 use self::plan::{PlanError, PlanRequest, Planned};
 use self::record::{Phase, Record, Store, StoreError};
 use self::requested_rollback::RollbackOptions;
-use self::run::{UpgradeRun, end, event, failed};
+use self::run::{UpgradeRun, end};
 
 /// How often grace periods are looked at.
 const GRACE_TICK: Duration = Duration::from_secs(30);
@@ -105,7 +106,6 @@ pub struct RunRequest {
     pub generation: u64,
     pub plan: PlanRequest,
     pub fingerprint: String,
-    pub options: record::Options,
 }
 
 /// An upgrade that is not there, or not in a state for what is asked.
@@ -183,9 +183,9 @@ impl Upgrades {
     pub fn run(
         &self,
         request: RunRequest,
-    ) -> Result<Option<impl Stream<Item = v1::UpgradeEvent> + Send + use<>>, UpgradeError> {
+    ) -> Result<Option<impl Stream<Item = UpgradeEvent> + Send + use<>>, UpgradeError> {
         self.context.allow.check(Right::Container)?;
-        if matches!(request.options.probe, Some(record::Probe::Command(_))) {
+        if matches!(request.plan.options.probe, Some(record::Probe::Command(_))) {
             self.context.allow.check(Right::Exec)?;
         }
         let names = vec![request.plan.container.clone()];
@@ -227,20 +227,20 @@ impl Upgrades {
     }
 
     /// Upgrades this host remembers, newest first.
-    pub fn list(&self, container: &str, job: Option<JobId>) -> Vec<v1::Upgrade> {
+    pub fn list(&self, container: &str, job: Option<JobId>) -> Vec<Record> {
         let records = self.context.records();
         let wanted = records.values().rev().filter(|record| {
             (container.is_empty() || record.target().name == container)
                 && job.is_none_or(|job| record.job == job)
         });
-        wanted.map(Record::wire).collect()
+        wanted.cloned().collect()
     }
 
     /// Gives up the way back of a committed upgrade.
     ///
     /// # Errors
     /// When there is none, or something could not be removed.
-    pub async fn commit(&self, name: &str) -> Result<v1::Upgrade, UpgradeError> {
+    pub async fn commit(&self, name: &str) -> Result<Record, UpgradeError> {
         self.context.allow.check(Right::Container)?;
         let job = self.committed(name)?.job;
         let context = self.context.clone();
@@ -249,7 +249,7 @@ impl Upgrades {
             let (_hold, record) = context.take_fresh(job, |record| record.phase() == Phase::Committed)?;
             let mut run = UpgradeRun::new(&context, record);
             run.finish().await?;
-            Ok(run.record.wire())
+            Ok(run.record)
         });
         finishing
             .await
@@ -267,11 +267,11 @@ impl Upgrades {
         name: &str,
         job: JobId,
         wait: bool,
-    ) -> Result<impl Stream<Item = v1::UpgradeEvent> + Send + use<>, UpgradeError> {
+    ) -> Result<impl Stream<Item = UpgradeEvent> + Send + use<>, UpgradeError> {
         self.context.allow.check(Right::Container)?;
         let going = self.going_back(name);
         let found = self.committed(name);
-        let started = match self.context.registry.admit::<v1::UpgradeEvent>(job, 0, vec![name.to_owned()])? {
+        let started = match self.context.registry.admit::<UpgradeEvent>(job, 0, vec![name.to_owned()])? {
             Admission::Attach(job) => return Ok(job.feed.listen()),
             Admission::Cancelled => {
                 return Err(Failure::new(
@@ -288,7 +288,7 @@ impl Upgrades {
             Err(_) if going.is_some() => going.expect("it was just found"),
             Err(error) => {
                 let failure = Failure::new(ErrorCode::NotFound, error.to_string());
-                started.feed.end(event(job, Event::Finished(failed(&failure))));
+                started.feed.end(UpgradeEvent::Finished(Box::new(Finished::failed(&failure))));
                 return Err(error);
             }
         };

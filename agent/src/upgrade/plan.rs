@@ -24,7 +24,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use holdfast_archive::text::did_you_mean;
-use holdfast_proto::v1;
 use serde_json::Value;
 
 use crate::allow::Allow;
@@ -35,9 +34,10 @@ use crate::quiesce::Place;
 use crate::spec::{Spec, SpecError, Specs, base};
 use crate::upgrade::guards::{Loss, database, tmpfs, volumes, writable_layer};
 use crate::upgrade::handover::Own;
+use crate::upgrade::record::{Options, Probe};
 
+use self::changes::Change;
 use self::fingerprint::World;
-pub use self::health::{DEFAULT_HEALTH_SECONDS, DEFAULT_STEADY_SECONDS};
 use self::image::{ImageFacts, is_id};
 pub use self::refusals::Refusal;
 pub use self::sources::PlannedSource;
@@ -62,13 +62,46 @@ pub struct PlanRequest {
     pub image: String,
     /// Fetch the image even where one of that name is there.
     pub pull: bool,
-    pub options: v1::UpgradeOptions,
+    pub options: Options,
+}
+
+/// What a plan says to people.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Of everything the plan depends on: equal as long as the world is.
+    pub fingerprint: String,
+    pub running: bool,
+    /// As the registry knows it; empty for an image that came from none.
+    pub to_digest: String,
+    /// In words, a line each.
+    pub stays: Vec<String>,
+    pub changes: Vec<Change>,
+    /// Names of what stops, in this order.
+    pub stops: Vec<String>,
+    pub expected_downtime_seconds: u32,
+    pub losses: Vec<PlannedLoss>,
+    /// What forbids the upgrade and no option allows, a sentence each.
+    pub refusals: Vec<String>,
+    pub warnings: Vec<String>,
+    /// How it will be known that the new container is well.
+    pub health: String,
+    /// Nothing forbids it and every loss is allowed.
+    pub runnable: bool,
+    /// What the container may do beyond itself, in words.
+    pub powers: Vec<String>,
+}
+
+/// A loss, and whether the request allows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedLoss {
+    pub loss: Loss,
+    pub allowed: bool,
 }
 
 /// A plan, for people and for the machine that runs it.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    pub wire: v1::UpgradePlan,
+    pub summary: Summary,
     pub spec: Spec,
     pub old: Container,
     pub to_image: String,
@@ -269,10 +302,7 @@ impl Findings {
             &world.to,
             &world.machine,
         ));
-        let command = matches!(
-            request.options.probe.as_ref().and_then(|probe| probe.kind.as_ref()),
-            Some(v1::probe::Kind::Command(_))
-        );
+        let command = matches!(request.options.probe, Some(Probe::Command(_)));
         found.refusals.extend(refusals::of_rights(&context.allow, found.sources.len(), command));
         found.refusals.extend(data.refusals);
         found.refusals.extend(held_ports(engine, world).await?);
@@ -351,12 +381,11 @@ impl Findings {
         let check = health::Check::of(&world.spec.config, &world.to.healthcheck);
         let sizes: Vec<u64> = self.sources.iter().map(|one| one.size_bytes).collect();
         let mounted: Vec<&str> = world.old.mounts.iter().map(|mount| mount.target.as_str()).collect();
-        let losses: Vec<v1::UpgradeLoss> = self
+        let losses: Vec<PlannedLoss> = self
             .losses
             .iter()
-            .map(|loss| v1::UpgradeLoss {
-                name: loss.name.clone(),
-                text: loss.text.clone(),
+            .map(|loss| PlannedLoss {
+                loss: loss.clone(),
                 allowed: loss.is_allowed(&request.options.allow_loss),
             })
             .collect();
@@ -365,15 +394,9 @@ impl Findings {
         stays.extend(self.runtime.clone());
         stays.extend(self.kept.clone());
         let stopping = self.stops.iter().filter(|one| one.state.is_live());
-        let wire = v1::UpgradePlan {
+        let summary = Summary {
             fingerprint: self.fingerprint(&world),
-            container_id: world.old.id.clone(),
-            container_name: world.old.name.clone(),
             running: world.is_running(),
-            from_image: world.old.image.clone(),
-            from_image_id: world.old.image_id.clone(),
-            to_image: world.to_image.clone(),
-            to_image_id: world.to.id.clone(),
             to_digest: world.to.digest(&world.to_image),
             stays,
             changes: changes::between(&world.from, &world.to, &world.spec.config, &mounted),
@@ -385,15 +408,13 @@ impl Findings {
             ),
             runnable: self.refusals.is_empty() && losses.iter().all(|loss| loss.allowed),
             losses,
-            sources: self.sources.iter().map(PlannedSource::wire).collect(),
             refusals: self.refusals.iter().map(|refusal| refusal.text.clone()).collect(),
             warnings: self.warnings,
             health: health::words(&check, &request.options, world.is_running()),
-            container_labels: world.old.labels.clone().into_iter().collect(),
             powers: powers::words(&world.spec.host_config, &world.old.mounts),
         };
         Planned {
-            wire,
+            summary,
             spec: world.spec,
             old: world.old,
             to_image: world.to_image,

@@ -15,20 +15,25 @@ use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clocks::{Moment, now_unix_ms};
-use crate::clone::Identity;
+use crate::clone::{Identity, Means};
 use crate::spec::Spec;
 
 pub use self::state::{Phase, QuiescedForRollback, QuiescedMember, Rollback, SourceKind, State};
 pub use self::store::{Store, StoreError};
 
+/// Of records as this agent writes them. A field that may be missing does not
+/// change it; one whose meaning changes does.
+const VERSION: u32 = 1;
+
 /// One upgrade.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
+    /// Of what the file looks like: [`VERSION`].
+    version: u32,
     pub job: JobId,
     state: State,
     pub from_image: String,
@@ -173,8 +178,7 @@ pub struct Source {
     pub path: PathBuf,
     pub clone: PathBuf,
     pub size_bytes: u64,
-    /// "reflink" or "copy".
-    pub means: String,
+    pub means: Means,
     /// Known once the clone is whole.
     pub identities: Option<Identities>,
 }
@@ -187,7 +191,7 @@ pub struct Identities {
 }
 
 /// What the caller asked for, with the defaults filled in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     pub health_timeout_seconds: u32,
     pub steady_seconds: u32,
@@ -195,6 +199,20 @@ pub struct Options {
     pub stopped_seconds: u32,
     pub probe: Option<Probe>,
     pub allow_loss: Vec<String>,
+}
+
+/// What applies where the caller says nothing.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            health_timeout_seconds: 120,
+            steady_seconds: 10,
+            grace_seconds: 24 * 60 * 60,
+            stopped_seconds: 10 * 60,
+            probe: None,
+            allow_loss: Vec::new(),
+        }
+    }
 }
 
 /// How a new container is asked whether it is well.
@@ -230,6 +248,7 @@ impl Record {
 
     pub fn new(job: JobId, members: Vec<Member>, options: Options) -> Self {
         Self {
+            version: VERSION,
             job,
             state: State::Preparing,
             from_image: String::new(),
@@ -364,59 +383,7 @@ impl Record {
         self.steps.push(step.clone());
         step
     }
-
-    pub fn wire(&self) -> v1::Upgrade {
-        let target = self.target();
-        let recreation = target.recreation.as_ref();
-        let kept = matches!(
-            self.phase(),
-            Phase::Committed | Phase::Finishing | Phase::Committing | Phase::AwaitingRollbackSnapshot
-        );
-        v1::Upgrade {
-            job_id: self.job.to_string(),
-            state: v1::UpgradeState::from(self.phase()).into(),
-            container_name: target.name.clone(),
-            from_image: self.from_image.clone(),
-            from_image_id: self.from_image_id.clone(),
-            to_image: self.to_image.clone(),
-            to_image_id: self.to_image_id.clone(),
-            old_container_id: target.id.clone(),
-            old_container_name: match recreation {
-                Some(recreation) if kept => self.kept_name(recreation).to_owned(),
-                _ => String::new(),
-            },
-            new_container_id: recreation.map(|recreation| recreation.new_id.clone()).unwrap_or_default(),
-            started_unix_ms: self.started_unix_ms,
-            ended_unix_ms: self.ended_unix_ms,
-            grace_until_unix_ms: self.grace_until_unix_ms,
-            downtime_ms: self.downtime_ms,
-            sources: self.sources.iter().map(Source::wire).collect(),
-            error_code: self.error_code.clone(),
-            error: self.error.clone(),
-            steps: self.steps.iter().map(Step::wire).collect(),
-        }
-    }
 }
 
-impl Source {
-    pub fn wire(&self) -> v1::UpgradeSource {
-        v1::UpgradeSource {
-            kind: v1::SourceKind::from(self.kind).into(),
-            name: self.name.clone(),
-            target: self.target.clone(),
-            size_bytes: self.size_bytes,
-            clone: self.means.clone(),
-            free_bytes: 0,
-        }
-    }
-}
-
-impl Step {
-    pub fn wire(&self) -> v1::UpgradeStep {
-        v1::UpgradeStep {
-            state: v1::UpgradeState::from(self.phase).into(),
-            text: self.text.clone(),
-            unix_ms: self.unix_ms,
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{self, upgrade_event::Event};
 use tokio::sync::Notify;
 
 use crate::clocks::now_unix_ms;
@@ -23,12 +22,13 @@ use crate::spec::no_restart;
 
 use super::Failure;
 use super::context::Context;
+use super::event::{Finished, Stopped, UpgradeEvent};
 use super::executor::Ending;
 use super::failure::cancelled;
 use super::guards::{counted, writable_layer};
 use super::handover::{Own, UpgradeOwner};
-use super::record::{Phase, QuiescedForRollback, QuiescedMember, Record, Source, State};
-use super::run::{UpgradeJob, UpgradeRun, failed};
+use super::record::{Phase, QuiescedForRollback, QuiescedMember, Record, State};
+use super::run::{UpgradeJob, UpgradeRun};
 
 /// How a rollback is to go.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,7 @@ impl Context {
         record: Record,
         job: &UpgradeJob,
         options: RollbackOptions,
-    ) -> Option<v1::UpgradeFinished> {
+    ) -> Option<Finished> {
         if record.rollback().is_some() {
             return self.repeat(record.job, job).await;
         }
@@ -54,14 +54,14 @@ impl Context {
             |record: &Record| matches!(record.phase(), Phase::Committed | Phase::AwaitingRollbackSnapshot);
         let (hold, record) = match self.take_fresh(record.job, can_roll_back) {
             Ok(taken) => taken,
-            Err(failure) => return Some(failed(&failure)),
+            Err(failure) => return Some(Finished::failed(&failure)),
         };
         let mut run = UpgradeRun::of_job(self, record, job, &hold.proceed);
         if run.record.quiesced().is_some() {
             run.until_done(Ending::Resume, None).await;
         }
         if let Err(failure) = run.check_rollback().await {
-            return Some(failed(&failure));
+            return Some(Finished::failed(&failure));
         }
         let asked = Failure::new(ErrorCode::Asked, "rolled back on request");
         // Its downtime is this one's, not the upgrade's.
@@ -87,11 +87,11 @@ impl Context {
     }
 }
 
-async fn hand_back(run: &mut UpgradeRun<'_>, own: &Own, asked: &Failure) -> Option<v1::UpgradeFinished> {
+async fn hand_back(run: &mut UpgradeRun<'_>, own: &Own, asked: &Failure) -> Option<Finished> {
     match run.hand_back(own, asked).await {
         Ok(UpgradeOwner::Helper) => None,
         Ok(_) => Some(run.finished()),
-        Err(failure) => Some(failed(&failure)),
+        Err(failure) => Some(Finished::failed(&failure)),
     }
 }
 
@@ -139,8 +139,8 @@ impl UpgradeRun<'_> {
         self.save().await?;
         // A signal until now meant an earlier stop, left by an agent that died.
         let _ = proceed.notified().now_or_never();
-        let sources = self.record.sources.iter().map(Source::wire).collect();
-        self.push(Event::Stopped(v1::UpgradeStopped { sources, until_unix_ms: until }));
+        let sources = self.record.sources.clone();
+        self.push(UpgradeEvent::Stopped(Stopped { sources, until_unix_ms: until }));
         tokio::select! {
             () = proceed.notified() => {}
             () = job.cancel.cancelled() => return Err(cancelled()),
@@ -227,10 +227,10 @@ impl UpgradeRun<'_> {
         self.refuse_external_writers().await
     }
 
-    async fn resumed_after(&mut self, failure: &Failure) -> v1::UpgradeFinished {
+    async fn resumed_after(&mut self, failure: &Failure) -> Finished {
         self.until_done(Ending::Resume, None).await;
         let message = format!("nothing went back and everything runs as before: {failure}");
-        failed(&Failure::new(failure.code, message))
+        Finished::failed(&Failure::new(failure.code, message))
     }
 
     /// Everything as it was before it was stopped. Idempotent: entered again after a

@@ -1,9 +1,6 @@
 //! One upgrade in the hands of a task: its record, which is written before each
 //! act, and what whoever listens is told.
 
-use holdfast_proto::ErrorCode;
-use holdfast_proto::ids::JobId;
-use holdfast_proto::v1::{self, upgrade_event::Event};
 use tokio::sync::{Notify, OwnedMutexGuard};
 
 use crate::cancel::Cancel;
@@ -13,10 +10,11 @@ use crate::snapshot::Job;
 
 use super::Failure;
 use super::context::Context;
+use super::event::{Finished, UpgradeEvent};
 use super::executor::Problems;
-use super::record::{Phase, Record, State};
+use super::record::{Record, State};
 
-pub(super) type UpgradeJob = Job<v1::UpgradeEvent>;
+pub(super) type UpgradeJob = Job<UpgradeEvent>;
 
 /// An upgrade in the hands of one task.
 pub(super) struct UpgradeRun<'a> {
@@ -99,53 +97,27 @@ impl<'a> UpgradeRun<'a> {
         self.save().await?;
         tracing::info!(job.id = %self.record.job, container.name = self.record.target().name,
             state = ?self.record.phase(), "{}", step.text);
-        self.push(Event::Step(step.wire()));
+        self.push(UpgradeEvent::Step(step));
         Ok(())
     }
 
-    pub(super) fn push(&self, happened: Event) {
+    pub(super) fn push(&self, event: UpgradeEvent) {
         if let Some(Listener { job, .. }) = self.listener {
-            job.feed.push(event(job.id, happened));
+            job.feed.push(event);
         }
     }
 
-    pub(super) fn finished(&self) -> v1::UpgradeFinished {
-        finished(&self.record)
+    pub(super) fn finished(&self) -> Finished {
+        Finished::of(&self.record)
     }
 }
 
 /// The last word about an upgrade; None: it is said by the agent that comes.
-pub(super) fn end(job: &UpgradeJob, finished: Option<v1::UpgradeFinished>) {
+pub(super) fn end(job: &UpgradeJob, finished: Option<Finished>) {
     let Some(finished) = finished else {
         tracing::info!(job.id = %job.id, "the agent stops; the upgrade goes on without it");
         return job.feed.abandon();
     };
     tracing::info!(job.id = %job.id, ok = finished.ok, code = finished.error_code, "upgrade ended");
-    job.feed.end(event(job.id, Event::Finished(finished)));
-}
-
-pub(super) fn event(job: JobId, event: Event) -> v1::UpgradeEvent {
-    v1::UpgradeEvent { job_id: job.to_string(), event: Some(event) }
-}
-
-pub(super) fn failed(failure: &Failure) -> v1::UpgradeFinished {
-    v1::UpgradeFinished {
-        cancelled: failure.code == ErrorCode::Cancelled,
-        error_code: failure.code.as_str().to_owned(),
-        error: failure.message.clone(),
-        ..Default::default()
-    }
-}
-
-/// How an upgrade that is not under way any more ended.
-pub(super) fn finished(record: &Record) -> v1::UpgradeFinished {
-    v1::UpgradeFinished {
-        ok: matches!(record.phase(), Phase::Committed | Phase::Finishing | Phase::Finished),
-        rolled_back: record.phase() == Phase::RolledBack && record.stopped_unix_ms.is_some(),
-        cancelled: record.error_code() == Some(ErrorCode::Cancelled),
-        downtime_ms: record.downtime_ms,
-        error_code: record.error_code.clone(),
-        error: record.error.clone(),
-        upgrade: Some(record.wire()),
-    }
+    job.feed.end(UpgradeEvent::Finished(Box::new(finished)));
 }

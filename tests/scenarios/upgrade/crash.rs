@@ -40,6 +40,9 @@ const FORWARD: [&str; 17] = [
 /// How many of them come before the commit: from there on it goes forward.
 const BEFORE_COMMIT: usize = 13;
 
+/// How many come before the snapshot of the quiesced data is there.
+const AT_SNAPSHOT: usize = 7;
+
 /// Where nothing was stopped yet, or everything runs again: what the Engine alone
 /// took down is its owner's to start.
 const NOT_QUIESCED: [&str; 10] = [
@@ -464,9 +467,15 @@ fn killed_with_the_agent_halted(points: &[&'static str], version: App) {
 }
 
 #[test]
-fn u05_the_engine_killed_at_every_step_forward() {
+fn u05_the_engine_killed_at_every_step_until_the_snapshot() {
     require_engine!();
-    killed_with_the_agent_halted(&FORWARD, App::Migrates);
+    killed_with_the_agent_halted(&FORWARD[..AT_SNAPSHOT], App::Migrates);
+}
+
+#[test]
+fn u05_the_engine_killed_at_every_step_from_the_snapshot() {
+    require_engine!();
+    killed_with_the_agent_halted(&FORWARD[AT_SNAPSHOT..], App::Migrates);
 }
 
 #[test]

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_proto::v1;
 use serde_json::{Map, Value};
 
 use super::image::{ImageFacts, env, strings};
@@ -21,13 +20,22 @@ const HEALTH_FIELDS: [(&str, &str); 6] = [
     ("Retries", "healthcheck retries"),
 ];
 
+/// One thing that the new image makes different; empty: not set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// "env PG_VERSION", "command", "user", "volume /data", "port 80/tcp", ...
+    pub what: String,
+    pub from: String,
+    pub to: String,
+}
+
 /// Compares two images for a container with this user-only configuration.
 pub fn between(
     old: &ImageFacts,
     new: &ImageFacts,
     config: &Map<String, Value>,
     mounted: &[&str],
-) -> Vec<v1::UpgradeChange> {
+) -> Vec<Change> {
     let mut changes = Changes::default();
     let own = |key: &str| config.get(key).unwrap_or(&Value::Null);
     changes.add("platform", &old.platform(), &new.platform());
@@ -64,13 +72,13 @@ pub fn between(
 }
 
 #[derive(Default)]
-struct Changes(Vec<v1::UpgradeChange>);
+struct Changes(Vec<Change>);
 
 impl Changes {
     fn add(&mut self, what: impl Into<String>, from: &str, to: &str) {
         if from != to {
             let (from, to) = (from.to_owned(), to.to_owned());
-            self.0.push(v1::UpgradeChange { what: what.into(), from, to });
+            self.0.push(Change { what: what.into(), from, to });
         }
     }
 

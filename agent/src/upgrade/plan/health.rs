@@ -1,17 +1,10 @@
 //! How it will be known that the new container is well. Pure.
 
-use holdfast_proto::v1;
-use holdfast_proto::v1::probe::Kind;
 use serde_json::{Map, Value};
 
 use super::changes::{argv, is_off};
 use super::image::strings;
-
-/// How long a new container may take until it is well, where nobody said.
-pub const DEFAULT_HEALTH_SECONDS: u32 = 120;
-
-/// How long one without a health check has to run without a restart.
-pub const DEFAULT_STEADY_SECONDS: u32 = 10;
+use crate::upgrade::record::{Options, Probe};
 
 /// Between two looks of the Engine, where nobody said.
 const ENGINES_INTERVAL_SECONDS: u64 = 30;
@@ -54,24 +47,23 @@ impl Check {
 }
 
 /// "image healthcheck, 2 min; then `SELECT 1` (probe)"
-pub(super) fn words(check: &Check, options: &v1::UpgradeOptions, running: bool) -> String {
+pub(super) fn words(check: &Check, options: &Options, running: bool) -> String {
     if !running {
         return "none: the old container does not run, so the new one is not started".to_owned();
     }
-    let or = |seconds: u32, default: u32| if seconds == 0 { default } else { seconds };
-    let within = duration(or(options.health_timeout_seconds, DEFAULT_HEALTH_SECONDS));
+    let within = duration(options.health_timeout_seconds);
     let first = match check {
         Check::Image { .. } => format!("image healthcheck, {within}"),
         Check::Own { .. } => format!("own healthcheck, {within}"),
         Check::None => {
-            let steady = duration(or(options.steady_seconds, DEFAULT_STEADY_SECONDS));
+            let steady = duration(options.steady_seconds);
             format!("no healthcheck: {steady} running without a restart, within {within}")
         }
     };
-    let probe = options.probe.as_ref().and_then(|probe| probe.kind.as_ref()).map(|kind| match kind {
-        Kind::Command(command) => format!("`{}` (probe)", argv(&command.argv)),
-        Kind::TcpPort(port) => format!("a connection to port {port} (probe)"),
-        Kind::Http(http) => format!("GET {} at port {} (probe)", http.path, http.port),
+    let probe = options.probe.as_ref().map(|probe| match probe {
+        Probe::Command(command) => format!("`{}` (probe)", argv(command)),
+        Probe::Tcp(port) => format!("a connection to port {port} (probe)"),
+        Probe::Http { port, path } => format!("GET {path} at port {port} (probe)"),
     });
     match probe {
         None => first,
@@ -122,15 +114,15 @@ mod tests {
 
     #[test]
     fn it_is_said_how_the_new_one_is_judged() {
-        let mut options = v1::UpgradeOptions::default();
+        let mut options = Options::default();
         let image = Check::Image { interval_seconds: 10 };
         assert_eq!(words(&image, &options, true), "image healthcheck, 2 min");
         let argv = ["psql", "-c", "SELECT 1"].map(str::to_owned).to_vec();
-        options.probe = Some(v1::Probe { kind: Some(Kind::Command(v1::ProbeCommand { argv })) });
+        options.probe = Some(Probe::Command(argv));
         options.health_timeout_seconds = 90;
         let text = words(&image, &options, true);
         assert_eq!(text, "image healthcheck, 1 min 30 s; then `psql -c 'SELECT 1'` (probe)");
-        options.probe = Some(v1::Probe { kind: Some(Kind::TcpPort(5432)) });
+        options.probe = Some(Probe::Tcp(5432));
         options.steady_seconds = 5;
         let text = words(&Check::None, &options, true);
         assert_eq!(

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_archive::text::causes;
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1;
 
 use crate::allow::Allow;
 use crate::clone::{CloneError, Means, Room, room};
@@ -49,20 +48,6 @@ impl PlannedSource {
         match self.name {
             SourceName::Volume(_) => SourceKind::Volume,
             SourceName::Directory(_) => SourceKind::Directory,
-        }
-    }
-
-    pub(super) fn wire(&self) -> v1::UpgradeSource {
-        v1::UpgradeSource {
-            kind: v1::SourceKind::from(self.kind()).into(),
-            name: self.name.to_string(),
-            target: self.target.clone(),
-            size_bytes: self.size_bytes,
-            clone: match self.means {
-                Means::Reflink => "reflink".to_owned(),
-                Means::Copy => "copy".to_owned(),
-            },
-            free_bytes: self.free_bytes,
         }
     }
 }

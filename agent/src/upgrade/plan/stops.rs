@@ -54,33 +54,62 @@ pub(super) fn plan(
 ) -> Stops {
     let others: Vec<&Container> =
         containers.iter().filter(|one| one.id != old.id && !is_own(one, own)).collect();
+    // The helper of the agent's own upgrade recreates the agent alone.
     let bound_by_id =
-        |anew| if own == Some(old.id.as_str()) { Vec::new() } else { bound_by_id(&others, anew) };
+        |recreated| if own == Some(old.id.as_str()) { Vec::new() } else { bound_by_id(&others, recreated) };
+    let writers = live_users(containers, places, own);
     if old.state != ContainerState::Running {
-        let resting = bound_by_id(vec![old]);
-        let all = (0..resting.len()).collect();
-        let mut stops = Stops { containers: in_order(&resting, &all), ..Stops::default() };
-        stops.containers.push(old.clone());
-        stops.refusals = live_users(containers, places, own)
-            .into_iter()
-            .filter(|user| user.id != old.id)
-            .map(|user| {
-                let text = format!(
-                    "`{1}` does not run, but `{0}` does and writes the same data, which could not be put back below it: `docker stop {0}` first",
-                    user.name, old.name
-                );
-                Refusal::new("used-by", user.name.as_str(), text)
-            })
-            .collect();
-        return stops;
+        return of_stopped(&bound_by_id(vec![old]), old, &writers);
     }
     let live: Vec<&Container> = others
         .iter()
         .copied()
         .filter(|one| matches!(one.state, ContainerState::Running | ContainerState::Restarting))
         .collect();
-    let writers: BTreeSet<&str> =
-        live_users(containers, places, own).into_iter().map(|user| user.id.as_str()).collect();
+    let mut chosen = chosen_of(&live, old, &writers);
+    let mut stops = Stops::default();
+    for &i in &chosen {
+        stops.refusals.extend(unstoppable(live[i], old, joined));
+    }
+    // Then those that do not run and could never start again.
+    let mut recreated = recreated(chosen.iter().map(|&i| live[i]).collect(), old);
+    recreated.push(old);
+    let mut candidates = live;
+    for one in bound_by_id(recreated) {
+        chosen.insert(candidates.len());
+        candidates.push(one);
+    }
+    stops.containers = in_order(&candidates, &chosen);
+    stops.containers.push(old.clone());
+    for other in others {
+        stops.look_at_user(other, old, places);
+    }
+    stops
+}
+
+/// Of a container that does not run: nothing has to stop for it, and nobody may
+/// use data that could not be put back below them.
+fn of_stopped(bound: &[&Container], old: &Container, writers: &[&Container]) -> Stops {
+    let all = (0..bound.len()).collect();
+    let mut stops = Stops { containers: in_order(bound, &all), ..Stops::default() };
+    stops.containers.push(old.clone());
+    let others = writers.iter().filter(|user| user.id != old.id);
+    stops.refusals = others
+        .map(|user| {
+            let text = format!(
+                "`{1}` does not run, but `{0}` does and writes the same data, which could not be put back below it: `docker stop {0}` first",
+                user.name, old.name
+            );
+            Refusal::new("used-by", user.name.as_str(), text)
+        })
+        .collect();
+    stops
+}
+
+/// Which of those that run have to stop: who writes the same data, who depends on
+/// the upgraded one, and who lives in the namespaces of one that stops.
+fn chosen_of(live: &[&Container], old: &Container, writers: &[&Container]) -> BTreeSet<usize> {
+    let writers: BTreeSet<&str> = writers.iter().map(|user| user.id.as_str()).collect();
     let mut chosen: BTreeSet<usize> =
         (0..live.len()).filter(|&i| writers.contains(live[i].id.as_str())).collect();
     let mut dependents: BTreeSet<usize> = BTreeSet::new();
@@ -96,35 +125,26 @@ pub(super) fn plan(
     {
         chosen.insert(more);
     }
-    let mut stops = Stops::default();
-    for &i in &chosen {
-        stops.refusals.extend(unstoppable(live[i], old, joined));
-    }
-    let mut anew = recreated(chosen.iter().map(|&i| live[i]).collect(), old);
-    anew.push(old);
-    let mut candidates = live;
-    for one in bound_by_id(anew) {
-        chosen.insert(candidates.len());
-        candidates.push(one);
-    }
-    stops.containers = in_order(&candidates, &chosen);
-    stops.containers.push(old.clone());
-    for other in others {
-        let stopped = stops.containers.iter().any(|stopped| stopped.id == other.id);
+    chosen
+}
+
+impl Stops {
+    /// A paused writer cannot be stopped, and who only reads need not be.
+    fn look_at_user(&mut self, other: &Container, old: &Container, places: &[Place]) {
+        let stopped = self.containers.iter().any(|stopped| stopped.id == other.id);
         if other.state == ContainerState::Paused && writes(other, places) {
             let text = format!(
                 "`{0}` is paused and writes the same data as `{1}`: `docker unpause {0}` or `docker stop {0}` first",
                 other.name, old.name
             );
-            stops.refusals.push(Refusal::new("paused-user", other.name.as_str(), text));
+            self.refusals.push(Refusal::new("paused-user", other.name.as_str(), text));
         } else if !stopped && other.state.is_live() && reads(other, places) {
-            stops.warnings.push(format!(
+            self.warnings.push(format!(
                 "`{0}` reads the same data and is not stopped; after a rollback it has to be restarted to see it: `docker restart {0}`",
                 other.name
             ));
         }
     }
-    stops
 }
 
 fn in_order(containers: &[&Container], chosen: &BTreeSet<usize>) -> Vec<Container> {

@@ -86,14 +86,14 @@ impl Bench {
             container: container.to_owned(),
             image: image.to_owned(),
             pull: false,
-            options: v1::UpgradeOptions { allow_loss, ..Default::default() },
+            options: Options { allow_loss, ..Default::default() },
         };
         plan(&self.context, &request).await.unwrap()
     }
 
     async fn refused(&self, container: &str, image: &str, pull: bool) -> PlanError {
         let (container, image) = (container.to_owned(), image.to_owned());
-        let request = PlanRequest { container, image, pull, options: v1::UpgradeOptions::default() };
+        let request = PlanRequest { container, image, pull, options: Options::default() };
         plan(&self.context, &request).await.unwrap_err()
     }
 
@@ -123,7 +123,7 @@ impl Drop for Bench {
 }
 
 fn losses(planned: &Planned) -> Vec<&str> {
-    planned.wire.losses.iter().map(|loss| loss.name.as_str()).collect()
+    planned.summary.losses.iter().map(|one| one.loss.name.as_str()).collect()
 }
 
 fn stops(planned: &Planned) -> Vec<&str> {
@@ -150,12 +150,12 @@ async fn a_plan_says_what_stays_changes_and_stops_and_changes_nothing_itself() {
     let (before, tree) = (listed(), names_in(&bench.data(&volume)));
 
     let planned = bench.plan(&db, &new).await;
-    let wire = &planned.wire;
-    assert!(wire.runnable && wire.running, "{wire:?}");
-    assert_eq!((wire.from_image.as_str(), wire.to_image.as_str()), (old.as_str(), new.as_str()));
-    assert_ne!(wire.from_image_id, wire.to_image_id);
-    assert_eq!(wire.to_digest, "");
-    let changes: Vec<_> = wire
+    let summary = &planned.summary;
+    assert!(summary.runnable && summary.running, "{summary:?}");
+    assert_eq!((planned.old.image.as_str(), planned.to_image.as_str()), (old.as_str(), new.as_str()));
+    assert_ne!(planned.old.image_id, planned.to_image_id);
+    assert_eq!(summary.to_digest, "");
+    let changes: Vec<_> = summary
         .changes
         .iter()
         .map(|change| format!("{}: {} → {}", change.what, change.from, change.to))
@@ -165,21 +165,21 @@ async fn a_plan_says_what_stays_changes_and_stops_and_changes_nothing_itself() {
         ["env VERSION: 1 → 2", "healthcheck:  → /bin/busybox true", "healthcheck interval:  → 1s"]
     );
     for stays in ["1 volume", "network none", "1 env", "restart unless-stopped", "memory 64 MiB"] {
-        assert!(wire.stays.iter().any(|word| word == stays), "{stays} in {:?}", wire.stays);
+        assert!(summary.stays.iter().any(|word| word == stays), "{stays} in {:?}", summary.stays);
     }
     let stopped = stops(&planned);
     assert_eq!(stopped.len(), 3, "{stopped:?}");
     assert_eq!(stopped.last(), Some(&db.as_str()));
     assert!(stopped.contains(&writer.as_str()) && stopped.contains(&api.as_str()));
-    assert_eq!(wire.stops, stopped);
-    assert!(wire.warnings.iter().any(|warning| warning.contains(&reader)), "{:?}", wire.warnings);
-    assert_eq!(wire.expected_downtime_seconds, 2 + 10 + 10 + 1 + 2);
-    assert_eq!(wire.health, "image healthcheck, 2 min");
+    assert_eq!(summary.stops, stopped);
+    assert!(summary.warnings.iter().any(|warning| warning.contains(&reader)), "{:?}", summary.warnings);
+    assert_eq!(summary.expected_downtime_seconds, 2 + 10 + 10 + 1 + 2);
+    assert_eq!(summary.health, "image healthcheck, 2 min");
     let [source] = &planned.sources[..] else { panic!("{:?}", planned.sources) };
     assert_eq!((source.name.to_string(), source.path.clone()), (volume.clone(), bench.data(&volume)));
     assert_eq!(source.target, "/data");
     assert!((100_000..200_000).contains(&source.size_bytes), "{source:?}");
-    assert!(source.free_bytes > 0 && ["reflink", "copy"].contains(&wire.sources[0].clone.as_str()));
+    assert!(source.free_bytes > 0);
     assert_eq!(planned.spec.name, db);
 
     assert_eq!(listed(), before);
@@ -204,7 +204,7 @@ async fn the_fingerprint_stays_with_the_world_and_changes_with_it() {
     let mount = format!("{volume}:/data");
     let db = bench.run("db", &["-v", &mount, "--stop-timeout", "0"], &old);
     let of =
-        async |image: &str, allow: &[&str]| bench.plan_allowing(&db, image, allow).await.wire.fingerprint;
+        async |image: &str, allow: &[&str]| bench.plan_allowing(&db, image, allow).await.summary.fingerprint;
     let first = of(&new, &[]).await;
     // Sizes and what is allowed are not the world.
     fs::write(bench.data(&volume).join("rows"), vec![7; 100_000]).unwrap();
@@ -242,9 +242,9 @@ async fn u09_what_cannot_be_upgraded_is_refused_and_goes_on() {
     let plain = bench.run("plain", &[], &old);
     for (name, word) in [(&swarm, "Swarm"), (&once, "--rm"), (&paused, "docker unpause")] {
         let planned = bench.plan_allowing(name, &new, &["writable-layer"]).await;
-        assert!(!planned.wire.runnable);
-        assert_eq!(planned.wire.refusals.len(), 1, "{:?}", planned.wire.refusals);
-        assert!(planned.wire.refusals[0].contains(word), "{:?}", planned.wire.refusals);
+        assert!(!planned.summary.runnable);
+        assert_eq!(planned.summary.refusals.len(), 1, "{:?}", planned.summary.refusals);
+        assert!(planned.summary.refusals[0].contains(word), "{:?}", planned.summary.refusals);
     }
     assert!(bench.is_running(&swarm) && bench.is_running(&once));
     bench.scene.docker(&["unpause", &paused]);
@@ -254,12 +254,12 @@ async fn u09_what_cannot_be_upgraded_is_refused_and_goes_on() {
     let (state_dir, docker_socket) = ("/var/lib/holdfast-agent".into(), SOCKET.into());
     bench.context.own = Some(Own { id, state_dir, docker_socket });
     let planned = bench.plan(&plain, &new).await;
-    assert!(!planned.wire.refusals.is_empty(), "{:?}", planned.wire);
-    assert!(planned.wire.refusals[0].contains("socket"), "{:?}", planned.wire.refusals);
+    assert!(!planned.summary.refusals.is_empty(), "{:?}", planned.summary);
+    assert!(planned.summary.refusals[0].contains("socket"), "{:?}", planned.summary.refusals);
     bench.context.own = None;
     bench.start(&["create"], "plain.holdfast-old-abc123", &[], &old);
     let planned = bench.plan(&plain, &new).await;
-    assert!(planned.wire.refusals[0].contains("upgrade commit"), "{:?}", planned.wire.refusals);
+    assert!(planned.summary.refusals[0].contains("upgrade commit"), "{:?}", planned.summary.refusals);
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn u01_an_image_that_cannot_be_had_stops_nothing() {
     }
     let id = format!("sha256:{}", "3f".repeat(32));
     assert!(matches!(bench.refused(&db, &id, false).await, PlanError::ImageById { .. }));
-    let own_id = bench.plan(&db, "").await.wire.to_image_id;
+    let own_id = bench.plan(&db, "").await.to_image_id;
     assert!(matches!(bench.refused(&db, &own_id, true).await, PlanError::ImageById { .. }));
     let error = bench.refused(&bench.scene.name("bd"), &old, false).await;
     assert!(error.to_string().contains(&format!("did you mean `{db}`")), "{error}");
@@ -288,17 +288,17 @@ async fn the_same_image_is_only_mentioned_and_compose_is_told() {
     let labels = ["--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=db"];
     let db = bench.run("db", &labels, &old);
     let planned = bench.plan(&db, "").await;
-    assert!(planned.wire.runnable && planned.wire.changes.is_empty());
-    assert!(planned.wire.warnings.iter().any(|warning| warning.contains("runs that image already")));
-    assert!(!planned.wire.warnings.iter().any(|warning| warning.contains("compose")));
+    assert!(planned.summary.runnable && planned.summary.changes.is_empty());
+    assert!(planned.summary.warnings.iter().any(|warning| warning.contains("runs that image already")));
+    assert!(!planned.summary.warnings.iter().any(|warning| warning.contains("compose")));
     let planned = bench.plan(&db, &new).await;
-    assert!(planned.wire.warnings.iter().any(|warning| warning.contains("service `db`")));
+    assert!(planned.summary.warnings.iter().any(|warning| warning.contains("service `db`")));
     // Under the same reference, compose goes along.
     bench.scene.docker(&["tag", &new, &old]);
     let planned = bench.plan(&db, "").await;
     assert_eq!(planned.to_image, old);
-    assert_ne!(planned.to_image_id, planned.wire.from_image_id);
-    assert!(planned.wire.warnings.is_empty(), "{:?}", planned.wire.warnings);
+    assert_ne!(planned.to_image_id, planned.old.image_id);
+    assert!(planned.summary.warnings.is_empty(), "{:?}", planned.summary.warnings);
 }
 
 #[tokio::test]
@@ -308,12 +308,12 @@ async fn u08_a_port_that_another_container_holds_is_refused() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let publish = format!("127.0.0.1:{free}:80");
     let web = bench.start(&["create"], "web", &["-p", &publish], &old);
-    assert!(bench.plan(&web, &old).await.wire.refusals.is_empty());
+    assert!(bench.plan(&web, &old).await.summary.refusals.is_empty());
     let holder = bench.run("holder", &["-p", &publish], &old);
     let planned = bench.plan(&web, &old).await;
-    let [refusal] = &planned.wire.refusals[..] else { panic!("{:?}", planned.wire.refusals) };
+    let [refusal] = &planned.summary.refusals[..] else { panic!("{:?}", planned.summary.refusals) };
     assert!(refusal.contains(&format!("port {free}/tcp")) && refusal.contains(&holder), "{refusal}");
-    assert!(bench.plan(&holder, &old).await.wire.refusals.is_empty(), "it holds the port itself");
+    assert!(bench.plan(&holder, &old).await.summary.refusals.is_empty(), "it holds the port itself");
 }
 
 #[tokio::test]
@@ -325,16 +325,16 @@ async fn nothing_stops_for_a_container_that_does_not_run() {
     let reading = format!("{mount}:ro");
     bench.run("reader", &["-v", &reading], &old);
     let planned = bench.plan(&idle, &old).await;
-    assert!(!planned.wire.running && planned.wire.runnable, "{:?}", planned.wire);
+    assert!(!planned.summary.running && planned.summary.runnable, "{:?}", planned.summary);
     assert_eq!(stops(&planned), [idle.as_str()]);
-    assert!(planned.wire.stops.is_empty());
-    assert_eq!(planned.wire.expected_downtime_seconds, 0);
+    assert!(planned.summary.stops.is_empty());
+    assert_eq!(planned.summary.expected_downtime_seconds, 0);
     let other = bench.run("other", &["-v", &mount], &old);
     let planned = bench.plan(&idle, &old).await;
-    assert!(!planned.wire.runnable);
+    assert!(!planned.summary.runnable);
     assert!(
-        planned.wire.refusals[0].contains(&format!("docker stop {other}")),
+        planned.summary.refusals[0].contains(&format!("docker stop {other}")),
         "{:?}",
-        planned.wire.refusals
+        planned.summary.refusals
     );
 }

@@ -2,7 +2,6 @@
 //! says who goes on from which state after a crash.
 
 use holdfast_proto::ids::JobId;
-use holdfast_proto::v1;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strum::EnumDiscriminants;
@@ -72,38 +71,10 @@ pub struct QuiescedMember {
     pub restart_policy: Value,
 }
 
-impl From<Phase> for v1::UpgradeState {
-    fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Preparing => Self::Preparing,
-            Phase::Stopping => Self::Stopping,
-            Phase::Stopped => Self::Stopped,
-            Phase::Switching => Self::Switching,
-            Phase::Gating => Self::Gating,
-            Phase::Committing => Self::Committing,
-            // That the time to go back is over is no state of its own for others.
-            Phase::Committed | Phase::Finishing => Self::Committed,
-            Phase::Finished => Self::Finished,
-            Phase::RollingBack => Self::RollingBack,
-            Phase::RolledBack => Self::RolledBack,
-            Phase::AwaitingRollbackSnapshot => Self::AwaitingRollbackSnapshot,
-        }
-    }
-}
-
 /// What kind of data is cloned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SourceKind {
     Volume,
     Directory,
-}
-
-impl From<SourceKind> for v1::SourceKind {
-    fn from(kind: SourceKind) -> Self {
-        match kind {
-            SourceKind::Volume => Self::Volume,
-            SourceKind::Directory => Self::Directory,
-        }
-    }
 }

@@ -2,15 +2,15 @@
 //! root alone because it holds the container's environment.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use holdfast_proto::ids::JobId;
-use rustix::fs::{FlockOperation, flock};
 
-use super::Record;
+use crate::durable;
+
+use super::{Record, VERSION};
 
 /// Upgrades that are over and are still listed.
 const KEPT: usize = 100;
@@ -49,17 +49,12 @@ impl Store {
     /// When it cannot be written.
     pub fn save(&self, record: &Record) -> Result<(), StoreError> {
         let path = self.path(record.job);
-        let temporary = path.with_extension("new");
         let bytes = serde_json::to_vec(record).expect("a record has only strings, numbers and maps of them");
-        let put = || {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        put().map_err(|source| StoreError { action: "written", path: path.clone(), source })
+        durable::replace(&path, durable::OWNER_ONLY, &bytes).map_err(|source| StoreError {
+            action: "written",
+            path,
+            source,
+        })
     }
 
     /// One record as it is on disk now. Blocks on the disk.
@@ -80,12 +75,8 @@ impl Store {
     pub fn lock(&self, job: JobId) -> Result<Option<File>, StoreError> {
         let path = self.lock_path(job);
         let take = || {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => Ok(Some(file)),
-                Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-                Err(error) => Err(error.into()),
-            }
+            let file = durable::lock_file(&path)?;
+            Ok(durable::try_lock(&file)?.then_some(file))
         };
         take().map_err(|source| StoreError { action: "locked", path: path.clone(), source })
     }
@@ -96,8 +87,8 @@ impl Store {
         drop(fs::remove_file(self.lock_path(job)));
     }
 
-    /// Every record that can be read, oldest first. One that cannot be is of a
-    /// newer agent or damaged: it is left where it is, and said.
+    /// Every record that can be read, oldest first. One of a newer agent, or a
+    /// damaged one, is left where it is, and said.
     ///
     /// # Errors
     /// When the directory cannot be listed.
@@ -115,6 +106,10 @@ impl Store {
                 source,
             })?;
             match serde_json::from_slice::<Record>(&read) {
+                Ok(record) if record.version > VERSION => tracing::error!(
+                    path = %path.display(), record.version,
+                    "the record of an upgrade is of a newer agent: run that one, which goes on with it"
+                ),
                 Ok(record) if !record.members.is_empty() => {
                     records.insert(record.job, record);
                 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use holdfast_proto::ErrorCode;
-use holdfast_proto::v1::{self, upgrade_event::Event};
 
 use crate::clocks::now_unix_ms;
 use crate::upgrade::Failure;
+use crate::upgrade::event::{Stopped, UpgradeEvent};
 use crate::upgrade::failure::cancelled;
-use crate::upgrade::record::{Source, State};
+use crate::upgrade::record::State;
 use crate::upgrade::run::UpgradeRun;
 
 /// Goes back by itself when nobody says that the snapshots are taken: a caller
@@ -17,8 +17,8 @@ pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
     let most = Duration::from_secs(run.record.options.stopped_seconds.into());
     let until = now_unix_ms().saturating_add(i64::try_from(most.as_millis()).unwrap_or(i64::MAX));
     run.enter(State::Stopped, "everything is quiesced and cloned; waiting for the snapshot").await?;
-    let sources = run.record.sources.iter().map(Source::wire).collect();
-    run.push(Event::Stopped(v1::UpgradeStopped { sources, until_unix_ms: until }));
+    let sources = run.record.sources.clone();
+    run.push(UpgradeEvent::Stopped(Stopped { sources, until_unix_ms: until }));
     let cancel = run.cancel();
     tokio::select! {
         () = run.told_to_proceed() => {}

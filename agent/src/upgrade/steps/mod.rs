@@ -51,7 +51,7 @@ pub(super) enum Step {
     Start,
     /// Waits until it has shown that it is well.
     Verify,
-    /// Starts what depends on it, made anew where it has to be.
+    /// Starts what depends on it, recreated where it names the old one by id.
     Dependents,
     /// From here on it only goes forward.
     Commit,

@@ -15,14 +15,14 @@ async fn u07_a_volume_that_comes_over_old_data_blocks_and_an_unrelated_one_does_
     for image in [&above, &moved] {
         let planned = bench.plan(&db, image).await;
         assert_eq!(losses(&planned), [target]);
-        assert!(!planned.wire.runnable);
+        assert!(!planned.summary.runnable);
     }
-    assert!(bench.plan_allowing(&db, &above, &["volume"]).await.wire.runnable);
-    assert!(bench.plan_allowing(&db, &above, &[target]).await.wire.runnable);
-    assert!(!bench.plan_allowing(&db, &above, &["writable-layer"]).await.wire.runnable);
+    assert!(bench.plan_allowing(&db, &above, &["volume"]).await.summary.runnable);
+    assert!(bench.plan_allowing(&db, &above, &[target]).await.summary.runnable);
+    assert!(!bench.plan_allowing(&db, &above, &["writable-layer"]).await.summary.runnable);
     let planned = bench.plan(&db, &added).await;
-    assert!(planned.wire.runnable && losses(&planned).is_empty());
-    assert_eq!(planned.wire.changes[0].what, "volume /cache");
+    assert!(planned.summary.runnable && losses(&planned).is_empty());
+    assert_eq!(planned.summary.changes[0].what, "volume /cache");
     assert_eq!(planned.sources.len(), 1, "the anonymous volume is a source");
     bench.sh(&db, "mkdir /cache && echo x > /cache/file");
     assert_eq!(losses(&bench.plan(&db, &added).await), ["volume:/cache", "writable-layer"]);
@@ -36,8 +36,8 @@ async fn files_in_the_writable_layer_are_named_running_or_not() {
     bench.sh(&db, "mkdir -p /tmp/empty /run && echo 1 > /run/app.pid && echo x > /data/file");
     bench.sh(&db, "echo 1 > /tmp/.s.PGSQL.5432.lock && : > /tmp/ready && mkfifo /tmp/fifo");
     let planned = bench.plan(&db, &new).await;
-    assert!(losses(&planned).is_empty(), "{:?}", planned.wire.losses);
-    let stays = planned.wire.stays.join("\n");
+    assert!(losses(&planned).is_empty(), "{:?}", planned.summary.losses);
+    let stays = planned.summary.stays.join("\n");
     assert!(stays.contains("3 files not kept, such as /run/app.pid: under /run"), "{stays}");
     bench.sh(&db, "echo 12345 > /tmp/history && rm /etc/motd && ln -s /tmp /link");
     for running in [true, false] {
@@ -46,11 +46,11 @@ async fn files_in_the_writable_layer_are_named_running_or_not() {
         }
         let planned = bench.plan(&db, &new).await;
         assert_eq!(losses(&planned), ["writable-layer"], "running: {running}");
-        let text = &planned.wire.losses[0].text;
+        let text = &planned.summary.losses[0].loss.text;
         assert!(text.contains("/tmp/history (6 B)") && text.contains("/etc/motd (deleted)"), "{text}");
         assert!(text.contains("2 files, 6 B, and 1 deletion"), "{text}");
-        assert!(!planned.wire.runnable);
-        assert!(bench.plan_allowing(&db, &new, &["writable-layer"]).await.wire.runnable);
+        assert!(!planned.summary.runnable);
+        assert!(bench.plan_allowing(&db, &new, &["writable-layer"]).await.summary.runnable);
 
         // Where the storage driver has no such directory, the Engine is asked.
         let mut inspected = bench.scene.engine.inspect_container_json(&db).await.unwrap();
@@ -76,9 +76,9 @@ async fn files_in_memory_are_a_loss_while_the_container_runs() {
     bench.sh(&web, "echo 123 > /scratch/d/file");
     let planned = bench.plan(&web, &new).await;
     assert_eq!(losses(&planned), ["tmpfs:/scratch"]);
-    let text = &planned.wire.losses[0].text;
+    let text = &planned.summary.losses[0].loss.text;
     assert!(text.contains("1 file (4 B)") && text.contains("/scratch/d/file"), "{text}");
-    assert!(bench.plan_allowing(&web, &new, &["tmpfs"]).await.wire.runnable);
+    assert!(bench.plan_allowing(&web, &new, &["tmpfs"]).await.summary.runnable);
     bench.scene.docker(&["stop", &web]);
     assert!(losses(&bench.plan(&web, &new).await).is_empty());
 }
@@ -94,15 +94,15 @@ async fn a_database_of_another_major_version_blocks() {
     bench.sh(&db, "mkdir -p /var/lib/postgresql/data/base/1 && echo 16 > /var/lib/postgresql/data/PG_VERSION && echo 16 > /var/lib/postgresql/data/base/1/PG_VERSION");
     let planned = bench.plan(&db, &newer).await;
     assert_eq!(losses(&planned), ["database-version"]);
-    let text = &planned.wire.losses[0].text;
+    let text = &planned.summary.losses[0].loss.text;
     assert!(
         text.contains("PostgreSQL 16") && text.contains("PostgreSQL 17") && text.contains(&volume),
         "{text}"
     );
-    assert!(bench.plan_allowing(&db, &newer, &["database-version"]).await.wire.runnable);
+    assert!(bench.plan_allowing(&db, &newer, &["database-version"]).await.summary.runnable);
     let planned = bench.plan(&db, &same).await;
-    assert!(planned.wire.runnable);
-    assert!(planned.wire.stays.iter().any(|word| word.starts_with("PostgreSQL 16, as the data")));
+    assert!(planned.summary.runnable);
+    assert!(planned.summary.stays.iter().any(|word| word.starts_with("PostgreSQL 16, as the data")));
 }
 
 #[tokio::test]
@@ -149,11 +149,11 @@ async fn data_nobody_could_put_back_is_a_loss_by_name() {
     ];
     assert_eq!(losses(&planned), expected);
     assert!(
-        planned.wire.warnings.iter().any(|text| text.contains("PostgreSQL 16")),
+        planned.summary.warnings.iter().any(|text| text.contains("PostgreSQL 16")),
         "{:?}",
-        planned.wire.warnings
+        planned.summary.warnings
     );
-    assert!(bench.plan_allowing(&db, &old, &["unprotected-volume", "bind"]).await.wire.runnable);
+    assert!(bench.plan_allowing(&db, &old, &["unprotected-volume", "bind"]).await.summary.runnable);
     drop(bench);
     fs::remove_dir_all(directories).unwrap();
 }
@@ -186,17 +186,17 @@ async fn no_room_for_a_clone_is_refused_before_anything_stops() {
     fs::write(data.join("rows"), vec![7; 20 << 20]).unwrap();
     let db = bench.run("db", &["-v", &format!("{}:/data", data.display()), "--stop-timeout", "0"], &old);
     let planned = bench.plan(&db, &old).await;
-    assert!(planned.wire.runnable, "{:?}", planned.wire);
+    assert!(planned.summary.runnable, "{:?}", planned.summary);
     fs::write(data.join("more"), vec![7; 60 << 20]).unwrap();
     let refused = bench.plan(&db, &old).await;
-    assert!(!refused.wire.runnable && bench.is_running(&db));
-    let [refusal] = &refused.wire.refusals[..] else { panic!("{:?}", refused.wire.refusals) };
+    assert!(!refused.summary.runnable && bench.is_running(&db));
+    let [refusal] = &refused.summary.refusals[..] else { panic!("{:?}", refused.summary.refusals) };
     assert!(
         refusal.contains("no room to clone") && refusal.contains(&data.display().to_string()),
         "{refusal}"
     );
-    let fingerprint = refused.wire.fingerprint.clone();
+    let fingerprint = refused.summary.fingerprint.clone();
     fs::write(data.join("more"), vec![7; 61 << 20]).unwrap();
-    assert_eq!(bench.plan(&db, &old).await.wire.fingerprint, fingerprint, "sizes are not in it");
+    assert_eq!(bench.plan(&db, &old).await.summary.fingerprint, fingerprint, "sizes are not in it");
     bench.scene.docker(&["rm", "-f", &db]);
 }
