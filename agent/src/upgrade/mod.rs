@@ -24,6 +24,7 @@ mod finish;
 mod gate;
 pub mod guards;
 mod handover;
+mod image;
 mod members;
 pub mod plan;
 mod populate_guard;

@@ -9,7 +9,6 @@
 pub mod changes;
 mod fingerprint;
 mod health;
-pub mod image;
 mod powers;
 mod refusals;
 mod sources;
@@ -34,11 +33,12 @@ use crate::quiesce::Place;
 use crate::spec::{Spec, SpecError, Specs, base};
 use crate::upgrade::guards::{Loss, database, tmpfs, volumes, writable_layer};
 use crate::upgrade::handover::Own;
+use crate::upgrade::image::{ImageFacts, is_id};
 use crate::upgrade::record::{Options, Probe};
 
 use self::changes::Change;
 use self::fingerprint::World;
-use self::image::{ImageFacts, is_id};
+
 pub use self::refusals::Refusal;
 pub use self::sources::PlannedSource;
 

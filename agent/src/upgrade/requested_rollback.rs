@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use holdfast_archive::text::counted;
 use holdfast_proto::ErrorCode;
 use tokio::sync::Notify;
 
@@ -25,7 +26,7 @@ use super::context::Context;
 use super::event::{Finished, Stopped, UpgradeEvent};
 use super::executor::Ending;
 use super::failure::cancelled;
-use super::guards::{counted, writable_layer};
+use super::guards::writable_layer;
 use super::handover::{Own, UpgradeOwner};
 use super::record::{Phase, QuiescedForRollback, QuiescedMember, Record, State};
 use super::run::{UpgradeJob, UpgradeRun};

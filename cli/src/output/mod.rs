@@ -17,9 +17,10 @@ use std::io::{IsTerminal as _, Write as _};
 use holdfast_archive::text::{printable, printable_lines};
 use serde::Serialize;
 
+pub use holdfast_archive::text::millis as duration;
 pub use lines::Lines;
 pub use table::{Details, Rows};
-pub use units::{Bytes, Escaped, Millis, When, duration};
+pub use units::{Bytes, Escaped, Millis, When};
 
 use crate::args::OutputFormat;
 use crate::error::{CliError, ErrorCode};

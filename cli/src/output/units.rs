@@ -4,7 +4,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Local, SecondsFormat, Utc};
-use holdfast_archive::text::hidden;
+use holdfast_archive::text::{self, hidden};
 use serde::{Serialize, Serializer};
 
 /// Bytes: `8.2 GiB`, or the number.
@@ -26,34 +26,13 @@ pub struct Escaped(pub Vec<u8>);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-        let mut unit = 0;
-        let mut value = self.0 as f64;
-        // What would be rounded to 1024.0 is one of the next unit.
-        while value >= 1023.95 && unit + 1 < UNITS.len() {
-            value /= 1024.0;
-            unit += 1;
-        }
-        let text = if unit == 0 { format!("{} B", self.0) } else { format!("{value:.1} {}", UNITS[unit]) };
-        f.pad(&text)
+        f.pad(&text::bytes(self.0))
     }
 }
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&duration(self.0))
-    }
-}
-
-/// Milliseconds as a person says them.
-pub fn duration(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match ms {
-        0..1000 => format!("{ms} ms"),
-        1000..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
-        60_000..3_600_000 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3_600_000..86_400_000 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+        f.pad(&text::millis(self.0))
     }
 }
 

@@ -12,9 +12,9 @@ use crate::catalog::hosts::HostRecord;
 use crate::catalog::policies::PolicyRecord;
 use crate::catalog::snapshots::SnapshotRecord;
 use crate::catalog::sources::SourceRecord;
-use crate::jobs::figures::bytes;
 use crate::policy::Policy;
 use crate::schedule::due::latest_fires;
+use holdfast_archive::text::bytes;
 
 /// A source is not called overdue before its last good snapshot is this old:
 /// a backup takes a while.

@@ -7,7 +7,6 @@
 //! Called by `operations`, `loops` and `api`. It writes rows of jobs; what a job
 //! does to a host or to the repository is the business of `operations`.
 
-pub mod figures;
 pub mod progress;
 pub mod settings;
 pub mod view;

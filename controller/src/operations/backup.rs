@@ -28,7 +28,6 @@ use crate::fleet::answer::plain;
 use crate::fleet::event::{AgentEvent, SnapshotEvent};
 use crate::fleet::inventory;
 use crate::fleet::work::Work;
-use crate::jobs::figures::{bytes, millis};
 use crate::limits::{QUIESCED, RECORDED_EVENTS};
 use crate::model::job::parameters::BackupParameters;
 use crate::model::job::quiesced::ContainerQuiesced;
@@ -37,6 +36,7 @@ use crate::model::job::source::{JobEnded, JobSource, SourceFinished, SourcePhase
 use crate::model::job::state::State;
 use crate::model::source::SourceKind;
 use crate::quota::day_of;
+use holdfast_archive::text::{bytes, millis};
 
 /// Times the host's volumes are asked for before that is the job's failure.
 const LIST_ATTEMPTS: u32 = 3;

@@ -9,10 +9,10 @@ use holdfast_proto::ErrorCode;
 
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
-use crate::jobs::figures::bytes;
 use crate::model::job::prune::PruneReport;
 use crate::model::job::state::State;
 use crate::repository::{RepositoryError, gc};
+use holdfast_archive::text::bytes;
 use holdfast_archive::text::causes;
 
 /// Rounds in one job; each is bounded.

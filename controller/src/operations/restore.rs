@@ -8,10 +8,10 @@ use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
 use crate::fleet::event::{AgentEvent, RestoreEvent};
 use crate::fleet::work::Work;
-use crate::jobs::figures::{bytes, millis};
 use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
 use crate::model::job::restore::RestoreFinished;
 use crate::model::job::state::State;
+use holdfast_archive::text::{bytes, millis};
 
 /// What is left where even salvaging fails: the list of the files is lost.
 const UNSALVAGEABLE: &str = "its list of files is lost, so nothing of it can be salvaged: restore another snapshot \

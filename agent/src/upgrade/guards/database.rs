@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::Loss;
 use super::view::{ContainerRoot, Next, head, open_directory, walk};
 use crate::engine::{Container, Mount, MountKind};
-use crate::upgrade::plan::image::{ImageFacts, Reference};
+use crate::upgrade::image::{ImageFacts, Reference};
 
 /// How far below its root data is looked through.
 const DEEPEST: usize = 4;

@@ -32,29 +32,6 @@ impl Loss {
     }
 }
 
-/// As people write it: 4 KiB, 1.5 GiB.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut unit = 0;
-    let mut tenths = bytes.saturating_mul(10);
-    while tenths >= 10_240 && unit + 1 < UNITS.len() {
-        tenths = tenths / 1024 + (tenths % 1024 + 512) / 1024;
-        unit += 1;
-    }
-    match tenths % 10 {
-        0 => format!("{} {}", tenths / 10, UNITS[unit]),
-        rest => format!("{}.{rest} {}", tenths / 10, UNITS[unit]),
-    }
-}
-
-/// "1 file", "3 files".
-pub(super) fn counted(count: usize, one: &str) -> String {
-    match count {
-        1 => format!("1 {one}"),
-        _ => format!("{count} {one}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,16 +49,5 @@ mod tests {
             assert!(!allowed("tmpfs:/run", words), "{words:?}");
         }
         assert!(!allowed("unprotected-volume:v", &["volume"]));
-    }
-
-    #[test]
-    fn sizes_are_written_as_people_read_them() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (4096, "4 KiB"), (1536, "1.5 KiB"), (2 << 30, "2 GiB")]
-        {
-            assert_eq!(size(bytes), text);
-        }
-        assert_eq!(size(u64::MAX), "1638.4 PiB");
-        assert_eq!((counted(1, "file"), counted(2, "file")), ("1 file".into(), "2 files".into()));
     }
 }

@@ -3,13 +3,14 @@
 
 use std::path::Path;
 
+use holdfast_archive::text::{self, counted};
 use rustix::fs::FileType;
 use serde_json::Value;
 
 use crate::engine::{Container, MountKind};
 
 use super::view::{ContainerRoot, Next, walk};
-use super::{Loss, counted, runtime, size};
+use super::{Loss, runtime};
 
 /// Entries looked at in one tmpfs, so that a full one does not hold the plan up.
 const MAX_ENTRIES: u64 = 100_000;
@@ -63,8 +64,11 @@ fn look(root: Option<&ContainerRoot>, target: &str) -> Option<Loss> {
         true => counted(held.files, "file"),
         false => format!("more than {}", counted(held.files, "file")),
     };
-    let text =
-        format!("{files} ({}) in the tmpfs {target}, such as {}", size(held.bytes), first.escape_debug());
+    let text = format!(
+        "{files} ({}) in the tmpfs {target}, such as {}",
+        text::bytes(held.bytes),
+        first.escape_debug()
+    );
     Some(Loss::new(name, text))
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::{Mount, MountKind};
 
 use super::Loss;
-use crate::upgrade::plan::image::ImageFacts;
+use crate::upgrade::image::ImageFacts;
 
 /// Compares what is mounted with what the images declare. `written` are the
 /// files in the container's writable layer.

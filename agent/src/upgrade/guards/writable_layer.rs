@@ -8,13 +8,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use holdfast_archive::text::{self, counted};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use serde_json::Value;
 
 use crate::engine::{Container, Engine, EngineError, PathChange, PathChangeKind, PathKind};
 use crate::spec::base;
 
-use super::{Loss, counted, runtime, size};
+use super::{Loss, runtime};
 
 /// A larger layer is kept as an image only where that is allowed.
 const MAX_KEPT_BYTES: u64 = 1 << 30;
@@ -148,7 +149,7 @@ fn of_layer(layer: &Layer) -> Option<String> {
     }
     let mut named: Vec<String> = Vec::new();
     for (path, bytes) in layer.files.iter().take(NAMED) {
-        let size = bytes.map(|bytes| format!(" ({})", size(bytes))).unwrap_or_default();
+        let size = bytes.map(|bytes| format!(" ({})", text::bytes(bytes))).unwrap_or_default();
         named.push(format!("{}{size}", path.display().to_string().escape_debug()));
     }
     for path in layer.deleted.iter().take(NAMED.saturating_sub(named.len())) {
@@ -168,11 +169,11 @@ pub fn summary(layer: &Layer) -> String {
     let (files, deleted) = (layer.files.len(), layer.deleted.len());
     match (files, deleted) {
         (0, _) => format!("{} of the image", counted(deleted, "deletion")),
-        (_, 0) => format!("{}, {}", counted(files, "file"), size(layer.bytes())),
+        (_, 0) => format!("{}, {}", counted(files, "file"), text::bytes(layer.bytes())),
         _ => format!(
             "{}, {}, and {}",
             counted(files, "file"),
-            size(layer.bytes()),
+            text::bytes(layer.bytes()),
             counted(deleted, "deletion")
         ),
     }
@@ -184,8 +185,8 @@ pub fn too_large(layer: &Layer, name: &str) -> Option<Loss> {
     (bytes > MAX_KEPT_BYTES).then(|| {
         let text = format!(
             "`{name}` wrote {} outside its mounts, which would be kept for a rollback as an image of this host: more than {}; allowed, it is kept all the same",
-            size(bytes),
-            size(MAX_KEPT_BYTES)
+            text::bytes(bytes),
+            text::bytes(MAX_KEPT_BYTES)
         );
         Loss::new(format!("kept-layer:{name}"), text)
     })
@@ -196,7 +197,7 @@ pub fn kept_words(layer: &Layer, name: &str) -> Option<String> {
     (layer.files.len() + layer.deleted.len() > 0).then(|| {
         format!(
             "for a rollback, what `{name}` wrote outside its mounts: as an image of this host, {}",
-            size(layer.bytes())
+            text::bytes(layer.bytes())
         )
     })
 }
@@ -330,12 +331,12 @@ mod tests {
         assert_eq!(loss(&Layer::default()), None);
         let one = Layer { files: vec![("/tmp/psql_history".into(), Some(4096))], ..Layer::default() };
         let text = loss(&one).unwrap().text;
-        assert!(text.starts_with("/tmp/psql_history (4 KiB) in the writable layer"), "{text}");
+        assert!(text.starts_with("/tmp/psql_history (4.0 KiB) in the writable layer"), "{text}");
         let files = (0..7).map(|n| (PathBuf::from(format!("/f{n}")), Some(1024))).collect();
         let many = Layer { files, deleted: vec!["/etc/motd".into()], ..Layer::default() };
         let text = loss(&many).unwrap().text;
-        assert!(text.contains("/f4 (1 KiB) and 3 more"), "{text}");
-        assert!(text.contains("7 files, 7 KiB, and 1 deletion"), "{text}");
+        assert!(text.contains("/f4 (1.0 KiB) and 3 more"), "{text}");
+        assert!(text.contains("7 files, 7.0 KiB, and 1 deletion"), "{text}");
         let large =
             |bytes| too_large(&Layer { files: vec![("/a".into(), Some(bytes))], ..Layer::default() }, "db");
         assert_eq!(large(1 << 30), None);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::image::{ImageFacts, env, strings};
+use crate::upgrade::image::{ImageFacts, env, strings};
 
 /// Fields of a health check, and what to call them.
 const HEALTH_FIELDS: [(&str, &str); 6] = [

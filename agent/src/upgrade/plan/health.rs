@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::changes::{argv, is_off};
-use super::image::strings;
+use crate::upgrade::image::strings;
 use crate::upgrade::record::{Options, Probe};
 
 /// Between two looks of the Engine, where nobody said.

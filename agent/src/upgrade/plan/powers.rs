@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::engine::{Mount, MountKind};
 
-use super::image::strings;
+use crate::upgrade::image::strings;
 
 /// Directories with which a container can become its host.
 const SYSTEM: [&str; 14] = [

@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
+use holdfast_archive::text::counted;
 use serde_json::Value;
 
 use crate::allow::{Allow, Right};
 use crate::engine::{Container, ContainerState, Mount, MountKind, Role};
 use crate::quiesce::is_swarm;
-use crate::upgrade::guards::counted;
 use crate::upgrade::handover::Own;
+use crate::upgrade::image::ImageFacts;
 use crate::upgrade::record::{NEW_INFIX, OLD_INFIX};
-
-use super::image::ImageFacts;
 
 /// Why an upgrade cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]

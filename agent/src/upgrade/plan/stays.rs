@@ -1,13 +1,13 @@
 //! What a container keeps, in words. Pure.
 
+use holdfast_archive::text::{self, counted};
 use serde_json::{Map, Value};
 
 use crate::engine::{Mount, MountKind};
 use crate::spec::Spec;
-use crate::upgrade::guards::{counted, size};
+use crate::upgrade::image::{keys, strings};
 
 use super::changes::{argv, is_off};
-use super::image::{keys, strings};
 
 /// One phrase for each thing a person gave the container.
 pub(super) fn words(spec: &Spec, mounts: &[Mount]) -> Vec<String> {
@@ -101,7 +101,7 @@ fn of_host(host: &Map<String, Value>) -> Vec<String> {
         _ => format!("restart {name}"),
     }));
     let positive = |key: &str| value(key).as_u64().filter(|&number| number > 0);
-    words.extend(positive("Memory").map(|bytes| format!("memory {}", size(bytes))));
+    words.extend(positive("Memory").map(|bytes| format!("memory {}", text::bytes(bytes))));
     words.extend(positive("NanoCpus").map(|nano| {
         let text = format!("{}.{:02}", nano / 1_000_000_000, nano % 1_000_000_000 / 10_000_000);
         format!("cpus {}", text.trim_end_matches('0').trim_end_matches('.'))

@@ -13,11 +13,11 @@ use crate::clock::now_ms;
 use crate::fleet::answer::unanswered;
 use crate::fleet::calls;
 use crate::jobs::Jobs;
-use crate::jobs::figures::bytes;
 use crate::jobs::view::JobView;
 use crate::model::job::parameters::{Parameters, RestoreParameters, RestoreTarget};
 use crate::operations::restore::target_text;
 use crate::operations::{RequestError, names};
+use holdfast_archive::text::bytes;
 
 /// Stands in a snapshot where its agent took a secret out.
 const REMOVED: &str = "***";

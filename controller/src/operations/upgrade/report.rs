@@ -4,13 +4,13 @@
 use holdfast_proto::ErrorCode;
 
 use crate::catalog::jobs::Ending;
-use crate::jobs::figures::millis;
 use crate::model::job::result::JobResult;
 use crate::model::job::state::State;
 use crate::model::upgrade::{
     Upgrade, UpgradeFinished, UpgradePlan, UpgradeReport, UpgradeState, UpgradeStep,
 };
 use crate::operations::{Failure, JobRun};
+use holdfast_archive::text::millis;
 
 /// Steps kept; an upgrade has a dozen.
 const MAX_STEPS: usize = 200;

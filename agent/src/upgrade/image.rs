@@ -72,14 +72,14 @@ impl ImageFacts {
 
 /// The parts of an image's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference {
+pub(super) struct Reference {
     /// Without `docker.io/` and `library/`.
     pub repository: String,
     pub tag: Option<String>,
 }
 
 impl Reference {
-    pub fn of(reference: &str) -> Self {
+    pub(super) fn of(reference: &str) -> Self {
         let named = reference.split_once('@').map_or(reference, |(named, _)| named);
         let start = named.rfind('/').map_or(0, |slash| slash + 1);
         let (repository, tag) = match named[start..].split_once(':') {
@@ -93,7 +93,7 @@ impl Reference {
     }
 
     /// "postgres" of `registry:5000/team/postgres:16`.
-    pub fn last_part(&self) -> &str {
+    pub(super) fn last_part(&self) -> &str {
         self.repository.rsplit('/').next().unwrap_or_default()
     }
 }
