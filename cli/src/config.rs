@@ -46,6 +46,7 @@ fn path() -> Result<PathBuf> {
 }
 
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    // Of a link the file behind it: somebody keeps that elsewhere on purpose.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let dir = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(dir)?;
@@ -53,6 +54,7 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     // name never leads to an empty file.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     if let Ok(before) = std::fs::metadata(&path) {
+        // A temporary file is its owner's alone; the one it replaces may be for a group.
         file.as_file().set_permissions(before.permissions())?;
     }
     std::io::Write::write_all(&mut file, text.as_bytes())?;
