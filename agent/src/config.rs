@@ -141,7 +141,8 @@ impl Config {
     }
 }
 
-/// Writes `allow` into a settings file and leaves the rest of it as it is.
+/// Writes `allow` into a settings file and leaves the rest of it as it is, with
+/// its mode, its owner and the links that lead to it.
 /// Once this returns, a crash takes nothing of it back.
 ///
 /// # Errors
@@ -166,7 +167,7 @@ pub fn write_allow(path: &Path, allow: &Allow) -> io::Result<()> {
     } else {
         format!("{line}{text}")
     };
-    durable::replace(path, durable::READABLE, text.as_bytes())
+    durable::replace_content(path, durable::READABLE, text.as_bytes())
 }
 
 fn placed(path: &Path, text: &str, error: &toml::de::Error) -> String {
@@ -194,6 +195,7 @@ fn half_the_cores() -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -274,7 +276,12 @@ mod tests {
         write_allow(&path, &Allow::parse(["restore", "/srv"]).unwrap()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("# ours") && text.contains("allow = [\"restore\", \"/srv\"]"), "{text}");
-        write_allow(&path, &Allow::default()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let link = directory.path().join("link");
+        symlink(&path, &link).unwrap();
+        write_allow(&link, &Allow::default()).unwrap();
+        assert!(link.is_symlink(), "it would be a file of its own, that nobody else knows of");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let config = resolve(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!((config.allow, config.workers), (Allow::default(), 3));
     }

@@ -7,6 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
+use holdfast_proto::ErrorCode;
+
 use crate::engine::{Engine, EngineError, Mount, MountKind};
 
 /// Why a directory is not taken for the host's.
@@ -24,6 +26,16 @@ pub enum ContainedError {
     Elsewhere { container: String, path: PathBuf, host_path: PathBuf, source_text: String },
     #[error("what is mounted into the agent's own container cannot be asked for")]
     Engine(#[from] EngineError),
+}
+
+impl ContainedError {
+    /// Error code for events.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotMounted { .. } | Self::Elsewhere { .. } => ErrorCode::NotMounted,
+            Self::Engine(error) => error.kind().code(),
+        }
+    }
 }
 
 /// Refuses a directory that is not the host's of that path. `container` is the

@@ -15,9 +15,9 @@
 //!
 //! Knows nothing of what is in the files. Everything blocks on the disk.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// For a file with secrets or settings of containers in it.
@@ -46,17 +46,23 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When the file cannot be written; what was there stays.
 pub fn put(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary_of(path);
-    // One that a crash left may have another mode, which opening would keep.
-    remove_if_there(&temporary)?;
-    let write = || {
-        let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+    put_like(path, mode, None, bytes)
+}
+
+/// Replaces the content of a file that is somebody else's: it keeps its mode
+/// and its owner, and a link to it stays one. A file that is not there is made
+/// with `mode` less the umask. Durable as [`replace`] is.
+///
+/// # Errors
+/// As [`replace`], and when the owner cannot be kept; what was there stays.
+pub fn replace_content(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let path = behind_links(path);
+    let before = match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other?),
     };
-    // On a full disk the part that was written would only take more room.
-    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+    put_like(&path, mode, before.as_ref(), bytes)?;
+    sync_directory(directory_of(&path))
 }
 
 /// Removes a file; none there is no failure. Durable once the directory is
@@ -123,6 +129,45 @@ pub fn is_locked(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Writes a file beside `path`, which then takes its name; with the mode and the
+/// owner of `before`, if there is one.
+fn put_like(path: &Path, mode: u32, before: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_of(path);
+    // One that a crash left may have another mode, which opening would keep.
+    remove_if_there(&temporary)?;
+    // Nobody reads it before it has its owner.
+    let first_mode = before.map_or(mode, |_| OWNER_ONLY);
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).mode(first_mode).open(&temporary)?;
+        if let Some(before) = before {
+            keep(&file, before)?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    // On a full disk the part that was written would only take more room.
+    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+}
+
+fn keep(file: &File, before: &Metadata) -> io::Result<()> {
+    let new = file.metadata()?;
+    let (owner, group) = (before.uid(), before.gid());
+    if (new.uid(), new.gid()) != (owner, group) {
+        fchown(file, Some(owner), Some(group))?;
+    }
+    // Last: a change of the owner takes some modes away.
+    file.set_permissions(before.permissions())
+}
+
+/// What a path leads to. Of links that lead nowhere the first is followed, so
+/// that the file is made where they lead.
+fn behind_links(path: &Path) -> PathBuf {
+    fs::canonicalize(path)
+        .or_else(|_| fs::read_link(path).map(|target| directory_of(path).join(target)))
+        .unwrap_or_else(|_| path.to_owned())
+}
+
 fn temporary_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY_SUFFIX);
@@ -136,7 +181,7 @@ fn directory_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -175,6 +220,38 @@ mod tests {
         assert_eq!(mode(&path), OWNER_ONLY);
         replace(&path, READABLE, b"known").unwrap();
         assert_eq!(mode(&path) & OWNER_ONLY, OWNER_ONLY);
+    }
+
+    #[test]
+    fn content_that_is_somebody_elses_keeps_its_mode_its_owner_and_its_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&path, "first").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root {
+            std::os::unix::fs::chown(&path, Some(12), Some(34)).unwrap();
+        }
+        let before = fs::metadata(&path).unwrap();
+        symlink("file", &link).unwrap();
+        replace_content(&link, READABLE, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("file"));
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((mode(&path), after.uid(), after.gid()), (0o640, before.uid(), before.gid()));
+        assert_ne!(after.ino(), before.ino(), "replaced as a whole");
+        assert_eq!(names(directory.path()), ["file", "link"]);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_yet_stays_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        symlink("file", &link).unwrap();
+        replace_content(&link, OWNER_ONLY, b"new").unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("file"));
+        assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"new");
+        assert_eq!(mode(&directory.path().join("file")), OWNER_ONLY);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri};
 use tonic::{Request, Status};
 
 use crate::config::{Context, Target};
@@ -88,17 +88,12 @@ impl Client {
             })?;
         // So that nothing that prints a request prints the token.
         authorization.set_sensitive(true);
-        // The name the certificate has to be for: without the port, and an IPv6 address without its
-        // brackets.
-        let host = context.address.rsplit_once(':').map_or(context.address.as_str(), |(host, _)| host);
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(ca))
-            .domain_name(host.trim_start_matches('[').trim_end_matches(']'));
+            .domain_name(host_of(&context.address)?);
         let channel = Endpoint::from_shared(format!("https://{}", context.address))
             .and_then(|endpoint| endpoint.tls_config(tls))
-            .map_err(|error| {
-                CliError::usage(format!("controller address `{}`: {}", context.address, chain(&error)))
-            })?
+            .map_err(|error| wrong_address(&context.address, &chain(&error)))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE)
             // A watch may be silent for hours; whether its other end still lives is asked
@@ -279,6 +274,25 @@ fn read_file(what: &str, path: &Path) -> Result<String> {
     })
 }
 
+/// The name the certificate has to be for: without the port, and an IPv6 address
+/// without its brackets. Of the parsed address, so that it is the host that is
+/// dialled.
+fn host_of(address: &str) -> Result<String> {
+    let wrong = || wrong_address(address, "a host and a port are expected, as HOST:PORT");
+    let uri: Uri = format!("https://{address}").parse().map_err(|_| wrong())?;
+    let authority = uri.authority().filter(|authority| authority.as_str() == address).ok_or_else(wrong)?;
+    let host = authority.host();
+    let has_port = address.len() > host.len();
+    if host.is_empty() || address.contains('@') || has_port && authority.port_u16().is_none() {
+        return Err(wrong());
+    }
+    Ok(host.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+fn wrong_address(address: &str, why: &str) -> CliError {
+    CliError::usage(format!("controller address `{address}`: {why}"))
+}
+
 /// The innermost cause says what happened; the layers above only that
 /// something did.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -292,6 +306,31 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_certificate_has_to_be_for_the_host_that_is_dialled() {
+        for (address, host) in [
+            ("c.example:7443", "c.example"),
+            ("c.example", "c.example"),
+            ("[fd00::1]:7443", "fd00::1"),
+            ("[fd00::1]", "fd00::1"),
+            ("192.0.2.7:7443", "192.0.2.7"),
+        ] {
+            assert_eq!(host_of(address).expect(address), host);
+        }
+        for address in [
+            "",
+            ":7443",
+            "c.example:",
+            "c.example:70000",
+            "c.example:7443@evil.example",
+            "c.example/x:7443",
+            "evil.example#c:1",
+        ] {
+            let error = host_of(address).expect_err(address);
+            assert!(error.message.starts_with("controller address `"), "{}", error.message);
+        }
+    }
 
     /// A process that stands still, or hangs: its kernel takes connections for it.
     #[tokio::test]

@@ -45,6 +45,23 @@ fn path() -> Result<PathBuf> {
         })
 }
 
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    // Of a link the file behind it: somebody keeps that elsewhere on purpose.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(dir)?;
+    // In the same folder, so that the rename stays on one filesystem; synced first, so that the
+    // name never leads to an empty file.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    if let Ok(before) = std::fs::metadata(&path) {
+        // A temporary file is its owner's alone; the one it replaces may be for a group.
+        file.as_file().set_permissions(before.permissions())?;
+    }
+    std::io::Write::write_all(&mut file, text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(&path).map(drop).map_err(|error| error.error)
+}
+
 // === impl Config ===
 
 impl Config {
@@ -70,22 +87,14 @@ impl Config {
     }
 
     /// Replaces the file in one step, so that a crash leaves the old or the new.
+    /// It keeps its mode, and a link that leads to it.
     ///
     /// # Errors
     /// The file or its folder cannot be written. What was there is left.
     pub fn save(&self) -> Result<()> {
         let path = path()?;
-        let failed = |error: std::io::Error| CliError::io(&path.display().to_string(), &error);
-        let dir = path.parent().ok_or_else(|| CliError::usage("the configuration has no folder"))?;
-        std::fs::create_dir_all(dir).map_err(failed)?;
         let text = toml::to_string(self).map_err(|error| CliError::failed(error.to_string()))?;
-        // In the same folder, so that the rename stays on one filesystem; synced first, so that the
-        // name never leads to an empty file.
-        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-        std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(&path).map_err(|error| failed(error.error))?;
-        Ok(())
+        replace(&path, &text).map_err(|error| CliError::io(&path.display().to_string(), &error))
     }
 
     /// Flags first, then the named context, then the current one.
@@ -146,6 +155,24 @@ mod tests {
     fn config() -> Config {
         let text = "current = \"home\"\n[contexts.home]\naddress = \"c:1\"\nca_file = \"/ca\"\ntoken_file = \"/t\"\n";
         Config::parse(text, Path::new("config.toml")).expect("parses")
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_mode_and_the_link_to_it() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let (file, link) = (dir.path().join("file"), dir.path().join("config.toml"));
+        std::fs::write(&file, "").expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("set");
+        symlink("file", &link).expect("made");
+        replace(&link, "new").expect("replaced");
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_to_string(&file).expect("read"), "new");
+        assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o640);
+        let first = dir.path().join("holdfast/config.toml");
+        replace(&first, "first").expect("made with its folder");
+        assert_eq!(std::fs::read_to_string(&first).expect("read"), "first");
     }
 
     #[test]

@@ -298,7 +298,20 @@ impl Engine {
     /// # Errors
     /// `NotFound` when it is gone.
     pub async fn start_container(&self, id: &str) -> Result<(), EngineError> {
-        let (id, operation) = (checked(id)?, format!("start container `{}`", shorten(id)));
+        self.start_named(id, &shorten(id)).await
+    }
+
+    /// Starts exactly this container, whatever has its name by now. One that
+    /// runs already is success.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone.
+    pub async fn start_found(&self, container: &Container) -> Result<(), EngineError> {
+        self.start_named(&container.id, &container.name).await
+    }
+
+    async fn start_named(&self, id: &str, name: &str) -> Result<(), EngineError> {
+        let (id, operation) = (checked(id)?, format!("start container `{name}`"));
         let request = self.docker.start_container(id, None::<StartContainerOptions>);
         self.call(&operation, CHANGE_LIMIT, request).await
     }
@@ -326,7 +339,31 @@ impl Engine {
         force: bool,
         volumes: bool,
     ) -> Result<(), EngineError> {
-        let (id, operation) = (checked(id)?, format!("remove container `{}`", shorten(id)));
+        self.remove_named(id, &shorten(id), force, volumes).await
+    }
+
+    /// Removes exactly this container, whatever has its name by now, as
+    /// [`Engine::remove_container_with`] does.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone, `Conflict` when it runs.
+    pub async fn remove_found(
+        &self,
+        container: &Container,
+        force: bool,
+        volumes: bool,
+    ) -> Result<(), EngineError> {
+        self.remove_named(&container.id, &container.name, force, volumes).await
+    }
+
+    async fn remove_named(
+        &self,
+        id: &str,
+        name: &str,
+        force: bool,
+        volumes: bool,
+    ) -> Result<(), EngineError> {
+        let (id, operation) = (checked(id)?, format!("remove container `{name}`"));
         let options = RemoveContainerOptionsBuilder::new().force(force).v(volumes).build();
         self.call(&operation, CHANGE_LIMIT, self.docker.remove_container(id, Some(options))).await
     }

@@ -165,6 +165,26 @@ async fn containers_are_paused_stopped_and_started_again() {
 }
 
 #[tokio::test]
+async fn a_container_that_was_found_is_meant_whatever_has_its_name_by_now() {
+    let Some(scene) = Scene::open().await else { return };
+    let engine = &scene.engine;
+    let name = scene.run_sleeper("c", &[]).await;
+    scene.docker(&["kill", &name]);
+    let found = engine.inspect_container(&name).await.unwrap();
+    engine.rename_container(&found.id, &scene.name("renamed")).await.unwrap();
+    scene.run_sleeper("c", &[]).await;
+    let other = engine.inspect_container(&name).await.unwrap();
+
+    engine.start_found(&found).await.unwrap();
+    assert_eq!(engine.inspect_container(&found.id).await.unwrap().state, ContainerState::Running);
+    engine.remove_found(&found, true, false).await.unwrap();
+    assert!(engine.inspect_container(&found.id).await.unwrap_err().is_not_found());
+    assert_eq!(engine.inspect_container(&name).await.unwrap().id, other.id);
+    let gone = engine.remove_found(&found, true, false).await.unwrap_err();
+    assert!(gone.is_not_found() && gone.to_string().contains(&name), "{gone}");
+}
+
+#[tokio::test]
 async fn health_is_awaited_and_an_unhealthy_container_is_told_apart() {
     let Some(scene) = Scene::open().await else { return };
     let engine = &scene.engine;

@@ -183,7 +183,7 @@ impl ContainerService for ContainerApi {
     ) -> Result<Response<v1::Container>, Status> {
         self.config.allow.check(Right::Container)?;
         let container = self.find(&request.into_inner().container).await?;
-        self.engine.start_container(&container.name).await?;
+        self.engine.start_found(&container).await?;
         tracing::info!(container.name = %container.name, "container started");
         Ok(Response::new(convert::container(&self.inspect(&container.id).await?)))
     }
@@ -229,7 +229,7 @@ impl ContainerService for ContainerApi {
         let v1::RemoveContainerRequest { container, force, volumes } = request.into_inner();
         let container = self.find(&container).await?;
         self.own.refuse_container(&container)?;
-        self.engine.remove_container_with(&container.name, force, volumes).await?;
+        self.engine.remove_found(&container, force, volumes).await?;
         tracing::info!(container.name = %container.name, volumes, "container removed");
         Ok(Response::new(v1::RemoveContainerResponse {}))
     }

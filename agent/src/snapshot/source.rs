@@ -64,8 +64,7 @@ impl SourceError {
         match self {
             Self::Name(_) => ErrorCode::InvalidName,
             Self::Directory(error) => directory_code(error),
-            Self::Contained(ContainedError::Engine(error)) => error.kind().code(),
-            Self::Contained(_) => ErrorCode::NotMounted,
+            Self::Contained(error) => error.code(),
             Self::Own(_) => ErrorCode::HoldfastOwn,
             Self::OwnUnknown(error) => error.kind().code(),
             Self::Reach(ReachError::Replaced { .. }) => ErrorCode::SourceReplaced,

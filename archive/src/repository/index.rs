@@ -61,14 +61,13 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Index {
     packs: Vec<PackFacts>,
-    /// Of all packs that frames were found in.
+    /// Of all packs that frames were found in, also of those that are gone: a slot
+    /// names its pack by the place in here.
     ids: Vec<PackId>,
     frames: HashMap<FrameId, Slot>,
     /// Where a frame lies once more.
     copies: HashMap<FrameId, Vec<Slot>>,
     broken: Vec<BrokenPack>,
-    /// Of `packs`, those that are not there any more.
-    removed: HashSet<PackId>,
 }
 
 impl Index {
@@ -109,6 +108,7 @@ impl Index {
     /// Lets go of packs that are not there any more. Gives the frames that lay
     /// nowhere else.
     pub(super) fn remove(&mut self, gone: &HashSet<PackId>) -> Vec<(FrameId, PackId)> {
+        self.packs.retain(|pack| !gone.contains(&pack.id));
         self.broken.retain(|broken| !gone.contains(&broken.id));
         let packs = &self.ids;
         let is_gone = |slot: &Slot| gone.contains(&packs[slot.pack as usize]);
@@ -126,13 +126,12 @@ impl Index {
             }
             !is_gone(slot)
         });
-        self.removed.extend(gone);
         lost
     }
 
     /// Packs that were there when they were looked for last.
     pub(crate) fn known(&self) -> HashSet<PackId> {
-        let whole = self.packs.iter().map(|pack| pack.id).filter(|pack| !self.removed.contains(pack));
+        let whole = self.packs.iter().map(|pack| pack.id);
         whole.chain(self.broken.iter().map(|broken| broken.id)).collect()
     }
 
@@ -172,5 +171,32 @@ impl Index {
             pack: self.ids[pack as usize],
             entry: PackEntry { id: *frame, kind, key_epoch, offset, stored_len, raw_len },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::AllocationId;
+
+    #[test]
+    fn a_pack_that_went_and_came_back_is_known_and_there_once() {
+        let entry = PackEntry {
+            id: FrameId([1; 32]),
+            kind: FrameKind::Data,
+            key_epoch: 0,
+            offset: 0,
+            stored_len: 10,
+            raw_len: 20,
+        };
+        let pack = PackId { sha256: [2; 32], allocation: AllocationId::generate() };
+        let table = [entry.clone()];
+        let mut index = Index::default();
+        index.add(pack, 100, &table);
+        assert_eq!(index.remove(&HashSet::from([pack])), [(entry.id, pack)]);
+        assert!(index.known().is_empty() && index.packs().is_empty() && !index.contains(&entry.id));
+        index.add(pack, 100, &table);
+        assert_eq!(index.known(), HashSet::from([pack]), "a refresh would add it once more");
+        assert_eq!((index.packs().len(), index.locations(&entry.id).count()), (1, 1));
     }
 }

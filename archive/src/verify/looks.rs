@@ -88,6 +88,7 @@ impl Looks {
         let changes = self.session.refresh().await?;
         findings.hinted.extend(changes.lost.iter().copied());
         self.gone.extend(&changes.gone);
+        self.gone.retain(|pack| !changes.new.contains(pack));
         let removed = self.drop_removed().await?;
         Ok(Seen { changes, removed })
     }

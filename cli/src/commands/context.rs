@@ -54,6 +54,7 @@ pub(super) fn run(env: &Env, command: ContextCommand) -> Result<Exit> {
         ContextCommand::Add { name } => {
             let context = given(&env.global, &name)?;
             for file in [&context.ca_file, &context.token_file] {
+                // Only a warning: a context may be made before the files are copied here.
                 if !file.exists() {
                     output::note(format!("warning: {} is not there yet", file.display()));
                 }

@@ -94,6 +94,7 @@ impl From<Host> for HostView {
 
 impl HostView {
     fn state(&self) -> &'static str {
+        // Of a host that is refused it says nothing whether a connection is still open.
         match (self.revoked, self.connected) {
             (true, _) if self.retired => "retired",
             (true, _) => "revoked",
@@ -128,6 +129,7 @@ impl Render for HostList {
 
 impl Render for HostView {
     fn lines(&self) -> Lines {
+        // Less is as much the time a call takes as the clocks.
         let skew = if self.clock_skew_ms.abs() > 1000 {
             format!("{} ms", self.clock_skew_ms)
         } else {
@@ -209,6 +211,7 @@ fn hand_over(env: &Env, token: &TokenView, name: &str, to: Option<&Path>) -> Res
             .map_err(|error| CliError::io(&path.display().to_string(), &error))?,
         None => output::emit(env.format, token),
     }
+    // On standard error: a script reads the token alone from standard output.
     let until = token.expires.local();
     output::note(format!("valid once, until {until}. On {name}: holdfast-agent join TOKEN-FILE"));
     Ok(())

@@ -210,6 +210,7 @@ fn labels(map: &std::collections::BTreeMap<String, String>) -> String {
 /// The beginning of an anonymous volume's 64 digits, which say nothing to a
 /// person. What is shorter, or no such name, stays.
 fn short(name: &str) -> String {
+    // Not by index: the twelfth byte may lie inside a character.
     match name.get(..12) {
         Some(digits) if name.len() > 12 => format!("{digits}…"),
         _ => name.to_owned(),

@@ -178,6 +178,7 @@ impl MatchView {
 }
 
 async fn find(policies: &mut Policies, name: &str) -> Result<Policy> {
+    // All of them, so that a misspelt name can be answered with the nearest.
     let list = collect(policies.list_policies(within(ListPoliciesRequest {}))).await?;
     let near = holdfast_archive::text::did_you_mean(name, list.iter().map(|policy| policy.name.as_str()));
     list.into_iter().find(|policy| policy.name == name).ok_or_else(|| {
@@ -223,6 +224,7 @@ fn with_enabled(toml: &str, enabled: bool) -> String {
         Some(at) => lines[at] = &line,
         None => lines.insert(0, &line),
     }
+    // `lines` has dropped the last line break, and a file ends in one.
     lines.join("\n") + "\n"
 }
 

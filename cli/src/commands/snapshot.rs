@@ -250,6 +250,7 @@ pub(super) async fn run(env: &Env, command: SnapshotCommand) -> Result<Exit> {
         SnapshotCommand::Browse { snapshot, path, recursive } => {
             let request =
                 BrowseSnapshotRequest { snapshot, path: path.unwrap_or_default().into_bytes(), recursive };
+            // Without a deadline: a large tree takes as long as it takes.
             let entries = collect(catalog.browse_snapshot(request)).await?;
             output::emit(env.format, &EntryList(entries.into_iter().map(EntryView::from).collect()));
         }

@@ -179,6 +179,7 @@ impl RepositoryView {
 impl ProblemView {
     /// What it is about and, where there is one, what to try.
     fn lines(&self) -> Vec<String> {
+        // A problem of a whole host has no source, one of the repository has neither.
         let place = [self.host.as_str(), self.source.as_str()].join("/");
         let colon = if place == "/" { "" } else { ": " };
         let place = place.strip_suffix('/').unwrap_or(&place);

@@ -129,6 +129,7 @@ async fn start(env: &Env, args: UpgradeRunArgs) -> Result<Exit> {
     });
     let Some(job) = answer.job else { return Err(not_started(env, plan.as_ref())) };
     if let Some(plan) = plan {
+        // On standard error: the result on standard output is the job alone.
         output::show(&plan);
     }
     attend(env, &client, job, no_wait).await
@@ -192,6 +193,7 @@ async fn roll_back_here(env: &Env, upgrade: String) -> Result<Exit> {
     let mut service = env.client().await?.containers(None)?;
     // An id of its own: nobody else knows this job, and the agent keeps its record under it.
     let request = RollBackUpgradeRequest { upgrade, job_id: JobId::generate().to_string(), wait: false };
+    // Without a deadline: the data may have to be brought back first.
     let mut stream = service.roll_back_upgrade(request).await?.into_inner();
     while let Some(event) = stream.message().await? {
         match event.event {

@@ -41,6 +41,7 @@ impl Watcher {
     /// What an event says. `top`: of a job that was asked for, not of one that
     /// another started.
     pub fn show(&self, job: &Job, restore: Option<&RestoreProgress>, message: &str, top: bool) {
+        // A panic elsewhere: what is shown is not worth a second one.
         let Ok(mut state) = self.state.lock() else { return };
         // A watch that was taken up again may be told a message once more.
         let new = !message.is_empty() && state.said.insert(format!("{} {message}", job.id));
@@ -54,6 +55,7 @@ impl Watcher {
                 if let Some(progress) = restore {
                     let bar =
                         state.sources.entry(job.id.clone()).or_insert_with(|| bars.add(new_bar("restore")));
+                    // The total may be announced too low, and a bar past its end stands still.
                     bar.set_length(progress.total_bytes.max(progress.bytes));
                     bar.set_position(progress.bytes);
                     bar.set_message(format!("{} of {} entries", progress.entries, progress.total_entries));
@@ -100,6 +102,7 @@ impl Counter {
             let stop = Arc::clone(&stop);
             // A thread of its own: the work that is watched blocks the one that began it.
             std::thread::spawn(move || {
+                // Relaxed: nothing else is handed over with it.
                 while !stop.load(Ordering::Relaxed) {
                     spinner.set_message(printable(&text()).into_owned());
                     spinner.tick();

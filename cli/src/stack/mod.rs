@@ -141,6 +141,7 @@ impl Stack {
             ],
             &self.layout.root.join("controller.log"),
         )?;
+        // Kept before it is waited for: one that never listens is stopped as well.
         until_listening(self.controller.insert(process), &self.layout).await?;
         Client::connect(&Target::Controller(self.layout.context()?)).await
     }
@@ -171,6 +172,7 @@ impl Stack {
             ],
             &self.layout.root.join("agent.log"),
         )?;
+        // Kept before it is waited for, as the controller is.
         until_connected(self.agent.insert(process), client, name).await
     }
 

@@ -38,10 +38,12 @@ impl Process {
     /// which then ends its children in order.
     pub(super) fn start(binary: &Path, args: &[&OsStr], log: &Path) -> Result<Self> {
         let failed = |error: std::io::Error| CliError::io(&log.display().to_string(), &error);
+        // Both handles write at its end, and a folder that is kept keeps what earlier runs said.
         let output = File::options().create(true).append(true).open(log).map_err(failed)?;
         let child = Command::new(binary)
             .args(args)
             .stdin(Stdio::null())
+            // Nothing to read: outside the group of the terminal a read of it would stop the process.
             .stdout(output.try_clone().map_err(failed)?)
             .stderr(output)
             .process_group(0)
@@ -65,6 +67,7 @@ impl Process {
     /// The end of what it has written.
     pub(super) fn tail(&self) -> Vec<String> {
         let text = std::fs::read(&self.log).unwrap_or_default();
+        // One that was killed may have written half a character.
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].iter().map(|line| (*line).to_owned()).collect()
@@ -87,6 +90,7 @@ impl Process {
             std::thread::sleep(Duration::from_millis(20));
         }
         let _ = self.child.kill();
+        // Until it is gone: what is started next needs its locks and its port.
         let _ = self.child.wait();
     }
 }

@@ -25,7 +25,7 @@ pub(in crate::snapshot) enum TargetError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
-    NotMounted(#[from] ContainedError),
+    Contained(#[from] ContainedError),
     #[error("volume `{name}` exists; restore under another name, or remove it first")]
     VolumeExists { name: VolumeName },
     #[error(transparent)]
@@ -72,7 +72,7 @@ impl TargetError {
             Self::Own(ChangeError::Refused(_)) => ErrorCode::HoldfastOwn,
             Self::Own(ChangeError::Unknown(error)) | Self::Engine(error) => error.kind().code(),
             Self::Journal(_) => ErrorCode::JournalFailed,
-            Self::NotMounted(_) => ErrorCode::NotMounted,
+            Self::Contained(error) => error.code(),
             Self::VolumeExists { .. } | Self::DirectoryExists { .. } | Self::NotInPlace { .. } => {
                 ErrorCode::TargetExists
             }
@@ -87,5 +87,18 @@ impl TargetError {
             Self::NoParent { .. } => ErrorCode::NotFound,
             Self::Write { .. } | Self::Remove(_) => ErrorCode::WriteFailed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineErrorKind;
+
+    #[test]
+    fn what_the_engine_did_not_do_has_the_same_code_for_restore_and_backup() {
+        let contained = || ContainedError::Engine(EngineError::new(EngineErrorKind::Unreachable, "is down"));
+        assert_eq!(TargetError::from(contained()).code(), ErrorCode::EngineUnreachable);
+        assert_eq!(SourceError::from(contained()).code(), ErrorCode::EngineUnreachable);
     }
 }

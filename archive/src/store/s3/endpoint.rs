@@ -2,49 +2,64 @@
 
 use std::net::IpAddr;
 
-use crate::store::{S3Options, StoreError, StoreErrorKind};
+use http::Uri;
 
-const HTTP: &str = "http://";
-const HTTPS: &str = "https://";
+use crate::store::{S3Options, StoreError, StoreErrorKind};
 
 fn refused(text: String) -> StoreError {
     StoreError::new(StoreErrorKind::Refused, text)
 }
 
-/// `scheme://host[:port]`, without a slash at its end.
+/// `scheme://host[:port][/path]`, without a slash at its end.
 ///
 /// # Errors
-/// When it is no whole address, or leads over a network without encryption and
-/// the settings do not allow that.
+/// When it is no whole address, has more than an address, or leads over a
+/// network without encryption and the settings do not allow that.
 pub(super) fn address(options: &S3Options, region: &str) -> Result<String, StoreError> {
     let Some(endpoint) = &options.endpoint else {
         return Ok(format!("https://s3.{region}.amazonaws.com"));
     };
-    let address = endpoint.trim_end_matches('/').to_owned();
-    if let Some(rest) = address.strip_prefix(HTTP) {
-        if options.allow_http || is_loopback(rest) {
-            return Ok(address);
-        }
+    only_an_address(endpoint)?;
+    let uri: Uri = endpoint.parse().map_err(|_| not_whole(endpoint))?;
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(not_whole(endpoint));
+    };
+    let host = authority.host();
+    let has_port = authority.as_str().len() > host.len();
+    if host.is_empty() || has_port && authority.port_u16().is_none() {
+        return Err(not_whole(endpoint));
+    }
+    if scheme == "http" && !options.allow_http && !is_loopback(host) {
         return Err(refused(format!(
             "the S3 endpoint `{endpoint}` is not encrypted: everybody on the way reads and changes all that is stored; use https://, or allow it with `allow_http = true` (--s3-allow-http)"
         )));
     }
-    if address.starts_with(HTTPS) {
-        return Ok(address);
-    }
-    Err(refused(format!(
-        "the S3 endpoint `{endpoint}` does not start with https:// or http://; write the whole address"
-    )))
+    Ok(format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/')))
 }
 
-/// Whether `host[:port][/path]` does not leave this machine.
-fn is_loopback(rest: &str) -> bool {
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+/// Before anything is parsed, and without the endpoint in the error: what
+/// stands there may be a password or a signature.
+fn only_an_address(endpoint: &str) -> Result<(), StoreError> {
+    let extra = [('@', "a user name or password"), ('?', "a query"), ('#', "a fragment")];
+    match extra.iter().find(|(sign, _)| endpoint.contains(*sign)) {
+        None => Ok(()),
+        Some((sign, what)) => Err(refused(format!(
+            "the S3 endpoint has `{sign}`, and with it {what}; write https:// or http://, the host and its port alone, and name the access key in `credentials_file`"
+        ))),
+    }
+}
+
+fn not_whole(endpoint: &str) -> StoreError {
+    refused(format!(
+        "the S3 endpoint `{endpoint}` is not https:// or http:// with a host and perhaps a port; write the whole address"
+    ))
+}
+
+/// Whether a host of an address does not leave this machine.
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The certificates to trust instead of the machine's, if any.
@@ -86,7 +101,6 @@ mod tests {
             "http://10.0.0.7:3900",
             "http://store.example",
             "http://localhost.example",
-            "http://127.0.0.1@store.example",
             "http://127.0.0.1.example",
             "http://[fd00::1]:3900",
         ] {
@@ -97,9 +111,35 @@ mod tests {
     }
 
     #[test]
+    fn v15_an_endpoint_with_more_than_an_address_is_refused_and_not_shown() {
+        for (endpoint, what) in [
+            ("http://127.0.0.1:80@store.example", "a user name or password"),
+            ("http://127.0.0.1@store.example", "a user name or password"),
+            ("http://[::1]:hush@store.example", "a user name or password"),
+            ("https://user:hush@store.example", "a user name or password"),
+            ("https://store.example/?X-Amz-Signature=hush", "a query"),
+            ("https://store.example#hush", "a fragment"),
+        ] {
+            for allow_http in [false, true] {
+                let error = asked(endpoint, allow_http).unwrap_err();
+                assert!(error.contains(what) && !error.contains("hush"), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn https_needs_no_leave_and_other_schemes_are_refused() {
         assert_eq!(asked("https://store.example/", false).unwrap(), "https://store.example");
-        for endpoint in ["store.example:3900", "http://", "ftp://store.example", ""] {
+        assert_eq!(asked("HTTPS://store.example/s3/", false).unwrap(), "https://store.example/s3");
+        for endpoint in [
+            "store.example:3900",
+            "http://",
+            "http://:3900",
+            "http://store.example:",
+            "http://store.example:65536",
+            "ftp://store.example",
+            "",
+        ] {
             assert!(asked(endpoint, true).unwrap_err().contains("whole address"), "{endpoint}");
         }
         let aws = address(&S3Options::default(), "eu-1").unwrap();

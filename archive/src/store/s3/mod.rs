@@ -11,6 +11,7 @@
 //! `backend` alone calls it, and no other part of the workspace names the client.
 
 mod credentials;
+mod deletion;
 mod endpoint;
 mod errors;
 mod upload;
@@ -18,7 +19,7 @@ mod upload;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -27,10 +28,9 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
-use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_sdk_s3::types::{ChecksumMode, Delete, ObjectIdentifier};
+use aws_sdk_s3::types::ChecksumMode;
 use aws_sdk_s3::{Client, Config};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -43,7 +43,7 @@ use super::{
     StorePlace,
 };
 use credentials::AccessKey;
-use errors::{innermost, kind_of};
+use errors::innermost;
 use upload::Watch;
 
 /// An answer may take this many times as long as a body may stand still.
@@ -316,69 +316,6 @@ impl S3 {
         Ok(RawPage { items: items.collect(), truncated: answer.is_truncated.unwrap_or(false) })
     }
 
-    /// Failures by the place of their name.
-    pub(super) async fn delete(
-        &self,
-        names: &[String],
-        policy: &RetryPolicy,
-    ) -> Result<Vec<(usize, StoreError)>, StoreError> {
-        if !self.single_deletes.load(Ordering::Relaxed) {
-            match self.delete_together(names, policy).await? {
-                Some(failures) => return Ok(failures),
-                None => self.single_deletes.store(true, Ordering::Relaxed),
-            }
-        }
-        let mut failures = Vec::new();
-        for (at, name) in names.iter().enumerate() {
-            let request = self.client.delete_object().bucket(&self.bucket).key(self.key(name));
-            // One by one: S3 itself has the request for many, some servers that speak it do not.
-            if let Err(error) = self.answer("remove", name, policy, request.send()).await? {
-                match self.failed("remove", name, error) {
-                    error if error.is_not_found() => {}
-                    error if error.kind() == StoreErrorKind::NoBucket => return Err(error),
-                    error => failures.push((at, kept(error))),
-                }
-            }
-        }
-        Ok(failures)
-    }
-
-    /// `None` where the server has no such request.
-    async fn delete_together(
-        &self,
-        names: &[String],
-        policy: &RetryPolicy,
-    ) -> Result<Option<Vec<(usize, StoreError)>>, StoreError> {
-        let objects = names
-            .iter()
-            .map(|name| ObjectIdentifier::builder().key(self.key(name)).build())
-            .collect::<Result<Vec<_>, _>>()
-            .expect("each has its key");
-        let delete =
-            Delete::builder().set_objects(Some(objects)).quiet(true).build().expect("it has its objects");
-        let request = self.client.delete_objects().bucket(&self.bucket).delete(delete);
-        let answer = match self.answer("remove", "objects", policy, request.send()).await? {
-            Ok(answer) => answer,
-            Err(error) => {
-                let status = error.raw_response().map_or(0, |raw| raw.status().as_u16());
-                let unknown = is_unknown_request(status, error.code().unwrap_or_default());
-                return if unknown { Ok(None) } else { Err(self.failed("remove", "objects", error)) };
-            }
-        };
-        let failures = answer.errors.unwrap_or_default().into_iter().filter_map(|failure| {
-            let key = failure.key.as_deref()?;
-            // Objects that were not asked for are none of ours, whatever the answer says of them.
-            let at = names.iter().position(|name| self.key(name) == key)?;
-            let code = failure.code.as_deref().unwrap_or_default();
-            let text = failure.message.as_deref().unwrap_or_default();
-            let what = format!("could not remove {} in {}", names[at], self.location());
-            // No status of its own: what has no known code is the store's failure.
-            let error = self.answered(&what, 500, code, text, None);
-            (kind_of(500, code) != StoreErrorKind::NotFound).then(|| (at, kept(error)))
-        });
-        Ok(Some(failures.collect()))
-    }
-
     pub(super) async fn presign_put(
         &self,
         name: &str,
@@ -467,21 +404,6 @@ fn http_client(ca_pem: Option<&str>) -> Result<aws_sdk_s3::config::SharedHttpCli
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .tls_context(context)
         .build_https())
-}
-
-/// How servers were seen to refuse a request they do not have. Anything else is
-/// a failure of the one that was made.
-fn is_unknown_request(status: u16, code: &str) -> bool {
-    matches!(status, 405 | 501)
-        || matches!(code, "NotImplemented" | "MethodNotAllowed" | "MissingContentMD5" | "InvalidRequest")
-}
-
-/// A denied delete concerns that object (a lock, a retention), not us.
-fn kept(error: StoreError) -> StoreError {
-    match error.kind() {
-        StoreErrorKind::Auth => error.of_kind(StoreErrorKind::Refused),
-        _ => error,
-    }
 }
 
 fn as_presigned(request: &PresignedRequest) -> Presigned {

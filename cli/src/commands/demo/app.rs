@@ -103,6 +103,7 @@ impl App {
     pub(super) fn compare_with(&self, reference: &Path) -> Result<&'static str> {
         let data = self.data()?;
         let rsync = Command::new("rsync")
+            // A window of -1 compares times to the nanosecond; without -n it would copy.
             .args(["-naHAXS", "--checksum", "--modify-window=-1", "--delete", "--itemize-changes"])
             .arg(format!("{}/", reference.display()))
             .arg(format!("{}/", data.display()))

@@ -16,8 +16,8 @@ use crate::error::{CliError, ErrorCode, Exit, Result};
 use crate::output::progress::Watcher;
 use crate::output::{self, Lines, Render};
 
-/// How often the watch of one job is begun, in all.
-const WATCHES: u32 = 10;
+/// How many watches of one job may end in a row without having told anything.
+const MAX_SILENT_WATCHES: u32 = 10;
 /// Between two attempts to watch a job.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -58,6 +58,7 @@ fn watch<'a>(client: &'a Client, id: String, watcher: &'a Watcher, top: bool) ->
         watcher,
         top,
         after: 0,
+        silent: 0,
         last: None,
         known: HashSet::new(),
         children: FuturesUnordered::new(),
@@ -74,6 +75,8 @@ struct Watch<'a> {
     top: bool,
     /// The event that was told last.
     after: u64,
+    /// Watches in a row that have told nothing.
+    silent: u32,
     last: Option<Job>,
     /// Children that are watched.
     known: HashSet<String>,
@@ -82,7 +85,9 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     async fn run(mut self) -> Result<Job> {
-        for attempt in 0..WATCHES {
+        let mut first = true;
+        while self.silent < MAX_SILENT_WATCHES {
+            self.silent += 1;
             let request = WatchJobRequest { id: self.id.clone(), after: self.after };
             match self.client.jobs()?.watch_job(request).await {
                 Ok(answer) => {
@@ -92,11 +97,12 @@ impl Watch<'_> {
                 }
                 // The first watch fails as any call does: there may be no such job. Later ones meet
                 // a controller that is being restarted.
-                Err(status) if attempt == 0 || status.code() != tonic::Code::Unavailable => {
+                Err(status) if first || status.code() != tonic::Code::Unavailable => {
                     return Err(status.into());
                 }
                 Err(_) => {}
             }
+            first = false;
             tokio::time::sleep(PAUSE).await;
         }
         let (id, step) = (self.id, self.last.map(|job| job.step).unwrap_or_default());
@@ -117,6 +123,7 @@ impl Watch<'_> {
                 // How a child ended is the parent's to judge.
                 Some(_) = self.children.next() => continue,
             };
+            self.silent = 0;
             // The next watch begins behind what was told.
             self.after = self.after.max(event.sequence);
             let Some(job) = event.job else { continue };
@@ -199,6 +206,16 @@ mod tests {
 
     use super::*;
 
+    const PARENT: &str = "01PARENT";
+    const CHILD: &str = "01CHILD";
+    /// Each of its watches tells one event and breaks off, but for the last.
+    const LONG: &str = "01LONG";
+    const LONG_EVENTS: u64 = 3 * MAX_SILENT_WATCHES as u64;
+    /// Its first watch tells one event; the others tell nothing.
+    const LOST: &str = "01LOST";
+
+    type Answer<T> = std::result::Result<T, Status>;
+
     /// Serves two watches of one upgrade: the first breaks off once its child is
     /// known, the second has the end. Each is held until the child was asked
     /// for, which is refused.
@@ -208,8 +225,11 @@ mod tests {
         child_seen: Arc<tokio::sync::Notify>,
     }
 
-    const PARENT: &str = "01PARENT";
-    const CHILD: &str = "01CHILD";
+    impl Jobs {
+        fn watched(&self) -> Vec<(String, u64)> {
+            self.watched.lock().expect("no test panics here").clone()
+        }
+    }
 
     fn event(sequence: u64, state: JobState) -> JobEvent {
         let child = JobChild {
@@ -230,24 +250,31 @@ mod tests {
 
     #[tonic::async_trait]
     impl JobService for Jobs {
-        type ListJobsStream = BoxStream<'static, std::result::Result<Job, Status>>;
-        type WatchJobStream = BoxStream<'static, std::result::Result<JobEvent, Status>>;
+        type ListJobsStream = BoxStream<'static, Answer<Job>>;
+        type WatchJobStream = BoxStream<'static, Answer<JobEvent>>;
 
         async fn watch_job(
             &self,
             request: Request<WatchJobRequest>,
-        ) -> std::result::Result<Response<Self::WatchJobStream>, Status> {
+        ) -> Answer<Response<Self::WatchJobStream>> {
             let WatchJobRequest { id, after } = request.into_inner();
             self.watched.lock().expect("no test panics here").push((id.clone(), after));
+            let broken = || Err(Status::unavailable("restarts"));
+            if id == LONG {
+                let state = if after + 1 < LONG_EVENTS { JobState::Running } else { JobState::Succeeded };
+                let job = Job { id, state: state as i32, ..Job::default() };
+                let told = JobEvent { sequence: after + 1, job: Some(job), ..JobEvent::default() };
+                return Ok(Response::new(stream::iter([Ok(told), broken()]).boxed()));
+            }
+            if id == LOST {
+                let told = (after == 0).then(|| Ok(JobEvent { sequence: 1, ..JobEvent::default() }));
+                return Ok(Response::new(stream::iter(told).chain(stream::iter([broken()])).boxed()));
+            }
             if id == CHILD {
                 self.child_seen.notify_one();
                 return Err(Status::permission_denied("not yours"));
             }
-            let end = if after == 0 {
-                Err(Status::unavailable("restarts"))
-            } else {
-                Ok(event(3, JobState::Failed))
-            };
+            let end = if after == 0 { broken() } else { Ok(event(3, JobState::Failed)) };
             let seen = Arc::clone(&self.child_seen);
             let wait = after == 0;
             let tail = stream::once(async move {
@@ -263,39 +290,33 @@ mod tests {
         async fn start_backup(
             &self,
             _: Request<StartBackupRequest>,
-        ) -> std::result::Result<Response<StartBackupResponse>, Status> {
+        ) -> Answer<Response<StartBackupResponse>> {
             Err(Status::unimplemented("not asked here"))
         }
 
         async fn start_restore(
             &self,
             _: Request<StartRestoreRequest>,
-        ) -> std::result::Result<Response<StartRestoreResponse>, Status> {
+        ) -> Answer<Response<StartRestoreResponse>> {
             Err(Status::unimplemented("not asked here"))
         }
 
-        async fn start_prune(
-            &self,
-            _: Request<StartPruneRequest>,
-        ) -> std::result::Result<Response<StartPruneResponse>, Status> {
+        async fn start_prune(&self, _: Request<StartPruneRequest>) -> Answer<Response<StartPruneResponse>> {
             Err(Status::unimplemented("not asked here"))
         }
 
-        async fn list_jobs(
-            &self,
-            _: Request<ListJobsRequest>,
-        ) -> std::result::Result<Response<Self::ListJobsStream>, Status> {
+        async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Answer<Response<Self::ListJobsStream>> {
             Err(Status::unimplemented("not asked here"))
         }
 
-        async fn get_job(&self, _: Request<GetJobRequest>) -> std::result::Result<Response<Job>, Status> {
+        async fn get_job(&self, _: Request<GetJobRequest>) -> Answer<Response<Job>> {
             Err(Status::unimplemented("not asked here"))
         }
 
         async fn cancel_job(
             &self,
             _: Request<JobServiceCancelJobRequest>,
-        ) -> std::result::Result<Response<JobServiceCancelJobResponse>, Status> {
+        ) -> Answer<Response<JobServiceCancelJobResponse>> {
             Err(Status::unimplemented("not asked here"))
         }
     }
@@ -334,9 +355,8 @@ mod tests {
         assert_eq!((exit_for(&ended(1)), exit_for(&ended(0))), (Exit::Salvaged, Exit::Attention));
     }
 
-    #[tokio::test]
-    async fn a_watch_goes_on_where_it_broke_off_and_no_child_ends_it() {
-        let jobs = Jobs::default();
+    /// Watches one job that `jobs` serves over one connection.
+    async fn watch_served(jobs: &Jobs, id: &str) -> Result<Job> {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let service = JobServiceServer::new(jobs.clone());
         let server =
@@ -353,15 +373,34 @@ mod tests {
             .expect("the server is there");
         let client = Client::over(channel);
         let watcher = Watcher::new();
-        let ended =
-            tokio::time::timeout(Duration::from_secs(30), watch(&client, PARENT.to_owned(), &watcher, true))
-                .await
-                .expect("ends in time")
-                .unwrap_or_else(|error| panic!("{error:?}"));
+        let ended = watch(&client, id.to_owned(), &watcher, true);
+        let ended = tokio::time::timeout(Duration::from_secs(300), ended).await.expect("ends in time");
         server.abort();
+        ended
+    }
+
+    #[tokio::test]
+    async fn a_watch_goes_on_where_it_broke_off_and_no_child_ends_it() {
+        let jobs = Jobs::default();
+        let ended = watch_served(&jobs, PARENT).await.unwrap_or_else(|error| panic!("{error:?}"));
         assert_eq!((ended.state(), exit_for(&ended)), (JobState::Failed, Exit::Failed));
-        let watched = jobs.watched.lock().expect("no test panics here").clone();
         let parent = |after| (PARENT.to_owned(), after);
-        assert_eq!(watched, [parent(0), (CHILD.to_owned(), 0), parent(2)]);
+        assert_eq!(jobs.watched(), [parent(0), (CHILD.to_owned(), 0), parent(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_breaks_off_many_times_follows_its_job_to_the_end() {
+        let jobs = Jobs::default();
+        let ended = watch_served(&jobs, LONG).await.unwrap_or_else(|error| panic!("{error:?}"));
+        assert_eq!(ended.state(), JobState::Succeeded);
+        assert_eq!(jobs.watched().len() as u64, LONG_EVENTS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_tell_nothing_are_not_begun_for_ever() {
+        let jobs = Jobs::default();
+        let error = watch_served(&jobs, LOST).await.expect_err("nothing is told any more");
+        assert!(error.message.contains("can no longer be watched"), "{error:?}");
+        assert_eq!(jobs.watched().len(), 1 + MAX_SILENT_WATCHES as usize);
     }
 }

@@ -63,6 +63,7 @@ pub(super) async fn run(env: &Env, args: RepoRestoreArgs) -> Result<Exit> {
         setuid: args.setuid,
         strict: args.strict,
         salvage: args.salvage,
+        // Paths in a manifest have no slash at either end.
         paths: args.paths.iter().map(|path| path.trim_matches('/').as_bytes().to_vec()).collect(),
         ..RestoreOptions::default()
     };
@@ -74,6 +75,7 @@ pub(super) async fn run(env: &Env, args: RepoRestoreArgs) -> Result<Exit> {
         .await
         .map_err(|error| CliError::failed(error.to_string()))??;
     output::emit(env.format, &view);
+    // A difference outranks a loss: then not even what could be read is right.
     Ok(match (view.differences, view.lost, view.left_out) {
         (0, 0, 0) => Exit::Done,
         (0, 0, _) => Exit::Attention,

@@ -1,15 +1,18 @@
 //! `holdfast repo verify`
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use holdfast_archive::ids::SnapshotId;
+use holdfast_archive::repository::{Repository, Snapshot};
 use holdfast_archive::verify::{Level, Problem, Report, Share, VerifyProgress, verify};
 use serde::Serialize;
 
 use super::open::open;
 use crate::args::RepositoryArgs;
 use crate::commands::Env;
-use crate::error::{Exit, Result};
+use crate::error::{Exit, Result, sentence};
 use crate::output::progress::Counter;
 use crate::output::{self, Bytes, Escaped, Lines, Render};
 
@@ -43,8 +46,8 @@ struct FileView {
     path: Escaped,
 }
 
-/// Snapshots by the name people know them by.
-type Names = std::collections::HashMap<holdfast_archive::ids::SnapshotId, String>;
+/// Snapshots by the name people know them by: host, source and number.
+type Names = HashMap<SnapshotId, String>;
 
 impl ProblemView {
     fn new(problem: &Problem, names: &Names) -> Self {
@@ -127,17 +130,49 @@ pub(super) async fn run(env: &Env, place: &RepositoryArgs, quick: bool) -> Resul
     // Before an error is said: the line would stand in its way.
     counter.finish();
     let report = report?;
-    // Ids are what a report has; people know snapshots by host, source and number.
-    let names = repository
-        .snapshots()
-        .await?
-        .good
-        .iter()
-        .map(|snapshot| {
-            let id = snapshot.header.id;
-            (id, format!("{}/{}@#{}", snapshot.names().host, snapshot.names().source, id.number))
-        })
-        .collect();
+    let names = names(&repository).await;
     output::emit(env.format, &ReportView::new(&report, &names));
     Ok(if report.is_clean() { Exit::Done } else { Exit::Damage })
+}
+
+/// Without them a report has ids. It may have taken hours, so a store that fails
+/// only now does not take it along.
+async fn names(repository: &Repository) -> Names {
+    let snapshots = match repository.snapshots().await {
+        Ok(snapshots) => snapshots.good,
+        Err(error) => {
+            output::note(format!("snapshots are shown by their ids: {}", sentence(&error)));
+            return Names::default();
+        }
+    };
+    let name = |snapshot: &Snapshot| {
+        let (id, names) = (snapshot.header.id, snapshot.names());
+        (id, format!("{}/{}@#{}", names.host, names.source, id.number))
+    };
+    snapshots.iter().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_archive::repository::{CryptoMode, InitOptions};
+    use holdfast_archive::store::Store;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_report_that_is_finished_is_shown_when_the_store_is_gone_by_then() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let root = dir.path().join("repository");
+        std::fs::create_dir(&root).expect("made");
+        let store = Store::directory(&root).expect("a directory");
+        let options = InitOptions { owner: "test".to_owned(), created_unix_ms: 0, crypto: CryptoMode::None };
+        let repository = Repository::init(store, options).await.expect("a new one");
+        let report = verify(&repository, Level::Metadata, Arc::new(VerifyProgress::default()))
+            .await
+            .expect("verified");
+        std::fs::remove_dir_all(&root).expect("removed");
+        assert!(repository.snapshots().await.is_err());
+        let view = ReportView::new(&report, &names(&repository).await);
+        assert!(view.lines().to_string().contains("all there and intact"));
+    }
 }
