@@ -46,8 +46,28 @@ pub async fn take_over(catalog: &Catalog, repository: &Repository) -> Result<Tak
             known.push(KnownHost { id, name: snapshot.host_name.clone(), ..KnownHost::default() });
         }
     }
+    // Hosts before the sources of their snapshots: a source belongs to a row of `hosts`.
+    let imported = take_hosts(catalog, &known, &mut taken).await?;
+    for snapshot in snapshots.iter().filter(|snapshot| imported.contains(&snapshot.id.host)) {
+        let SnapshotRecord { id, source_kind, source_name, created_ms, .. } = snapshot;
+        if matches!(source_kind.as_str(), "volume" | "directory") {
+            catalog.import_source(id, source_kind, source_name, *created_ms).await?;
+        }
+    }
+    if let Some(policies) = policies {
+        take_policies(catalog, &policies, &mut taken).await?;
+    }
+    Ok(taken)
+}
+
+/// Gives the ids of those that are known from now on.
+async fn take_hosts(
+    catalog: &Catalog,
+    known: &[KnownHost],
+    taken: &mut TakenOver,
+) -> Result<BTreeSet<HostId>, CatalogError> {
     let mut imported = BTreeSet::new();
-    for host in &known {
+    for host in known {
         match import(catalog, host).await? {
             Some(id) => {
                 imported.insert(id);
@@ -62,14 +82,16 @@ pub async fn take_over(catalog: &Catalog, repository: &Repository) -> Result<Tak
             )),
         }
     }
-    for snapshot in snapshots.iter().filter(|snapshot| imported.contains(&snapshot.id.host)) {
-        let SnapshotRecord { id, source_kind, source_name, created_ms, .. } = snapshot;
-        if matches!(source_kind.as_str(), "volume" | "directory") {
-            catalog.import_source(id, source_kind, source_name, *created_ms).await?;
-        }
-    }
-    match policies.as_deref().map(exchange::read_policies) {
-        Some(Ok((policies, unreadable))) => {
+    Ok(imported)
+}
+
+async fn take_policies(
+    catalog: &Catalog,
+    exported: &[u8],
+    taken: &mut TakenOver,
+) -> Result<(), CatalogError> {
+    match exchange::read_policies(exported) {
+        Ok((policies, unreadable)) => {
             taken.policies = policies.iter().map(|policy| policy.name.clone()).collect();
             let fresh: Vec<_> = policies.into_iter().map(|policy| (policy, true)).collect();
             catalog.put_policies(&fresh, now_ms()).await?;
@@ -77,10 +99,9 @@ pub async fn take_over(catalog: &Catalog, repository: &Repository) -> Result<Tak
                 unreadable.iter().map(|name| format!("policy `{name}` is not one this version can read"));
             taken.notes.extend(unreadable);
         }
-        Some(Err(error)) => taken.notes.push(format!("the bucket's policies are not readable: {error}")),
-        None => {}
+        Err(error) => taken.notes.push(format!("the bucket's policies are not readable: {error}")),
     }
-    Ok(taken)
+    Ok(())
 }
 
 /// For a catalogue that was put back from a copy: which hosts were revoked, and
@@ -217,7 +238,7 @@ mod tests {
             instance_id: "i",
             now_ms: 1,
         };
-        match catalog.enrol(&enrolment).await.expect("enrols") {
+        match catalog.enrol(&enrolment, |_| Some(())).await.expect("enrols") {
             Enrolled::Host { id, .. } => id,
             other => panic!("{other:?}"),
         }

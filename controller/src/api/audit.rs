@@ -38,6 +38,8 @@ pub struct Verified {
 /// # Errors
 /// When the catalogue fails.
 pub async fn verify(catalog: &Catalog, repository: &Repository) -> Result<Verified, CatalogError> {
+    // The bucket first: the chain only grows, so a row that is added meanwhile is no row that
+    // is missing.
     let (mark, bucket_problem) = match repository.audit_mark().await {
         Ok(mark) => (mark, None),
         Err(error) => (None, Some(error)),
@@ -75,6 +77,7 @@ impl AuditService for AuditApi {
     ) -> Result<Response<Self::ListAuditStream>, Status> {
         let ListAuditRequest { since_unix_ms, caller, method, outcome, limit } = request.into_inner();
         let known = [Outcome::Allowed, Outcome::Ok, Outcome::Denied, Outcome::Failed];
+        // Refused and not answered with nothing: an empty list would read as "none were denied".
         if !outcome.is_empty() && !known.iter().any(|known| known.as_str() == outcome) {
             let message = format!("`{outcome}` is no outcome: allowed, ok, denied and failed are");
             return Err(ErrorCode::InvalidRequest.status(message));

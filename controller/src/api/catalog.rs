@@ -165,6 +165,7 @@ fn out_of_reach(error: &(dyn std::error::Error + 'static)) -> Option<StoreErrorK
             _ => None,
         };
         if let Some(error) = error.downcast_ref::<StoreError>().or(of_repository) {
+            // These two are about what is stored, and then it is damage.
             let kind = error.kind();
             return (!matches!(kind, StoreErrorKind::Corrupt | StoreErrorKind::NotFound)).then_some(kind);
         }
@@ -208,12 +209,15 @@ fn read_file(
 ) -> Result<(), Status> {
     let data = file_at(&ManifestReader::open(fetcher, root), path)?;
     let mut extents = data.extents;
+    // What lies between two extents is a hole and is sent as zeros, so they have to be in
+    // order; a manifest promises none.
     extents.sort_by_key(|extent| extent.file_offset);
     let mut at = 0;
     for extent in extents {
         zeros(extent.file_offset.saturating_sub(at), sender)?;
         let frame = fetcher.get(extent.frame).map_err(|error| unreadable(&error))?;
         let (from, len) = (extent.frame_offset as usize, extent.len as usize);
+        // The manifest came from a host: its numbers are checked and not believed.
         let Some(end) = from.checked_add(len).filter(|end| *end <= frame.len()) else {
             return Err(ErrorCode::Damaged.status("the manifest refers past the end of a frame"));
         };
@@ -293,6 +297,7 @@ impl CatalogService for CatalogApi {
         } else {
             vec![SnapshotState::Committed]
         };
+        // Without a limit: it counts what is shown, and much is left out below.
         let filter = SnapshotFilter { host, source: None, job, states, limit: 0 };
         let records = self.jobs.repository().list(&filter).await.map_err(refused)?;
         let shown =

@@ -8,6 +8,7 @@ use holdfast_archive::store::StorePlace;
 use holdfast_proto::join_token::JoinToken;
 use holdfast_proto::v1::enrolment_service_server::EnrolmentService;
 use holdfast_proto::v1::{self, JoinRequest, JoinResponse, RenewRequest, RenewResponse};
+use rcgen::PublicKey;
 use tonic::{Request, Response, Status};
 
 use super::denials::Denials;
@@ -27,6 +28,8 @@ use holdfast_proto::ErrorCode;
 
 const JOIN: &str = "/holdfast.v1.EnrolmentService/Join";
 const RENEW: &str = "/holdfast.v1.EnrolmentService/Renew";
+
+const UNSIGNED: &str = "the certificate could not be signed";
 
 /// Longest instance id and version worth keeping, in bytes.
 const MAX_TEXT_LEN: usize = 128;
@@ -54,6 +57,11 @@ impl EnrolmentApi {
         Self { catalog, fleet, authority, denials, quotas, store }
     }
 
+    fn store_place(&self) -> Option<v1::StorePlace> {
+        let StorePlace { url, ca_pem } = self.store.as_ref()?;
+        Some(v1::StorePlace { url: url.clone(), ca_pem: ca_pem.clone() })
+    }
+
     /// Each renewal leaves rows behind.
     async fn count_renewal(&self, host: HostId, now: i64) -> Result<(), Status> {
         let (day, one) = (day_of(now), Usage { renewals: 1, ..Usage::default() });
@@ -65,11 +73,19 @@ impl EnrolmentApi {
         Err(ErrorCode::TooMany.status(format!("this host may renew its certificate {quota} times a day")))
     }
 
-    /// The host that a token leads to, and whether it is one that was known.
-    async fn enrol(&self, enrolment: &Enrolment<'_>, peer: &str) -> Result<(HostId, bool), Status> {
+    /// The host that a token leads to, whether it is one that was known, and the
+    /// certificate that was made for it.
+    async fn enrol(
+        &self,
+        enrolment: &Enrolment<'_>,
+        peer: &str,
+        certify: impl FnOnce(HostId) -> Result<String, AuthorityError> + Send,
+    ) -> Result<(HostId, bool, String), Status> {
         let name = enrolment.host_name;
-        match self.catalog.enrol(enrolment).await.map_err(|error| catalog_failed(&error))? {
-            Enrolled::Host { id, again } => Ok((id, again)),
+        let certify = |host| certify(host).inspect_err(log_signing).ok();
+        match self.catalog.enrol(enrolment, certify).await.map_err(|error| catalog_failed(&error))? {
+            Enrolled::Host { id, again, certificate } => Ok((id, again, certificate)),
+            Enrolled::Uncertified => Err(ErrorCode::Internal.status(UNSIGNED)),
             Enrolled::Unknown => {
                 // Whoever sends these knows no secret: worth a log line, no row.
                 tracing::warn!(peer, "an unknown join token was shown");
@@ -106,14 +122,10 @@ impl EnrolmentService for EnrolmentApi {
             Some(peer) => format!("joining from {}", peer.address.ip()),
             None => "joining".to_owned(),
         };
-        let JoinRequest { token, csr_pem, instance_id, agent_version } = request.into_inner();
-        let token: JoinToken =
-            token.parse().map_err(|error| ErrorCode::JoinTokenInvalid.status(format!("{error}")))?;
-        let key = csr::public_key(&csr_pem).map_err(|error| ErrorCode::CsrInvalid.status(causes(&error)))?;
-        if instance_id.len() > MAX_TEXT_LEN || agent_version.len() > MAX_TEXT_LEN {
-            return Err(ErrorCode::InvalidRequest.status("instance id or version is too long"));
-        }
         // All that can be refused without the token is, before the token is used up.
+        let request = request.into_inner();
+        let (token, key) = read_join(&request)?;
+        let JoinRequest { instance_id, agent_version, .. } = request;
         let now = now_ms();
         let serial = Serial::generate();
         let validity = Validity::starting(now, HOST_CERTIFICATE_LIFETIME);
@@ -126,11 +138,8 @@ impl EnrolmentService for EnrolmentApi {
             now_ms: now,
         };
         let name = &token.host_name;
-        let (host, again) = self.enrol(&enrolment, &peer).await?;
-        let certificate_pem = self
-            .authority
-            .issue_host(&key, host, &serial, validity)
-            .map_err(|error| signing_failed(&error))?;
+        let certify = |host| self.authority.issue_host(&key, host, &serial, validity);
+        let (host, again, certificate_pem) = self.enrol(&enrolment, &peer, certify).await?;
         // Its older certificates are denied by now: what is connected with one of them
         // is not this host any more.
         if again {
@@ -145,10 +154,7 @@ impl EnrolmentService for EnrolmentApi {
             certificate_pem,
             ca_pem: self.authority.certificate_pem().to_owned(),
             not_after_unix_ms: validity.not_after_ms,
-            store: self.store.as_ref().map(|StorePlace { url, ca_pem }| v1::StorePlace {
-                url: url.clone(),
-                ca_pem: ca_pem.clone(),
-            }),
+            store: self.store_place(),
         }))
     }
 
@@ -169,7 +175,8 @@ impl EnrolmentService for EnrolmentApi {
         let certificate_pem = self
             .authority
             .issue_host(&key, host, &serial, validity)
-            .map_err(|error| signing_failed(&error))?;
+            .inspect_err(log_signing)
+            .map_err(|_| ErrorCode::Internal.status(UNSIGNED))?;
         let renewed = self
             .catalog
             .renew_certificate(host, &certificate.serial, serial.as_str(), validity.not_after_ms, now)
@@ -187,7 +194,18 @@ impl EnrolmentService for EnrolmentApi {
     }
 }
 
-fn signing_failed(error: &AuthorityError) -> Status {
+/// The token that is shown and the key that wants a certificate.
+fn read_join(request: &JoinRequest) -> Result<(JoinToken, PublicKey), Status> {
+    let token = request.token.parse::<JoinToken>();
+    let token = token.map_err(|error| ErrorCode::JoinTokenInvalid.status(format!("{error}")))?;
+    let key =
+        csr::public_key(&request.csr_pem).map_err(|error| ErrorCode::CsrInvalid.status(causes(&error)))?;
+    if request.instance_id.len() > MAX_TEXT_LEN || request.agent_version.len() > MAX_TEXT_LEN {
+        return Err(ErrorCode::InvalidRequest.status("instance id or version is too long"));
+    }
+    Ok((token, key))
+}
+
+fn log_signing(error: &AuthorityError) {
     tracing::error!(error = %causes(error), "a certificate could not be signed");
-    ErrorCode::Internal.status("the certificate could not be signed")
 }

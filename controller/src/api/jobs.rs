@@ -122,6 +122,8 @@ impl Watch {
             let job = Some(job.clone());
             self.waiting.push_back(JobEvent { sequence, unix_ms: at_ms, message, job, restore_progress });
         }
+        // Progress has no line of its own: without news of the log the job is sent as it is,
+        // and at the end once more, with its outcome.
         if !told || ended {
             self.waiting.push_back(JobEvent {
                 sequence: self.after,
@@ -202,6 +204,7 @@ impl JobService for JobApi {
             host,
             policy: (!policy.is_empty()).then_some(policy),
             states,
+            // Of a caller that is shown some hosts alone the limit counts those.
             limit: if shown.is_some() { MAX_LISTED } else { limit },
         };
         let mut records = catalog.jobs(&filter).await.map_err(|error| catalog_failed(&error))?;

@@ -71,6 +71,7 @@ impl PolicyApi {
         let known: BTreeMap<String, PolicyRecord> =
             catalog.policies().await?.into_iter().map(|r| (r.policy.name.clone(), r)).collect();
         let snapshots = committed(catalog).await?;
+        // All files are judged before one is written: a directory is applied whole or not at all.
         let (mut changes, mut problems, mut writes) = (Vec::new(), Vec::new(), Vec::new());
         for (path, policy) in parsed {
             let before = known.get(&policy.name);
@@ -81,6 +82,8 @@ impl PolicyApi {
             );
             changes.push(change(&policy, before, &around));
             if before.is_none_or(|before| !same(&before.policy, &policy)) {
+                // Under another schedule the times before now were never promised: they are not
+                // missed.
                 let restart = before.is_none_or(|before| schedule_differs(&before.policy, &policy));
                 writes.push((policy, restart));
             }

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status_map::repository_failed as status;
+use crate::catalog::snapshots::SnapshotRecord;
 use crate::clock::now_ms;
 use crate::limits::READ_STALL;
 use crate::listen::Peer;
@@ -48,6 +49,18 @@ impl RepositoryApi {
         RepositoryServiceServer::new(Self::new(repository))
             .max_decoding_message_size(holdfast_proto::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(holdfast_proto::MAX_MESSAGE_BYTES)
+    }
+
+    async fn committed(&self, record: &SnapshotRecord) -> Result<v1::CommittedSnapshot, Status> {
+        let account = self.repository.account(record).await.map_err(status)?;
+        Ok(v1::CommittedSnapshot {
+            snapshot_id: record.id.to_string(),
+            number: record.id.number,
+            created_unix_ms: record.created_ms,
+            partial: record.partial || account.partial,
+            stats: Some(SnapshotStats::from(account.stats).into()),
+            problems: account.problems,
+        })
     }
 }
 
@@ -168,6 +181,7 @@ impl RepositoryService for RepositoryApi {
             .await
             .map_err(status)?;
         incoming.push(&data).map_err(status)?;
+        // Copied: for as long as the upload takes it would be in memory twice.
         drop(data);
         // A byte now and then is no standstill: the whole has a deadline, too.
         let deadline = incoming.deadline();
@@ -205,16 +219,9 @@ impl RepositoryService for RepositoryApi {
         let committed =
             self.repository.commit_snapshot(host, parse("lease", &lease_id)?, &body).await.map_err(status)?;
         let outcome = match committed {
+            // What the first one said, also to a repetition: the agent counts by it.
             Committed::Snapshot(record) => {
-                let account = self.repository.account(&record).await.map_err(status)?;
-                commit_snapshot_response::Outcome::Committed(v1::CommittedSnapshot {
-                    snapshot_id: record.id.to_string(),
-                    number: record.id.number,
-                    created_unix_ms: record.created_ms,
-                    partial: record.partial || account.partial,
-                    stats: Some(SnapshotStats::from(account.stats).into()),
-                    problems: account.problems,
-                })
+                commit_snapshot_response::Outcome::Committed(self.committed(&record).await?)
             }
             Committed::Missing(frames) => {
                 commit_snapshot_response::Outcome::Missing(v1::MissingFrames { frames: wire_ids(&frames) })
@@ -251,7 +258,9 @@ impl RepositoryService for RepositoryApi {
             .read_pack(host, parse("lease", &lease_id)?, parse("pack", &pack_id)?, offset..end)
             .await
             .map_err(status)?;
+        // Before the answer begins: what cannot be read at all is an error of the call.
         let first = reading.next().await.map_err(status)?;
+        // One piece is on its way and one waits: more would be memory that a slow reader holds.
         let (sender, receiver) = mpsc::channel(1);
         let turn = reading.turn();
         tokio::spawn(async move {

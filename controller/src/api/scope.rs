@@ -46,6 +46,7 @@ pub(super) async fn refuse_other_hosts(
     match call.rule.about {
         About::Shown => Ok(()),
         About::Fleet => refused("this call is about the whole fleet"),
+        // The call goes on to a host as it is; what its message names is that host's.
         About::AnsweringHost => {
             let covered = match call.answering {
                 Some(name) => is_covered(catalog, limits, host_named(catalog, name).await).await?,
@@ -58,6 +59,7 @@ pub(super) async fn refuse_other_hosts(
             let texts = call.message.ok_or(UnreadableRequest);
             let texts = texts.and_then(|frame| field_texts(call.rule.path, &names, frame));
             let texts = texts.map_err(|error| ErrorCode::InvalidRequest.status(error.to_string()))?;
+            // A field that is left empty means all hosts, which are more than the token's.
             if texts.iter().all(String::is_empty) {
                 return refused("name one of them");
             }

@@ -69,6 +69,7 @@ impl Known {
                 gone_unix_ms: bind.gone_ms.unwrap_or(0),
                 ..Source::default()
             });
+            // A directory that is backed up and bound by a container is one line of the list.
             source.bound_by = if bind.gone_ms.is_none() { bind.containers } else { Vec::new() };
             source.retired_unix_ms = source.retired_unix_ms.max(bind.retired_ms.unwrap_or(0));
         }
@@ -135,6 +136,7 @@ impl SourceApi {
             }
             self.catalog.retire_source(source.id, retired_ms).await.map_err(failed)?;
         }
+        // By name, both: a directory may be a source, a bind, or one and the other.
         let bound = self.catalog.retire_bind(host.id, &name, retired_ms).await.map_err(failed)?;
         let known = Known::of(&self.catalog, Some(host.id)).await.map_err(failed)?.encode();
         if source.is_none() && !bound {

@@ -58,42 +58,31 @@ impl StatusApi {
         let facts = self.facts().await?;
         let Coverage { hosts, problems } = coverage(&facts);
         let (repository, remedy) = self.repository().await?;
-        let versions: BTreeMap<&str, (String, i64)> = facts
-            .hosts
-            .iter()
-            .map(|host| {
-                let engine = host.agent.as_ref().and_then(|agent| agent.engine.as_ref());
-                let version = engine.map(|engine| engine.version.clone()).unwrap_or_default();
-                (host.name.as_str(), (version, host.last_seen_ms.unwrap_or(0)))
-            })
-            .collect();
         let mut problems: Vec<StatusProblem> = problems.into_iter().map(problem).collect();
         let repository_problem = repository_problem(&repository, remedy);
-        let failing = self.loops.failing().into_iter().filter(|failing| match failing.cause {
-            // What is behind these is told once, and better.
-            Cause::Suspended | Cause::Unreachable | Cause::Damaged => repository_problem.is_none(),
-            Cause::Full | Cause::Refused | Cause::Catalog | Cause::Other => true,
-        });
-        problems.extend(failing.map(|failing| loop_problem(&failing, &repository.location)));
+        problems.extend(self.loop_problems(&repository.location, repository_problem.is_some()));
         problems.extend(repository_problem);
         problems.extend(self.alarms(&facts).await?);
         let own = own_sources(&facts);
-        let hosts = hosts
-            .into_iter()
-            .map(|line| {
-                let (engine_version, last_seen) =
-                    versions.get(line.host.as_str()).cloned().unwrap_or_default();
-                host_status(line, engine_version, last_seen)
-            })
-            .collect();
         Ok(GetStatusResponse {
-            hosts,
+            hosts: host_lines(hosts, &facts),
             problems,
             repository: Some(repository),
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
             loops: self.loops.all().into_iter().map(loop_status).collect(),
             own,
         })
+    }
+
+    /// Of loops that keep failing; `repository_told`: what is wrong with the
+    /// repository is among the problems already.
+    fn loop_problems(&self, location: &str, repository_told: bool) -> Vec<StatusProblem> {
+        let failing = self.loops.failing().into_iter().filter(|failing| match failing.cause {
+            // What is behind these is told once, and better.
+            Cause::Suspended | Cause::Unreachable | Cause::Damaged => !repository_told,
+            Cause::Full | Cause::Refused | Cause::Catalog | Cause::Other => true,
+        });
+        failing.map(|failing| loop_problem(&failing, location)).collect()
     }
 
     /// What hosts were refused yesterday and today.
@@ -107,40 +96,62 @@ impl StatusApi {
     }
 
     async fn repository(&self) -> Result<(RepositoryStatus, Remedy), CatalogError> {
-        let status = match self.jobs.repository().status().await {
-            Ok(status) => status,
-            Err(RepositoryError::Catalog(error)) => return Err(error),
+        match self.jobs.repository().status().await {
+            Ok(status) => Ok(repository_status(status)),
+            Err(RepositoryError::Catalog(error)) => Err(error),
             Err(error) => {
                 let status = RepositoryStatus { problem: causes(&error), ..RepositoryStatus::default() };
-                return Ok((status, Remedy::None));
+                Ok((status, Remedy::None))
             }
-        };
-        let repository::RepositoryStatus {
-            id,
-            location,
-            snapshots,
-            packs,
-            stored_bytes,
-            commit_number,
-            suspended,
-            collection_off,
-            remedy,
-            problem,
-        } = status;
-        let status = RepositoryStatus {
-            id,
-            location,
-            reachable: problem.is_empty(),
-            problem,
-            snapshots,
-            packs,
-            stored_bytes,
-            commit_number,
-            suspended,
-            collection_off,
-        };
-        Ok((status, remedy))
+        }
     }
+}
+
+fn host_lines(lines: Vec<HostCoverage>, facts: &Facts) -> Vec<HostStatus> {
+    let seen = last_seen(facts);
+    let line = |line: HostCoverage| {
+        let (engine_version, last_seen_ms) = seen.get(line.host.as_str()).cloned().unwrap_or_default();
+        host_status(line, engine_version, last_seen_ms)
+    };
+    lines.into_iter().map(line).collect()
+}
+
+/// By name of the host: the version of its Engine, and when it was last seen.
+fn last_seen(facts: &Facts) -> BTreeMap<&str, (String, i64)> {
+    let hosts = facts.hosts.iter().map(|host| {
+        let engine = host.agent.as_ref().and_then(|agent| agent.engine.as_ref());
+        let version = engine.map(|engine| engine.version.clone()).unwrap_or_default();
+        (host.name.as_str(), (version, host.last_seen_ms.unwrap_or(0)))
+    });
+    hosts.collect()
+}
+
+fn repository_status(status: repository::RepositoryStatus) -> (RepositoryStatus, Remedy) {
+    let repository::RepositoryStatus {
+        id,
+        location,
+        snapshots,
+        packs,
+        stored_bytes,
+        commit_number,
+        suspended,
+        collection_off,
+        remedy,
+        problem,
+    } = status;
+    let status = RepositoryStatus {
+        id,
+        location,
+        reachable: problem.is_empty(),
+        problem,
+        snapshots,
+        packs,
+        stored_bytes,
+        commit_number,
+        suspended,
+        collection_off,
+    };
+    (status, remedy)
 }
 
 /// What is there and never backed up: left out of the counts, it is named.
@@ -230,7 +241,22 @@ fn hint(remedy: Remedy, location: &str) -> String {
 
 /// A loop of the controller that has failed for a while.
 fn loop_problem(failing: &Failing, location: &str) -> StatusProblem {
-    let left = match failing.name {
+    let left = left_undone(failing.name);
+    let Failing { name, error, passes, .. } = failing;
+    let times = if *passes == 1 { "once".to_owned() } else { format!("{passes} times in a row") };
+    let lasted = ago(i64::try_from(failing.lasted().as_millis()).unwrap_or(i64::MAX));
+    let message = format!("the controller's loop `{name}` failed {times}, for {lasted} now: {left}: {error}");
+    StatusProblem {
+        kind: ProblemKind::LoopFailing.as_str().to_owned(),
+        message,
+        hint: loop_hint(failing.cause, location),
+        ..StatusProblem::default()
+    }
+}
+
+/// What does not happen while a loop fails.
+fn left_undone(name: &str) -> &'static str {
+    match name {
         "scheduler" => "no policy fires",
         "dispatcher" => "no job is started",
         "retention" => "no snapshot is forgotten by a policy's retention",
@@ -240,12 +266,11 @@ fn loop_problem(failing: &Failing, location: &str) -> StatusProblem {
         "export" => "a controller that is rebuilt from the repository would know older hosts and policies",
         "history" => "old jobs and records stay",
         _ => "its work is not done",
-    };
-    let Failing { name, error, passes, .. } = failing;
-    let times = if *passes == 1 { "once".to_owned() } else { format!("{passes} times in a row") };
-    let lasted = ago(i64::try_from(failing.lasted().as_millis()).unwrap_or(i64::MAX));
-    let message = format!("the controller's loop `{name}` failed {times}, for {lasted} now: {left}: {error}");
-    let hint = match failing.cause {
+    }
+}
+
+fn loop_hint(cause: Cause, location: &str) -> String {
+    match cause {
         Cause::Full => format!("make room at {location}, or forget snapshots and run: holdfast repo prune"),
         Cause::Refused => format!(
             "see that the controller's user may write to {location}, and that it is not mounted read-only; then: \
@@ -261,12 +286,6 @@ fn loop_problem(failing: &Failing, location: &str) -> StatusProblem {
             "the loop tries again by itself; every failure is in: journalctl -u holdfast-controller"
                 .to_owned()
         }
-    };
-    StatusProblem {
-        kind: ProblemKind::LoopFailing.as_str().to_owned(),
-        message,
-        hint,
-        ..StatusProblem::default()
     }
 }
 

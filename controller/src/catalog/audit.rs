@@ -138,12 +138,7 @@ impl Catalog {
     pub async fn audit_in(&self, book: Book, entry: &AuditEntry<'_>) -> Result<(), CatalogError> {
         // Immediate: two writers reading the same head would fork the chain.
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        let last = format!("select number, chain from {} order by number desc limit 1", book.table());
-        let last = sqlx::query(AssertSqlSafe(last)).fetch_optional(&mut *tx).await?;
-        let (previous, before) = match last {
-            Some(row) => (row.try_get::<i64, _>("number")?, row.try_get::<String, _>("chain")?),
-            None => (0, String::new()),
-        };
+        let (previous, before) = newest(&mut tx, book).await?;
         let row = AuditRow {
             book,
             number: previous + 1,
@@ -156,22 +151,8 @@ impl Catalog {
             chain: String::new(),
         };
         let chain = link(&before, &row);
-        let insert = format!(
-            "insert into {} (number, at_ms, actor, action, subject, outcome, detail, chain)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
-            book.table()
-        );
-        sqlx::query(AssertSqlSafe(insert))
-            .bind(row.number)
-            .bind(row.at_ms)
-            .bind(&row.actor)
-            .bind(&row.action)
-            .bind(&row.subject)
-            .bind(&row.outcome)
-            .bind(&row.detail)
-            .bind(&chain)
-            .execute(&mut *tx)
-            .await?;
+        insert(&mut tx, &row, &chain).await?;
+        // With the row: a head that named another row would be a broken chain.
         keep(&mut tx, book.head(), row.number, &chain).await?;
         tx.commit().await?;
         Ok(())
@@ -193,29 +174,32 @@ impl Catalog {
     pub async fn list_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, CatalogError> {
         let mut all = Vec::new();
         for book in Book::ALL {
-            let rows = format!(
-                "select * from {} where at_ms >= $1 and ($2 = '' or actor = $2)
-                 and ($3 = '' or action = $3 or action like '%/' || $3) and ($4 = '' or outcome = $4)
-                 order by number desc limit $5",
-                book.table()
-            );
-            let rows = sqlx::query(AssertSqlSafe(rows))
-                .bind(filter.since_ms)
-                .bind(&filter.actor)
-                .bind(&filter.action)
-                .bind(&filter.outcome)
-                .bind(filter.limit)
-                .fetch_all(self.pool())
-                .await?;
-            for row in &rows {
-                all.push(read(book, row)?);
-            }
+            all.extend(self.list_book(book, filter).await?);
         }
         // By number within a book: a clock that was set back does not mix it up.
         all.sort_by_key(|row| (row.at_ms, row.book == Book::Anonymous, row.number));
         // The newest of both books, which gave so many each.
         let over = all.len().saturating_sub(filter.limit as usize);
         Ok(all.split_off(over))
+    }
+
+    /// The newest rows of one book, in no order that counts.
+    async fn list_book(&self, book: Book, filter: &AuditFilter) -> Result<Vec<AuditRow>, CatalogError> {
+        let rows = format!(
+            "select * from {} where at_ms >= $1 and ($2 = '' or actor = $2)
+             and ($3 = '' or action = $3 or action like '%/' || $3) and ($4 = '' or outcome = $4)
+             order by number desc limit $5",
+            book.table()
+        );
+        let rows = sqlx::query(AssertSqlSafe(rows))
+            .bind(filter.since_ms)
+            .bind(&filter.actor)
+            .bind(&filter.action)
+            .bind(&filter.outcome)
+            .bind(filter.limit)
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter().map(|row| read(book, row)).collect()
     }
 
     /// Removes rows from the beginning that are older than that, at most so
@@ -314,6 +298,34 @@ pub(super) async fn mark(tx: &mut SqliteConnection) -> Result<Option<AuditMark>,
         Some((row, chain)) => Ok(Some(AuditMark { row: row.unsigned_abs(), chain })),
         None => Err(CatalogError::Unreadable { what: "mark of the audit chain", value: kept }),
     }
+}
+
+/// Number and hash of a book's newest row; of no row: 0 and nothing.
+async fn newest(tx: &mut SqliteConnection, book: Book) -> Result<(i64, String), CatalogError> {
+    let newest = format!("select number, chain from {} order by number desc limit 1", book.table());
+    let newest = sqlx::query(AssertSqlSafe(newest)).fetch_optional(tx).await?;
+    let Some(row) = newest else { return Ok((0, String::new())) };
+    Ok((row.try_get("number")?, row.try_get("chain")?))
+}
+
+async fn insert(tx: &mut SqliteConnection, row: &AuditRow, chain: &str) -> Result<(), CatalogError> {
+    let insert = format!(
+        "insert into {} (number, at_ms, actor, action, subject, outcome, detail, chain)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        row.book.table()
+    );
+    sqlx::query(AssertSqlSafe(insert))
+        .bind(row.number)
+        .bind(row.at_ms)
+        .bind(&row.actor)
+        .bind(&row.action)
+        .bind(&row.subject)
+        .bind(&row.outcome)
+        .bind(&row.detail)
+        .bind(chain)
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 fn parse(kept: &str) -> Option<(i64, String)> {

@@ -46,6 +46,8 @@ impl Catalog {
         now_ms: i64,
     ) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        // All are gone, those of the list come back, and what is left is removed: in one
+        // transaction, so nobody sees a host without its binds.
         sqlx::query("update binds set gone_ms = $2 where host_id = $1 and gone_ms is null")
             .bind(host.to_string())
             .bind(now_ms)

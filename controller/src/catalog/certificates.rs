@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use holdfast_archive::ids::HostId;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
 
 use super::repository::id;
 use super::{Catalog, CatalogError};
@@ -59,24 +60,10 @@ impl Catalog {
         now_ms: i64,
     ) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        let mut news = 0;
-        for serial in &known.denied {
-            let done = sqlx::query(
-                "insert into denied_certificates (serial, host_id, denied_ms) values ($1, $2, $3)
-                 on conflict do nothing",
-            )
-            .bind(serial)
-            .bind(host.to_string())
-            .bind(now_ms)
-            .execute(&mut *tx)
-            .await?;
-            news += done.rows_affected();
-        }
-        let ours: Option<String> = sqlx::query_scalar("select certificate_serial from hosts where id = $1")
-            .bind(host.to_string())
-            .fetch_optional(&mut *tx)
-            .await?
-            .flatten();
+        let mut news = deny(&mut tx, host, &known.denied, now_ms).await?;
+        let ours = current_serial(&mut tx, host).await?;
+        // Only along the chain of renewals: where ours is none that the bucket knows to be
+        // replaced, ours is the newer one.
         let replaced = ours
             .as_ref()
             .is_some_and(|ours| known.previous.as_ref() == Some(ours) || known.denied.contains(ours));
@@ -93,6 +80,38 @@ impl Catalog {
         tx.commit().await?;
         Ok(news > 0)
     }
+}
+
+async fn current_serial(tx: &mut SqliteConnection, host: HostId) -> Result<Option<String>, CatalogError> {
+    let serial: Option<Option<String>> =
+        sqlx::query_scalar("select certificate_serial from hosts where id = $1")
+            .bind(host.to_string())
+            .fetch_optional(tx)
+            .await?;
+    Ok(serial.flatten())
+}
+
+/// Gives how many of them were not denied yet.
+async fn deny(
+    tx: &mut SqliteConnection,
+    host: HostId,
+    serials: &[String],
+    now_ms: i64,
+) -> Result<u64, CatalogError> {
+    let mut news = 0;
+    for serial in serials {
+        let done = sqlx::query(
+            "insert into denied_certificates (serial, host_id, denied_ms) values ($1, $2, $3)
+             on conflict do nothing",
+        )
+        .bind(serial)
+        .bind(host.to_string())
+        .bind(now_ms)
+        .execute(&mut *tx)
+        .await?;
+        news += done.rows_affected();
+    }
+    Ok(news)
 }
 
 #[cfg(test)]
@@ -114,7 +133,7 @@ mod tests {
             instance_id: "i",
             now_ms: 1,
         };
-        match catalog.enrol(&enrolment).await.expect("enrols") {
+        match catalog.enrol(&enrolment, |_| Some(())).await.expect("enrols") {
             Enrolled::Host { id, .. } => id,
             other => panic!("{other:?}"),
         }

@@ -1,14 +1,14 @@
 //! Join tokens, and the hosts they lead to.
 //!
 //! Enrolment is one transaction: the token is used up, the host made or found
-//! by name, and its older certificates denied, all or nothing. A name that is
-//! taken keeps its id, and with it its history.
+//! by name, its certificate signed and its older ones denied, all or nothing. A
+//! name that is taken keeps its id, and with it its history.
 
 use std::collections::BTreeMap;
 
 use holdfast_archive::ids::HostId;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::hosts::{host_id, labels_text};
 use super::standing::deny_serials;
@@ -51,12 +51,15 @@ pub struct Enrolment<'a> {
 
 /// What became of a shown join token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Enrolled {
+pub enum Enrolled<C> {
     Host {
         id: HostId,
         /// The name was known: this is the same host again.
         again: bool,
+        certificate: C,
     },
+    /// No certificate could be made: the token is as good as before.
+    Uncertified,
     /// Never made, or made for another name.
     Unknown,
     /// Used before: somebody else has, or had, this token.
@@ -85,37 +88,33 @@ impl Catalog {
         Ok(())
     }
 
-    /// Uses up a join token and makes, or finds again, its host.
-    pub async fn enrol(&self, enrolment: &Enrolment<'_>) -> Result<Enrolled, CatalogError> {
+    /// Uses up a join token and makes, or finds again, its host, for which
+    /// `certify` makes the certificate that the row names.
+    pub async fn enrol<C>(
+        &self,
+        enrolment: &Enrolment<'_>,
+        certify: impl FnOnce(HostId) -> Option<C> + Send,
+    ) -> Result<Enrolled<C>, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let token = sqlx::query("select * from join_tokens where hash = $1 and host_name = $2")
             .bind(enrolment.token_hash)
             .bind(enrolment.host_name)
             .fetch_optional(&mut *tx)
             .await?;
+        // With another name in it the token is another's: the same answer as to a guess.
         let Some(token) = token else { return Ok(Enrolled::Unknown) };
-        if let Some(used_ms) = token.try_get("used_ms")? {
-            return Ok(Enrolled::Used { used_ms });
+        if let Some(refused) = refusal(&token, enrolment.now_ms)? {
+            return Ok(refused);
         }
-        if let Some(expired_ms) = token.try_get("retired_ms")? {
-            return Ok(Enrolled::Expired { expired_ms });
-        }
-        let expired_ms: i64 = token.try_get("expires_ms")?;
-        // One that is good for longer than any is made was made under a clock
-        // that was ahead.
-        let left = expired_ms - enrolment.now_ms;
-        if !(1..=TOKEN_LIFE_MS).contains(&left) {
-            return Ok(Enrolled::Expired { expired_ms: expired_ms.min(enrolment.now_ms) });
-        }
-        sqlx::query("update join_tokens set used_ms = $2 where hash = $1")
-            .bind(enrolment.token_hash)
-            .bind(enrolment.now_ms)
-            .execute(&mut *tx)
-            .await?;
+        use_up(&mut tx, enrolment).await?;
         let labels: String = token.try_get("labels")?;
         let (id, again) = make_or_find(&mut tx, enrolment, &labels).await?;
+        // After the token was judged: a stranger does not make the controller sign. Before
+        // the commit: where nothing is signed, the host keeps the certificates it has, and
+        // its token.
+        let Some(certificate) = certify(id) else { return Ok(Enrolled::Uncertified) };
         tx.commit().await?;
-        Ok(Enrolled::Host { id, again })
+        Ok(Enrolled::Host { id, again, certificate })
     }
 
     /// Makes the unused join tokens for a name void; gives their number.
@@ -152,6 +151,31 @@ impl Catalog {
     }
 }
 
+/// Why a token that was made for the host is no good any more.
+fn refusal<C>(token: &SqliteRow, now_ms: i64) -> Result<Option<Enrolled<C>>, CatalogError> {
+    if let Some(used_ms) = token.try_get("used_ms")? {
+        return Ok(Some(Enrolled::Used { used_ms }));
+    }
+    if let Some(expired_ms) = token.try_get("retired_ms")? {
+        return Ok(Some(Enrolled::Expired { expired_ms }));
+    }
+    let expired_ms: i64 = token.try_get("expires_ms")?;
+    // One that is good for longer than any is made was made under a clock
+    // that was ahead.
+    let in_time = (1..=TOKEN_LIFE_MS).contains(&(expired_ms - now_ms));
+    Ok((!in_time).then(|| Enrolled::Expired { expired_ms: expired_ms.min(now_ms) }))
+}
+
+async fn use_up(tx: &mut SqliteConnection, enrolment: &Enrolment<'_>) -> Result<(), CatalogError> {
+    sqlx::query("update join_tokens set used_ms = $2 where hash = $1")
+        .bind(enrolment.token_hash)
+        .bind(enrolment.now_ms)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// The host of that name, and whether it was known.
 async fn make_or_find(
     tx: &mut SqliteConnection,
     enrolment: &Enrolment<'_>,
@@ -161,24 +185,44 @@ async fn make_or_find(
         .bind(enrolment.host_name)
         .fetch_optional(&mut *tx)
         .await?;
-    let Some(known) = known else {
-        let id = HostId::generate();
-        sqlx::query(
-            "insert into hosts (id, name, labels, joined_ms, certificate_serial,
-                certificate_not_after_ms, instance_id) values ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(id.to_string())
-        .bind(enrolment.host_name)
-        .bind(labels)
-        .bind(enrolment.now_ms)
-        .bind(enrolment.serial)
-        .bind(enrolment.not_after_ms)
-        .bind(enrolment.instance_id)
-        .execute(&mut *tx)
-        .await?;
-        return Ok((id, false));
-    };
+    let Some(known) = known else { return Ok((insert_host(tx, enrolment, labels).await?, false)) };
     let id = host_id(known)?;
+    readmit(tx, id, enrolment, labels).await?;
+    Ok((id, true))
+}
+
+async fn insert_host(
+    tx: &mut SqliteConnection,
+    enrolment: &Enrolment<'_>,
+    labels: &str,
+) -> Result<HostId, CatalogError> {
+    let id = HostId::generate();
+    sqlx::query(
+        "insert into hosts (id, name, labels, joined_ms, certificate_serial,
+            certificate_not_after_ms, instance_id) values ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(id.to_string())
+    .bind(enrolment.host_name)
+    .bind(labels)
+    .bind(enrolment.now_ms)
+    .bind(enrolment.serial)
+    .bind(enrolment.not_after_ms)
+    .bind(enrolment.instance_id)
+    .execute(tx)
+    .await?;
+    Ok(id)
+}
+
+/// A host that was known joins again: with the new certificate alone, however it
+/// was lost, revoked or retired before.
+async fn readmit(
+    tx: &mut SqliteConnection,
+    id: HostId,
+    enrolment: &Enrolment<'_>,
+    labels: &str,
+) -> Result<(), CatalogError> {
+    // Before the row forgets their serials: both may be in the hands of whoever has the
+    // disk that this host joins again without.
     deny_serials(tx, id, "certificate_serial", enrolment.now_ms).await?;
     deny_serials(tx, id, "previous_serial", enrolment.now_ms).await?;
     sqlx::query(
@@ -192,9 +236,9 @@ async fn make_or_find(
     .bind(enrolment.not_after_ms)
     .bind(enrolment.instance_id)
     .bind(labels)
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    Ok((id, true))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -218,8 +262,8 @@ mod tests {
         Enrolment { token_hash, host_name: "db-1", serial, not_after_ms: 1_000_000, instance_id: "i", now_ms }
     }
 
-    async fn enrol(catalog: &Catalog, token_hash: &str, serial: &str, now_ms: i64) -> Enrolled {
-        catalog.enrol(&enrolment(token_hash, serial, now_ms)).await.expect("enrols")
+    async fn enrol(catalog: &Catalog, token_hash: &str, serial: &str, now_ms: i64) -> Enrolled<()> {
+        catalog.enrol(&enrolment(token_hash, serial, now_ms), |_| Some(())).await.expect("enrols")
     }
 
     async fn is_good(catalog: &Catalog, host: HostId, serial: &str) -> bool {
@@ -227,7 +271,7 @@ mod tests {
         matches!(standing, Standing::Good { .. })
     }
 
-    fn id(enrolled: &Enrolled) -> HostId {
+    fn id(enrolled: &Enrolled<()>) -> HostId {
         match enrolled {
             Enrolled::Host { id, .. } => *id,
             other => panic!("not enrolled: {other:?}"),
@@ -239,7 +283,7 @@ mod tests {
         let catalog = catalog_with_token("t1", 100).await;
         assert_eq!(enrol(&catalog, "t0", "s1", 5).await, Enrolled::Unknown);
         let wrong_host = Enrolment { host_name: "db-2", ..enrolment("t1", "s1", 5) };
-        assert_eq!(catalog.enrol(&wrong_host).await.expect("asked"), Enrolled::Unknown);
+        assert_eq!(catalog.enrol(&wrong_host, |_| Some(())).await.expect("asked"), Enrolled::Unknown);
         assert_eq!(enrol(&catalog, "t1", "s1", 100).await, Enrolled::Expired { expired_ms: 100 });
         let first = enrol(&catalog, "t1", "s1", 6).await;
         assert_eq!(enrol(&catalog, "t1", "s2", 7).await, Enrolled::Used { used_ms: 6 });
@@ -265,9 +309,26 @@ mod tests {
         assert!(!is_good(&catalog, host, "s1").await);
 
         put_token(&catalog, "t2", 100).await;
-        assert_eq!(enrol(&catalog, "t2", "s2", 7).await, Enrolled::Host { id: host, again: true });
+        let back = enrol(&catalog, "t2", "s2", 7).await;
+        assert_eq!(back, Enrolled::Host { id: host, again: true, certificate: () });
         assert!(is_good(&catalog, host, "s2").await);
         assert!(!is_good(&catalog, host, "s1").await);
+    }
+
+    #[tokio::test]
+    async fn where_no_certificate_is_signed_the_host_keeps_its_own_and_the_token() {
+        let catalog = catalog_with_token("t1", 100).await;
+        let host = id(&enrol(&catalog, "t1", "s1", 5).await);
+        put_token(&catalog, "t2", 100).await;
+        let failing = |known: HostId| {
+            assert_eq!(known, host);
+            None::<()>
+        };
+        let failed = catalog.enrol(&enrolment("t2", "s2", 6), failing).await.expect("asked");
+        assert_eq!(failed, Enrolled::Uncertified);
+        assert!(is_good(&catalog, host, "s1").await && !is_good(&catalog, host, "s2").await);
+        assert_eq!(id(&enrol(&catalog, "t2", "s3", 7).await), host);
+        assert!(is_good(&catalog, host, "s3").await && !is_good(&catalog, host, "s1").await);
     }
 
     #[tokio::test]
@@ -306,7 +367,8 @@ mod tests {
 
         put_token(&catalog, "t3", 100).await;
         assert_eq!(awaited().await, ["db-1"]);
-        assert_eq!(enrol(&catalog, "t3", "s3", 9).await, Enrolled::Host { id: host, again: true });
+        let joined = enrol(&catalog, "t3", "s3", 9).await;
+        assert_eq!(joined, Enrolled::Host { id: host, again: true, certificate: () });
         let back = catalog.host(host).await.expect("asked").expect("known");
         assert_eq!((back.revoked_ms, back.retired_ms), (None, None));
     }

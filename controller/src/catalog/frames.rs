@@ -85,6 +85,7 @@ impl Catalog {
             .fetch_all(&mut *connection)
             .await?;
         for packed in packed.into_iter().map(unsigned) {
+            // As `HAVE` packs it: the place in the question, two flags, the state.
             let pack = match packed & 3 {
                 0 => PackState::Intended,
                 1 => PackState::Live,
@@ -115,6 +116,7 @@ impl Catalog {
         frames: &[FrameId],
     ) -> Result<Vec<Option<u64>>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
+        // `None` for all, where the host has sent nothing yet.
         let mut numbers = vec![None; frames.len()];
         let Some(host) = host_number(&mut connection, host).await? else { return Ok(numbers) };
         for (part, ids) in frames.chunks(4096).enumerate() {

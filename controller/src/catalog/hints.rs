@@ -87,6 +87,8 @@ impl Catalog {
         .bind(signed(total))
         .execute(&mut *tx)
         .await?;
+        // A file that was found in the bucket may have a number that this catalogue has not
+        // given yet.
         sqlx::query("update repository set next_index = max(next_index, $1)")
             .bind(signed(number.saturating_add(1)))
             .execute(&mut *tx)
@@ -106,6 +108,8 @@ impl Catalog {
 
     /// Forgets a file that is not in the bucket any more.
     pub async fn drop_index(&self, number: u64) -> Result<(), CatalogError> {
+        // Not while a pack counts on it: its table would be in no file, and none would be
+        // written.
         sqlx::query(
             "delete from index_files where number = $1 and not exists
                  (select 1 from packs where hint = $1)",

@@ -81,6 +81,7 @@ impl Catalog {
     /// back with the host. False: unknown, or revoked before.
     pub async fn revoke_host(&self, host: HostId, now_ms: i64) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        // Both: the previous one counts until its successor is first used.
         deny_serials(&mut tx, host, "certificate_serial", now_ms).await?;
         deny_serials(&mut tx, host, "previous_serial", now_ms).await?;
         let done = sqlx::query("update hosts set revoked_ms = $2 where id = $1 and revoked_ms is null")

@@ -59,6 +59,7 @@ impl Catalog {
         table: &[PackEntry],
     ) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        // One that is known keeps its number: bitmaps and rows of frames have it.
         let number = match pack(&mut tx, id).await? {
             Some(row) => row.number,
             None => {
@@ -67,6 +68,8 @@ impl Catalog {
                 number
             }
         };
+        // Condemned or deleting, it is live again: what is unused is found anew by the next
+        // collection, and what is used after all would be lost.
         sqlx::query(
             "update packs set state = 'live', suspect = 0, length = $2, condemned_lease = null
              where number = $1",
@@ -93,6 +96,8 @@ impl Catalog {
         let Some(row) = pack(&mut tx, id).await? else { return Ok(()) };
         let number = make_host_number(&mut tx, host).await?;
         for entry in frames {
+            // A frame that has a row keeps its number, by which snapshots know it; the new one
+            // is then given to nobody.
             let first = next_frames(&mut tx, 1).await?;
             sqlx::query(
                 "insert into frames
@@ -153,6 +158,7 @@ impl Catalog {
     /// Drops rows of frames that lie nowhere and that nothing needs any more.
     pub async fn drop_missing_frames(&self, kept: &RoaringTreemap) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        // Pack 0 is none: `note_missing_frames` writes it.
         let numbers: Vec<i64> =
             sqlx::query_scalar("select number from frames where pack = 0").fetch_all(&mut *tx).await?;
         for number in numbers.into_iter().filter(|number| !kept.contains(unsigned(*number))) {
@@ -188,6 +194,7 @@ impl Catalog {
             shrink_accepted: false,
         };
         insert_snapshot(&mut tx, &row).await?;
+        // Neither number is given again: the next snapshot would be stored over this one.
         note_number(&mut tx, found.id.host, found.id.source, found.id.number).await?;
         sqlx::query("update repository set commit_number = max(commit_number, $1)")
             .bind(signed(found.commit_number))
@@ -215,6 +222,8 @@ impl Catalog {
                 .fetch_optional(&mut *tx)
                 .await?;
         let Some(before) = before else { return Ok(()) };
+        // A page that could not be read this time reaches nothing: without what was known
+        // before, collection would delete what is below it.
         let union = bitmap(&before)? | frames;
         sqlx::query("update snapshot_blobs set frames = $2 where commit_number = $1")
             .bind(signed(commit_number))
@@ -247,6 +256,7 @@ impl Catalog {
             .bind(signed(number))
             .execute(&mut *tx)
             .await?;
+        // An intended pack is none that was there before: its upload may be under way.
         sqlx::query(
             "update packs set state = 'live', suspect = 0, condemned_lease = null where number = $1
              and state <> 'intended'",

@@ -211,6 +211,7 @@ pub(super) async fn insert_job(
             format!("skipped: job {other} of this policy has not ended on this host"),
         ),
     };
+    // At most one of the two: a child belongs to its parent and to no firing.
     let (run, parent, role) = match origin {
         Origin::Alone => (None, None, ""),
         Origin::Run(run) => (Some(run), None, ""),

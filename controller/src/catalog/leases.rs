@@ -62,46 +62,22 @@ impl Catalog {
             LeaseKind::Upload { source } => source.to_string(),
             LeaseKind::Restore => String::new(),
         };
-        let highest: Option<i64> =
-            sqlx::query_scalar("select max(generation) from leases where job_id = $1 and source_id = $2")
-                .bind(new.job.to_string())
-                .bind(&source)
-                .fetch_one(&mut *tx)
-                .await?;
+        let highest = highest_generation(&mut tx, new.job, &source).await?;
         // A driver that was superseded comes back late: what it would open is refused
         // here, whatever it believes.
         if highest.is_some_and(|highest| unsigned(highest) > new.generation) {
             return Ok(Opened::Superseded);
         }
         let now = ticks(&mut tx).await?;
-        let open = sqlx::query(
-            "select * from leases where job_id = $1 and source_id = $2 and generation = $3 and host_id = $4
-             and ended_tick is null",
-        )
-        .bind(new.job.to_string())
-        .bind(&source)
-        .bind(signed(new.generation))
-        .bind(new.host.to_string())
-        .fetch_optional(&mut *tx)
-        .await?;
         // The same attempt asks again, its answer was lost: it gets the lease it has.
-        let number = match open {
-            Some(row) => {
-                let number = row.try_get::<i64, _>("number")?;
-                sqlx::query("update leases set renewed_tick = $2 where number = $1")
-                    .bind(number)
-                    .bind(signed(now))
-                    .execute(&mut *tx)
-                    .await?;
+        let number = match open_of_attempt(&mut tx, &new, &source).await? {
+            Some(number) => {
+                renew(&mut tx, number, now).await?;
                 unsigned(number)
             }
             None => insert(&mut tx, &new, &source, now).await?,
         };
-        let row = sqlx::query("select * from leases where number = $1")
-            .bind(signed(number))
-            .fetch_one(&mut *tx)
-            .await?;
-        let lease = read(&row)?;
+        let lease = by_number(&mut tx, number).await?;
         tx.commit().await?;
         Ok(Opened::Lease(lease))
     }
@@ -199,6 +175,54 @@ pub(super) async fn leases_since(
     rows.iter().map(read).collect()
 }
 
+async fn by_number(tx: &mut SqliteConnection, number: u64) -> Result<LeaseRecord, CatalogError> {
+    let row =
+        sqlx::query("select * from leases where number = $1").bind(signed(number)).fetch_one(tx).await?;
+    read(&row)
+}
+
+async fn highest_generation(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    source: &str,
+) -> Result<Option<i64>, CatalogError> {
+    let highest =
+        sqlx::query_scalar("select max(generation) from leases where job_id = $1 and source_id = $2")
+            .bind(job.to_string())
+            .bind(source)
+            .fetch_one(tx)
+            .await?;
+    Ok(highest)
+}
+
+/// The number of the open lease of the same job, source, generation and host.
+async fn open_of_attempt(
+    tx: &mut SqliteConnection,
+    new: &NewLease,
+    source: &str,
+) -> Result<Option<i64>, CatalogError> {
+    let open = sqlx::query_scalar(
+        "select number from leases where job_id = $1 and source_id = $2 and generation = $3 and host_id = $4
+         and ended_tick is null",
+    )
+    .bind(new.job.to_string())
+    .bind(source)
+    .bind(signed(new.generation))
+    .bind(new.host.to_string())
+    .fetch_optional(tx)
+    .await?;
+    Ok(open)
+}
+
+async fn renew(tx: &mut SqliteConnection, number: i64, now: u64) -> Result<(), CatalogError> {
+    sqlx::query("update leases set renewed_tick = $2 where number = $1")
+        .bind(number)
+        .bind(signed(now))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 async fn insert(
     tx: &mut SqliteConnection,
     new: &NewLease,
@@ -206,37 +230,23 @@ async fn insert(
     now: u64,
 ) -> Result<u64, CatalogError> {
     let mut snapshot = new.snapshot.map(signed);
-    if let LeaseKind::Upload { .. } = new.kind {
-        // One upload of a source at a time: an earlier attempt commits nothing any more.
-        sqlx::query(
-            "update leases set ended_tick = $3 where host_id = $1 and source_id = $2 and ended_tick is null",
-        )
-        .bind(new.host.to_string())
-        .bind(source)
-        .bind(signed(now))
-        .execute(&mut *tx)
-        .await?;
-        // Chosen in the transaction that makes the lease: what is a base now is held by
-        // it before a purge can look.
-        if new.with_base {
-            snapshot = sqlx::query_scalar(
-                "select commit_number from snapshots
-                 where host_id = $1 and source_id = $2 and state = 'committed' order by number desc limit 1",
-            )
-            .bind(new.host.to_string())
-            .bind(source)
-            .fetch_optional(&mut *tx)
-            .await?;
-        }
-    }
-    if new.kind == LeaseKind::Restore {
-        end_leases_of_job(tx, new.job).await?;
-    }
-    let number = next_lease(tx).await?;
     let kind = match new.kind {
-        LeaseKind::Upload { .. } => "upload",
-        LeaseKind::Restore => "restore",
+        LeaseKind::Upload { .. } => {
+            // One upload of a source at a time: an earlier attempt commits nothing any more.
+            end_uploads_of_source(tx, new.host, source, now).await?;
+            // Chosen in the transaction that makes the lease: what is a base now is held by
+            // it before a purge can look.
+            if new.with_base {
+                snapshot = newest_committed(tx, new.host, source).await?;
+            }
+            "upload"
+        }
+        LeaseKind::Restore => {
+            end_leases_of_job(tx, new.job).await?;
+            "restore"
+        }
     };
+    let number = next_lease(tx).await?;
     sqlx::query(
         "insert into leases (number, id, kind, job_id, generation, host_id, source_id, snapshot, opened_tick,
              renewed_tick)
@@ -254,6 +264,40 @@ async fn insert(
     .execute(tx)
     .await?;
     Ok(number)
+}
+
+async fn end_uploads_of_source(
+    tx: &mut SqliteConnection,
+    host: HostId,
+    source: &str,
+    now: u64,
+) -> Result<(), CatalogError> {
+    sqlx::query(
+        "update leases set ended_tick = $3 where host_id = $1 and source_id = $2 and ended_tick is null",
+    )
+    .bind(host.to_string())
+    .bind(source)
+    .bind(signed(now))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The commit number of the base that an upload of the source may build on.
+async fn newest_committed(
+    tx: &mut SqliteConnection,
+    host: HostId,
+    source: &str,
+) -> Result<Option<i64>, CatalogError> {
+    let newest = sqlx::query_scalar(
+        "select commit_number from snapshots
+         where host_id = $1 and source_id = $2 and state = 'committed' order by number desc limit 1",
+    )
+    .bind(host.to_string())
+    .bind(source)
+    .fetch_optional(tx)
+    .await?;
+    Ok(newest)
 }
 
 fn read(row: &SqliteRow) -> Result<LeaseRecord, CatalogError> {

@@ -17,6 +17,7 @@ pub mod binds;
 pub mod certificates;
 pub mod children;
 pub mod clock_marks;
+pub mod commits;
 pub mod enrolment;
 pub mod frames;
 pub mod hints;

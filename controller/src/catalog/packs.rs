@@ -198,6 +198,8 @@ impl Catalog {
         held: &Held,
     ) -> Result<Decided, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        // The survey was read before: what has changed since decides. A commit that came in
+        // between has made its packs live again, and `second_mark` leaves these.
         let mut decided = Decided::default();
         for condition in conditions("number", packs) {
             let rows = sqlx::query(AssertSqlSafe(format!("select * from packs where {condition}")))
@@ -218,11 +220,7 @@ impl Catalog {
                 };
                 decided.revived += u64::from(state == PackState::Live);
                 decided.doomed += u64::from(state == PackState::Deleting);
-                sqlx::query("update packs set state = $2, condemned_lease = null where number = $1")
-                    .bind(signed(row.number))
-                    .bind(state.as_str())
-                    .execute(&mut *tx)
-                    .await?;
+                set_decided(&mut tx, row.number, state).await?;
             }
         }
         // A catalogue put back from before this knows packs that are about to go: it is
@@ -339,6 +337,16 @@ pub(super) async fn pack(
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(read).transpose()
+}
+
+/// Either way the pack waits for no lease any more.
+async fn set_decided(tx: &mut SqliteConnection, pack: u64, state: PackState) -> Result<(), CatalogError> {
+    sqlx::query("update packs set state = $2, condemned_lease = null where number = $1")
+        .bind(signed(pack))
+        .bind(state.as_str())
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn insert_pack(

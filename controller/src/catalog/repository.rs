@@ -83,6 +83,8 @@ impl Catalog {
 
     /// What `state/head` is to say.
     pub async fn head(&self) -> Result<Head, CatalogError> {
+        // In one transaction: a commit between the readings would leave a head whose commit
+        // number covers a snapshot number that it lacks.
         let mut tx = self.pool().begin().await?;
         let commit_number = row(&mut tx).await?.map_or(0, |row| row.commit_number);
         let rows = sqlx::query("select host_id, source_id, highest from snapshot_numbers")
@@ -103,6 +105,8 @@ impl Catalog {
     pub async fn suspend(&self, reason: &str, head: Option<&Head>) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         sqlx::query("update repository set suspended = $1").bind(reason).execute(&mut *tx).await?;
+        // A suspect pack is offered to no upload: it may be gone from the bucket, so what is in
+        // it is sent again.
         sqlx::query("update packs set suspect = 1").execute(&mut *tx).await?;
         if let Some(head) = head {
             take_numbers(&mut tx, head).await?;

@@ -61,10 +61,14 @@ impl Catalog {
         .bind(now_ms)
         .execute(&mut *tx)
         .await?;
+        // Policy and fire time are unique: of two passes one has the fire, also where a
+        // controller died between them.
         if done.rows_affected() == 0 {
             return Ok(None);
         }
         let mut made = Vec::new();
+        // Looked at in this transaction: a job that ends meanwhile has ended before or after,
+        // and not in between.
         for RunJob { job, overlap } in jobs {
             let before = earlier_job(&mut tx, job, *overlap).await?;
             insert_job(&mut tx, Origin::Run(run), job, before, now_ms).await?;
@@ -164,6 +168,7 @@ async fn earlier_job(
             "select id from jobs where policy = $1 and host_id = $2 and kind = 'backup'
                                 and state in ('queued', 'running') order by created_ms limit 1"
         }
+        // One may wait behind the one that runs, and no more: each would back up the same.
         Some(Overlap::Queue) => {
             "select id from jobs where policy = $1 and host_id = $2 and kind = 'backup'
                                 and state = 'queued' order by created_ms limit 1"

@@ -1,4 +1,4 @@
-//! Snapshots: the two transactions of a commit, and the way out.
+//! Snapshots: their rows, and the way out. How one comes in is in [`super::commits`].
 
 use holdfast_archive::ids::{FrameId, HostId, SnapshotId, SourceId};
 use holdfast_archive::snapshot::{Extent, Names, SnapshotBody, SnapshotHeader};
@@ -7,11 +7,9 @@ use roaring::RoaringTreemap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::frames::{conditions, frame_details, frame_facts};
-use super::repository::{bitmap, bitmap_bytes, id, next_commit_number, note_number, signed, ticks, unsigned};
+use super::repository::{bitmap, bitmap_bytes, id, next_commit_number, signed, ticks, unsigned};
 use super::{Catalog, CatalogError};
-use crate::model::job::parameters::Parameters;
-use crate::model::protocol::{Protocol, PurgeFacts, Reference, SnapshotState};
+use crate::model::protocol::{Protocol, PurgeFacts, SnapshotState};
 
 /// A snapshot as its row says. Names are those of hosts and sources today
 /// where the catalogue knows them.
@@ -51,38 +49,26 @@ pub struct SnapshotFilter {
     pub limit: u32,
 }
 
-/// A snapshot to be committed.
-#[derive(Debug, Clone)]
-pub struct NewSnapshot<'a> {
-    pub lease: u64,
-    pub job: JobId,
-    pub host: HostId,
-    pub source: SourceId,
-    pub names: &'a Names,
-    pub body: &'a SnapshotBody,
-    pub body_bytes: &'a [u8],
-    pub frames: &'a RoaringTreemap,
-    pub created_ms: i64,
-}
-
-/// What transaction 1 came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Begun {
-    Committing(SnapshotRecord),
-    /// The job has a snapshot of this source already.
-    Before(SnapshotRecord),
-    /// Frames that are not there, as far as their ids are known, and the
-    /// numbers of those that have no row any more.
-    Missing(Vec<FrameId>, RoaringTreemap),
-    /// The lease was closed or superseded meanwhile.
-    LeaseLost,
-}
-
 /// Host, source and number of a snapshot, with its object's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSnapshot {
     pub header: SnapshotHeader,
     pub body: Vec<u8>,
+}
+
+/// A row to be written as it is.
+pub(super) struct Inserted<'a> {
+    pub(super) id: SnapshotId,
+    pub(super) commit_number: u64,
+    pub(super) state: SnapshotState,
+    pub(super) job: String,
+    pub(super) created_ms: i64,
+    pub(super) names: &'a Names,
+    pub(super) body: &'a SnapshotBody,
+    pub(super) body_bytes: &'a [u8],
+    pub(super) frames: &'a RoaringTreemap,
+    pub(super) extent: Option<Extent>,
+    pub(super) shrink_accepted: bool,
 }
 
 const COLUMNS: &str = "select s.*, coalesce(h.name, s.host_name) as host_now,
@@ -91,55 +77,6 @@ const COLUMNS: &str = "select s.*, coalesce(h.name, s.host_name) as host_now,
         left join jobs j on j.id = s.job_id";
 
 impl Catalog {
-    /// Transaction 1: checks every reference, makes condemned packs live
-    /// again, gives the snapshot its numbers.
-    pub async fn begin_commit(&self, new: &NewSnapshot<'_>) -> Result<Begun, CatalogError> {
-        let mut tx = self.pool().begin_with("begin immediate").await?;
-        let open: Option<i64> =
-            sqlx::query_scalar("select number from leases where number = $1 and ended_tick is null")
-                .bind(signed(new.lease))
-                .fetch_optional(&mut *tx)
-                .await?;
-        if let Some(before) = of_job(&mut tx, new.job, new.source).await? {
-            return Ok(Begun::Before(before));
-        }
-        if open.is_none() {
-            return Ok(Begun::LeaseLost);
-        }
-        let (missing, absent) = check_references(&mut tx, new.frames).await?;
-        if !missing.is_empty() || !absent.is_empty() {
-            return Ok(Begun::Missing(missing, absent));
-        }
-        let id = insert_committing(&mut tx, new).await?;
-        let record = get(&mut tx, &id).await?;
-        tx.commit().await?;
-        record
-            .map(Begun::Committing)
-            .ok_or(CatalogError::Unreadable { what: "snapshot", value: id.to_string() })
-    }
-
-    /// Transaction 2: the object is in the bucket. False where the row is not
-    /// committing any more.
-    pub async fn set_committed(&self, commit_number: u64) -> Result<bool, CatalogError> {
-        let mut tx = self.pool().begin_with("begin immediate").await?;
-        let done = sqlx::query(
-            "update snapshots set state = 'committed' where commit_number = $1 and state = 'committing'",
-        )
-        .bind(signed(commit_number))
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query(
-            "update leases set committed = 1, ended_tick = coalesce(ended_tick, (select ticks from repository))
-             where kind = 'upload' and (job_id, source_id) =
-                 (select job_id, source_id from snapshots where commit_number = $1)",
-        )
-        .bind(signed(commit_number))
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(done.rows_affected() > 0)
-    }
-
     /// Newest first.
     pub async fn snapshots(&self, filter: &SnapshotFilter) -> Result<Vec<SnapshotRecord>, CatalogError> {
         let states = match filter.states.as_slice() {
@@ -345,38 +282,15 @@ impl Catalog {
         limit: usize,
         apply: bool,
     ) -> Result<Vec<u64>, CatalogError> {
+        // Judged and written in one transaction: a hold or an undelete comes before both or
+        // finds the snapshot purging.
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        let now_tick = ticks(&mut tx).await?;
-        let rows = sqlx::query(
-            "select commit_number, held, purge_after_ms, forgotten_tick from snapshots
-             where state = 'forgotten' order by commit_number",
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        let mut purged = Vec::new();
-        for row in rows {
-            let number = unsigned(row.try_get("commit_number")?);
-            let facts = PurgeFacts {
-                state: SnapshotState::Forgotten,
-                held: row.try_get("held")?,
-                leased: holding.contains(&number),
-                purge_after_ms: row.try_get::<Option<i64>, _>("purge_after_ms")?.unwrap_or(0),
-                now_ms,
-                forgotten_tick: unsigned(row.try_get::<Option<i64>, _>("forgotten_tick")?.unwrap_or(0)),
-                now_tick,
-                grace_ticks,
-            };
-            if Protocol::WHOLE.may_purge(facts) && purged.len() < limit {
-                purged.push(number);
-            }
-        }
+        let mut purged = purgeable(&mut tx, now_ms, grace_ticks, holding).await?;
+        purged.truncate(limit);
         if apply && !purged.is_empty() {
-            for number in &purged {
-                sqlx::query("update snapshots set state = 'purging' where commit_number = $1")
-                    .bind(signed(*number))
-                    .execute(&mut *tx)
-                    .await?;
-            }
+            set_purging(&mut tx, &purged).await?;
+            // A catalogue put back from before this believes in snapshots that are about to go:
+            // it is told by the number.
             next_commit_number(&mut tx).await?;
             tx.commit().await?;
         }
@@ -393,110 +307,48 @@ impl Catalog {
     }
 }
 
-async fn check_references(
-    tx: &mut SqliteConnection,
-    frames: &RoaringTreemap,
-) -> Result<(Vec<FrameId>, RoaringTreemap), CatalogError> {
-    let facts = frame_facts(tx, frames).await?;
-    let counted: u64 = facts.iter().map(|(_, count)| count).sum();
-    let all_usable =
-        facts.iter().all(|(fact, _)| Protocol::WHOLE.reference(Some(*fact)) == Reference::Usable);
-    if counted == frames.len() && all_usable {
-        return Ok((Vec::new(), RoaringTreemap::new()));
-    }
-    let mut absent = frames.clone();
-    let (mut missing, mut revive) = (Vec::new(), RoaringTreemap::new());
-    for (number, id, pack, fact) in frame_details(tx, frames).await? {
-        absent.remove(number);
-        match Protocol::WHOLE.reference(Some(fact)) {
-            Reference::Usable => {}
-            Reference::Revive => {
-                revive.insert(pack);
-            }
-            Reference::Missing => missing.push(id),
-        }
-    }
-    // Only for a commit that goes through: one that is refused revives nothing.
-    if missing.is_empty() && absent.is_empty() {
-        for condition in conditions("number", &revive) {
-            sqlx::query(AssertSqlSafe(format!(
-                "update packs set state = 'live', condemned_lease = null
-                 where state = 'condemned' and {condition}"
-            )))
+async fn set_purging(tx: &mut SqliteConnection, numbers: &[u64]) -> Result<(), CatalogError> {
+    for number in numbers {
+        sqlx::query("update snapshots set state = 'purging' where commit_number = $1")
+            .bind(signed(*number))
             .execute(&mut *tx)
             .await?;
+    }
+    Ok(())
+}
+
+/// Commit numbers of the forgotten snapshots that the protocol lets go, oldest first.
+async fn purgeable(
+    tx: &mut SqliteConnection,
+    now_ms: i64,
+    grace_ticks: u64,
+    holding: &[u64],
+) -> Result<Vec<u64>, CatalogError> {
+    let now_tick = ticks(&mut *tx).await?;
+    let rows = sqlx::query(
+        "select commit_number, held, purge_after_ms, forgotten_tick from snapshots
+         where state = 'forgotten' order by commit_number",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut purgeable = Vec::new();
+    for row in rows {
+        let number = unsigned(row.try_get("commit_number")?);
+        let facts = PurgeFacts {
+            state: SnapshotState::Forgotten,
+            held: row.try_get("held")?,
+            leased: holding.contains(&number),
+            purge_after_ms: row.try_get::<Option<i64>, _>("purge_after_ms")?.unwrap_or(0),
+            now_ms,
+            forgotten_tick: unsigned(row.try_get::<Option<i64>, _>("forgotten_tick")?.unwrap_or(0)),
+            now_tick,
+            grace_ticks,
+        };
+        if Protocol::WHOLE.may_purge(facts) {
+            purgeable.push(number);
         }
     }
-    Ok((missing, absent))
-}
-
-async fn insert_committing(
-    tx: &mut SqliteConnection,
-    new: &NewSnapshot<'_>,
-) -> Result<SnapshotId, CatalogError> {
-    let highest: Option<i64> =
-        sqlx::query_scalar("select highest from snapshot_numbers where host_id = $1 and source_id = $2")
-            .bind(new.host.to_string())
-            .bind(new.source.to_string())
-            .fetch_optional(&mut *tx)
-            .await?;
-    let number = unsigned(highest.unwrap_or(0)) + 1;
-    note_number(tx, new.host, new.source, number).await?;
-    let commit_number = next_commit_number(tx).await?;
-    let id = SnapshotId { host: new.host, source: new.source, number };
-    let (extent, shrink_accepted) = measure(tx, new).await?;
-    let row = Inserted {
-        id,
-        commit_number,
-        state: SnapshotState::Committing,
-        job: new.job.to_string(),
-        created_ms: new.created_ms,
-        names: new.names,
-        body: new.body,
-        body_bytes: new.body_bytes,
-        frames: new.frames,
-        extent,
-        shrink_accepted,
-    };
-    insert_snapshot(tx, &row).await?;
-    Ok(id)
-}
-
-/// The extent to compare with others of the source, and whether it was
-/// accepted as small. An upgrade that accepts an empty source at the stop says
-/// nothing about how large the source is otherwise.
-async fn measure(
-    tx: &mut SqliteConnection,
-    new: &NewSnapshot<'_>,
-) -> Result<(Option<Extent>, bool), CatalogError> {
-    let row = sqlx::query("select parent_id is not null as child, parameters from jobs where id = $1")
-        .bind(new.job.to_string())
-        .fetch_optional(tx)
-        .await?;
-    let extent = Some(new.body.stats.extent());
-    let Some(row) = row else { return Ok((extent, false)) };
-    let parameters: String = row.try_get("parameters")?;
-    let accepted = matches!(serde_json::from_str(&parameters),
-        Ok(Parameters::Backup(backup)) if backup.allow_empty);
-    Ok(match (accepted, row.try_get("child")?) {
-        (true, true) => (None, false),
-        (accepted, _) => (extent, accepted),
-    })
-}
-
-/// A row to be written as it is.
-pub(super) struct Inserted<'a> {
-    pub(super) id: SnapshotId,
-    pub(super) commit_number: u64,
-    pub(super) state: SnapshotState,
-    pub(super) job: String,
-    pub(super) created_ms: i64,
-    pub(super) names: &'a Names,
-    pub(super) body: &'a SnapshotBody,
-    pub(super) body_bytes: &'a [u8],
-    pub(super) frames: &'a RoaringTreemap,
-    pub(super) extent: Option<Extent>,
-    pub(super) shrink_accepted: bool,
+    Ok(purgeable)
 }
 
 pub(super) async fn insert_snapshot(
@@ -534,7 +386,7 @@ pub(super) async fn insert_snapshot(
     Ok(())
 }
 
-async fn get(
+pub(super) async fn get(
     connection: &mut SqliteConnection,
     id: &SnapshotId,
 ) -> Result<Option<SnapshotRecord>, CatalogError> {
@@ -549,7 +401,7 @@ async fn get(
     row.as_ref().map(read).transpose()
 }
 
-async fn of_job(
+pub(super) async fn of_job(
     connection: &mut SqliteConnection,
     job: JobId,
     source: SourceId,

@@ -2,6 +2,7 @@
 
 use holdfast_archive::ids::HostId;
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
 
 use super::repository::{id, signed, unsigned};
 use super::{Catalog, CatalogError};
@@ -29,32 +30,9 @@ impl Catalog {
         quotas: &Quotas,
     ) -> Result<Option<(&'static str, u64)>, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        let row = sqlx::query(
-            "insert into host_usage (host_id, day, bytes, packs, frames, leases, renewals)
-             values ($1, $2, $3, $4, $5, $6, $7)
-             on conflict (host_id, day) do update set
-                 bytes = bytes + excluded.bytes, packs = packs + excluded.packs,
-                 frames = frames + excluded.frames, leases = leases + excluded.leases,
-                 renewals = renewals + excluded.renewals
-             returning bytes, packs, frames, leases, renewals",
-        )
-        .bind(host.to_string())
-        .bind(day)
-        .bind(signed(add.bytes))
-        .bind(signed(add.packs))
-        .bind(signed(add.frames))
-        .bind(signed(add.leases))
-        .bind(signed(add.renewals))
-        .fetch_one(&mut *tx)
-        .await?;
-        let count = |name| -> Result<u64, CatalogError> { Ok(unsigned(row.try_get(name)?)) };
-        let usage = Usage {
-            bytes: count("bytes")?,
-            packs: count("packs")?,
-            frames: count("frames")?,
-            leases: count("leases")?,
-            renewals: count("renewals")?,
-        };
+        // Added first and judged after, in one transaction: two packs that come at once
+        // cannot both take the last of a quota.
+        let usage = add_usage(&mut tx, host, day, add).await?;
         let exceeded = quotas.exceeded_by(&usage);
         if exceeded.is_none() {
             tx.commit().await?;
@@ -96,6 +74,41 @@ impl Catalog {
             })
             .collect()
     }
+}
+
+/// Adds to what a host used on a day; gives the sums.
+async fn add_usage(
+    tx: &mut SqliteConnection,
+    host: HostId,
+    day: i64,
+    add: Usage,
+) -> Result<Usage, CatalogError> {
+    let row = sqlx::query(
+        "insert into host_usage (host_id, day, bytes, packs, frames, leases, renewals)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         on conflict (host_id, day) do update set
+             bytes = bytes + excluded.bytes, packs = packs + excluded.packs,
+             frames = frames + excluded.frames, leases = leases + excluded.leases,
+             renewals = renewals + excluded.renewals
+         returning bytes, packs, frames, leases, renewals",
+    )
+    .bind(host.to_string())
+    .bind(day)
+    .bind(signed(add.bytes))
+    .bind(signed(add.packs))
+    .bind(signed(add.frames))
+    .bind(signed(add.leases))
+    .bind(signed(add.renewals))
+    .fetch_one(tx)
+    .await?;
+    let count = |name| -> Result<u64, CatalogError> { Ok(unsigned(row.try_get(name)?)) };
+    Ok(Usage {
+        bytes: count("bytes")?,
+        packs: count("packs")?,
+        frames: count("frames")?,
+        leases: count("leases")?,
+        renewals: count("renewals")?,
+    })
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(super) fn awaited(facts: &Facts) -> Vec<Problem> {
     let by_token = |awaited: &&AwaitedHost| {
         !facts.hosts.iter().any(|host| host.name == awaited.name && host.retired_ms.is_none())
     };
+    // Tokens first: of a host that a policy names as well one problem is enough, and the
+    // token's says more.
     let mut problems: Vec<Problem> =
         facts.awaited.iter().filter(by_token).map(|awaited| by_its_token(facts, awaited)).collect();
     for record in facts.policies.iter().filter(|record| record.policy.enabled) {
@@ -74,6 +76,8 @@ fn by_a_policy(name: &str, policy: &str) -> Problem {
 
 /// What is wrong with a host as a whole.
 pub(super) fn problem(facts: &Facts, host: &HostRecord, connected: bool) -> Option<Problem> {
+    // One problem for a host, the one that explains the others: a revoked host cannot connect,
+    // and what is not connected says nothing of its Engine.
     let (kind, message, hint) = if let Some(revoked_ms) = host.revoked_ms {
         let message =
             format!("revoked {} ago: nothing on it is backed up any more", ago(facts.now_ms - revoked_ms));
@@ -130,6 +134,7 @@ fn absence(facts: &Facts, host: &HostRecord) -> Option<String> {
             "not connected; when it was seen last is not known, the clock was wrong then".to_owned(),
         );
     }
+    // A restart or a network that is away for a moment is no news.
     let silent = facts.now_ms - seen;
     (silent >= SILENT_MS).then(|| format!("not connected, last seen {} ago", ago(silent)))
 }

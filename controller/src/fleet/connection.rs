@@ -178,6 +178,18 @@ async fn contest(
     if ask(&agent_client(member.channel.clone()), RIVAL_TIMEOUT).await.is_err() {
         return Ok(Some(member));
     }
+    alarm_of_two(catalog, host, name, agent, &member, peer).await?;
+    Err(Rejected::Rival(name.to_owned()))
+}
+
+async fn alarm_of_two(
+    catalog: &Catalog,
+    host: HostId,
+    name: &str,
+    agent: &Agent,
+    member: &Member,
+    peer: SocketAddr,
+) -> Result<(), CatalogError> {
     let detail = format!(
         "alarm: instance {} from {peer} shows the identity of {name}, which instance {} holds and answers to",
         agent.instance_id, member.instance_id
@@ -192,8 +204,7 @@ async fn contest(
             outcome: Outcome::Denied,
             detail: &detail,
         })
-        .await?;
-    Err(Rejected::Rival(name.to_owned()))
+        .await
 }
 
 async fn hello(

@@ -78,6 +78,7 @@ async fn told<T>(
     match listed {
         Ok(list) => Ok(list),
         Err(status) => {
+            // Not taken over in part: what is missing from half a list would count as gone.
             if status.code() == Code::ResourceExhausted {
                 let reason = format!("its {what} were not taken over: {}", status.message());
                 catalog.alarm(host, day_of(now_ms), &reason).await?;
@@ -166,6 +167,7 @@ fn binds(containers: Vec<ContainerMounts>) -> Binds {
                 read_only: true,
                 containers: BTreeSet::new(),
             });
+            // One container that writes is enough for the path to be worth a backup.
             bind.read_only &= mount.read_only;
             bind.containers.insert(container.container_name.clone());
         }
@@ -180,6 +182,7 @@ async fn list(channel: Channel) -> Result<Vec<SeenVolume>, Status> {
     let mut stream = client.list_volumes(ListVolumesRequest::default()).await?.into_inner();
     let (mut volumes, mut room) = (Vec::new(), Room::default());
     while let Some(volume) = stream.message().await? {
+        // What is not kept takes room too: a list of nothing else would never end.
         let Some(volume) = seen(volume) else {
             room.take(LABEL_BYTES)?;
             continue;

@@ -191,6 +191,7 @@ impl Jobs {
             return Ok(CancelOutcome::AlreadyEnded);
         }
         self.log_event(id, &format!("{actor} asked to cancel")).await?;
+        // After the row: a driver that registers its token later reads the request there.
         let token = self.driven().get(&id).cloned();
         if let Some(token) = token {
             token.cancel();
@@ -211,6 +212,7 @@ impl Jobs {
     }
 
     pub(crate) fn end_driving(&self, id: JobId) {
+        // Who cancels after this finds no token, and a row that has ended.
         self.driven().remove(&id);
         self.progress().remove(id);
     }

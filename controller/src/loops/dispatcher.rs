@@ -24,6 +24,7 @@ const PAGE: u32 = 1000;
 /// The catalogue fails; what is not taken over yet is left for the next start.
 pub async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<(), CatalogError> {
     for record in jobs.catalog().orphaned_jobs(jobs.owner()).await? {
+        // By compare-and-set from the owner that was read.
         if jobs.catalog().take_over_job(record.id, record.owner.as_deref(), jobs.owner()).await? {
             tracing::info!(job.id = %record.id, "taking over a running job");
             jobs.log_event(record.id, "a restarted controller takes the job over").await?;
@@ -46,6 +47,7 @@ pub async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
         if expired(&jobs, &record, now).await? {
             continue;
         }
+        // It stays queued, and the coming of its host rings this loop's bell.
         if record.host.is_some_and(|host| !jobs.fleet().is_connected(host)) {
             continue;
         }
@@ -65,7 +67,8 @@ async fn claim(jobs: &Jobs, runner: &Runner, record: JobRecord, now: i64) -> Res
         return Ok(false);
     }
     failpoint("controller.dispatch.after-claim");
-    // Read anew: the claim has raised its generation.
+    // Read anew: the claim has raised its generation. A request to cancel that comes after
+    // this is found by the driver, which looks once more when its token is registered.
     let Some(record) = jobs.catalog().job(record.id).await? else { return Ok(false) };
     tracing::info!(job.id = %record.id, job.policy = record.policy, "the job starts");
     jobs.log_event(record.id, "started").await?;
@@ -86,6 +89,7 @@ async fn expired(jobs: &Jobs, record: &JobRecord, now: i64) -> Result<bool, Loop
     let error = format!("host `{name}` did not connect within {} hours", most / 3_600_000);
     if jobs
         .catalog()
+        // Only while it is queued: a cancel may have come since the row was read.
         .end_queued_job(record.id, State::Failed, ErrorCode::HostUnreachable.as_str(), &error, now)
         .await?
     {

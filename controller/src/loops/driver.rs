@@ -182,7 +182,25 @@ async fn one_pass(
         result = task.join_next() => result,
     };
     match result {
-        Some(Ok(Ok(pass))) => {
+        Some(Ok(result)) => note_pass(name, statuses, begun, result),
+        Some(Err(error)) => {
+            tracing::error!(name, %error, "a loop's pass panicked");
+            statuses.failed(name, Cause::Other, "a panic; the log has the place".to_owned());
+            false
+        }
+        None => false,
+    }
+}
+
+/// Notes how a pass ended; gives whether another one should follow at once.
+fn note_pass(
+    name: &'static str,
+    statuses: &Statuses,
+    begun: Instant,
+    result: Result<Pass, LoopError>,
+) -> bool {
+    match result {
+        Ok(pass) => {
             tracing::trace!(name, summary = pass.summary, elapsed = ?begun.elapsed(), "a pass is done");
             match pass.undone.is_empty() {
                 true => statuses.succeeded(name, pass.summary),
@@ -190,16 +208,11 @@ async fn one_pass(
             }
             pass.more
         }
-        Some(Ok(Err(error))) => {
+        Err(error) => {
             tracing::error!(name, error = causes(&error), "a loop's pass failed");
+            // Not at once again: what fails now most likely fails in a moment too.
             statuses.failed(name, Cause::of(&error), causes(&error));
             false
         }
-        Some(Err(error)) => {
-            tracing::error!(name, %error, "a loop's pass panicked");
-            statuses.failed(name, Cause::Other, "a panic; the log has the place".to_owned());
-            false
-        }
-        None => false,
     }
 }

@@ -13,7 +13,7 @@ use crate::catalog::CatalogError;
 use crate::catalog::hosts::HostRecord;
 use crate::catalog::jobs::NewJob;
 use crate::catalog::policies::PolicyRecord;
-use crate::catalog::runs::RunJob;
+use crate::catalog::runs::{MadeJob, RunJob};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::jobs::Jobs;
@@ -53,20 +53,8 @@ pub async fn fire_due(jobs: &Jobs, now_ms: i64) -> Result<usize, CatalogError> {
     for record in &policies {
         last.push(catalog.last_fire(&record.policy.name, now_ms).await?);
     }
-    let timed: Vec<Timed<'_>> = policies
-        .iter()
-        .zip(&last)
-        .filter_map(|(record, last)| {
-            let timing = record.policy.timing.as_ref()?;
-            Some(Timed {
-                policy: &record.policy.name,
-                schedule: &timing.schedule,
-                since: instant(record.since_ms),
-                last: last.map(instant),
-                catch_up: timing.catch_up,
-            })
-        })
-        .collect();
+    let timed: Vec<Timed<'_>> =
+        policies.iter().zip(&last).filter_map(|(record, last)| timed(record, *last)).collect();
     let due_now = due(instant(now_ms), &timed);
     if due_now.is_empty() {
         return Ok(0);
@@ -77,6 +65,17 @@ pub async fn fire_due(jobs: &Jobs, now_ms: i64) -> Result<usize, CatalogError> {
         fire(jobs, &record.policy, due, &hosts, now_ms).await?;
     }
     Ok(due_now.len())
+}
+
+fn timed(record: &PolicyRecord, last_ms: Option<i64>) -> Option<Timed<'_>> {
+    let timing = record.policy.timing.as_ref()?;
+    Some(Timed {
+        policy: &record.policy.name,
+        schedule: &timing.schedule,
+        since: instant(record.since_ms),
+        last: last_ms.map(instant),
+        catch_up: timing.catch_up,
+    })
 }
 
 fn instant(ms: i64) -> DateTime<Utc> {
@@ -90,25 +89,38 @@ async fn fire(
     hosts: &[HostRecord],
     now_ms: i64,
 ) -> Result<(), CatalogError> {
-    let catalog = jobs.catalog();
-    if !due.missed.is_empty() {
-        let missed: Vec<i64> = due.missed.iter().map(DateTime::timestamp_millis).collect();
-        let detail =
-            if due.more_missed { "not served in time; earlier ones too" } else { "not served in time" };
-        catalog.record_missed(&policy.name, &missed, detail, now_ms).await?;
-        tracing::warn!(policy.name = policy.name, count = missed.len(), "fire times were missed");
-    }
+    // Before the run: the newest fire that is on record is where the next pass begins, and
+    // what was missed before it would not be found again.
+    record_missed(jobs, policy, due, now_ms).await?;
     let (Some(at), Some(timing)) = (due.run, &policy.timing) else { return Ok(()) };
     let fire_ms = at.timestamp_millis();
+    // Hosts that are away too: their jobs wait for them.
     let run_jobs: Vec<RunJob> = hosts
         .iter()
         .filter(|host| host.revoked_ms.is_none() && policy.hosts.matches(&host.name, &host.labels))
         .map(|host| run_job(policy, timing, host.id, fire_ms))
         .collect();
     failpoint("controller.fire.before-row");
-    let made = catalog.create_run(Some(&policy.name), Some(fire_ms), &run_jobs, now_ms).await?;
+    let made = jobs.catalog().create_run(Some(&policy.name), Some(fire_ms), &run_jobs, now_ms).await?;
     failpoint("controller.fire.after-row");
+    // `None`: this time is on record, of a pass whose controller died before it was told.
     let Some(made) = made else { return Ok(()) };
+    tell_made(jobs, policy, made).await
+}
+
+async fn record_missed(jobs: &Jobs, policy: &Policy, due: &Due, now_ms: i64) -> Result<(), CatalogError> {
+    if due.missed.is_empty() {
+        return Ok(());
+    }
+    let missed: Vec<i64> = due.missed.iter().map(DateTime::timestamp_millis).collect();
+    let detail = if due.more_missed { "not served in time; earlier ones too" } else { "not served in time" };
+    jobs.catalog().record_missed(&policy.name, &missed, detail, now_ms).await?;
+    tracing::warn!(policy.name = policy.name, count = missed.len(), "fire times were missed");
+    Ok(())
+}
+
+/// Begins the event logs of the jobs of a run.
+async fn tell_made(jobs: &Jobs, policy: &Policy, made: Vec<MadeJob>) -> Result<(), CatalogError> {
     if made.is_empty() {
         tracing::warn!(policy.name = policy.name, "the policy fired and matches no host");
     }

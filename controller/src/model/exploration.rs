@@ -10,13 +10,16 @@
 //! same breath as transaction 2, for the same reason: it can only be broken
 //! sooner.
 
+mod upload;
+
 use std::collections::{HashMap, VecDeque};
 
 use super::protocol::{
-    CommitStep, FrameFact, Guard, PackCommit, PackFacts, PackState, Protocol, PurgeStep, Reference,
-    SnapshotState, Trust, Verdict,
+    CommitStep, FrameFact, Guard, PackFacts, PackState, Protocol, PurgeStep, SnapshotState, Trust, Verdict,
 };
 
+// What is there at the beginning, and one for each upload. That it is enough shows in the
+// last test: without any guard a violation is found.
 const PACKS: usize = 3;
 const SNAPSHOTS: usize = 3;
 const LEASES: usize = 2;
@@ -142,6 +145,7 @@ impl World {
     }
 
     fn raise_number(&mut self, scope: Scope) {
+        // Elsewhere nobody compares it, and counting would make equal worlds different.
         if scope.old_catalogue {
             self.catalogue.number = self.catalogue.number.max(self.bucket.head) + 1;
         }
@@ -168,6 +172,8 @@ impl World {
 
     /// The frame can be read, as far as the catalogue knows where it is.
     fn readable(&self) -> bool {
+        // A suspended catalogue need not know where: a reconciliation finds the frame in
+        // whichever pack is there.
         if self.catalogue.suspended {
             return self.bucket.packs != 0;
         }
@@ -181,6 +187,7 @@ impl World {
         for k in 0..SNAPSHOTS as u8 {
             let row = self.catalogue.snapshots[usize::from(k)];
             let listed = self.bucket.snapshots & bit(k) != 0;
+            // What an agent was told is kept must be there, readable and known.
             if self.acknowledged & bit(k) != 0 {
                 if !self.readable() {
                     return Some("an acknowledged snapshot lost its frame");
@@ -192,6 +199,7 @@ impl World {
                     return Some("the catalogue does not know an acknowledged snapshot");
                 }
             }
+            // A controller that is rebuilt trusts whatever the bucket lists.
             if listed && !self.readable() {
                 return Some("a snapshot in the bucket refers to deleted data");
             }
@@ -201,106 +209,6 @@ impl World {
             }
         }
         None
-    }
-}
-
-fn upload(w: &World, scope: Scope, i: u8, out: &mut Vec<(Event, World)>) {
-    let protocol = scope.protocol;
-    let lease = usize::from(i);
-    let mut go = |name: &'static str, change: &dyn Fn(&mut World)| {
-        let mut next = *w;
-        change(&mut next);
-        out.push(((name, i), next));
-    };
-    let to = |step: Step| move |n: &mut World| n.steps[lease] = step;
-    match w.steps[lease] {
-        Step::Open if w.frame().is_some_and(|frame| protocol.offers(frame)) => {
-            go("have: yes", &to(Step::Ready));
-        }
-        Step::Open => go("have: no", &to(Step::Upload)),
-        Step::Upload => {
-            let same = (1..PACKS as u8).find(|&p| {
-                w.allocated & bit(p) != 0
-                    && w.catalogue.packs[usize::from(p)].is_none_or(|row| row.state == PackState::Deleting)
-            });
-            let new = (0..PACKS as u8).find(|&p| w.allocated & bit(p) == 0);
-            let slot = if protocol.has(Guard::AllocationsUnique) { new } else { same.or(new) };
-            if let Some(p) = slot {
-                go("alloc", &|n| {
-                    n.allocated |= bit(p);
-                    n.catalogue.packs[usize::from(p)] =
-                        Some(Row { state: PackState::Intended, suspect: false });
-                    n.steps[lease] = Step::Put(p);
-                });
-            }
-        }
-        Step::Put(p) => {
-            go("put pack", &|n| {
-                n.bucket.packs |= bit(p);
-                n.steps[lease] = Step::Stored(p);
-            });
-            go("pretend to have put", &to(Step::Stored(p)));
-        }
-        Step::Stored(p) => go("head pack", &to(Step::Seen(p, w.bucket.packs & bit(p) != 0))),
-        Step::Seen(p, seen) => {
-            let row = w.catalogue.packs[usize::from(p)];
-            match protocol.pack_commit(row.map(|row| row.state), seen) {
-                PackCommit::Accept => go("commit pack", &|n| {
-                    if protocol.takes_over(w.frame()) {
-                        n.catalogue.frame = Some(p);
-                    }
-                    n.catalogue.packs[usize::from(p)] = Some(Row { state: PackState::Live, suspect: false });
-                    n.steps[lease] = Step::Ready;
-                }),
-                PackCommit::Repeat => go("commit pack again", &to(Step::Ready)),
-                PackCommit::NotStored => go("commit pack: not stored", &to(Step::Put(p))),
-                PackCommit::Lost => go("commit pack: lost", &to(Step::Upload)),
-            }
-        }
-        Step::Ready => match w.catalogue.snapshots[lease + 1] {
-            Some(SnapshotState::Committing) => {
-                go("commit: take up", &to(Step::Committing { head: false, put: false }));
-            }
-            Some(SnapshotState::Committed) => go("commit: done before", &|n| {
-                n.acknowledged |= bit(i + 1);
-                n.steps[lease] = Step::Over;
-            }),
-            Some(_) => go("commit: forgotten meanwhile", &to(Step::Over)),
-            None if w.catalogue.numbered & bit(i + 1) != 0 => go("commit: purged", &to(Step::Over)),
-            None => match protocol.reference(w.frame()) {
-                Reference::Missing => go("commit: missing", &to(Step::Upload)),
-                found @ (Reference::Usable | Reference::Revive) => go("transaction 1", &|n| {
-                    if let (Reference::Revive, Some(p)) = (found, n.catalogue.frame)
-                        && let Some(row) = &mut n.catalogue.packs[usize::from(p)]
-                    {
-                        row.state = PackState::Live;
-                    }
-                    n.raise_number(scope);
-                    n.catalogue.numbered |= bit(i + 1);
-                    n.catalogue.snapshots[lease + 1] = Some(SnapshotState::Committing);
-                    n.steps[lease] = Step::Committing { head: false, put: false };
-                }),
-            },
-        },
-        Step::Committing { head, put } => match protocol.commit_step(head, put) {
-            CommitStep::PutObject => go("put snapshot", &|n| {
-                n.bucket.snapshots |= bit(i + 1);
-                n.steps[lease] = Step::Committing { head, put: true };
-            }),
-            CommitStep::RaiseHead => go("raise head", &|n| {
-                n.raise_head();
-                n.steps[lease] = Step::Committing { head: true, put };
-            }),
-            CommitStep::SetCommitted => go("transaction 2", &|n| {
-                n.catalogue.snapshots[lease + 1] = Some(SnapshotState::Committed);
-                n.acknowledged |= bit(i + 1);
-                n.steps[lease] = Step::Over;
-            }),
-        },
-        Step::Over => {}
-    }
-    if w.steps[lease] != Step::Over {
-        go("agent dies", &to(Step::Over));
     }
 }
 
@@ -316,9 +224,11 @@ fn snapshots(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
         };
         let set = |state: SnapshotState| move |n: &mut World| n.catalogue.snapshots[at] = Some(state);
         let Some(state) = w.catalogue.snapshots[at] else { continue };
+        // One at a time drives a commit: the controller holds a lock for each.
         let driven = k > 0 && matches!(w.steps[at - 1], Step::Committing { .. });
         if state == SnapshotState::Committing && !driven && !w.catalogue.suspended {
             go("finish", &|n| {
+                // In one step: each of its parts may be cut off in `upload`.
                 let (mut head, mut put) = (false, false);
                 loop {
                     match protocol.commit_step(head, put) {
@@ -345,6 +255,7 @@ fn snapshots(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
                 n.acknowledged |= bit(k);
             });
         }
+        // Nothing is removed on the word of a catalogue that may be an old copy.
         if w.catalogue.suspended {
             continue;
         }
@@ -388,6 +299,8 @@ fn collection(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
             if unused != 0 {
                 go("mark", &|n| n.round = Round::Marked(unused));
             }
+            // The survey is read before the transaction that decides: uploads may commit in
+            // between, which is what `second_mark` is about.
             let open = bits(&|_, row| matches!(row.state, PackState::Condemned | PackState::Intended));
             if open != 0 {
                 let used = bits(&|p, _| w.reached(protocol, p));
@@ -399,6 +312,7 @@ fn collection(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
             {
                 go("sweep", &|n| n.round = Round::Sweeping(deleting));
             }
+            // In the real code only after they have been seen for long; here at once.
             let orphans = w.bucket.packs & !bits(&|_, _| true);
             if orphans != 0
                 && protocol.trust(true, w.bucket.head.into(), w.catalogue.number.into()) == Trust::Whole
@@ -444,6 +358,8 @@ fn collection(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
         }),
         Round::ObjectsGone(set) => go("delete rows", &|n| {
             n.round = Round::Idle;
+            // Only rows that are still to be deleted: under a name that was given again the
+            // row is of the new pack.
             for p in (0..PACKS as u8).filter(|p| set & bit(*p) != 0) {
                 if n.catalogue.packs[usize::from(p)].is_some_and(|row| row.state == PackState::Deleting) {
                     n.catalogue.packs[usize::from(p)] = None;
@@ -458,6 +374,7 @@ fn collection(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
 
 fn crash(n: &mut World) {
     n.round = Round::Idle;
+    // What the controller had in memory is gone; an agent goes on from what it was told last.
     for step in &mut n.steps {
         *step = match *step {
             Step::Committing { .. } => Step::Ready,
@@ -476,6 +393,7 @@ fn old_catalogue(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
     if let Some(saved) = w.saved {
         let mut n = World { catalogue: saved, saved: None, restored: true, ..*w };
         crash(&mut n);
+        // The first upload's lease is not in the copy; another upload meets it.
         n.steps[0] = Step::Over;
         n.steps[1] = Step::Open;
         if protocol.trust(true, n.bucket.head.into(), n.catalogue.number.into()) == Trust::Behind {
@@ -486,6 +404,7 @@ fn old_catalogue(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
     }
     if w.catalogue.suspended {
         let mut n = *w;
+        // Every pack that is there is live, one that is not is no row.
         for p in 0..PACKS as u8 {
             let row = &mut n.catalogue.packs[usize::from(p)];
             *row = (w.bucket.packs & bit(p) != 0).then_some(Row { state: PackState::Live, suspect: false });
@@ -502,6 +421,7 @@ fn old_catalogue(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
                 n.catalogue.numbered |= bit(k);
             }
         }
+        // Leases end, and an older copy that is put back after this is known as one.
         crash(&mut n);
         n.raise_number(scope);
         n.raise_head();
@@ -513,10 +433,11 @@ fn old_catalogue(w: &World, scope: Scope, out: &mut Vec<(Event, World)>) {
 fn steps(w: &World, scope: Scope) -> Vec<(Event, World)> {
     let mut out = Vec::with_capacity(16);
     for i in 0..LEASES as u8 {
-        upload(w, scope, i, &mut out);
+        upload::upload(w, scope, i, &mut out);
     }
     snapshots(w, scope, &mut out);
     collection(w, scope, &mut out);
+    // Where nothing is in memory a crash changes nothing.
     if w.round != Round::Idle || w.steps.iter().any(|s| matches!(s, Step::Committing { .. } | Step::Seen(..)))
     {
         let mut n = *w;
@@ -537,6 +458,7 @@ fn explore(scope: Scope) -> Result<usize, String> {
     let mut queue = VecDeque::from([start]);
     while let Some(world) = queue.pop_front() {
         if let Some(what) = world.violation() {
+            // Breadth first: the way back to the start is one of the shortest.
             let mut path = Vec::new();
             let mut at = world;
             while let Some((before, event)) = seen[&at] {

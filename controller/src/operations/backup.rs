@@ -110,18 +110,7 @@ async fn sources(
     // host may have other volumes by now.
     run.step("looking for sources on the host").await?;
     refresh(run, host).await?;
-    let selector = backup.selector();
-    let all = run.jobs.catalog().sources(Some(host)).await?;
-    missing::note(run, host, backup, &all).await?;
-    let catalog = run.jobs.catalog();
-    let mut chosen: Vec<SourceRecord> = all
-        .into_iter()
-        .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
-        .filter(|source| selector.matches(facts(source)))
-        .collect();
-    for path in &backup.directories {
-        chosen.push(catalog.directory_source(host, path, now_ms()).await?);
-    }
+    let chosen = choose(run, host, backup).await?;
     let sources: Vec<JobSource> = chosen
         .into_iter()
         .map(|source| JobSource {
@@ -132,8 +121,29 @@ async fn sources(
             ..JobSource::default()
         })
         .collect();
-    catalog.put_job_sources(run.job.id, &sources).await?;
+    run.jobs.catalog().put_job_sources(run.job.id, &sources).await?;
     Ok(sources)
+}
+
+/// Of what the host has now: the volumes that match, and the directories.
+async fn choose(
+    run: &mut JobRun,
+    host: HostId,
+    backup: &BackupParameters,
+) -> Result<Vec<SourceRecord>, Failure> {
+    let selector = backup.selector();
+    let all = run.jobs.catalog().sources(Some(host)).await?;
+    // Before they are narrowed: what is promised by name and is gone is among these alone.
+    missing::note(run, host, backup, &all).await?;
+    let mut chosen: Vec<SourceRecord> = all
+        .into_iter()
+        .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
+        .filter(|source| selector.matches(facts(source)))
+        .collect();
+    for path in &backup.directories {
+        chosen.push(run.jobs.catalog().directory_source(host, path, now_ms()).await?);
+    }
+    Ok(chosen)
 }
 
 async fn refresh(run: &JobRun, host: HostId) -> Result<(), Failure> {

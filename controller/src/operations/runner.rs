@@ -41,19 +41,20 @@ impl Runner {
     /// Starts run a job this process holds. `taken_over`: an agent may be
     /// at work on it already.
     pub fn start(&self, record: JobRecord, taken_over: bool) {
+        // Before the row is read for a request to cancel, in `heed_earlier_cancel`.
         let Some(cancel) = self.jobs.begin_driving(record.id) else { return };
-        if record.cancel_requested {
-            cancel.cancel();
-        }
         let (jobs, id) = (self.jobs.clone(), record.id);
         let span = tracing::info_span!("job", job.id = %id, job.kind = ?record.parameters.kind());
         let run = JobRun::new(jobs.clone(), record, cancel, taken_over);
         let task = async move {
             drive(run).await;
+            // After the end is on record: whoever starts the job before finds it driven.
             jobs.end_driving(id);
+            // Its host, or its place among those that run, is free for the next.
             jobs.nudges().dispatcher.notify_one();
         };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended are let go of here, or the set would only grow.
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task.instrument(span));
     }
@@ -98,6 +99,7 @@ async fn caught<T: Send + 'static>(future: impl Future<Output = T> + Send + 'sta
 }
 
 async fn execute(mut run: JobRun) -> Result<Ending, Failure> {
+    heed_earlier_cancel(&run).await?;
     let parameters = run.job.parameters.clone();
     match &parameters {
         Parameters::Backup(backup) => super::backup::run(&mut run, backup).await,
@@ -107,6 +109,19 @@ async fn execute(mut run: JobRun) -> Result<Ending, Failure> {
         Parameters::Rollback(rollback) => super::rollback::run(&mut run, rollback).await,
         Parameters::Rollout(rollout) => super::rollout::run(&mut run, rollout).await,
     }
+}
+
+/// Cancels the run of a job that somebody asked to cancel before it was driven: by
+/// a former controller, or after `record` was read and before the token was there.
+async fn heed_earlier_cancel(run: &JobRun) -> Result<(), Failure> {
+    // Read anew and not from `run.job`. Whoever cancels writes the request and then looks
+    // for a token; here the token is there first and the row is read after it. One of the
+    // two comes second and sees what the other left, so no request is lost.
+    let record = run.jobs.catalog().job(run.job.id).await?;
+    if record.is_some_and(|record| record.cancel_requested) {
+        run.cancel.cancel();
+    }
+    Ok(())
 }
 
 /// How a job ends that did not come to its own end; `None`: it is another's.
@@ -177,6 +192,28 @@ fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::CancelOutcome;
+    use crate::jobs::testing::{Bench, PATIENCE};
+    use crate::operations::start::prune::{PruneStart, prune};
+
+    /// Of a job that needs no host: it succeeds at once unless it hears of it.
+    #[tokio::test]
+    async fn a_cancel_between_the_claim_and_the_start_is_heard() {
+        let bench = Bench::new().await;
+        let jobs = bench.jobs();
+        let PruneStart::Started(job) = prune(&jobs, false, "op").await.expect("starts") else {
+            panic!("only planned")
+        };
+        let id = job.record.id;
+        assert!(jobs.catalog().claim_job(id, jobs.owner(), now_ms()).await.expect("asked").is_some());
+        let claimed = jobs.catalog().job(id).await.expect("asked").expect("there");
+        assert_eq!(jobs.cancel(id, "op").await.expect("asked"), CancelOutcome::Asked);
+        let runner = Runner::new(jobs.clone());
+        runner.start(claimed, false);
+        let ended = tokio::time::timeout(PATIENCE, jobs.ended(id)).await.expect("in time").expect("there");
+        assert_eq!((ended.state, ended.error_code.as_str()), (State::Cancelled, "cancelled"));
+        runner.stop().await;
+    }
 
     #[tokio::test]
     async fn p25_a_panic_becomes_words_and_ends_nothing_else() {

@@ -21,10 +21,11 @@ use roaring::RoaringTreemap;
 use super::lease::upload_source;
 use super::read::grouped;
 use super::{Repository, RepositoryError, locked};
+use crate::catalog::commits::{Begun, NewSnapshot};
 use crate::catalog::frames::PageRefRow;
 use crate::catalog::jobs::GrantKind;
 use crate::catalog::leases::LeaseRecord;
-use crate::catalog::snapshots::{Begun, NewSnapshot, SnapshotRecord};
+use crate::catalog::snapshots::SnapshotRecord;
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::limits::{PAGE_BYTES, PAGES, clipped};
@@ -239,11 +240,7 @@ impl Repository {
                     raised = true;
                 }
                 CommitStep::PutObject => {
-                    let Some(stored) = self.catalog().stored_snapshot(number).await? else {
-                        return Err(RepositoryError::Damaged(format!("commit {number} has no body")));
-                    };
-                    let object = encode_object(&stored.header, &stored.body);
-                    self.store().put(&ObjectKey::Snapshot(record.id), object.into()).await?;
+                    self.put_snapshot(&record).await?;
                     put = true;
                     failpoint("controller.commit.after-object");
                 }
@@ -256,6 +253,16 @@ impl Repository {
                 }
             }
         }
+    }
+
+    async fn put_snapshot(&self, record: &SnapshotRecord) -> Result<(), RepositoryError> {
+        let number = record.commit_number;
+        let Some(stored) = self.catalog().stored_snapshot(number).await? else {
+            return Err(RepositoryError::Damaged(format!("commit {number} has no body")));
+        };
+        let object = encode_object(&stored.header, &stored.body);
+        self.store().put(&ObjectKey::Snapshot(record.id), object.into()).await?;
+        Ok(())
     }
 
     /// Every frame that a manifest of this host reaches.

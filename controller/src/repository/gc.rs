@@ -15,6 +15,7 @@ use roaring::RoaringTreemap;
 
 use super::{Holding, Repository, RepositoryError};
 use crate::catalog::packs::{Held, PackRecord};
+use crate::catalog::snapshots::SnapshotRecord;
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
 use crate::model::job::prune::PruneReport;
@@ -121,26 +122,36 @@ impl Round<'_> {
         tracing::info!(snapshots = purging.len(), begun = begun.len(), "snapshots are removed for good");
         self.repository.raise_head_on_a_full_store().await?;
         for number in purging {
-            let Some(record) = catalog.snapshot_by_commit(number).await? else { continue };
-            let mut gone = false;
-            loop {
-                match Protocol::WHOLE.purge_step(gone) {
-                    PurgeStep::DeleteObject => {
-                        gone = self.delete(&[ObjectKey::Snapshot(record.id)], report).await?.is_empty();
-                        failpoint("controller.purge.after-object");
-                        if !gone {
-                            break;
-                        }
-                    }
-                    PurgeStep::DeleteRow => {
-                        catalog.drop_snapshot(number).await?;
-                        report.snapshots_purged += 1;
-                        break;
-                    }
-                }
+            if let Some(record) = catalog.snapshot_by_commit(number).await? {
+                self.purge_one(&record, report).await?;
             }
         }
         Ok(())
+    }
+
+    async fn purge_one(
+        &self,
+        record: &SnapshotRecord,
+        report: &mut PruneReport,
+    ) -> Result<(), RepositoryError> {
+        let mut gone = false;
+        loop {
+            match Protocol::WHOLE.purge_step(gone) {
+                PurgeStep::DeleteObject => {
+                    gone = self.delete(&[ObjectKey::Snapshot(record.id)], report).await?.is_empty();
+                    failpoint("controller.purge.after-object");
+                    if !gone {
+                        // The row stays as well: the next round tries again.
+                        return Ok(());
+                    }
+                }
+                PurgeStep::DeleteRow => {
+                    self.repository.catalog().drop_snapshot(record.commit_number).await?;
+                    report.snapshots_purged += 1;
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// First mark, page by page.
@@ -183,11 +194,7 @@ impl Round<'_> {
                 after = last.number;
                 // After the page: a lease opened later has nothing in it.
                 let holding = self.repository.holding().await?;
-                let oldest_open = holding.open.iter().copied().min().unwrap_or(u64::MAX);
-                let ripe: Vec<PackRecord> = page
-                    .into_iter()
-                    .filter(|pack| pack.condemned_lease.is_none_or(|newest| oldest_open > newest))
-                    .collect();
+                let ripe = ripe(page, &holding);
                 if ripe.is_empty() {
                     continue;
                 }
@@ -197,11 +204,7 @@ impl Round<'_> {
                 };
                 let used = self.used(&ripe, kept).await?;
                 let numbers: RoaringTreemap = ripe.iter().map(|pack| pack.number).collect();
-                let held = Held {
-                    packs: holding.packs.iter().copied().collect::<BTreeSet<u64>>(),
-                    intents: holding.open.iter().copied().collect(),
-                };
-                let decided = catalog.decide(&numbers, &used, &held).await?;
+                let decided = catalog.decide(&numbers, &used, &held(&holding)).await?;
                 report.packs_revived += decided.revived;
                 if decided.doomed > 0 {
                     failpoint("controller.gc.after-deleting");
@@ -258,14 +261,8 @@ impl Round<'_> {
         for _ in 0..LISTED_PAGES {
             let after = (!cursor.is_empty()).then_some(cursor.as_str());
             let page = self.repository.store().list(Prefix::Packs, after).await?;
-            let packs: Vec<PackId> = page
-                .items
-                .iter()
-                .filter_map(|item| match item.key {
-                    Some(ObjectKey::Pack(pack)) => Some(pack),
-                    _ => None,
-                })
-                .collect();
+            let packs: Vec<PackId> =
+                page.items.iter().filter_map(|item| pack_of(item.key.as_ref())).collect();
             let known = catalog.known_packs(&packs).await?;
             let orphans: Vec<String> = packs
                 .iter()
@@ -349,23 +346,7 @@ impl Round<'_> {
         report.snapshots_purged = purged.len() as u64;
         let kept = catalog.kept_frames_without(&purged).await?;
         for state in [PackState::Live, PackState::Condemned] {
-            let mut after = 0;
-            loop {
-                let page = catalog.packs_in(state, after, PACKS).await?;
-                let Some(last) = page.last() else { break };
-                after = last.number;
-                let used = self.used(&page, &kept).await?;
-                for pack in page {
-                    let live = PackRecord { state: PackState::Live, ..pack };
-                    if Protocol::WHOLE.first_mark(facts(&live, &used, &holding)) {
-                        report.packs_deleted += 1;
-                        report.bytes_deleted += live.length;
-                    } else {
-                        report.packs_kept += 1;
-                        report.bytes_kept += live.length;
-                    }
-                }
-            }
+            self.foresee_packs(state, &kept, &holding, report).await?;
         }
         if !holding.open.is_empty() {
             report
@@ -375,8 +356,58 @@ impl Round<'_> {
         Ok(())
     }
 
+    async fn foresee_packs(
+        &self,
+        state: PackState,
+        kept: &RoaringTreemap,
+        holding: &Holding,
+        report: &mut PruneReport,
+    ) -> Result<(), RepositoryError> {
+        let mut after = 0;
+        loop {
+            let page = self.repository.catalog().packs_in(state, after, PACKS).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.number;
+            let used = self.used(&page, kept).await?;
+            for pack in page {
+                // One that is condemned is judged anew: what has come since may use it.
+                let live = PackRecord { state: PackState::Live, ..pack };
+                if Protocol::WHOLE.first_mark(facts(&live, &used, holding)) {
+                    report.packs_deleted += 1;
+                    report.bytes_deleted += live.length;
+                } else {
+                    report.packs_kept += 1;
+                    report.bytes_kept += live.length;
+                }
+            }
+        }
+    }
+
     fn grace_ticks(&self) -> u64 {
         self.repository.settings().grace.as_secs() / super::TICK.as_secs()
+    }
+}
+
+/// Those that no open lease can still count on. A lease opened before a pack was
+/// condemned may have been told that its frames are there; one opened later was not. An
+/// intended pack was never offered to anybody.
+fn ripe(page: Vec<PackRecord>, holding: &Holding) -> Vec<PackRecord> {
+    let oldest_open = holding.open.iter().copied().min().unwrap_or(u64::MAX);
+    let is_ripe = |pack: &PackRecord| pack.condemned_lease.is_none_or(|newest| oldest_open > newest);
+    page.into_iter().filter(is_ripe).collect()
+}
+
+fn pack_of(key: Option<&ObjectKey>) -> Option<PackId> {
+    match key {
+        Some(ObjectKey::Pack(pack)) => Some(*pack),
+        _ => None,
+    }
+}
+
+fn held(holding: &Holding) -> Held {
+    Held {
+        packs: holding.packs.iter().copied().collect::<BTreeSet<u64>>(),
+        intents: holding.open.iter().copied().collect(),
     }
 }
 

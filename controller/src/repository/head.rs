@@ -169,23 +169,8 @@ impl Repository {
         }
         let bytes = match self.store().get(&ObjectKey::Repository).await {
             Ok(bytes) => bytes,
-            Err(error) if error.is_not_found() => {
-                let location = self.store().location();
-                let text = format!(
-                    "{location} holds no repository: repo.json is missing; if nothing else is: {REMEDY}"
-                );
-                self.note_absent(Some(text.clone()));
-                return Err(StoreError::new(StoreErrorKind::NoBucket, text).into());
-            }
             Err(error) => {
-                if error.kind() != StoreErrorKind::NoBucket {
-                    return Err(error.into());
-                }
-                // A directory is looked at before anything is read from it.
-                let text = match error.to_string() {
-                    text if text.contains(NO_INFO) => format!("{text}; if nothing else is lost: {REMEDY}"),
-                    text => text,
-                };
+                let Some(text) = self.absence(&error) else { return Err(error.into()) };
                 self.note_absent(Some(text.clone()));
                 return Err(StoreError::new(StoreErrorKind::NoBucket, text).into());
             }
@@ -202,6 +187,24 @@ impl Repository {
         })?;
         self.store().bind(info.id);
         Ok(info)
+    }
+
+    /// That the place holds no repository, in words; `None`: the error says nothing of it.
+    fn absence(&self, error: &StoreError) -> Option<String> {
+        if error.is_not_found() {
+            let location = self.store().location();
+            return Some(format!(
+                "{location} holds no repository: repo.json is missing; if nothing else is: {REMEDY}"
+            ));
+        }
+        if error.kind() != StoreErrorKind::NoBucket {
+            return None;
+        }
+        // A directory is looked at before anything is read from it.
+        Some(match error.to_string() {
+            text if text.contains(NO_INFO) => format!("{text}; if nothing else is lost: {REMEDY}"),
+            text => text,
+        })
     }
 
     fn note_absent(&self, reason: Option<String>) {

@@ -58,18 +58,16 @@ impl Repository {
         generation: u64,
         source: SourceId,
     ) -> Result<OpenedUpload, RepositoryError> {
-        let grant = self.grant(host, job, generation).await?;
-        match &grant.kind {
-            GrantKind::Upload { sources } if sources.contains(&source) => {}
-            GrantKind::Upload { .. } | GrantKind::Restore { .. } => {
-                return Err(RepositoryError::Denied(format!("job {job} does not back up source {source}")));
-            }
+        let backs_up = match self.grant(host, job, generation).await?.kind {
+            GrantKind::Upload { sources } => sources.contains(&source),
+            GrantKind::Restore { .. } => false,
+        };
+        if !backs_up {
+            return Err(RepositoryError::Denied(format!("job {job} does not back up source {source}")));
         }
-        // The agent builds on what the catalogue believes to be in the bucket: is it
-        // the same bucket, still ours, and not an older copy of itself?
-        self.compared().await?;
-        self.refuse_foreign().await?;
-        self.notice_old_bucket().await?;
+        // Before the agent hears what it may leave out: that is what the catalogue believes to
+        // be in the bucket.
+        self.refuse_to_build().await?;
         self.charge(host, Usage { leases: 1, ..Usage::default() }).await?;
         let with_base = self.suspended().await?.is_none();
         let kind = LeaseKind::Upload { source };
@@ -90,6 +88,14 @@ impl Repository {
             opened.base = Some((base, body));
         }
         Ok(opened)
+    }
+
+    /// Refuses to be built upon unless the bucket is the same one, still ours, and
+    /// not an older copy of itself.
+    async fn refuse_to_build(&self) -> Result<(), RepositoryError> {
+        self.compared().await?;
+        self.refuse_foreign().await?;
+        self.notice_old_bucket().await
     }
 
     /// Frames of an upload's base that were found unreadable, one page of them

@@ -217,14 +217,9 @@ impl Repository {
             }
             return Ok(self.reading(host, pack, range, Some(inside)).await);
         };
-        let inside: Vec<Range<u64>> = self
-            .catalog()
-            .frames_of_pack(&pack)
-            .await?
-            .into_iter()
-            .filter(|frame| only.contains(frame.number))
-            .map(|frame| extent(&frame.location))
-            .collect();
+        let frames = self.catalog().frames_of_pack(&pack).await?;
+        let readable = frames.into_iter().filter(|frame| only.contains(frame.number));
+        let inside: Vec<Range<u64>> = readable.map(|frame| extent(&frame.location)).collect();
         if inside.is_empty() {
             return Err(denied());
         }

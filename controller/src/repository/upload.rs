@@ -149,6 +149,7 @@ impl Repository {
         length: u64,
         sha256: [u8; 32],
     ) -> Result<(PackId, Way), RepositoryError> {
+        // The shortest one has nothing but a table of one frame.
         let most = longest_pack(self.settings().pack_bytes);
         if length < table_len(1) as u64 || length > most {
             return Err(RepositoryError::Invalid(format!(
@@ -167,13 +168,18 @@ impl Repository {
             )));
         };
         failpoint("controller.pack.after-intent");
+        Ok((pack, self.way_of(&pack, length).await?))
+    }
+
+    async fn way_of(&self, pack: &PackId, length: u64) -> Result<Way, RepositoryError> {
         if self.direct().await {
-            let key = ObjectKey::Pack(pack);
-            if let Some(request) = self.store().presign_put(&key, length, &sha256, PRESIGNED_FOR).await? {
-                return Ok((pack, Way::Direct { request, expires: PRESIGNED_FOR }));
+            let key = ObjectKey::Pack(*pack);
+            if let Some(request) = self.store().presign_put(&key, length, &pack.sha256, PRESIGNED_FOR).await?
+            {
+                return Ok(Way::Direct { request, expires: PRESIGNED_FOR });
             }
         }
-        Ok((pack, Way::Relay))
+        Ok(Way::Relay)
     }
 
     /// Whether packs may go straight to the store: wished for, and the store
@@ -233,25 +239,15 @@ impl Repository {
         }
         // Its bytes may have taken an hour: the job may have ended meanwhile.
         self.upload_lease(pack.host, lease).await?;
-        let failed = |what: &str| RepositoryError::UploadFailed(format!("pack {}: {what}", pack.id));
-        if bytes.len() as u64 != pack.length {
-            return Err(failed(&format!("{} of {} bytes came", bytes.len(), pack.length)));
-        }
-        if hash.finalize().as_slice() != pack.id.sha256 {
-            return Err(failed("its bytes have another SHA-256 than announced"));
-        }
+        check_content(&pack, bytes.len(), hash)?;
         let bytes: Bytes = bytes.freeze();
-        let table = match read_table(&bytes, pack.length) {
-            Ok(TableRead::Table(table)) => table,
-            Ok(TableRead::NeedTail(_)) => {
-                return Err(RepositoryError::Invalid(format!("{}: no table", pack.id)));
-            }
-            Err(error) => return Err(RepositoryError::Invalid(format!("pack {}: {error}", pack.id))),
-        };
+        let table = table_of(&pack, &bytes)?;
+        // Last before the bytes are stored: nothing is put into a bucket that another controller
+        // has taken over meanwhile.
         self.refuse_foreign().await?;
         self.store().put(&ObjectKey::Pack(pack.id), bytes).await.map_err(|error| match error.kind() {
             // They were what was announced when they came here; nothing stored is damaged.
-            StoreErrorKind::Corrupt => failed(&error.to_string()),
+            StoreErrorKind::Corrupt => upload_failed(&pack, &error.to_string()),
             _ => error.into(),
         })?;
         locked(&self.inner.tables).put(pack.id, table);
@@ -356,6 +352,30 @@ impl Repository {
 fn longest_pack(pack_bytes: u32) -> u64 {
     let aim = u64::from(pack_bytes);
     (aim + aim / 4 + limits::PACK_ROOM).min(MAX_PACK_LEN)
+}
+
+fn upload_failed(pack: &PackRecord, what: &str) -> RepositoryError {
+    RepositoryError::UploadFailed(format!("pack {}: {what}", pack.id))
+}
+
+/// Refuses bytes that are not those announced.
+fn check_content(pack: &PackRecord, length: usize, hash: Sha256) -> Result<(), RepositoryError> {
+    if length as u64 != pack.length {
+        return Err(upload_failed(pack, &format!("{length} of {} bytes came", pack.length)));
+    }
+    if hash.finalize().as_slice() != pack.id.sha256 {
+        return Err(upload_failed(pack, "its bytes have another SHA-256 than announced"));
+    }
+    Ok(())
+}
+
+/// The table as the pack itself has it, at its end.
+fn table_of(pack: &PackRecord, bytes: &Bytes) -> Result<Vec<PackEntry>, RepositoryError> {
+    match read_table(bytes, pack.length) {
+        Ok(TableRead::Table(table)) => Ok(table),
+        Ok(TableRead::NeedTail(_)) => Err(RepositoryError::Invalid(format!("{}: no table", pack.id))),
+        Err(error) => Err(RepositoryError::Invalid(format!("pack {}: {error}", pack.id))),
+    }
 }
 
 /// How long an upload of so many bytes may take.

@@ -118,14 +118,7 @@ impl Repository {
         known: &[(SnapshotId, u64)],
         verified: &mut Verified,
     ) -> Result<(), RepositoryError> {
-        let problems = verified.report.problems.iter().enumerate();
-        let mut bad: BTreeMap<SnapshotId, Option<usize>> = problems
-            .filter(|(_, problem)| problem.kind == ProblemKind::SnapshotObject)
-            .filter_map(|(at, problem)| match ObjectKey::parse(&problem.object) {
-                Some(ObjectKey::Snapshot(id)) => Some((id, Some(at))),
-                _ => None,
-            })
-            .collect();
+        let mut bad = snapshot_problems(&verified.report.problems);
         let listed = self.list_all(Prefix::Snapshots).await?;
         let listed: BTreeSet<SnapshotId> = listed
             .into_iter()
@@ -275,6 +268,18 @@ enum Settled {
         /// What was done and what is to be done, to be added to the problem.
         note: String,
     },
+}
+
+/// The snapshots whose objects are bad, each with the place of its problem in the list.
+fn snapshot_problems(problems: &[Problem]) -> BTreeMap<SnapshotId, Option<usize>> {
+    let of_objects =
+        problems.iter().enumerate().filter(|(_, problem)| problem.kind == ProblemKind::SnapshotObject);
+    of_objects
+        .filter_map(|(at, problem)| match ObjectKey::parse(&problem.object) {
+            Some(ObjectKey::Snapshot(id)) => Some((id, Some(at))),
+            _ => None,
+        })
+        .collect()
 }
 
 fn pack_of(problem: &Problem) -> Option<PackId> {

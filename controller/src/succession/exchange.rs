@@ -72,6 +72,8 @@ impl HostFacts {
     /// When the catalogue fails.
     pub async fn of(catalog: &Catalog, now_ms: i64) -> Result<Self, CatalogError> {
         Ok(Self {
+            // Hosts first: what is read after of one that joins meanwhile is left out, and the
+            // next export has it.
             hosts: catalog.hosts().await?,
             certificates: catalog.certificates(now_ms).await?,
             sources: catalog.sources(None).await?,

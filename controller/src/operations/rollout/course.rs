@@ -100,11 +100,15 @@ impl Course {
 
     pub(super) fn next(&self, rollout: &RolloutParameters, now_ms: i64) -> Next {
         let batch = usize::try_from(rollout.batch.max(1)).unwrap_or(usize::MAX);
+        // Before the next of a batch is begun as well, not at the end of the batch alone.
         if self.counts().failed > rollout.max_failures {
             return self.next_after_stop(rollout.undo, batch);
         }
+        // The first batch that is not over decides. All is derived from the rows, so that a
+        // controller that takes the job over comes to the same answer.
         let mut before_ms = None;
         for (number, members) in self.upgrades.chunks(batch).enumerate() {
+            // From the end of the batch before, and only until this one has begun.
             if members.iter().flatten().count() == 0
                 && let Some(ended_ms) = before_ms
             {
@@ -127,6 +131,7 @@ impl Course {
 
     /// What is under way comes to its end; then the way back, newest first.
     fn next_after_stop(&self, undo: bool, batch: usize) -> Next {
+        // An upgrade that is still under way may succeed, and then has to be undone first.
         let upgrading = running(self.upgrades.iter());
         if !upgrading.is_empty() {
             return Next::Await(upgrading);

@@ -18,7 +18,7 @@ use crate::model::job::source::JobSource;
 use crate::model::source::SourceKind;
 use crate::operations::{RequestError, names};
 use crate::policy::definition::pattern;
-use crate::policy::{Consistency, NestedMounts, Patterns, TornPolicy};
+use crate::policy::{Consistency, NestedMounts, Patterns, Policy, TornPolicy};
 
 /// Volumes named in a refusal; more are counted.
 const NAMED: usize = 10;
@@ -83,12 +83,7 @@ pub async fn backup(jobs: &Jobs, request: BackupRequest, actor: &str) -> Result<
     // Looked at before anything is judged: a volume made a minute ago is there.
     let mut warnings = Vec::new();
     for host in &hosts {
-        if host.revoked_ms.is_some() {
-            return Err(RequestError::new(
-                ErrorCode::HostRevoked,
-                format!("host `{}` is revoked", host.name),
-            ));
-        }
+        refuse_revoked(host)?;
         look_at(jobs, host, &mut warnings).await;
         if policy.is_empty() {
             known_volumes(jobs, host, &parameters).await?;
@@ -97,15 +92,19 @@ pub async fn backup(jobs: &Jobs, request: BackupRequest, actor: &str) -> Result<
     if !policy.is_empty() {
         policy_matches(jobs, &policy, &hosts).await?;
     }
-    if request.plan_only {
-        let mut planned = Vec::new();
-        for host in &hosts {
-            planned.push(plan(jobs, host, &policy, &parameters, actor).await?);
-        }
-        return Ok(BackupStart { jobs: BackupJobs::Planned(planned), warnings });
+    let jobs = if request.plan_only {
+        BackupJobs::Planned(plan(jobs, &policy, &parameters, &hosts, actor).await?)
+    } else {
+        BackupJobs::Started(start(jobs, &policy, &parameters, &hosts, actor).await?)
+    };
+    Ok(BackupStart { jobs, warnings })
+}
+
+fn refuse_revoked(host: &HostRecord) -> Result<(), RequestError> {
+    if host.revoked_ms.is_none() {
+        return Ok(());
     }
-    let started = start(jobs, &policy, &parameters, &hosts, actor).await?;
-    Ok(BackupStart { jobs: BackupJobs::Started(started), warnings })
+    Err(RequestError::new(ErrorCode::HostRevoked, format!("host `{}` is revoked", host.name)))
 }
 
 /// Makes a run with a job for each host: all of them, or none.
@@ -122,6 +121,7 @@ async fn start(
     };
     let run_jobs: Vec<RunJob> = hosts.iter().map(run_job).collect();
     let run_policy = (!policy.is_empty()).then_some(policy);
+    // Without a fire time: by hand as often as somebody likes, and no schedule is served by it.
     jobs.catalog().create_run(run_policy, None, &run_jobs, now_ms()).await?;
     let mut started = Vec::new();
     for RunJob { job, .. } in &run_jobs {
@@ -140,27 +140,9 @@ async fn by_policy(jobs: &Jobs, request: &BackupRequest) -> Result<Chosen, Reque
             "a policy and sources by hand exclude each other",
         ));
     }
-    let record = names::policy(jobs.catalog(), &request.policy).await?;
-    let policy = record.policy;
-    let all = jobs.catalog().hosts().await?;
-    let mut hosts: Vec<HostRecord> = all.into_iter().filter(|host| policy.selects(host)).collect();
-    if !request.host.is_empty() {
-        let wanted = names::host(jobs.catalog(), &request.host).await?;
-        hosts.retain(|host| host.id == wanted.id);
-        if hosts.is_empty() {
-            let message = format!("policy `{}` does not select host `{}`", policy.name, wanted.name);
-            let hint = format!("holdfast policy explain {}", policy.name);
-            return Err(RequestError::with_hint(ErrorCode::InvalidRequest, message, hint));
-        }
-    }
-    if hosts.is_empty() {
-        let hint = format!("holdfast policy explain {}", policy.name);
-        return Err(RequestError::with_hint(
-            ErrorCode::NothingMatches,
-            format!("policy `{}` matches no host", policy.name),
-            hint,
-        ));
-    }
+    let policy = names::policy(jobs.catalog(), &request.policy).await?.policy;
+    let hosts = selected_hosts(jobs, &policy, &request.host).await?;
+    // What is asked for comes before what the policy says, field by field.
     let mut parameters = BackupParameters::of_policy(&policy);
     parameters.allow_empty = request.allow_empty;
     if request.max_downtime_seconds > 0 {
@@ -171,7 +153,42 @@ async fn by_policy(jobs: &Jobs, request: &BackupRequest) -> Result<Chosen, Reque
     Ok((policy.name, parameters, hosts))
 }
 
+/// The hosts of a policy; of them the one called `only`, where that is not empty.
+async fn selected_hosts(jobs: &Jobs, policy: &Policy, only: &str) -> Result<Vec<HostRecord>, RequestError> {
+    let hint = || format!("holdfast policy explain {}", policy.name);
+    let all = jobs.catalog().hosts().await?;
+    let mut hosts: Vec<HostRecord> = all.into_iter().filter(|host| policy.selects(host)).collect();
+    if !only.is_empty() {
+        let wanted = names::host(jobs.catalog(), only).await?;
+        hosts.retain(|host| host.id == wanted.id);
+        if hosts.is_empty() {
+            let message = format!("policy `{}` does not select host `{}`", policy.name, wanted.name);
+            return Err(RequestError::with_hint(ErrorCode::InvalidRequest, message, hint()));
+        }
+    }
+    if hosts.is_empty() {
+        let message = format!("policy `{}` matches no host", policy.name);
+        return Err(RequestError::with_hint(ErrorCode::NothingMatches, message, hint()));
+    }
+    Ok(hosts)
+}
+
 fn by_hand(request: &BackupRequest) -> Result<BackupParameters, RequestError> {
+    refuse_malformed(request)?;
+    Ok(BackupParameters {
+        volumes: request.volumes.clone(),
+        directories: request.directories.clone(),
+        consistency: request.consistency.unwrap_or_default(),
+        torn: TornPolicy::Accept,
+        nested_mounts: request.nested_mounts.unwrap_or_default(),
+        max_downtime_seconds: request.max_downtime_seconds,
+        allow_empty: request.allow_empty,
+        ..BackupParameters::default()
+    })
+}
+
+/// Refuses sources by hand that no host could have.
+fn refuse_malformed(request: &BackupRequest) -> Result<(), RequestError> {
     if request.volumes.is_empty() && request.directories.is_empty() {
         return Err(RequestError::new(
             ErrorCode::InvalidRequest,
@@ -194,16 +211,7 @@ fn by_hand(request: &BackupRequest) -> Result<BackupParameters, RequestError> {
             ));
         }
     }
-    Ok(BackupParameters {
-        volumes: request.volumes.clone(),
-        directories: request.directories.clone(),
-        consistency: request.consistency.unwrap_or_default(),
-        torn: TornPolicy::Accept,
-        nested_mounts: request.nested_mounts.unwrap_or_default(),
-        max_downtime_seconds: request.max_downtime_seconds,
-        allow_empty: request.allow_empty,
-        ..BackupParameters::default()
-    })
+    Ok(())
 }
 
 /// Brings the host's inventory up to date, or warns.
@@ -219,41 +227,33 @@ async fn look_at(jobs: &Jobs, host: &HostRecord, warnings: &mut Vec<String>) {
     }
 }
 
-/// Refuses a volume that is named plainly and not there.
+/// Refuses a volume that is named plainly and not there, and a glob that matches none.
 async fn known_volumes(
     jobs: &Jobs,
     host: &HostRecord,
     parameters: &BackupParameters,
 ) -> Result<(), RequestError> {
-    let sources = jobs.catalog().sources(Some(host.id)).await?;
-    let there: Vec<&str> = sources
-        .iter()
-        .filter(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none())
-        .map(|source| source.name.as_str())
-        .collect();
+    let mut volumes = jobs.catalog().sources(Some(host.id)).await?;
+    volumes.retain(|source| source.kind == SourceKind::Volume && source.gone_ms.is_none());
+    let there: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let hint = || format!("holdfast volume ls --host {}", host.name);
     // A name that is misspelt gets the nearest one; a glob that matches nothing gets
     // the list.
     let patterns = Patterns::parse(&parameters.volumes).unwrap_or_default();
     for name in patterns.plain_names() {
         if !there.contains(&name) {
             let near = did_you_mean(name, there.iter().copied());
-            let hint = format!("holdfast volume ls --host {}", host.name);
-            return Err(RequestError::with_hint(
-                ErrorCode::VolumeUnknown,
-                format!("volume `{name}` is not on host `{}`{near}", host.name),
-                hint,
-            ));
+            let message = format!("volume `{name}` is not on host `{}`{near}", host.name);
+            return Err(RequestError::with_hint(ErrorCode::VolumeUnknown, message, hint()));
         }
     }
     let named: Vec<&str> = patterns.plain_names().collect();
     for glob in parameters.volumes.iter().filter(|glob| !named.contains(&glob.as_str())) {
         let alone = BackupParameters { volumes: vec![glob.clone()], ..parameters.clone() }.selector();
-        let here = |source: &&SourceRecord| source.kind == SourceKind::Volume && source.gone_ms.is_none();
-        if !sources.iter().filter(here).any(|source| alone.matches(facts(source))) {
-            let hint = format!("holdfast volume ls --host {}", host.name);
+        if !volumes.iter().any(|volume| alone.matches(facts(volume))) {
             let message =
                 format!("no volume on host `{}` matches `{glob}`; {}", host.name, what_there_is(&there));
-            return Err(RequestError::with_hint(ErrorCode::NothingMatches, message, hint));
+            return Err(RequestError::with_hint(ErrorCode::NothingMatches, message, hint()));
         }
     }
     Ok(())
@@ -300,14 +300,31 @@ fn what_there_is(names: &[&str]) -> String {
     }
 }
 
-/// The job as it would be.
+/// The jobs as they would be.
 async fn plan(
     jobs: &Jobs,
-    host: &HostRecord,
     policy: &str,
     parameters: &BackupParameters,
+    hosts: &[HostRecord],
     actor: &str,
-) -> Result<PlannedBackup, RequestError> {
+) -> Result<Vec<PlannedBackup>, RequestError> {
+    let mut planned = Vec::new();
+    for host in hosts {
+        planned.push(PlannedBackup {
+            host: host.name.clone(),
+            policy: policy.to_owned(),
+            actor: actor.to_owned(),
+            sources: planned_sources(jobs, host, parameters).await?,
+        });
+    }
+    Ok(planned)
+}
+
+async fn planned_sources(
+    jobs: &Jobs,
+    host: &HostRecord,
+    parameters: &BackupParameters,
+) -> Result<Vec<JobSource>, RequestError> {
     let selector = parameters.selector();
     let sources = jobs.catalog().sources(Some(host.id)).await?;
     let volumes = sources
@@ -325,12 +342,7 @@ async fn plan(
         kind: SourceKind::Directory,
         ..JobSource::default()
     });
-    Ok(PlannedBackup {
-        host: host.name.clone(),
-        policy: policy.to_owned(),
-        actor: actor.to_owned(),
-        sources: volumes.chain(directories).collect(),
-    })
+    Ok(volumes.chain(directories).collect())
 }
 
 #[cfg(test)]

@@ -92,27 +92,34 @@ impl AtStop {
         if !self.still_stopped().await {
             return Ok(());
         }
-        let jobs = &self.children.jobs;
         if !self.plan.sources.is_empty() {
-            let role = self.stop.role();
-            let told = self.children.find(&role).await?.is_some();
-            if !told {
-                jobs.log_event(self.children.parent, "stopped; snapshot of this moment").await?;
-            }
-            // Quiesced already: nothing is left to pause.
-            let parameters = snapshots::parameters(&self.plan, Consistency::None, true);
-            let id = self.children.make(&role, self.host, parameters).await?;
-            failpoint("controller.upgrade.at-stop-snapshot");
-            let child = jobs.ended(id).await?;
-            if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
-                let message = format!("{} {problem}", self.stop.snapshot());
-                jobs.log_event(self.children.parent, &format!("{message}; going back")).await?;
-                return Err(Failure::failed(ErrorCode::SnapshotAtStopFailed, message));
-            }
+            self.snapshot().await?;
         }
+        // After the snapshot was judged and not before: what follows the stop changes the data.
         failpoint("controller.upgrade.before-proceed");
         self.until_answered(Call::Proceed).await;
         failpoint("controller.upgrade.after-proceed");
+        Ok(())
+    }
+
+    /// Takes the snapshot of the stop, or finds the one that is being taken.
+    async fn snapshot(&self) -> Result<(), Failure> {
+        let jobs = &self.children.jobs;
+        let role = self.stop.role();
+        let told = self.children.find(&role).await?.is_some();
+        if !told {
+            jobs.log_event(self.children.parent, "stopped; snapshot of this moment").await?;
+        }
+        // Quiesced already: nothing is left to pause.
+        let parameters = snapshots::parameters(&self.plan, Consistency::None, true);
+        let id = self.children.make(&role, self.host, parameters).await?;
+        failpoint("controller.upgrade.at-stop-snapshot");
+        let child = jobs.ended(id).await?;
+        if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
+            let message = format!("{} {problem}", self.stop.snapshot());
+            jobs.log_event(self.children.parent, &format!("{message}; going back")).await?;
+            return Err(Failure::failed(ErrorCode::SnapshotAtStopFailed, message));
+        }
         Ok(())
     }
 

@@ -105,6 +105,7 @@ async fn follow(
         fingerprint: plan.fingerprint.clone(),
         options: upgrade.options.clone(),
     };
+    // Made before the agent is called: it holds what the stop needs, and `run` is the stream's.
     let at_stop = AtStop::new(Children::of(run), host, plan.clone(), Stop::Upgrade);
     // Beside the stream: the agent may go back while the snapshot is taken.
     // Dropped with the job, never detached.

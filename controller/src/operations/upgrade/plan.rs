@@ -5,6 +5,7 @@ use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;
 use tonic::Code;
 
+use crate::catalog::Catalog;
 use crate::catalog::upgrades::PlanRecord;
 use crate::clock::now_ms;
 use crate::fleet::answer::plain;
@@ -109,15 +110,7 @@ pub(super) async fn of_job(
         return Ok(kept.plan);
     }
     run.cancelled()?;
-    let shown = match upgrade.plan_id.as_str() {
-        "" => None,
-        plan => {
-            let kept = catalog.upgrade_plan(plan).await?;
-            let gone =
-                || Failure::failed(ErrorCode::PlanUnknown, format!("plan {plan} is not kept any more"));
-            Some(kept.ok_or_else(gone)?.plan)
-        }
-    };
+    let shown = shown_plan(catalog, &upgrade.plan_id).await?;
     run.step("asking the host what the upgrade would do").await?;
     let request = UpgradeRequest {
         container: upgrade.container.clone(),
@@ -128,14 +121,30 @@ pub(super) async fn of_job(
     };
     let plan = ask_patiently(run, host, &request).await?;
     let refused = shown.and_then(|shown| changed(&shown, &plan)).or_else(|| refusal(&plan));
-    if let Some(Refusal { code, message, hint }) = refused {
-        let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
-        return Err(Failure::failed(code, format!("nothing was changed: {message}{hint}")));
+    if let Some(refused) = refused {
+        return Err(before_any_change(refused));
     }
     // Before the snapshot: what is snapshotted and what is run are of the same plan.
     let record = PlanRecord { id, host, request, plan, created_ms: now_ms(), actor: run.job.actor.clone() };
     catalog.put_upgrade_plan(&record).await?;
     Ok(record.plan)
+}
+
+/// The plan that somebody saw and agreed to; `None`: nobody was shown one.
+async fn shown_plan(catalog: &Catalog, id: &str) -> Result<Option<UpgradePlan>, Failure> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    // Not one made now in its place: that is not what was agreed to.
+    match catalog.upgrade_plan(id).await? {
+        Some(kept) => Ok(Some(kept.plan)),
+        None => Err(Failure::failed(ErrorCode::PlanUnknown, format!("plan {id} is not kept any more"))),
+    }
+}
+
+fn before_any_change(Refusal { code, message, hint }: Refusal) -> Failure {
+    let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+    Failure::failed(code, format!("nothing was changed: {message}{hint}"))
 }
 
 async fn ask_patiently(run: &JobRun, host: HostId, request: &UpgradeRequest) -> Result<UpgradePlan, Failure> {

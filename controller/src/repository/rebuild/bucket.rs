@@ -82,6 +82,7 @@ impl Bucket {
         if !self.known.insert(found.id) {
             return;
         }
+        // Places are pairs of indices and not of ids: a bucket has millions of frames.
         let pack = self.packs.len() as u32;
         for (row, entry) in (0..).zip(&found.table) {
             let number = self.number(entry.id);
@@ -193,6 +194,8 @@ impl Bucket {
                 for number in needed {
                     let places = &self.frames[number as usize].1;
                     let own = places.iter().any(|place| self.packs[place.0 as usize].host == Some(*host));
+                    // A frame that lies in one pack alone proves whose the pack is. The later
+                    // rounds guess, and a guess proves nothing.
                     let passed = match round {
                         0 => places.len() > 1,
                         1 => own,
@@ -206,6 +209,8 @@ impl Bucket {
                         .filter(|place| self.tried(**place) != Some(false))
                         .map(|place| place.0)
                         .filter(|pack| self.packs[*pack as usize].host.is_none())
+                        // In the last round every copy gets a host: one without would be deleted,
+                        // and it may be the one that is whole.
                         .take(if round == 2 { usize::MAX } else { 1 })
                         .collect();
                     for pack in free {

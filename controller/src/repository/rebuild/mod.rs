@@ -98,8 +98,10 @@ impl Repository {
         take_over: Option<&str>,
         accept_loss: bool,
     ) -> Result<Rebuilt, RepositoryError> {
+        // No collection meanwhile: it would go by rows that are being rewritten.
         let _one = self.inner.collecting.lock().await;
         self.settle_owner(take_over).await?;
+        // Read before the next line writes over it why collection is off.
         let before = self.catalog().repository().await?;
         self.catalog().begin_reconciliation(UNFINISHED).await?;
         let mut bucket = Bucket::default();
@@ -107,18 +109,26 @@ impl Repository {
         if before.is_some_and(|row| remembers_all(&row, &head)) {
             bucket.given = self.catalog().head().await?.numbers;
         }
+        // Before anything is surveyed: a number that the bucket has seen is not given again,
+        // whatever this comes to.
         self.catalog().take_head(&head).await?;
+
+        // What the bucket holds. Packs before snapshots: pages are read by the tables.
         let mut losses = Losses::default();
         let indexes = self.survey_packs(&mut bucket).await?;
         self.survey_snapshots(&mut bucket, &head, &mut losses).await?;
         self.follow(&mut bucket).await?;
+        // By what snapshots reach, so after all of it is known.
         bucket.assign_hosts();
         self.settle_doubts(&mut bucket).await?;
 
+        // What was found is written down: packs first, for rows of snapshots name their frames
+        // by number.
         let mut rebuilt = Rebuilt { frames: bucket.frame_count(), ..Rebuilt::default() };
         rebuilt.notes.append(&mut bucket.notes);
         let numbers = self.write_packs(&bucket, indexes, &mut rebuilt).await?;
         let unstored = self.write_snapshots(&bucket, &numbers, &mut rebuilt, &mut losses).await?;
+        // A copy of the catalogue from before this is known as an old one from here on.
         self.catalog().raise_commit_number().await?;
         self.raise_head().await?;
         self.store_again(&unstored, std::mem::take(&mut bucket.unusable), &mut rebuilt).await?;
@@ -165,6 +175,7 @@ impl Repository {
         losses: Losses,
         accept_loss: bool,
     ) -> Result<(), RepositoryError> {
+        // What the reconciliation before this one has shown, and what was given up by then.
         let shown = self.catalog().losses().await?;
         let before = |object: &str| shown.get(object).copied().unwrap_or(LossRow { frames: 0, accepted: 0 });
         let mut rows = BTreeMap::new();
@@ -186,6 +197,7 @@ impl Repository {
                 "nothing is given up: {unseen} of the losses below had not been shown before; \
                  look at them, then run `holdfast-controller reconcile --accept-loss` again"
             ));
+            // All or nothing: whoever accepts has looked at a list, and it was another one.
             rows.iter_mut().for_each(|(object, row)| row.accepted = before(object).accepted);
             open = losses
                 .found
@@ -194,6 +206,8 @@ impl Repository {
                 .map(|(_, (_, reason))| reason.clone())
                 .collect();
         }
+        // Rows of snapshots without an object stay as long as anything is open: the object may
+        // be found yet.
         if open.is_empty() {
             self.give_up(&losses.objects).await?;
         } else {
@@ -208,6 +222,7 @@ impl Repository {
         rebuilt.unused_packs += packs;
         rebuilt.unused_bytes += bytes;
         rebuilt.losses = open;
+        // Last: until then collection is off as unfinished, and a crash leaves it so.
         self.catalog().end_reconciliation(&rows, &rebuilt.collection_off).await?;
         Ok(())
     }
@@ -234,6 +249,8 @@ impl Repository {
         };
         match take_over {
             Some(owner) => {
+                // In the bucket first: the controller that had it finds itself replaced before
+                // this one acts on what it finds.
                 if info.owner != owner {
                     info.owner = owner.to_owned();
                     self.store().put(&ObjectKey::Repository, info.encode().into()).await?;

@@ -60,6 +60,8 @@ impl Repository {
         lengths.extend(self.find_unlisted(unlisted).await?);
         self.read_tables(&mut packs, lengths.into_iter().collect()).await?;
         let files = self.read_indexes(&mut packs, bucket).await?;
+        // A table that cannot be read is no absence: such a pack is there, and what is in it is
+        // looked for another way. An intended one was never promised to anybody.
         for row in packs.rows.values() {
             let there = packs.whole.contains_key(&row.id) || packs.broken.contains_key(&row.id);
             if !there && row.state != PackState::Intended {
@@ -130,6 +132,7 @@ impl Repository {
                 Err(error) => return Err(error),
             };
         }
+        // Not by what a read of a part of it said alone: it is asked for by its name.
         if gone {
             let there = self.find_unlisted(vec![id]).await?;
             return Ok(there.first().map(|(_, length)| (id, *length, Err(reason))));

@@ -49,6 +49,7 @@ impl Repository {
         let repository = self.id().await?;
         let states = SnapshotState::ALL.to_vec();
         let rows = self.list(&SnapshotFilter { states, ..SnapshotFilter::default() }).await?;
+        // Three sources of names: the rows, the listing, and the numbers that were given.
         let rows: BTreeMap<SnapshotId, SnapshotRecord> = rows.into_iter().map(|row| (row.id, row)).collect();
         let mut expected: BTreeSet<SnapshotId> = rows.keys().copied().collect();
         for (key, _) in self.list_all(Prefix::Snapshots).await? {
@@ -57,6 +58,8 @@ impl Repository {
             }
         }
         let guessed: Vec<SnapshotId> = given(head).filter(|id| !expected.contains(id)).collect();
+        // What should be there is asked for several times, for an absence is a loss; what is
+        // merely possible, once.
         let mut answers = self.ask(expected.into_iter().collect(), repository, LOOKS).await?;
         answers.extend(self.ask(guessed, repository, 1).await?.into_iter().filter(is_there));
         answers.sort_unstable_by_key(|(id, _)| *id);
@@ -85,6 +88,7 @@ impl Repository {
                 }
             }
         }
+        // In the order they were made, for their rows are written in it.
         bucket.snapshots.sort_by_key(|seen| seen.header.commit_number);
         Ok(())
     }
@@ -145,6 +149,7 @@ impl Repository {
                     }
                     Err(error) => return Err(error.into()),
                 };
+                // What is gone or damaged is so at the last look alone.
                 match answer {
                     Answer::Absent | Answer::Unusable(_) if look < looks => left.push(id),
                     answer => answers.push((id, answer)),
@@ -156,6 +161,7 @@ impl Repository {
 
     /// Follows each snapshot from its root; each page is read once.
     pub(super) async fn follow(&self, bucket: &mut Bucket) -> Result<(), RepositoryError> {
+        // Of all snapshots together: most pages of one are those of the one before.
         let mut known: HashMap<u64, (RoaringTreemap, RoaringTreemap)> = HashMap::new();
         for at in 0..bucket.snapshots.len() {
             let root = bucket.number(bucket.snapshots[at].body.root);
@@ -218,6 +224,7 @@ fn read(id: SnapshotId, repository: RepositoryId, object: &[u8]) -> Answer {
 
 /// Snapshots whose numbers were given, the newest of each source.
 fn given(head: &Head) -> impl Iterator<Item = SnapshotId> + '_ {
+    // One request for each: the bound is shared, and a source among many has fewer.
     let each = (ALL_NUMBERS / (head.numbers.len() as u64).max(1)).clamp(1, NUMBERS);
     head.numbers.iter().flat_map(move |((host, source), highest)| {
         let first = highest.saturating_sub(each).saturating_add(1).max(1);

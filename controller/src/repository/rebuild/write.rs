@@ -28,16 +28,22 @@ impl Repository {
         indexes: BTreeMap<u64, u64>,
         rebuilt: &mut Rebuilt,
     ) -> Result<RowNumbers, RepositoryError> {
+        // Before packs are written: a frame that lies elsewhere is placed there by what follows,
+        // and counts as damaged no more.
         for number in &bucket.absent {
             self.catalog().mark_absent_pack(*number).await?;
         }
         let needs = bucket.needs();
         for (at, pack) in (0_u32..).zip(&bucket.packs) {
+            // Nothing needs it: without a row it is an orphan, which collection deletes when it
+            // has been one for long enough.
             let Some(host) = pack.host else {
                 rebuilt.unused_packs += 1;
                 rebuilt.unused_bytes += pack.length;
                 continue;
             };
+            // Of a pack that is the host's for want of a better place only what it needs gets a
+            // row, in `write_frames`: the rest may be of files it never had.
             let is_bad = |row: u32| bucket.tried((at, row)) == Some(false);
             let table: Vec<PackEntry> = match pack.proven {
                 true => {
@@ -52,6 +58,7 @@ impl Repository {
         for (host, needed) in &needs {
             numbers.insert(*host, self.write_frames(bucket, *host, needed).await?);
         }
+        // After the rows: what is placed above counts as whole until it is marked here.
         self.mark_bad(bucket).await?;
         self.write_hints_found(bucket, indexes).await?;
         Ok(numbers)
@@ -109,6 +116,7 @@ impl Repository {
         for part in lost.chunks(ROWS) {
             self.catalog().note_missing_frames(host, part).await?;
         }
+        // Asked for when all rows are written: only now has each frame a number.
         let mut numbers = HashMap::with_capacity(needed.len());
         for part in needed.chunks(ROWS) {
             let ids: Vec<FrameId> = part.iter().map(|number| bucket.id(*number)).collect();
