@@ -3,7 +3,7 @@
 //!
 //! A step that fails, or an agent that dies in it, leads to the same place: the
 //! record says how far it came, and everything that may have been done is
-//! undone. Undoing looks at what is there and does what is missing, so that it
+//! undone. An undo looks at what is there and does what is missing, so that it
 //! can be entered at any time and any number of times; the steps from the commit
 //! on are as patient.
 

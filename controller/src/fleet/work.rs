@@ -1,7 +1,8 @@
 //! What an agent is asked to do for a job.
 
-use crate::model::job::parameters::{BackupParameters, RestoreParameters, UpgradeOptions};
+use crate::model::job::parameters::{BackupParameters, RestoreParameters};
 use crate::model::job::source::JobSource;
+use crate::model::upgrade::UpgradeOptions;
 
 /// By kind of job. The job's id and generation are given with the call.
 #[derive(Debug, Clone)]

@@ -3,10 +3,9 @@
 use holdfast_proto::v1;
 use holdfast_proto::v1::probe::Kind;
 
-use crate::model::job::parameters::{Probe, UpgradeOptions};
 use crate::model::upgrade::{
-    UpgradeChange, UpgradeLoss, UpgradePlan, UpgradeReport, UpgradeRequest, UpgradeSource, UpgradeState,
-    UpgradeStep,
+    Probe, UpgradeChange, UpgradeLoss, UpgradeOptions, UpgradePlan, UpgradeReport, UpgradeRequest,
+    UpgradeSource, UpgradeState, UpgradeStep,
 };
 use crate::operations::start::rollout::RolloutTarget;
 
@@ -186,6 +185,7 @@ impl From<RolloutTarget> for v1::RolloutTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::job::parameters::UpgradeParameters;
     use crate::policy::Consistency;
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
                 allow_loss: vec!["tmpfs:/run".into()],
             };
             let request = v1::PlanUpgradeRequest { options: Some(options.clone()), ..Default::default() };
-            let parameters = plan_request(Some(request)).parameters("", None);
+            let parameters = UpgradeParameters::of(&plan_request(Some(request)), "", None);
             assert_eq!(v1::UpgradeOptions::from(parameters.options), options);
             assert_eq!(parameters.consistency, Consistency::Pause);
         }

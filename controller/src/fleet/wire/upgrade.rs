@@ -7,11 +7,10 @@ use holdfast_proto::v1::upgrade_event::Event;
 
 use crate::fleet::event::UpgradeEvent;
 use crate::fleet::work::{RollBackWork, UpgradeWork};
-use crate::model::job::parameters::{Probe, UpgradeOptions};
 use crate::model::source::SourceKind;
 use crate::model::upgrade::{
-    Upgrade, UpgradeChange, UpgradeFinished, UpgradeLoss, UpgradePlan, UpgradeRequest, UpgradeSource,
-    UpgradeState, UpgradeStep,
+    Probe, Upgrade, UpgradeChange, UpgradeFinished, UpgradeLoss, UpgradeOptions, UpgradePlan, UpgradeRequest,
+    UpgradeSource, UpgradeState, UpgradeStep,
 };
 
 pub(in crate::fleet) fn run_request(

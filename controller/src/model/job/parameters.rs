@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::JobKind;
 use crate::model::source::SourceKind;
-use crate::model::upgrade::UpgradeSource;
+use crate::model::upgrade::{UpgradeOptions, UpgradeRequest, UpgradeSource};
 use crate::policy::{Consistency, LabelMatch, NestedMounts, Patterns, Policy, TornPolicy, VolumeSelector};
 
 /// By kind of job. The JSON is kept in the catalogue: names stay.
@@ -82,27 +82,20 @@ pub struct UpgradeParameters {
     pub consistency: Consistency,
 }
 
-/// How a host upgrades. Numbers that are 0 leave it to the agent, which has a
-/// default for each.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpgradeOptions {
-    pub health_timeout_seconds: u32,
-    pub steady_seconds: u32,
-    pub probe: Option<Probe>,
-    pub grace_seconds: u32,
-    pub stopped_seconds: u32,
-    /// Names of what may be lost.
-    pub allow_loss: Vec<String>,
-}
-
-/// How a new container is asked whether it is well. What cannot be is the
-/// agent's to refuse.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Probe {
-    Command(Vec<String>),
-    Tcp(u32),
-    Http { port: u32, path: String },
+impl UpgradeParameters {
+    /// What a job makes of a request. Quiesced by pausing unless something else is
+    /// asked for.
+    pub fn of(request: &UpgradeRequest, plan_id: &str, consistency: Option<Consistency>) -> Self {
+        let UpgradeRequest { container, image, pull, options } = request.clone();
+        Self {
+            container,
+            image,
+            pull,
+            options,
+            plan_id: plan_id.to_owned(),
+            consistency: consistency.unwrap_or(Consistency::Pause),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +212,7 @@ fn seconds(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::upgrade::Probe;
 
     #[test]
     fn sources_by_name_match_themselves_alone() {

@@ -1,11 +1,13 @@
 //! Upgrades of containers: what one is to do, where it stands, what it came to.
 
+pub mod options;
 pub mod plan;
 pub mod record;
 pub mod report;
 pub mod request;
 pub mod state;
 
+pub use options::{Probe, UpgradeOptions};
 pub use plan::{UpgradeChange, UpgradeLoss, UpgradePlan, UpgradeSource};
 pub use record::{Upgrade, UpgradeFinished};
 pub use report::UpgradeReport;

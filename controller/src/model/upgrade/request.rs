@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::job::parameters::{UpgradeOptions, UpgradeParameters};
-use crate::policy::Consistency;
+use super::UpgradeOptions;
 
 /// Which container is to get which image, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,20 +14,4 @@ pub struct UpgradeRequest {
     /// Fetch the image even where one of that name is there.
     pub pull: bool,
     pub options: UpgradeOptions,
-}
-
-impl UpgradeRequest {
-    /// What a job makes of it. Quiesced by pausing unless something else is
-    /// asked for.
-    pub fn parameters(&self, plan_id: &str, consistency: Option<Consistency>) -> UpgradeParameters {
-        let Self { container, image, pull, options } = self.clone();
-        UpgradeParameters {
-            container,
-            image,
-            pull,
-            options,
-            plan_id: plan_id.to_owned(),
-            consistency: consistency.unwrap_or(Consistency::Pause),
-        }
-    }
 }

@@ -12,7 +12,7 @@ use crate::fleet::container::Container;
 use crate::jobs::Jobs;
 use crate::jobs::view::JobView;
 use crate::model::caller::Caller;
-use crate::model::job::parameters::{Parameters, RolloutParameters, RolloutPlace};
+use crate::model::job::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
 use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
 use crate::operations::RequestError;
 use crate::operations::upgrade::{plan, powers};
@@ -143,7 +143,7 @@ fn parameters(
     Ok(RolloutParameters {
         targets: due,
         // Fetched by now: all get the same image.
-        upgrade: UpgradeRequest { pull: false, ..upgrade }.parameters("", consistency),
+        upgrade: UpgradeParameters::of(&UpgradeRequest { pull: false, ..upgrade }, "", consistency),
         batch: batch.max(1),
         max_failures,
         pause_seconds,

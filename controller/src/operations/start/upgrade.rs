@@ -14,7 +14,7 @@ use crate::fleet::calls;
 use crate::jobs::Jobs;
 use crate::jobs::view::JobView;
 use crate::model::caller::Caller;
-use crate::model::job::parameters::Parameters;
+use crate::model::job::parameters::{Parameters, UpgradeParameters};
 use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
 use crate::operations::upgrade::plan::{self, Refusal, VALID_MS};
 use crate::operations::upgrade::powers;
@@ -103,7 +103,7 @@ pub async fn upgrade(
     if let Some(why) = powers::beyond(caller, &record.plan) {
         return Err(RequestError::new(ErrorCode::RoleTooLow, why));
     }
-    let parameters = record.request.parameters(&record.id, request.consistency);
+    let parameters = UpgradeParameters::of(&record.request, &record.id, request.consistency);
     let job = start_job(jobs, Some(record.host), Parameters::Upgrade(parameters), actor).await?;
     Ok(UpgradeStart { job, plan: record.plan })
 }
