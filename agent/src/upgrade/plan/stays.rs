@@ -192,7 +192,7 @@ mod tests {
             "own healthcheck",
             "ports 127.0.0.1::80/tcp, 8080:80/tcp",
             "restart unless-stopped",
-            "memory 2 GiB",
+            "memory 2.0 GiB",
             "cpus 1.5",
             "capabilities +NET_ADMIN -ALL",
         ];

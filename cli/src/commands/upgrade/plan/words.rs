@@ -304,13 +304,13 @@ mod tests {
         assert_eq!(set(&mut view, &[]), "none: it writes to no volume or directory");
         assert_eq!(
             set(&mut view, &[("a", "copy"), ("b", "copy")]),
-            "a, b before (complete, every reference checked) and after the stop; local clone for rollback: yes (copy of 2.0 GiB, 61.0 GiB free)"
+            "a, b before (complete, every reference checked) and after the stop; local clone for rollback: yes (copy of 2.0 GiB, 61 GiB free)"
         );
         assert_eq!(
             set(&mut view, &[("a", "reflink"), ("b", "copy")]),
             "a, b before (complete, every reference checked) and after the stop\n\
              local clone of a for rollback: yes (reflink)\n\
-             local clone of b for rollback: yes (copy of 1.0 GiB, 61.0 GiB free)"
+             local clone of b for rollback: yes (copy of 1.0 GiB, 61 GiB free)"
         );
     }
 
