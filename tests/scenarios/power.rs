@@ -45,7 +45,6 @@ impl Scene {
             let disk = Disk::below(&place);
             std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o700)).unwrap();
             run(Command::new("sync").arg("-f").arg(&place));
-            do_not_write_by_itself(&place);
             disk
         });
         fleet.start_controller(None);
@@ -82,7 +81,6 @@ impl Scene {
         for (disk, place) in self.disks.iter().zip(&places) {
             disk.unmount();
             disk.mount();
-            do_not_write_by_itself(place);
             let left = std::fs::read(place.join(UNSYNCED)).unwrap_or_default();
             assert!(left.is_empty() || left == [0; 100], "what was not synced is there after the power cut");
             let _ = std::fs::remove_file(place.join(UNSYNCED));
@@ -117,11 +115,6 @@ impl Scene {
         );
         shown.unwrap_or_default()
     }
-}
-
-/// Has the kernel write to a disk what it is told to, and the rest not for minutes.
-fn do_not_write_by_itself(place: &Path) {
-    run(Command::new("mount").args(["-o", "remount,commit=300"]).arg(place));
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Mounted {
         fs::create_dir_all(path).unwrap();
         fs::File::create(image).unwrap().set_len(512 << 20).unwrap();
         try_run(Command::new(format!("mkfs.{kind}")).args(options.split_whitespace()).arg("-q").arg(image))?;
-        mount(kind, image, path)?;
+        mount(kind, "loop", image, path)?;
         Ok(Self { path: path.to_owned(), _dir: None })
     }
 
@@ -88,9 +88,9 @@ impl Drop for Mounted {
     }
 }
 
-/// The loop device goes away with the mount.
-fn mount(kind: &str, image: &Path, path: &Path) -> Result<(), String> {
-    try_run(Command::new("mount").args(["-t", kind, "-o", "loop"]).args([image, path])).map(drop)
+/// With the option `loop` the device goes away with the mount.
+fn mount(kind: &str, options: &str, image: &Path, path: &Path) -> Result<(), String> {
+    try_run(Command::new("mount").args(["-t", kind, "-o", options]).args([image, path])).map(drop)
 }
 
 /// At once where nobody uses it, else as soon as that ends. Also where it is not
@@ -122,8 +122,11 @@ impl Disk {
         disk
     }
 
+    /// The kernel writes to it what it is told to, and the rest not for minutes. That
+    /// is an option of the mount, not of a later one: `mount -o remount` looks the
+    /// place up in a table that others change meanwhile, and may not find it.
     pub fn mount(&self) {
-        mount("ext4", &self.image, &self.at).unwrap();
+        mount("ext4", "loop,commit=300", &self.image, &self.at).unwrap();
     }
 
     /// Lazily, as it goes with a disk that is in use.
