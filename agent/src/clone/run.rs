@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
             }
             Copied::Short => {}
         }
-        // Left in the clone all the same: without a note the second pass takes it anew.
+        // Left in the clone all the same: without a note the second pass takes it again.
         if made.torn {
             return Err(EntryError::Raced);
         }

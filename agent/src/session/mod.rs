@@ -233,7 +233,7 @@ impl Session {
         };
         match put {
             Ok(()) => Ok(()),
-            // Nothing was sent, so nothing has to be allocated anew.
+            // Nothing was sent, so nothing has to be allocated again.
             Err(PutError::Unreachable(cause)) => {
                 tracing::debug!(%cause, "store cannot be reached from this host; pack goes through the controller");
                 self.relay(pack_id, pack).await

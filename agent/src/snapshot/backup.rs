@@ -150,7 +150,7 @@ impl Backup<'_> {
                 Err(error) => self.failed(source.id, begun, error.into()),
             }
         }
-        // Those whose frames went missing are read anew from the first pass on: a full
+        // Those whose frames went missing are read again from the first pass on: a full
         // read with containers quiesced could take hours.
         for attempt in 1..=TRIES {
             pending = self.quiesced_round(pending, mode, attempt).await;
@@ -294,7 +294,7 @@ impl Backup<'_> {
         target.row.finish();
         target.session.close().await;
         target.source.release().await;
-        // Last: whoever hears it may use the source, or open a lease of his own.
+        // Last: once this is told, another job may use the source or open a lease.
         self.job.feed.push(BackupEvent::Source(finished));
     }
 

@@ -149,7 +149,7 @@ impl<E: Clone> Listener<E> {
             if self.ended {
                 return None;
             }
-            // Marked as seen before the look: what comes in between wakes it again.
+            // Marked as seen before the look: an event that comes in between notifies it again.
             self.version.borrow_and_update();
             self.take();
             if self.waiting.is_empty() && !self.ended {

@@ -194,7 +194,7 @@ impl Pipeline {
 
     /// Makes every thread end soon; what is on its way is thrown away.
     pub(crate) fn stop(&self) {
-        // The flag first: a thread that wakes by an emptied queue looks at it.
+        // The flag first: a thread that is notified of an emptied queue looks at it.
         self.stopped.store(true, Ordering::Relaxed);
         self.to_ask.abandon();
         self.to_encode.abandon();

@@ -30,7 +30,7 @@ impl<T> Queue<T> {
     pub(crate) fn put(&self, item: T) -> bool {
         let mut state = self.lock();
         while !state.closed && state.items.len() >= self.room {
-            // Takers and putters wait for the same condition, so every change wakes all of them.
+            // Takers and putters wait for the same condition, so every change notifies all.
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.closed {

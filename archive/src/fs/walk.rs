@@ -82,7 +82,7 @@ impl Walk {
     fn push(&mut self, dir: OwnedFd) -> Result<(), Errno> {
         let stat = fstat(&dir)?;
         let names = retry(|| {
-            // A second try begins anew: the first one may have read some of the names.
+            // A second try begins again: the first one may have read some of the names.
             rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(0))?;
             Names::read(dir.as_fd())
         })?;

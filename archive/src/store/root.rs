@@ -53,7 +53,7 @@ impl Durable {
     fn ensure(&self, at: &OwnedFd, below: &OwnedFd, made: bool) -> std::io::Result<()> {
         let stat = rustix::fs::fstat(below)?;
         let id = (stat.st_dev, stat.st_ino);
-        // By inode and not by name: a directory that was made anew under its old name is not on
+        // By inode and not by name: a directory that was recreated under its old name is not on
         // disk yet.
         if !made && self.lock().contains(&id) {
             return Ok(());

@@ -68,7 +68,7 @@ impl Catalog {
                 number
             }
         };
-        // Condemned or deleting, it is live again: what is unused is found anew by the next
+        // Condemned or deleting, it is live again: what is unused is found again by the next
         // collection, and what is used after all would be lost.
         sqlx::query(
             "update packs set state = 'live', suspect = 0, length = $2, condemned_lease = null

@@ -67,7 +67,7 @@ async fn claim(jobs: &Jobs, runner: &Runner, record: JobRecord, now: i64) -> Res
         return Ok(false);
     }
     failpoint("controller.dispatch.after-claim");
-    // Read anew: the claim has raised its generation. A request to cancel that comes after
+    // Read again: the claim has raised its generation. A request to cancel that comes after
     // this is found by the driver, which looks once more when its token is registered.
     let Some(record) = jobs.catalog().job(record.id).await? else { return Ok(false) };
     tracing::info!(job.id = %record.id, job.policy = record.policy, "the job starts");

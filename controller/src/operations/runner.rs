@@ -114,7 +114,7 @@ async fn execute(mut run: JobRun) -> Result<Ending, Failure> {
 /// Cancels the run of a job that somebody asked to cancel before it was driven: by
 /// a former controller, or after `record` was read and before the token was there.
 async fn heed_earlier_cancel(run: &JobRun) -> Result<(), Failure> {
-    // Read anew and not from `run.job`. Whoever cancels writes the request and then looks
+    // Read once more and not from `run.job`. Whoever cancels writes the request and then looks
     // for a token; here the token is there first and the row is read after it. One of the
     // two comes second and sees what the other left, so no request is lost.
     let record = run.jobs.catalog().job(run.job.id).await?;

@@ -370,7 +370,7 @@ impl Round<'_> {
             after = last.number;
             let used = self.used(&page, kept).await?;
             for pack in page {
-                // One that is condemned is judged anew: what has come since may use it.
+                // One that is condemned is judged again: what has come since may use it.
                 let live = PackRecord { state: PackState::Live, ..pack };
                 if Protocol::WHOLE.first_mark(facts(&live, &used, holding)) {
                     report.packs_deleted += 1;

@@ -57,7 +57,7 @@ impl Fleet {
         self.host(name).join(token, &rights)
     }
 
-    /// Enrols a host anew under the name it has, and starts its agent again.
+    /// Enrols a host again under the name it has, and starts its agent again.
     pub fn rejoin(&mut self, name: &str, token: &str) {
         let rights = self.rights.clone();
         let host = self.host(name);

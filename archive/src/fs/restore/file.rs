@@ -29,7 +29,7 @@ pub(super) fn work(shared: &Shared<'_>) {
             Task::Files { number, files } => (number, make_files(shared, files)),
             Task::Piece { file, extents } => (file.number, write_piece(shared, &file, extents)),
         };
-        // A part that failed counts as done: who waits for it has to wake up, and then finds the
+        // A part that failed counts as done: the thread that waits for it is notified, and finds the
         // failure.
         if let Err(error) = outcome {
             shared.fail(error);
