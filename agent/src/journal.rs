@@ -246,7 +246,7 @@ fn encode(action: &CleanupAction) -> Vec<u8> {
 }
 
 fn checksum(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(body))
 }
 
 enum Record {

@@ -73,20 +73,11 @@ ulid_id!(
     "allocation"
 );
 
-fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
+/// Of 64 lower-case digits alone: a name has one form.
 fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 || digits.iter().any(|d| !matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
     let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    (!text.contains(|digit: char| digit.is_ascii_uppercase())).then_some(bytes)
 }
 
 /// BLAKE3-256 of a frame's raw bytes.
@@ -106,13 +97,13 @@ impl FrameId {
 
 impl fmt::Display for FrameId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0, f)
+        f.write_str(&hex::encode(self.0))
     }
 }
 
 impl fmt::Debug for FrameId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0[..6], f)
+        f.write_str(&hex::encode(&self.0[..6]))
     }
 }
 
@@ -138,7 +129,7 @@ pub struct PackId {
 
 impl fmt::Display for PackId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.sha256, f)?;
+        f.write_str(&hex::encode(self.sha256))?;
         write!(f, "-{}", self.allocation)
     }
 }

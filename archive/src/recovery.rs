@@ -48,7 +48,7 @@ fn released(file: RecoveryFile) -> &'static [&'static str] {
 
 /// SHA-256 of a text in hexadecimal digits.
 pub fn hash(text: impl AsRef<[u8]>) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(text))
 }
 
 #[cfg(test)]

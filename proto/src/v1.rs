@@ -2087,8 +2087,8 @@ pub struct ReadFileRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadFileResponse {
-    #[prost(bytes = "vec", tag = "1")]
-    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HoldSnapshotRequest {
@@ -8319,8 +8319,8 @@ pub struct OpenRestoreResponse {
     #[prost(string, tag = "2")]
     pub repository_id: ::prost::alloc::string::String,
     /// The stored snapshot object, header and body (archive format).
-    #[prost(bytes = "vec", tag = "3")]
-    pub snapshot_object: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub snapshot_object: ::prost::bytes::Bytes,
     /// The host the snapshot was taken on is the one that restores it.
     #[prost(bool, tag = "4")]
     pub same_host: bool,
@@ -8389,8 +8389,8 @@ pub struct UploadPackRequest {
     pub lease_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub pack_id: ::prost::alloc::string::String,
-    #[prost(bytes = "vec", tag = "3")]
-    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub data: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UploadPackResponse {}
@@ -8427,8 +8427,8 @@ pub struct CommitSnapshotRequest {
     #[prost(string, tag = "1")]
     pub lease_id: ::prost::alloc::string::String,
     /// The agent's body of the snapshot object (archive format).
-    #[prost(bytes = "vec", tag = "2")]
-    pub body: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommitSnapshotResponse {
@@ -8512,8 +8512,8 @@ pub struct ReadPackRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadPackResponse {
-    #[prost(bytes = "vec", tag = "1")]
-    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportLostRequest {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use e2e::command::run;
 use e2e::fleet::{Fleet, Said};
 use e2e::hostile::{Flood, Intruder, Target};
@@ -272,7 +273,8 @@ fn v04_lost_frames_on_dense_packs_and_full_pages_take_no_memory() {
     attack.put(&pages);
     let root = index(&pages.table.iter().map(|entry| entry.id).collect::<Vec<_>>());
     attack.put(&root);
-    let request = v1::CommitSnapshotRequest { lease_id: attack.lease.clone(), body: body(root.table[0].id) };
+    let request =
+        v1::CommitSnapshotRequest { lease_id: attack.lease.clone(), body: body(root.table[0].id).into() };
     let (evil, request) = (attack.evil.clone(), request);
     let committing = attack
         .runtime
@@ -337,11 +339,11 @@ fn v04_a_byte_now_and_then_keeps_no_place() {
             let mut client = evil.repository().await;
             let request = v1::AllocPackRequest { lease_id: lease.clone(), length, sha256: vec![n; 32] };
             let pack_id = client.alloc_pack(request).await?.into_inner().pack_id;
-            let first = v1::UploadPackRequest { lease_id: lease, pack_id, data: vec![0] };
+            let first = v1::UploadPackRequest { lease_id: lease, pack_id, data: Bytes::from_static(&[0]) };
             let begun = futures_util::stream::once(async { first });
             let drip = futures_util::stream::unfold((), |()| async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                Some((v1::UploadPackRequest { data: vec![0], ..Default::default() }, ()))
+                Some((v1::UploadPackRequest { data: Bytes::from_static(&[0]), ..Default::default() }, ()))
             });
             // As long as a test may take: nothing here ends it.
             client.upload_pack(begun.chain(drip.take(600))).await.map(|_| ())
@@ -427,7 +429,7 @@ fn v05_a_host_that_names_another_in_its_snapshots_is_refused_and_offline_names_a
     let (pages, root) = empty_tree(0);
     attack.put(&pages);
     let commit = |body: Vec<u8>| {
-        let request = v1::CommitSnapshotRequest { lease_id: attack.lease.clone(), body };
+        let request = v1::CommitSnapshotRequest { lease_id: attack.lease.clone(), body: body.into() };
         attack.runtime.block_on(async { attack.evil.repository().await.commit_snapshot(request).await })
     };
     for (host, source) in [("host-a", "data"), ("evil", "other"), ("host-a", "other")] {
@@ -486,7 +488,7 @@ fn x09_a_host_that_lies_about_dates_moves_no_snapshot_before_or_behind_another()
         if !committed.is_empty() {
             said.source = SourceFacts { kind: "directory".into(), name: "/x".into(), ..said.source };
         }
-        let request = v1::CommitSnapshotRequest { lease_id: lease.clone(), body: encode_body(&said) };
+        let request = v1::CommitSnapshotRequest { lease_id: lease.clone(), body: encode_body(&said).into() };
         let answer =
             attack.runtime.block_on(async { attack.evil.repository().await.commit_snapshot(request).await });
         match answer.expect("an answer").into_inner().outcome {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use holdfast_archive::pack_io::{FrameKind, SealedPack};
 use holdfast_proto::closable::Closable;
@@ -18,7 +19,7 @@ use holdfast_proto::v1::snapshot_service_server::{SnapshotService, SnapshotServi
 use holdfast_proto::v1::volume_service_server::{VolumeService, VolumeServiceServer};
 use holdfast_proto::{AGENT_ALPN, SERVER_NAME, v1};
 use http_body_util::StreamBody;
-use hyper::body::{Bytes, Frame};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
@@ -182,8 +183,8 @@ impl Intruder {
         };
         let id = client.alloc_pack(request).await.expect("announced").into_inner().pack_id;
         let (lease_id, pack_id) = (lease.to_owned(), id.clone());
-        let first = v1::UploadPackRequest { lease_id, pack_id, data: Vec::new() };
-        let rest: Vec<_> = pack.bytes.chunks(1 << 20).map(|data| data.to_vec()).collect();
+        let first = v1::UploadPackRequest { lease_id, pack_id, data: Bytes::new() };
+        let rest: Vec<_> = pack.bytes.chunks(1 << 20).map(Bytes::copy_from_slice).collect();
         let rest = rest.into_iter().map(|data| v1::UploadPackRequest { data, ..Default::default() });
         let messages = futures_util::stream::iter(std::iter::once(first).chain(rest));
         client.upload_pack(messages).await.expect("stored");

@@ -37,8 +37,7 @@ fn short(name: &OsStr) -> OsString {
     if name.len() <= NAME_MAX {
         return name.to_owned();
     }
-    let digest = Sha256::digest(name.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    hex::encode(Sha256::digest(name.as_bytes())).into()
 }
 
 /// Whether [`clone_path`] could have given this path.

@@ -7,7 +7,7 @@ use crate::engine::{Container, ContainerState, HealthState, Mount, MountKind};
 /// A running one.
 pub(super) fn container(name: &str, mounts: Vec<Mount>, needs: &[&str]) -> Container {
     Container {
-        id: name.bytes().map(|byte| format!("{byte:02x}")).collect::<String>() + &"0".repeat(40),
+        id: hex::encode(name) + &"0".repeat(40),
         name: name.to_owned(),
         image: String::new(),
         image_id: String::new(),

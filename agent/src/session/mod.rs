@@ -91,7 +91,7 @@ impl Session {
     /// # Errors
     /// When the controller refuses it or cannot be reached. Not knowing the
     /// answer is an error too; offering the same body again is harmless.
-    pub async fn commit(&self, body: Vec<u8>) -> Result<Commit, PackIoError> {
+    pub async fn commit(&self, body: Bytes) -> Result<Commit, PackIoError> {
         failpoint("agent.commit.before");
         let answer = self
             .caller
@@ -383,7 +383,7 @@ fn upload_messages(
         v1::UploadPackRequest {
             lease_id: if first { lease.clone() } else { String::new() },
             pack_id: if first { pack_id.clone() } else { String::new() },
-            data: data.to_vec(),
+            data,
         }
     })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_archive::ids::{FrameId, SnapshotId, SourceId};
 use holdfast_archive::pack_io::PackIoError;
 use holdfast_archive::snapshot::Extent;
@@ -77,7 +78,7 @@ pub enum Damaged {
 #[derive(Debug)]
 pub struct Restore {
     pub session: Session,
-    pub snapshot_object: Vec<u8>,
+    pub snapshot_object: Bytes,
 }
 
 impl DataPlane {

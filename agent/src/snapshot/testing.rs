@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use holdfast_archive::ids::{AllocationId, FrameId, HostId, PackId, RepositoryId, SnapshotId, SourceId};
 use holdfast_archive::snapshot::{Names, SnapshotBody, SnapshotHeader, decode_body, encode_object};
@@ -171,7 +172,7 @@ impl RepositoryService for Repository {
         };
         Ok(Response::new(v1::OpenRestoreResponse {
             lease_id: LeaseId::generate().to_string(),
-            snapshot_object: encode_object(&header, body),
+            snapshot_object: encode_object(&header, body).into(),
             same_host: true,
             ..Default::default()
         }))
@@ -278,7 +279,7 @@ impl RepositoryService for Repository {
         let number = snapshots.len() as u64 + 1;
         let id = SnapshotId { host, source, number };
         let account = decode_body(&body).unwrap();
-        snapshots.push((id, body));
+        snapshots.push((id, body.to_vec()));
         let committed = v1::CommittedSnapshot {
             snapshot_id: id.to_string(),
             number,
@@ -314,8 +315,10 @@ impl RepositoryService for Repository {
         let v1::ReadPackRequest { lease_id: _, pack_id, offset, length } = request.into_inner();
         let from = usize::try_from(offset).unwrap();
         let bytes = &state.packs[&pack_id][from..from + usize::try_from(length).unwrap()];
-        let messages: Vec<_> =
-            bytes.chunks(1 << 20).map(|data| Ok(v1::ReadPackResponse { data: data.to_vec() })).collect();
+        let messages: Vec<_> = bytes
+            .chunks(1 << 20)
+            .map(|data| Ok(v1::ReadPackResponse { data: Bytes::copy_from_slice(data) }))
+            .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 

@@ -183,7 +183,7 @@ impl PackSink for DirectSession {
     fn put_pack(&self, pack: SealedPack) -> Result<(), PackIoError> {
         let id = PackId { sha256: pack.sha256, allocation: AllocationId::generate() };
         let len = pack.bytes.len() as u64;
-        self.runtime.block_on(self.repository.store().put(&ObjectKey::Pack(id), pack.bytes))?;
+        self.runtime.block_on(self.repository.store().put_pack(id, pack.bytes))?;
         // Only once it is stored: `have` promises.
         self.index.write().unwrap_or_else(PoisonError::into_inner).add(id, len, &pack.table);
         Ok(())

@@ -48,7 +48,7 @@ pub use probe::{PresignedProbe, Probe};
 pub use retry::RetryPolicy;
 pub use root::NO_INFO;
 
-use crate::ids::RepositoryId;
+use crate::ids::{PackId, RepositoryId};
 use crate::keys::{ObjectKey, Prefix};
 use backend::{Backend, RawBody, RawListed, RawPage};
 use directory::Directory;
@@ -264,11 +264,24 @@ impl Store {
     /// `Refused` for an object that is too large, or what the last try failed with: the
     /// object may be there all the same.
     pub async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<(), StoreError> {
+        let sha256 = sha256(&bytes);
+        self.put_hashed(key, bytes, sha256).await
+    }
+
+    /// Writes a pack whose bytes the caller has hashed: its name has their SHA-256, and they
+    /// are not read once more to find it out. A store that checks hashes refuses other bytes.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_pack(&self, pack: PackId, bytes: Bytes) -> Result<(), StoreError> {
+        self.put_hashed(&ObjectKey::Pack(pack), bytes, pack.sha256).await
+    }
+
+    async fn put_hashed(&self, key: &ObjectKey, bytes: Bytes, sha256: [u8; 32]) -> Result<(), StoreError> {
         let name = key.to_string();
         if bytes.len() as u64 > MAX_OBJECT_BYTES {
             return Err(too_large(&name, bytes.len() as u64));
         }
-        let sha256 = sha256(&bytes);
         self.repeating(&name, || async {
             match self.put_once(&name, &bytes, &sha256).await {
                 // The answer was lost, and the bytes may be there: to look costs less than to send

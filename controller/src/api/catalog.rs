@@ -255,7 +255,7 @@ fn zeros(mut count: u64, sender: &Sender<ReadFileResponse>) -> Result<(), Status
 }
 
 fn send(piece: Bytes, sender: &Sender<ReadFileResponse>) -> Result<(), Status> {
-    sender.send(Ok(ReadFileResponse { data: piece.into() })).map_err(gone)
+    sender.send(Ok(ReadFileResponse { data: piece })).map_err(gone)
 }
 
 fn gone(_: ReaderGone) -> Status {

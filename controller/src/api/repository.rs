@@ -112,7 +112,7 @@ impl RepositoryService for RepositoryApi {
         Ok(Response::new(v1::OpenRestoreResponse {
             lease_id: opened.lease.to_string(),
             repository_id: opened.repository.to_string(),
-            snapshot_object: opened.object,
+            snapshot_object: opened.object.into(),
             same_host: opened.same_host,
         }))
     }
@@ -316,8 +316,10 @@ async fn send(
             Ok(None) => return Ok(()),
             Err(error) => return deliver(&to, Err(status(error))).await,
         };
-        for data in piece.bytes.chunks(MESSAGE) {
-            deliver(&to, Ok(v1::ReadPackResponse { data: data.to_vec() })).await?;
+        let mut left = piece.bytes.clone();
+        while !left.is_empty() {
+            let data = left.split_to(left.len().min(MESSAGE));
+            deliver(&to, Ok(v1::ReadPackResponse { data })).await?;
         }
         if to.is_closed() {
             return Ok(());

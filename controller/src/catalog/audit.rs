@@ -374,7 +374,7 @@ fn link(before: &str, row: &AuditRow) -> String {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text);
     }
-    crate::identity::token::hex(&hash.finalize())
+    hex::encode(hash.finalize())
 }
 
 #[cfg(test)]

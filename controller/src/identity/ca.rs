@@ -218,7 +218,7 @@ fn random_serial() -> (SerialNumber, String) {
     let mut bytes: [u8; 16] = rand::random();
     // Positive in DER, and without a leading zero byte that an encoder might drop.
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    (SerialNumber::from_slice(&bytes), super::token::hex(&bytes))
+    (SerialNumber::from_slice(&bytes), hex::encode(bytes))
 }
 
 fn name(common_name: &str) -> DistinguishedName {

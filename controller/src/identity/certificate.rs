@@ -61,7 +61,7 @@ impl HostCertificate {
         let validity = parsed.validity();
         Ok(Self {
             host,
-            serial: super::token::hex(parsed.raw_serial()),
+            serial: hex::encode(parsed.raw_serial()),
             validity: Validity {
                 not_before_ms: validity.not_before.timestamp().saturating_mul(1000),
                 not_after_ms: validity.not_after.timestamp().saturating_mul(1000),

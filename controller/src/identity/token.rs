@@ -14,21 +14,12 @@ pub fn random_secret() -> [u8; 32] {
 
 /// A new token for an operator, to be shown once.
 pub fn generate_operator_token() -> SecretString {
-    SecretString::from(format!("{OPERATOR_PREFIX}{}", hex(&random_secret())))
+    SecretString::from(format!("{OPERATOR_PREFIX}{}", hex::encode(random_secret())))
 }
 
 /// What is stored of, and looked up for, a secret.
 pub fn hash(secret: &[u8]) -> String {
-    hex(&Sha256::digest(secret))
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
+    hex::encode(Sha256::digest(secret))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ async fn export_state(jobs: &Jobs) -> Result<&'static str, LoopError> {
     hash.update((policies.len() as u64).to_be_bytes());
     hash.update(&policies);
     hash.update(&hosts);
-    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex::encode(hash.finalize());
     if catalog.setting(WRITTEN).await?.as_deref() == Some(&hash) {
         return Ok("nothing changed");
     }

@@ -245,7 +245,7 @@ impl Repository {
         // Last before the bytes are stored: nothing is put into a bucket that another controller
         // has taken over meanwhile.
         self.refuse_foreign().await?;
-        self.store().put(&ObjectKey::Pack(pack.id), bytes).await.map_err(|error| match error.kind() {
+        self.store().put_pack(pack.id, bytes).await.map_err(|error| match error.kind() {
             // They were what was announced when they came here; nothing stored is damaged.
             StoreErrorKind::Corrupt => upload_failed(&pack, &error.to_string()),
             _ => error.into(),

@@ -96,7 +96,7 @@ impl Backup<'_> {
             containers: users::describe(&self.context.engine, &self.context.specs, &target.source.place())
                 .await,
         };
-        match target.session.commit(encode_body(&body)).await {
+        match target.session.commit(encode_body(&body).into()).await {
             Ok(Commit::Committed(Committed { snapshot, stored })) => {
                 let taken = Taken { snapshot, partial, shrunk, problems };
                 Ok(Offer::Taken(Done { stats, taken }.corrected_by(stored)))

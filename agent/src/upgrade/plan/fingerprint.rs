@@ -34,7 +34,7 @@ impl World<'_> {
         let value = serde_json::to_value(self).expect("strings, lists and JSON become JSON");
         let mut text = String::new();
         write(&value, &mut text);
-        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(text.as_bytes()))
     }
 }
 

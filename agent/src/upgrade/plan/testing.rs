@@ -7,7 +7,7 @@ use crate::engine::{Container, ContainerState, HealthState};
 /// A running container with nothing in particular.
 pub(crate) fn container(name: &str) -> Container {
     Container {
-        id: name.bytes().map(|byte| format!("{byte:02x}")).collect::<String>() + &"0".repeat(40),
+        id: hex::encode(name) + &"0".repeat(40),
         name: name.to_owned(),
         image: "app:1".to_owned(),
         image_id: "sha256:1".to_owned(),

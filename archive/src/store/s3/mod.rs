@@ -201,10 +201,12 @@ impl S3 {
         sha256: &[u8; 32],
         policy: &RetryPolicy,
     ) -> Result<(), StoreError> {
-        self.put_if(name, bytes, sha256, false, policy).await
+        let watch = Watch::new(bytes.clone()).signed_as(sha256);
+        self.send(name, watch, sha256, false, policy).await
     }
 
-    /// With `absent`, asks the store to refuse where the object is there.
+    /// For probes: the checksum goes along as it is given, right or wrong, and the signature
+    /// covers what the bytes are. With `absent`, asks the store to refuse where the object is there.
     pub(super) async fn put_if(
         &self,
         name: &str,
@@ -213,6 +215,18 @@ impl S3 {
         absent: bool,
         policy: &RetryPolicy,
     ) -> Result<(), StoreError> {
+        self.send(name, Watch::new(bytes.clone()), sha256, absent, policy).await
+    }
+
+    async fn send(
+        &self,
+        name: &str,
+        watch: Watch,
+        sha256: &[u8; 32],
+        absent: bool,
+        policy: &RetryPolicy,
+    ) -> Result<(), StoreError> {
+        let bytes = watch.bytes();
         let request = self
             .client
             .put_object()
@@ -222,7 +236,6 @@ impl S3 {
             .checksum_sha256(base64::encode(sha256))
             .set_if_none_match(absent.then(|| "*".to_owned()))
             .body(SdkBody::from(bytes.clone()).into());
-        let watch = Watch::new(bytes.clone());
         let upload = request.customize().interceptor(watch.clone()).send();
         self.watched(name, &watch, policy, upload)
             .await?

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
 };
@@ -67,6 +68,8 @@ pub(super) struct Watch {
     bytes: Bytes,
     progress: Arc<Progress>,
     instead: Option<Presigned>,
+    /// Hexadecimal.
+    sha256: Option<String>,
 }
 
 /// The upload stood still.
@@ -76,7 +79,17 @@ pub(super) struct Stalled {
 
 impl Watch {
     pub(super) fn new(bytes: Bytes) -> Self {
-        Self { bytes, progress: Arc::default(), instead: None }
+        Self { bytes, progress: Arc::default(), instead: None, sha256: None }
+    }
+
+    /// Signs the upload with this SHA-256 of its bytes, which the client would read all of
+    /// them for once more.
+    pub(super) fn signed_as(self, sha256: &[u8; 32]) -> Self {
+        Self { sha256: Some(hex::encode(sha256)), ..self }
+    }
+
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// Sends these bytes by that request, whatever was to be sent.
@@ -117,6 +130,18 @@ impl Watch {
 impl Intercept for Watch {
     fn name(&self) -> &'static str {
         "Watch"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(sha256) = &self.sha256 {
+            config.interceptor_state().store_put(PayloadSigningOverride::Precomputed(sha256.clone()));
+        }
+        Ok(())
     }
 
     fn modify_before_transmit(

@@ -90,7 +90,6 @@ fn o07_an_edit_that_would_forget_more_than_half_is_named() {
             partial: false,
             held: false,
             purge_after_ms: None,
-            verified_ms: None,
             extent: None,
             shrink_accepted: false,
         })

@@ -156,7 +156,7 @@ async fn h09_a_commit_names_no_more_missing_frames_than_a_message_holds() {
     }
     assert_eq!(marked, FRAMES as u64);
     let mut client = world.client().await;
-    let request = v1::CommitSnapshotRequest { lease_id: lease.to_string(), body: wide.body.clone() };
+    let request = v1::CommitSnapshotRequest { lease_id: lease.to_string(), body: wide.body.clone().into() };
     let answer = client.commit_snapshot(request).await.expect("an answer that can be sent").into_inner();
     match answer.outcome {
         Some(v1::commit_snapshot_response::Outcome::Missing(missing)) => {

@@ -151,7 +151,7 @@ async fn v06_nothing_is_sent_or_committed_under_the_lease_of_a_backup_that_is_ov
         let upload = v1::UploadPackRequest {
             lease_id: lease_id.clone(),
             pack_id: pack.to_string(),
-            data: tree.pack.bytes.to_vec(),
+            data: tree.pack.bytes.clone(),
         };
         refused(client.upload_pack(futures_util::stream::iter([upload])).await, over);
         let commit = v1::CommitPackRequest {
@@ -160,7 +160,7 @@ async fn v06_nothing_is_sent_or_committed_under_the_lease_of_a_backup_that_is_ov
             frames: Vec::new(),
         };
         refused(client.commit_pack(commit).await, over);
-        let commit = v1::CommitSnapshotRequest { lease_id, body: tree.body.clone() };
+        let commit = v1::CommitSnapshotRequest { lease_id, body: tree.body.clone().into() };
         refused(client.commit_snapshot(commit).await, over);
         let snapshots = world.repository.list(&SnapshotFilter::default()).await.expect("listed");
         assert_eq!(snapshots.len(), 1, "{over:?}: no snapshot was added");

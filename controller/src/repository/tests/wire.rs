@@ -54,7 +54,7 @@ async fn h11_a_repeated_commit_is_answered_with_what_the_first_one_said_of_itsel
     let lease = open().await.lease;
     world.send(lease, &whole.pack).await;
     let mut commit = async |lease: LeaseId, body: Vec<u8>| {
-        let request = v1::CommitSnapshotRequest { lease_id: lease.to_string(), body };
+        let request = v1::CommitSnapshotRequest { lease_id: lease.to_string(), body: body.into() };
         match client.commit_snapshot(request).await.expect("answers").into_inner().outcome {
             Some(v1::commit_snapshot_response::Outcome::Committed(committed)) => committed,
             other => panic!("{other:?}"),
