@@ -23,6 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_archive::backoff::Backoff;
 use holdfast_archive::fs::parts::{Mounts, directory};
 use holdfast_proto::ids::{InstanceId, JobId};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -49,7 +50,7 @@ const IN_USE: &str =
     "a container uses the half-restored volume, or its directory, by now; it is left to its user";
 
 const POLL: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const PAUSES: Backoff = Backoff::new(POLL, Duration::from_secs(60));
 
 /// Carries out cleanup actions; cheap to clone. One [`RecoveryWorker::run`] per process.
 #[derive(Debug, Clone)]
@@ -265,7 +266,7 @@ impl RecoveryWorker {
                 Err(error) => {
                     // It never gives up: a container that stays paused is an outage, and the
                     // Engine may be down for hours.
-                    let pause = POLL.saturating_mul(1 << due.failures.min(9)).min(LONGEST_PAUSE);
+                    let pause = PAUSES.pause(due.failures + 1);
                     tracing::error!(action = %describe(&due.action), %error, retry_in = ?pause, "cleanup failed and will be tried again");
                     self.postpone(id, pause, 1);
                 }

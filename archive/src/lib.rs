@@ -95,6 +95,7 @@
 
 #![warn(clippy::missing_errors_doc)]
 
+pub mod backoff;
 pub mod entry;
 pub mod envelope;
 pub mod fetch;

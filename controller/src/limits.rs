@@ -84,7 +84,9 @@ pub const PAGE_BYTES: usize = 8 * MIB;
 /// Bytes of packs in memory on their way to the store, all hosts together.
 pub const UPLOAD_BYTES: usize = 384 * MIB;
 /// The same for one host: a quarter.
-pub const UPLOAD_BYTES_OF_HOST: usize = UPLOAD_BYTES / 4;
+pub const fn upload_bytes_of_host(all: usize) -> usize {
+    all / 4
+}
 /// Uploads of one host at once; further ones wait.
 pub const UPLOADS_OF_HOST: usize = 4;
 /// An upload may take this long ...
@@ -220,7 +222,7 @@ mod tests {
             ("pages", PAGES.to_string()),
             ("page bytes", bytes(PAGE_BYTES)),
             ("upload bytes", bytes(UPLOAD_BYTES)),
-            ("upload bytes of a host", bytes(UPLOAD_BYTES_OF_HOST)),
+            ("upload bytes of a host", bytes(upload_bytes_of_host(UPLOAD_BYTES))),
             ("uploads of a host", UPLOADS_OF_HOST.to_string()),
             ("upload time", time(UPLOAD_TIME)),
             ("upload rate", format!("{}/s", wide(UPLOAD_RATE))),

@@ -8,6 +8,7 @@ use e2e::object_store::ObjectStore;
 use e2e::require_object_store;
 use e2e::s3::{Misbehaviour, Mishap, S3Server};
 use e2e::wait;
+use holdfast_archive::backoff::Backoff;
 use holdfast_archive::ids::{AllocationId, PackId};
 use holdfast_archive::keys::{ObjectKey, Prefix};
 use holdfast_archive::store::{
@@ -23,8 +24,7 @@ fn pack(n: u8) -> ObjectKey {
 fn patient() -> RetryPolicy {
     RetryPolicy {
         give_up_after: Duration::from_secs(300),
-        first_delay: Duration::from_millis(5),
-        longest_delay: Duration::from_millis(50),
+        backoff: Backoff::new(Duration::from_millis(5), Duration::from_millis(50)),
         stall_after: Duration::from_secs(120),
     }
 }

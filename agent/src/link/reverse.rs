@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use holdfast_archive::backoff::Backoff;
 use holdfast_archive::text::causes;
 use holdfast_proto::AGENT_ALPN;
 use holdfast_proto::closable::Closable;
@@ -30,8 +31,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long calls under way may take when the agent stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 
 /// In the extensions of a call that came from the controller, over the link;
 /// calls over the local socket have none.
@@ -49,7 +49,7 @@ pub(super) async fn serve<R>(
 ) where
     R: Fn() -> Router,
 {
-    let mut pause = FIRST_PAUSE;
+    let mut failures = 0;
     loop {
         let Held { identity, joined } = held.borrow_and_update().clone();
         // Ends what is done for this identity, when it is over or `stop` is.
@@ -59,28 +59,28 @@ pub(super) async fn serve<R>(
                 std::future::pending::<()>().await;
             }
         };
-        let before = pause;
+        let before = failures;
         let attempt = async {
             let Some(identity) = identity else {
                 over.cancelled().await;
-                return FIRST_PAUSE;
+                return 0;
             };
             // A connection that was accepted and broke is dialled again soon; one that was
-            // not costs more patience each time.
+            // not is waited for longer each time.
             let greeted = serve_next(&identity, &router, &controller, connection_file, &over).await;
-            let pause = if greeted { FIRST_PAUSE } else { before };
+            let failures = if greeted { 1 } else { u32::saturating_add(before, 1) };
             tokio::select! {
                 () = over.cancelled() => {}
-                () = tokio::time::sleep(jittered(pause)) => {}
+                () = tokio::time::sleep(PAUSES.pause(failures)) => {}
             }
-            (pause * 2).min(LONGEST_PAUSE)
+            failures
         };
         tokio::pin!(attempt);
         let changed = tokio::select! {
             () = stop.cancelled() => false,
             () = another => true,
             next = &mut attempt => {
-                pause = next;
+                failures = next;
                 continue;
             }
         };
@@ -94,7 +94,7 @@ pub(super) async fn serve<R>(
         if !changed {
             return;
         }
-        pause = FIRST_PAUSE;
+        failures = 0;
     }
 }
 
@@ -201,9 +201,4 @@ async fn drain(gone: &CancellationToken) {
     if ended.is_err() {
         tracing::debug!("the connection to the controller is closed");
     }
-}
-
-/// Between half of `pause` and all of it.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..1.0))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use holdfast_archive::backoff::Backoff;
 use holdfast_archive::pack_io::PackIoError;
 use holdfast_proto::error_code::error_code_text;
 use holdfast_proto::v1::repository_service_client::RepositoryServiceClient;
@@ -23,8 +24,7 @@ use crate::store_pin::StorePin;
 /// stall limits long before.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 
 /// A call the controller refused, or that could not be made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -148,9 +148,7 @@ impl Caller {
 
     /// Waits before the next attempt: longer each time, never the same twice.
     pub(super) async fn pause(&self, attempt: u32) -> Result<(), PackIoError> {
-        let longest = FIRST_PAUSE.saturating_mul(1 << attempt.min(10)).min(LONGEST_PAUSE);
-        let pause = longest.mul_f64(rand::random_range(0.5..1.0));
-        self.unless_cancelled(tokio::time::sleep(pause)).await
+        self.unless_cancelled(tokio::time::sleep(PAUSES.pause(attempt))).await
     }
 }
 

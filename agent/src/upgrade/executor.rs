@@ -18,7 +18,7 @@ use super::Failure;
 use super::record::{Rollback, State};
 use super::run::UpgradeRun;
 use super::steps::Step;
-use super::{FIRST_PAUSE, LONGEST_PAUSE, RECOVERY};
+use super::{PAUSES, RECOVERY};
 
 /// Attempts to bring something to its end, after which it is said that they
 /// fail: some 15 seconds.
@@ -92,7 +92,7 @@ impl UpgradeRun<'_> {
     /// answers again. `within`: gives up after so long; the record stays.
     pub(super) async fn until_done(&mut self, ending: Ending, within: Option<Duration>) {
         let begun = Instant::now();
-        let (mut pause, mut attempts) = (FIRST_PAUSE, 0);
+        let mut attempts = 0;
         loop {
             let tried = match ending {
                 Ending::Commit => self.execute(Step::after_commit()).await,
@@ -101,6 +101,7 @@ impl UpgradeRun<'_> {
             };
             let Err(failure) = tried else { return };
             attempts += 1;
+            let pause = PAUSES.pause(attempts);
             if attempts == TOLD_AFTER {
                 // Heard by who watches the job, and seen in `upgrade status`.
                 let text = format!("this does not come to its end and is tried on: {failure}");
@@ -120,7 +121,6 @@ impl UpgradeRun<'_> {
                 self.quiesce_lock = None;
             }
             tokio::time::sleep_until(next).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

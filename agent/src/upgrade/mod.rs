@@ -43,6 +43,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
+use holdfast_archive::backoff::Backoff;
 use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use tokio::sync::Notify;
@@ -77,7 +78,7 @@ const RECOVERY: Duration = Duration::from_secs(300);
 
 /// Pauses between attempts to go back or forward after a crash.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const PAUSES: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(30));
 
 /// What upgrades work with.
 #[derive(Debug)]

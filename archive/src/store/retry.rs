@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
+
 use super::error::{StoreError, StoreErrorKind};
 
 const MAX_CORRUPT_ATTEMPTS: u32 = 4;
@@ -21,8 +23,7 @@ const MEDIUM_DELAY: Duration = Duration::from_millis(50);
 pub struct RetryPolicy {
     /// From the first attempt of a request.
     pub give_up_after: Duration,
-    pub first_delay: Duration,
-    pub longest_delay: Duration,
+    pub backoff: Backoff,
     /// A body of which not even [`Self::STALL_BYTES`] came in this time is
     /// given up, and the request repeated.
     pub stall_after: Duration,
@@ -36,8 +37,7 @@ impl RetryPolicy {
     pub fn patient() -> Self {
         Self {
             give_up_after: Duration::from_secs(180),
-            first_delay: Duration::from_millis(200),
-            longest_delay: Duration::from_secs(10),
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
             stall_after: Duration::from_secs(20),
         }
     }
@@ -46,7 +46,7 @@ impl RetryPolicy {
     pub fn interactive() -> Self {
         Self {
             give_up_after: Duration::from_secs(15),
-            longest_delay: Duration::from_secs(2),
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(2)),
             ..Self::patient()
         }
     }
@@ -64,12 +64,7 @@ impl RetryPolicy {
         if error.is_at_rest() {
             return Some(MEDIUM_DELAY);
         }
-        // Capped in the exponent: 2^16 times the first delay is longer than any cap, and the shift
-        // cannot overflow.
-        let doubled = self.first_delay.saturating_mul(1 << attempts_made.saturating_sub(1).min(16));
-        let most = doubled.min(self.longest_delay);
-        // Between half of it and all of it.
-        let pause = most.mul_f64(rand::random_range(0.5..=1.0));
+        let pause = self.backoff.pause(attempts_made);
         // A pause that ends after the limit is not begun: nobody waits for a try that will not be
         // made.
         (elapsed + pause < self.give_up_after).then_some(pause)
@@ -110,7 +105,7 @@ mod tests {
             attempts += 1;
             match policy.pause(&error(StoreErrorKind::Throttled), attempts, elapsed) {
                 Some(pause) => {
-                    assert!(pause <= policy.longest_delay);
+                    assert!(pause <= policy.backoff.longest);
                     elapsed += pause;
                 }
                 None => break,

@@ -30,7 +30,6 @@ pub struct SnapshotRecord {
     pub partial: bool,
     pub held: bool,
     pub purge_after_ms: Option<i64>,
-    pub verified_ms: Option<i64>,
     /// `None`: not known, or not to be compared with others.
     pub extent: Option<Extent>,
     /// An operator accepted that the source is as small as this.
@@ -258,20 +257,6 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Notes when a snapshot was last proved readable.
-    pub async fn set_verified(&self, id: &SnapshotId, at_ms: i64) -> Result<(), CatalogError> {
-        sqlx::query(
-            "update snapshots set verified_ms = $4 where host_id = $1 and source_id = $2 and number = $3",
-        )
-        .bind(id.host.to_string())
-        .bind(id.source.to_string())
-        .bind(signed(id.number))
-        .bind(at_ms)
-        .execute(self.pool())
-        .await?;
-        Ok(())
-    }
-
     /// Forgotten snapshots that the protocol lets go, at most so many. With
     /// `apply` they become purging and the commit number rises.
     pub async fn begin_purge(
@@ -444,7 +429,6 @@ fn read(row: &SqliteRow) -> Result<SnapshotRecord, CatalogError> {
         partial: row.try_get("partial")?,
         held: row.try_get("held")?,
         purge_after_ms: row.try_get("purge_after_ms")?,
-        verified_ms: row.try_get("verified_ms")?,
         extent,
         shrink_accepted: row.try_get("shrink_accepted")?,
     })

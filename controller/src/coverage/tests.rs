@@ -68,7 +68,6 @@ fn snapshot(source: &SourceRecord, age_ms: i64, partial: bool) -> SnapshotRecord
         partial,
         held: false,
         purge_after_ms: None,
-        verified_ms: None,
         extent: None,
         shrink_accepted: false,
     }

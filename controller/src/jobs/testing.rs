@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::Stream;
+use holdfast_archive::backoff::Backoff;
 use holdfast_archive::ids::HostId;
 use holdfast_archive::store::Store;
 use holdfast_proto::v1::container_service_server::ContainerServiceServer;
@@ -356,8 +357,7 @@ impl Bench {
     /// The same, with so many places for jobs.
     pub(crate) fn jobs_at_most(&self, running_most: u64) -> Jobs {
         let settings = Settings {
-            retry_first: Duration::from_millis(20),
-            retry_most: Duration::from_millis(50),
+            retry: Backoff::new(Duration::from_millis(20), Duration::from_millis(50)),
             attempts: 3,
             running_most,
             ..Settings::default()

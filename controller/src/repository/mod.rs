@@ -191,7 +191,10 @@ impl Repository {
                 collecting: tokio::sync::Mutex::default(),
                 driving: Mutex::default(),
                 uploads: Turns::new(settings.uploads_per_host),
-                upload_memory: Shares::new(settings.upload_memory_bytes, settings.upload_memory_bytes / 4),
+                upload_memory: Shares::new(
+                    settings.upload_memory_bytes,
+                    limits::upload_bytes_of_host(settings.upload_memory_bytes),
+                ),
                 reads: Turns::new(limits::READ_STREAMS_OF_HOST),
                 read_memory: Shares::new(limits::READ_BYTES, limits::READ_BYTES_OF_HOST),
                 decoders: Semaphore::new(limits::DECODERS),
@@ -303,14 +306,6 @@ impl Repository {
                 state.as_str()
             ))),
         }
-    }
-
-    /// Notes that a snapshot was proved readable now.
-    ///
-    /// # Errors
-    /// The catalogue fails.
-    pub async fn note_verified(&self, id: &SnapshotId) -> Result<(), RepositoryError> {
-        Ok(self.catalog().set_verified(id, now_ms()).await?)
     }
 
     /// What `status` shows. The store is asked once, so that a store that

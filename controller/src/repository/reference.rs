@@ -247,7 +247,6 @@ mod tests {
             partial: false,
             held: false,
             purge_after_ms: None,
-            verified_ms: None,
             extent: None,
             shrink_accepted: false,
         }

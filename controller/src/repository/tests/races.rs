@@ -2,6 +2,7 @@
 //! catalogue. `exploration` goes through all of them at once, but over a
 //! model of both.
 
+use holdfast_archive::backoff::Backoff;
 use holdfast_archive::pack_io::FrameLocation;
 use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, Verb};
 
@@ -49,8 +50,7 @@ impl World {
 pub(super) fn quick() -> RetryPolicy {
     RetryPolicy {
         give_up_after: Duration::from_secs(300),
-        first_delay: Duration::from_millis(1),
-        longest_delay: Duration::from_millis(10),
+        backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(10)),
         stall_after: Duration::from_millis(50),
     }
 }

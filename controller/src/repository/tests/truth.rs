@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use holdfast_archive::backoff::Backoff;
 use holdfast_archive::state::IndexedPack;
 use holdfast_archive::store::{Fault, FaultPlan, RetryPolicy, Rule, StoreErrorKind, Verb};
 
@@ -41,8 +42,7 @@ impl World {
 fn quick() -> RetryPolicy {
     RetryPolicy {
         give_up_after: Duration::from_secs(300),
-        first_delay: Duration::from_millis(1),
-        longest_delay: Duration::from_millis(10),
+        backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(10)),
         stall_after: Duration::from_millis(50),
     }
 }
