@@ -10,8 +10,8 @@ use tonic::{Code, Status};
 
 use super::snapshots::{admission_status, cancelled_before, parse_job};
 use crate::upgrade::plan::PlanRequest;
-use crate::upgrade::record::{Options, Probe};
-use crate::upgrade::{RunRequest, UpgradeError, Upgrades};
+use crate::upgrade::record::{Options, Probe, RecordedFailure};
+use crate::upgrade::{RequestError, RunRequest, UpgradeError, Upgrades};
 
 use super::upgrade_wire;
 
@@ -127,26 +127,28 @@ fn parse_probe(kind: Kind) -> Result<Probe, Status> {
     }
 }
 
-fn upgrade_status(error: UpgradeError) -> Status {
+fn upgrade_status(error: RequestError) -> Status {
     match error {
-        UpgradeError::Unknown(_) => ErrorCode::NotFound.status(error.to_string()),
-        UpgradeError::WrongState { .. } => ErrorCode::Conflict.status(error.to_string()),
-        UpgradeError::NotAllowed(error) => error.into(),
-        UpgradeError::Admission(error) => admission_status(error),
-        UpgradeError::Failed(failure) => {
-            // Whatever else failed in the upgrade itself is a fact of this host, and
-            // no reason to ask it again.
-            let code = match failure.code {
-                ErrorCode::NotFound
-                | ErrorCode::ImageNotThere
-                | ErrorCode::InvalidRequest
-                | ErrorCode::EngineUnreachable
-                | ErrorCode::EngineTimeout => failure.code.grpc(),
-                _ => Code::FailedPrecondition,
-            };
-            failure.code.tag(Status::new(code, failure.message), failure.code.hint())
-        }
+        RequestError::NotCommitted(error) => error.code().status(error.to_string()),
+        RequestError::NotAllowed(error) => error.into(),
+        RequestError::Admission(error) => admission_status(error),
+        RequestError::Failed(error) => failed_status(&error),
     }
+}
+
+/// Whatever else failed in the upgrade itself is a fact of this host, and no
+/// reason to ask it again.
+fn failed_status(error: &UpgradeError) -> Status {
+    let RecordedFailure { code, message } = RecordedFailure::from(error);
+    let grpc = match code {
+        ErrorCode::NotFound
+        | ErrorCode::ImageNotThere
+        | ErrorCode::InvalidRequest
+        | ErrorCode::EngineUnreachable
+        | ErrorCode::EngineTimeout => code.grpc(),
+        _ => Code::FailedPrecondition,
+    };
+    code.tag(Status::new(grpc, message), code.hint())
 }
 
 #[cfg(test)]

@@ -3,16 +3,16 @@
 
 use std::collections::HashMap;
 
-use holdfast_proto::ErrorCode;
 use serde_json::Value;
 
 use crate::clone;
 use crate::spec::{Spec, Specs};
 
+use super::RunRequest;
+use super::error::BeginError;
 use super::plan::Planned;
 use super::plan::stops::recreated;
 use super::record::{Member, NEW_INFIX, OLD_INFIX, Record, Recreation, Source};
-use super::{Failure, RunRequest};
 
 /// What is known before anything is done.
 pub(super) fn record(request: &RunRequest, planned: &Planned, recreations: &HashMap<String, Spec>) -> Record {
@@ -65,17 +65,16 @@ pub(super) fn record(request: &RunRequest, planned: &Planned, recreations: &Hash
 
 /// The specs of dependents that name the old container, or another such
 /// dependent, by its id: in a namespace mode, in volumes-from or in a link.
-pub(super) async fn recreations(specs: &Specs, planned: &Planned) -> Result<HashMap<String, Spec>, Failure> {
+pub(super) async fn recreations(
+    specs: &Specs,
+    planned: &Planned,
+) -> Result<HashMap<String, Spec>, BeginError> {
     let others = planned.stops.iter().filter(|stop| stop.id != planned.old.id).collect();
     let mut recreations = HashMap::new();
     for container in recreated(others, &planned.old) {
         let spec = specs.read(&container.id).await;
-        let mut spec = spec.map_err(|error| {
-            Failure::new(
-                ErrorCode::Dependent,
-                format!("`{}` has to be recreated with it: {error}", container.name),
-            )
-        })?;
+        let dependent = |source| BeginError::Dependent { container: container.name.clone(), source };
+        let mut spec = spec.map_err(dependent)?;
         // Its tag may mean another image by now: it is not what is upgraded.
         let meant = specs.engine().inspect_image_json(&spec.image).await;
         if !meant.is_ok_and(|image| image["Id"].as_str() == Some(spec.image_id.as_str())) {

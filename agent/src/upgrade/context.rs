@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_proto::ErrorCode;
+use holdfast_archive::text::causes;
 use holdfast_proto::ids::JobId;
 use tokio::sync::Notify;
 
@@ -16,14 +16,14 @@ use crate::resume::RecoveryWorker;
 use crate::snapshot::Registry;
 use crate::spec::Specs;
 
+use super::error::BeginError;
 use super::event::{Finished, UpgradeEvent};
-use super::failure::{plan_failure, reason};
 use super::handover::{Own, UpgradeOwner};
 use super::plan::{self, PlanContext, Planned};
 use super::record::{Phase, Record, Store};
 use super::run::{UpgradeJob, UpgradeRun};
 use super::steps::Step;
-use super::{FIRST_PAUSE, Failure, RunRequest, begin};
+use super::{FIRST_PAUSE, RunRequest, UpgradeError, begin};
 
 #[derive(Debug)]
 pub(super) struct Context {
@@ -75,7 +75,7 @@ impl Context {
         for record in records.values_mut().filter(|record| record.is_handed_over()) {
             match self.store.read(record.job) {
                 Ok(read) => *record = read,
-                Err(error) => tracing::error!(job.id = %record.job, error = %Failure::from(error),
+                Err(error) => tracing::error!(job.id = %record.job, error = %causes(&error),
                     "what a helper wrote of an upgrade cannot be read"),
             }
         }
@@ -90,10 +90,10 @@ impl Context {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn take(&self, job: JobId) -> Result<Hold<'_>, Failure> {
+    pub(super) fn take(&self, job: JobId) -> Result<Hold<'_>, UpgradeError> {
         let mut run = self.run();
         if run.contains_key(&job) {
-            return Err(Failure::new(ErrorCode::Busy, "the upgrade is being worked on"));
+            return Err(UpgradeError::Busy);
         }
         let proceed = Arc::new(Notify::new());
         run.insert(job, proceed.clone());
@@ -105,11 +105,11 @@ impl Context {
         &self,
         job: JobId,
         wanted: impl Fn(&Record) -> bool,
-    ) -> Result<(Hold<'_>, Record), Failure> {
+    ) -> Result<(Hold<'_>, Record), UpgradeError> {
         let hold = self.take(job)?;
         match self.record(job) {
             Some(record) if wanted(&record) => Ok((hold, record)),
-            _ => Err(Failure::new(ErrorCode::Changed, "the upgrade has changed meanwhile: look at it again")),
+            _ => Err(UpgradeError::Changed),
         }
     }
 
@@ -123,11 +123,11 @@ impl Context {
         }
         let hold = match self.take(job.id) {
             Ok(hold) => hold,
-            Err(failure) => return Some(Finished::failed(&failure)),
+            Err(error) => return Some(Finished::failed(&error)),
         };
         let record = match self.begin(request).await {
             Ok(record) => record,
-            Err(failure) => return Some(Finished::failed(&failure)),
+            Err(error) => return Some(Finished::failed(&error)),
         };
         let mut run = UpgradeRun::of_job(self, record, job, &hold.proceed);
         let went = if run.record.helper.is_some() {
@@ -138,7 +138,7 @@ impl Context {
         match went {
             Ok(UpgradeOwner::Helper) => return None,
             Ok(_) => {}
-            Err(failure) => run.end_otherwise(&reason(&job.cancel, failure)).await,
+            Err(error) => run.end_otherwise(&error.unless_cancelled(&job.cancel)).await,
         }
         Some(run.finished())
     }
@@ -148,12 +148,11 @@ impl Context {
     #[expect(clippy::unnecessary_wraps, reason = "it stands for the end of the task")]
     pub(super) fn panicked(&self) -> Option<Finished> {
         self.nudge.notify_one();
-        let message = "the agent failed inside this upgrade and takes it back; see its log";
-        Some(Finished::failed(&Failure::new(ErrorCode::Panic, message)))
+        Some(Finished::failed(&UpgradeError::Panicked))
     }
 
     /// The record of an upgrade nothing of which is done yet.
-    pub(super) async fn begin(&self, request: &RunRequest) -> Result<Record, Failure> {
+    pub(super) async fn begin(&self, request: &RunRequest) -> Result<Record, UpgradeError> {
         let planned = self.agreed(request).await?;
         let recreations = begin::recreations(&self.specs, &planned).await?;
         let mut record = begin::record(request, &planned, &recreations);
@@ -164,15 +163,10 @@ impl Context {
     }
 
     /// The plan made again must be the one that was agreed to.
-    pub(super) async fn agreed(&self, request: &RunRequest) -> Result<Planned, Failure> {
-        let planned = plan::plan(&self.plan_context(), &request.plan).await;
-        let planned = planned.map_err(|error| plan_failure(&error))?;
+    pub(super) async fn agreed(&self, request: &RunRequest) -> Result<Planned, BeginError> {
+        let planned = plan::plan(&self.plan_context(), &request.plan).await?;
         if planned.summary.fingerprint != request.fingerprint {
-            let message = format!(
-                "container `{}`, its image or what uses its data has changed since the plan was made; nothing was stopped: plan again",
-                planned.old.name
-            );
-            return Err(Failure::new(ErrorCode::PlanChanged, message));
+            return Err(BeginError::PlanChanged { container: planned.old.name });
         }
         if !planned.summary.runnable {
             let losses = planned.summary.losses.iter().filter(|one| !one.allowed).map(|one| &one.loss);
@@ -183,7 +177,7 @@ impl Context {
                 .cloned()
                 .chain(losses.map(|loss| format!("{} (allow it as `{}`)", loss.text, loss.name)))
                 .collect();
-            return Err(Failure::new(ErrorCode::NotRunnable, problems.join("; ")));
+            return Err(BeginError::NotRunnable { problems });
         }
         Ok(planned)
     }
@@ -195,10 +189,7 @@ impl Context {
         let mut told = 0;
         loop {
             let Some(record) = self.record(upgrade) else {
-                return Some(Finished::failed(&Failure::new(
-                    ErrorCode::NotFound,
-                    "the upgrade is not known here any more",
-                )));
+                return Some(Finished::failed(&UpgradeError::Forgotten));
             };
             for step in record.steps.iter().skip(told) {
                 job.feed.push(UpgradeEvent::Step(step.clone()));
@@ -239,8 +230,8 @@ impl Context {
         for job in jobs {
             let Ok((_hold, record)) = self.take_fresh(job, may_come) else { continue };
             let mut run = UpgradeRun::new(self, record);
-            if let Err(failure) = run.remove_orphans().await {
-                tracing::error!(job.id = %run.record.job, error = %failure,
+            if let Err(error) = run.remove_orphans().await {
+                tracing::error!(job.id = %run.record.job, error = %causes(&error),
                     "a container that came too late for its upgrade could not be removed; it is tried again");
             }
         }
@@ -258,8 +249,8 @@ impl Context {
         for job in jobs {
             let Ok((_hold, record)) = self.take_fresh(job, due) else { continue };
             let mut run = UpgradeRun::new(self, record);
-            if let Err(failure) = run.finish().await {
-                tracing::error!(job.id = %run.record.job, error = %failure,
+            if let Err(error) = run.finish().await {
+                tracing::error!(job.id = %run.record.job, error = %causes(&error),
                     "what an upgrade kept for a rollback could not be removed; it is tried again");
             }
         }

@@ -5,8 +5,8 @@ use holdfast_proto::ErrorCode;
 
 use crate::snapshot;
 
-use super::Failure;
-use super::record::{Phase, Record, Source, Step};
+use super::UpgradeError;
+use super::record::{Phase, Record, RecordedFailure, Source, Step};
 
 #[derive(Debug, Clone)]
 pub enum UpgradeEvent {
@@ -59,11 +59,13 @@ impl Finished {
         }
     }
 
-    pub(super) fn failed(failure: &Failure) -> Self {
+    /// Of one that was not begun, or whose record has the last word later.
+    pub(super) fn failed(error: &UpgradeError) -> Self {
+        let RecordedFailure { code, message } = RecordedFailure::from(error);
         Self {
-            cancelled: failure.code == ErrorCode::Cancelled,
-            error_code: failure.code.as_str().to_owned(),
-            error: failure.message.clone(),
+            cancelled: code == ErrorCode::Cancelled,
+            error_code: code.as_str().to_owned(),
+            error: message,
             ..Self::default()
         }
     }

@@ -9,13 +9,14 @@
 
 use std::time::Duration;
 
+use holdfast_archive::text::causes;
 use holdfast_proto::ErrorCode;
 use tokio::time::Instant;
 
 use crate::failpoint::failpoint;
 
-use super::Failure;
-use super::record::{Rollback, State};
+use super::UpgradeError;
+use super::record::{RecordedFailure, Rollback, State};
 use super::run::UpgradeRun;
 use super::steps::Step;
 use super::{PAUSES, RECOVERY};
@@ -42,14 +43,14 @@ pub(super) enum Ending {
 pub(super) struct Problems {
     texts: Vec<String>,
     /// Nothing is known to be impossible: the Engine is away.
-    away: Option<Failure>,
+    away: Option<UpgradeError>,
     /// Members whose new container could not be removed: its name is not free.
     not_removed: Vec<usize>,
 }
 
 impl UpgradeRun<'_> {
     /// Carries out steps in their order, but for those that are done already.
-    pub(super) async fn execute(&mut self, steps: &[Step]) -> Result<(), Failure> {
+    pub(super) async fn execute(&mut self, steps: &[Step]) -> Result<(), UpgradeError> {
         for step in steps {
             if !step.is_done(self) {
                 step.run(self).await?;
@@ -66,13 +67,8 @@ impl UpgradeRun<'_> {
             State::AwaitingRollbackSnapshot(_) => return self.until_done(Ending::Resume, within).await,
             State::RollingBack(_) => {}
             _ => {
-                let failure = match self.record.error_code() {
-                    None => Failure::new(
-                        ErrorCode::Interrupted,
-                        "the agent was cut off in the middle of the upgrade",
-                    ),
-                    Some(code) => Failure::new(code, self.record.error.clone()),
-                };
+                let interrupted = || RecordedFailure::from(&UpgradeError::Interrupted);
+                let failure = self.record.failure().unwrap_or_else(interrupted);
                 self.begin_rollback(&failure).await;
             }
         }
@@ -80,11 +76,11 @@ impl UpgradeRun<'_> {
     }
 
     /// Committing only goes forward, here as after a crash.
-    pub(super) async fn end_otherwise(&mut self, failure: &Failure) {
+    pub(super) async fn end_otherwise(&mut self, error: &UpgradeError) {
         if *self.record.state() == State::Committing {
             return self.until_done(Ending::Commit, None).await;
         }
-        self.begin_rollback(failure).await;
+        self.begin_rollback(&RecordedFailure::from(error)).await;
         self.until_done(Ending::RollBack, None).await;
     }
 
@@ -99,18 +95,18 @@ impl UpgradeRun<'_> {
                 Ending::RollBack => self.roll_back().await,
                 Ending::Resume => self.resume().await,
             };
-            let Err(failure) = tried else { return };
+            let Err(error) = tried.map_err(|error| causes(&error)) else { return };
             attempts += 1;
             let pause = PAUSES.pause(attempts);
             if attempts == TOLD_AFTER {
                 // Heard by who watches the job, and seen in `upgrade status`.
-                let text = format!("this does not come to its end and is tried on: {failure}");
+                let text = format!("this does not come to its end and is tried on: {error}");
                 if self.record.steps.last().is_none_or(|last| last.text != text) {
                     drop(self.note(text).await);
                 }
             }
             tracing::error!(job.id = %self.record.job, container.name = self.record.target().name,
-                error = %failure, retry_in = ?pause, "an upgrade could not be brought to its end");
+                %error, retry_in = ?pause, "an upgrade could not be brought to its end");
             let next = Instant::now() + pause;
             if within.is_some_and(|within| next > begun + within) {
                 return;
@@ -125,17 +121,20 @@ impl UpgradeRun<'_> {
     }
 
     /// Written down before the first act: a crash from here on goes back too.
-    pub(super) async fn begin_rollback(&mut self, failure: &Failure) {
+    pub(super) async fn begin_rollback(&mut self, failure: &RecordedFailure) {
         if let Err(error) = self.note_rollback(failure, false).await {
             // The state before it is on disk, and leads back as well.
-            tracing::error!(job.id = %self.record.job, error = %error, "that an upgrade goes back could not be written down");
+            tracing::error!(job.id = %self.record.job, error = %causes(&error), "that an upgrade goes back could not be written down");
         }
     }
 
     /// `requested`: of a committed upgrade; see [`Rollback`].
-    pub(super) async fn note_rollback(&mut self, failure: &Failure, requested: bool) -> Result<(), Failure> {
-        self.record.error_code = failure.code.as_str().to_owned();
-        self.record.error = failure.message.clone();
+    pub(super) async fn note_rollback(
+        &mut self,
+        failure: &RecordedFailure,
+        requested: bool,
+    ) -> Result<(), UpgradeError> {
+        self.record.set_failure(failure);
         let rollback = Rollback { requested, data_is_back: false };
         self.enter(State::RollingBack(rollback), format!("going back: {}", failure.message)).await?;
         failpoint("agent.upgrade.rollback-begun");
@@ -145,7 +144,7 @@ impl UpgradeRun<'_> {
     /// Undoes every step, in the order of [`Step::UNDO`]. Entered again after a
     /// crash, or an Engine that went away: what fails for one container does not
     /// keep the others stopped.
-    async fn roll_back(&mut self) -> Result<(), Failure> {
+    async fn roll_back(&mut self) -> Result<(), UpgradeError> {
         self.problems = Problems::default();
         for (step, undone) in Step::UNDO {
             step.undo(self).await?;
@@ -164,10 +163,10 @@ impl UpgradeRun<'_> {
     /// With problems it is tried again; if that is no use, they are what is
     /// said in the end. An Engine that is away is waited for without end: given
     /// up, everything would stay stopped.
-    pub(super) fn settle(&mut self) -> Result<(), Failure> {
+    pub(super) fn settle(&mut self) -> Result<(), UpgradeError> {
         let Problems { texts, away, .. } = std::mem::take(&mut self.problems);
-        if let Some(failure) = away {
-            return Err(failure);
+        if let Some(error) = away {
+            return Err(error);
         }
         if texts.is_empty() {
             return Ok(());
@@ -175,7 +174,7 @@ impl UpgradeRun<'_> {
         let text = texts.join("; ");
         self.tries += 1;
         if self.tries < TRIES {
-            return Err(Failure::new(ErrorCode::Unsettled, text));
+            return Err(UpgradeError::Unsettled { problems: text });
         }
         tracing::error!(job.id = %self.record.job, problems = text, "an upgrade ends with what could not be done");
         if self.record.error_code.is_empty() {
@@ -190,16 +189,16 @@ impl UpgradeRun<'_> {
 }
 
 impl Problems {
-    pub(super) fn note(&mut self, name: &str, result: Result<(), Failure>) {
-        let Err(failure) = result else { return };
-        self.texts.push(format!("`{name}`: {failure}"));
-        if failure.is_engine_away() {
-            self.away.get_or_insert(failure);
+    pub(super) fn note(&mut self, name: &str, result: Result<(), UpgradeError>) {
+        let Err(error) = result else { return };
+        self.texts.push(format!("`{name}`: {}", causes(&error)));
+        if error.is_engine_away() {
+            self.away.get_or_insert(error);
         }
     }
 
     /// Of the removal of a member's new container.
-    pub(super) fn note_removal(&mut self, index: usize, name: &str, result: Result<(), Failure>) {
+    pub(super) fn note_removal(&mut self, index: usize, name: &str, result: Result<(), UpgradeError>) {
         if result.is_err() {
             self.not_removed.push(index);
         }

@@ -1,12 +1,11 @@
 //! The end of a grace period.
 
-use holdfast_proto::ErrorCode;
-
 use crate::clone;
 use crate::failpoint::failpoint;
 use crate::resume::blocking;
 
-use super::Failure;
+use super::UpgradeError;
+use super::error::DataError;
 use super::record::State;
 use super::run::UpgradeRun;
 
@@ -14,7 +13,7 @@ impl UpgradeRun<'_> {
     /// Ends a grace period: what a rollback would need goes. That there is no
     /// way back any more is on disk before the first of it goes: half of a
     /// clone must never be taken for the data.
-    pub(super) async fn finish(&mut self) -> Result<(), Failure> {
+    pub(super) async fn finish(&mut self) -> Result<(), UpgradeError> {
         self.record.set_state(State::Finishing);
         self.save().await?;
         failpoint("agent.upgrade.finish-begun");
@@ -29,12 +28,7 @@ impl UpgradeRun<'_> {
         for source in self.record.sources.clone() {
             let clone = source.clone.clone();
             let removed = blocking(move || clone::remove(&clone)).await;
-            removed.map_err(|error| {
-                Failure::new(
-                    ErrorCode::CloneStays,
-                    format!("{} could not be removed: {error}", source.clone.display()),
-                )
-            })?;
+            removed.map_err(|error| DataError::CloneStays { clone: source.clone, source: error })?;
         }
         self.enter(
             State::Finished,

@@ -8,12 +8,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use holdfast_proto::ErrorCode;
 use tokio::time::Instant;
 
 use crate::engine::{ContainerState, Engine, HealthState, HealthWait};
 
-use super::Failure;
+use super::UpgradeError;
+use super::error::NotWell;
 use super::probe;
 use super::record::Options;
 
@@ -24,22 +24,18 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// With what it did instead.
-pub(super) async fn pass(engine: &Engine, id: &str, options: &Options) -> Result<String, Failure> {
+pub(super) async fn pass(engine: &Engine, id: &str, options: &Options) -> Result<String, UpgradeError> {
     let limit = Duration::from_secs(options.health_timeout_seconds.into());
     let deadline = Instant::now() + limit;
     let mut well = match engine.wait_healthy(id, limit).await? {
         HealthWait::Healthy => "its health check passes".to_owned(),
         HealthWait::NoCheck => steady(engine, id, options.steady_seconds).await?,
         HealthWait::Unhealthy => {
-            return Err(Failure::new(
-                ErrorCode::Unhealthy,
-                format!("the new container is unhealthy{}", tail(engine, id).await),
-            ));
+            return Err(NotWell::Unhealthy { printed: tail(engine, id).await }.into());
         }
-        HealthWait::Ended { exit_code } => return Err(ended(exit_code)),
+        HealthWait::Ended { exit_code } => return Err(NotWell::Exited { exit_code }.into()),
         HealthWait::TimedOut => {
-            let message = format!("the new container was not healthy within {} s", limit.as_secs());
-            return Err(Failure::new(ErrorCode::Unhealthy, message));
+            return Err(NotWell::NotInTime { seconds: limit.as_secs() }.into());
         }
     };
     if let Some(wanted) = &options.probe {
@@ -55,10 +51,10 @@ pub(super) async fn pass(engine: &Engine, id: &str, options: &Options) -> Result
             }
             let container = engine.inspect_container(id).await?;
             if container.state != ContainerState::Running {
-                return Err(ended(container.exit_code));
+                return Err(NotWell::Exited { exit_code: container.exit_code }.into());
             }
             if Instant::now() + PROBE_PAUSE > deadline {
-                return Err(Failure::new(ErrorCode::ProbeFailed, format!("the probe did not pass: {last}")));
+                return Err(NotWell::ProbeFailed { last }.into());
             }
             tokio::time::sleep(PROBE_PAUSE).await;
         }
@@ -67,22 +63,19 @@ pub(super) async fn pass(engine: &Engine, id: &str, options: &Options) -> Result
 }
 
 /// Runs without a restart for as long as asked.
-async fn steady(engine: &Engine, id: &str, seconds: u32) -> Result<String, Failure> {
+async fn steady(engine: &Engine, id: &str, seconds: u32) -> Result<String, UpgradeError> {
     let started_at = engine.inspect_container(id).await?.started_at;
     let deadline = Instant::now() + Duration::from_secs(seconds.into());
     loop {
         let container = engine.inspect_container(id).await?;
         if container.state != ContainerState::Running {
-            return Err(ended(container.exit_code));
+            return Err(NotWell::Exited { exit_code: container.exit_code }.into());
         }
         if container.started_at != started_at {
-            return Err(Failure::new(
-                ErrorCode::Restarted,
-                "the new container restarted while it had to run steadily",
-            ));
+            return Err(NotWell::Restarted.into());
         }
         if container.health == HealthState::Unhealthy {
-            return Err(Failure::new(ErrorCode::Unhealthy, "the new container became unhealthy"));
+            return Err(NotWell::BecameUnhealthy.into());
         }
         if Instant::now() >= deadline {
             return Ok(format!("it ran for {seconds} s without a restart"));
@@ -98,7 +91,7 @@ pub(super) async fn has_state(
     id: &str,
     state_dir: &Path,
     deadline: Instant,
-) -> Result<(), Failure> {
+) -> Result<(), UpgradeError> {
     loop {
         // A few calls of the kernel on a file that is in its cache.
         if crate::journal::is_held(state_dir).unwrap_or(false) {
@@ -106,25 +99,20 @@ pub(super) async fn has_state(
         }
         let container = engine.inspect_container(id).await?;
         if container.state != ContainerState::Running {
-            return Err(ended(container.exit_code));
+            return Err(NotWell::Exited { exit_code: container.exit_code }.into());
         }
         if Instant::now() >= deadline {
-            let message = "the new container runs, but no agent in it has taken over the state of the old one: is that an image of the agent?";
-            return Err(Failure::new(ErrorCode::NoAgent, message));
+            return Err(NotWell::NoAgent.into());
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// What its last health check printed.
+/// What its last health check printed, escaped.
 async fn tail(engine: &Engine, id: &str) -> String {
     let Ok(inspected) = engine.inspect_container_json(id).await else { return String::new() };
     let last = inspected["State"]["Health"]["Log"].as_array().and_then(|log| log.last()).cloned();
     let output = last.as_ref().and_then(|last| last["Output"].as_str()).unwrap_or_default().trim();
     let output: String = output.chars().take(200).collect();
-    if output.is_empty() { String::new() } else { format!(": its check says `{}`", output.escape_debug()) }
-}
-
-fn ended(exit_code: i64) -> Failure {
-    Failure::new(ErrorCode::Exited, format!("the new container ended with exit code {exit_code}"))
+    output.escape_debug().to_string()
 }

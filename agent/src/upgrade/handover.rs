@@ -30,7 +30,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_proto::ErrorCode;
+use holdfast_archive::text::causes;
 use holdfast_proto::ids::JobId;
 use serde_json::{Value, json};
 
@@ -41,10 +41,11 @@ use crate::resume::blocking;
 use crate::spec::{Spec, create, no_restart};
 
 use super::begin::suffix;
+use super::error::{HandOverError, NotCommitted};
 use super::event::UpgradeEvent;
-use super::record::{Helper, Phase, Record, since};
+use super::record::{Helper, Phase, Record, RecordedFailure, since};
 use super::steps::Step;
-use super::{Context, FIRST_PAUSE, Failure, UpgradeError, UpgradeRun, Upgrades};
+use super::{Context, FIRST_PAUSE, RequestError, UpgradeError, UpgradeRun, Upgrades};
 
 /// A helper that has not begun after this long is given up: nothing was
 /// stopped then.
@@ -90,10 +91,8 @@ pub(super) enum UpgradeOwner {
 
 impl Own {
     /// A helper that runs this very program, which is of image `image_id`.
-    pub(super) fn helper(&self, record: &Record, image_id: &str) -> Result<Helper, Failure> {
-        let program = std::env::current_exe().map_err(|error| {
-            Failure::new(ErrorCode::Helper, format!("the agent's program cannot be found: {error}"))
-        })?;
+    pub(super) fn helper(&self, record: &Record, image_id: &str) -> Result<Helper, HandOverError> {
+        let program = std::env::current_exe().map_err(HandOverError::NoProgram)?;
         let job = record.job.to_string();
         let command = [
             program.display().to_string(),
@@ -153,11 +152,11 @@ impl Upgrades {
     ///
     /// # Errors
     /// When there is no such upgrade, or another helper is at work on it.
-    pub async fn help(&self, job: JobId) -> Result<(), UpgradeError> {
+    pub async fn help(&self, job: JobId) -> Result<(), RequestError> {
         let context = &self.context;
         let _lock = context.helper_lock(job).await?;
         let record = context.record(job).filter(Record::is_handed_over);
-        let record = record.ok_or_else(|| UpgradeError::Unknown(job.to_string()))?;
+        let record = record.ok_or_else(|| NotCommitted::Unknown { name: job.to_string() })?;
         let helper = record.helper.clone();
         let mut run = UpgradeRun::new(context, record);
         if run.record.is_under_way() {
@@ -165,7 +164,11 @@ impl Upgrades {
         }
         // Started again after this it would find nothing to do.
         if let Some(helper) = helper {
-            context.engine.set_restart_policy(&helper.name, &no_restart()).await.map_err(Failure::from)?;
+            context
+                .engine
+                .set_restart_policy(&helper.name, &no_restart())
+                .await
+                .map_err(UpgradeError::from)?;
         }
         Ok(())
     }
@@ -182,8 +185,8 @@ impl Context {
         match self.owner(record.job).await {
             Ok(UpgradeOwner::Ours) => self.record(record.job),
             Ok(UpgradeOwner::Helper | UpgradeOwner::Over) => None,
-            Err(failure) => {
-                tracing::error!(job.id = %record.job, error = %failure, "the helper of an upgrade could not be looked at");
+            Err(error) => {
+                tracing::error!(job.id = %record.job, error = %causes(&error), "the helper of an upgrade could not be looked at");
                 None
             }
         }
@@ -191,7 +194,7 @@ impl Context {
 
     /// Who goes on with an upgrade that was handed over. A helper that never
     /// began is removed, one that went missing in the middle is recreated.
-    async fn owner(&self, job: JobId) -> Result<UpgradeOwner, Failure> {
+    async fn owner(&self, job: JobId) -> Result<UpgradeOwner, UpgradeError> {
         let Some(record) = self.record(job) else { return Ok(UpgradeOwner::Over) };
         let Some((helper, handed_over)) =
             record.helper.as_ref().and_then(|helper| Some((helper, helper.handed_over_unix_ms?)))
@@ -233,9 +236,9 @@ impl Context {
         Ok(UpgradeOwner::Helper)
     }
 
-    async fn start_helper(&self, record: &Record) -> Result<(), Failure> {
+    async fn start_helper(&self, record: &Record) -> Result<(), UpgradeError> {
         let (Some(helper), Some(recreation)) = (&record.helper, &record.target().recreation) else {
-            return Err(Failure::new(ErrorCode::Helper, "the upgrade has no helper"));
+            return Err(HandOverError::NoHelper.into());
         };
         // What is left of one that did not start.
         self.engine.remove_container(&helper.name).await?;
@@ -247,7 +250,7 @@ impl Context {
         Ok(self.engine.start_container(&made.id).await?)
     }
 
-    async fn helper_lock(&self, job: JobId) -> Result<std::fs::File, Failure> {
+    async fn helper_lock(&self, job: JobId) -> Result<std::fs::File, UpgradeError> {
         let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
         loop {
             let store = self.store.clone();
@@ -255,7 +258,7 @@ impl Context {
                 return Ok(lock);
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(Failure::new(ErrorCode::Busy, "another helper is at work on the upgrade"));
+                return Err(HandOverError::Busy.into());
             }
             tokio::time::sleep(FIRST_PAUSE).await;
         }
@@ -268,8 +271,8 @@ impl Context {
         for record in over {
             let Ok(_hold) = self.take(record.job) else { continue };
             let mut run = UpgradeRun::new(self, record);
-            if let Err(failure) = run.dismiss_helper().await {
-                tracing::error!(job.id = %run.record.job, error = %failure,
+            if let Err(error) = run.dismiss_helper().await {
+                tracing::error!(job.id = %run.record.job, error = %causes(&error),
                     "the helper of an upgrade could not be removed; it is tried again");
             }
         }
@@ -281,7 +284,7 @@ impl Context {
 impl UpgradeRun<'_> {
     /// Makes the new container and lets a helper go on. `Helper`: the agent
     /// stops before it was over. On an error the caller goes back.
-    pub(super) async fn hand_over(&mut self) -> Result<UpgradeOwner, Failure> {
+    pub(super) async fn hand_over(&mut self) -> Result<UpgradeOwner, UpgradeError> {
         self.execute(Step::before_quiesce()).await?;
         self.mark_handed_over();
         self.note("a helper container goes on from here: it stops the agent and starts the new one").await?;
@@ -290,7 +293,11 @@ impl UpgradeRun<'_> {
     }
 
     /// As [`UpgradeRun::hand_over`], for the way back from a committed upgrade.
-    pub(super) async fn hand_back(&mut self, own: &Own, asked: &Failure) -> Result<UpgradeOwner, Failure> {
+    pub(super) async fn hand_back(
+        &mut self,
+        own: &Own,
+        asked: &RecordedFailure,
+    ) -> Result<UpgradeOwner, UpgradeError> {
         let image_id = match own.id == self.record.target().id {
             true => self.record.from_image_id.clone(),
             false => self.record.to_image_id.clone(),
@@ -310,15 +317,12 @@ impl UpgradeRun<'_> {
     /// Starts the helper and passes on what it does, until it is done or has
     /// stopped this agent. From here on only the end of the agent ends the
     /// wait: an order to cancel would have to stop the helper half-way.
-    async fn watch_helper(&mut self) -> Result<UpgradeOwner, Failure> {
+    async fn watch_helper(&mut self) -> Result<UpgradeOwner, UpgradeError> {
         let lost = match self.context.start_helper(&self.record).await {
-            Ok(()) => Failure::new(ErrorCode::Helper, "the helper container ended before it began"),
-            Err(failure) => {
-                tracing::error!(job.id = %self.record.job, error = %failure, "the helper could not be started");
-                Failure::new(
-                    ErrorCode::Helper,
-                    format!("the helper container could not be started: {failure}"),
-                )
+            Ok(()) => HandOverError::EndedEarly,
+            Err(error) => {
+                tracing::error!(job.id = %self.record.job, error = %causes(&error), "the helper could not be started");
+                HandOverError::NotStarted(Box::new(error))
             }
         };
         loop {
@@ -332,10 +336,10 @@ impl UpgradeRun<'_> {
             }
             match owner {
                 Ok(UpgradeOwner::Over) => return Ok(UpgradeOwner::Over),
-                Ok(UpgradeOwner::Ours) => return Err(lost),
+                Ok(UpgradeOwner::Ours) => return Err(lost.into()),
                 Ok(UpgradeOwner::Helper) => {}
-                Err(failure) => {
-                    tracing::warn!(job.id = %self.record.job, error = %failure, "the helper could not be looked at");
+                Err(error) => {
+                    tracing::warn!(job.id = %self.record.job, error = %causes(&error), "the helper could not be looked at");
                 }
             }
             if self.context.registry.is_stopping() {
@@ -350,12 +354,12 @@ impl UpgradeRun<'_> {
             return self.go_on(None).await;
         }
         // The agent did the first steps; the rest is as for any other container.
-        if let Err(failure) = self.execute(&Step::ALL).await {
-            self.end_otherwise(&failure).await;
+        if let Err(error) = self.execute(&Step::ALL).await {
+            self.end_otherwise(&error).await;
         }
     }
 
-    async fn dismiss_helper(&mut self) -> Result<(), Failure> {
+    async fn dismiss_helper(&mut self) -> Result<(), UpgradeError> {
         let Some(helper) = self.record.helper.take() else { return Ok(()) };
         self.context.engine.remove_container(&helper.name).await?;
         self.save().await?;

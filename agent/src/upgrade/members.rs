@@ -3,20 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use holdfast_proto::ErrorCode;
 use serde_json::Value;
 
 use crate::engine::{Container, EngineError, MountKind};
 use crate::recreate;
 use crate::resume::blocking;
 
+use super::error::DataError;
 use super::record::SourceKind;
 use super::run::UpgradeRun;
-use super::{Failure, populate_guard};
+use super::{UpgradeError, populate_guard};
 
 impl UpgradeRun<'_> {
     /// Makes the new container of a member under its temporary name.
-    pub(super) async fn make(&mut self, index: usize) -> Result<(), Failure> {
+    pub(super) async fn make(&mut self, index: usize) -> Result<(), UpgradeError> {
         let Some(recreation) = self.record.members[index].recreation.clone() else { return Ok(()) };
         self.placeholders(populate_guard::place).await?;
         let made = recreate::create(
@@ -28,7 +28,7 @@ impl UpgradeRun<'_> {
         );
         let made = made.await;
         self.placeholders(populate_guard::remove).await?;
-        let made = made.map_err(|error| Failure::new(ErrorCode::CreateFailed, error.to_string()))?;
+        let made = made.map_err(UpgradeError::NewNotMade)?;
         if let Some(recreation) = self.record.members[index].recreation.as_mut() {
             recreation.new_id.clone_from(&made.id);
         }
@@ -41,7 +41,11 @@ impl UpgradeRun<'_> {
     }
 
     /// Volumes of a new container that no old one has and no spec names.
-    pub(super) async fn volumes_of_its_own(&self, index: usize, id: &str) -> Result<Vec<String>, Failure> {
+    pub(super) async fn volumes_of_its_own(
+        &self,
+        index: usize,
+        id: &str,
+    ) -> Result<Vec<String>, UpgradeError> {
         let member = &self.record.members[index];
         let new = self.context.engine.inspect_container(id).await?;
         let old = self.context.engine.inspect_container(&member.id).await?;
@@ -57,38 +61,35 @@ impl UpgradeRun<'_> {
     }
 
     /// Does this to every volume the upgrade keeps, whatever comes of the others.
-    pub(super) async fn placeholders(&self, act: fn(&Path) -> io::Result<()>) -> Result<(), Failure> {
+    pub(super) async fn placeholders(&self, act: fn(&Path) -> io::Result<()>) -> Result<(), UpgradeError> {
         let volumes = self.record.sources.iter().filter(|source| source.kind == SourceKind::Volume);
         let paths: Vec<PathBuf> = volumes.map(|source| source.path.clone()).collect();
         let done = blocking(move || {
-            let done: Vec<_> =
-                paths.into_iter().map(|path| act(&path).map_err(|error| (path, error))).collect();
-            done.into_iter().collect::<Result<(), _>>()
+            let done: Vec<_> = paths
+                .into_iter()
+                .map(|path| act(&path).map_err(|source| DataError::Unreadable { path, source }))
+                .collect();
+            Ok(done.into_iter().collect::<Result<(), _>>()?)
         });
-        done.await.map_err(|(path, error)| {
-            Failure::new(
-                ErrorCode::Unreadable,
-                format!("the data at {} cannot be reached: {error}", path.display()),
-            )
-        })
+        done.await
     }
 
     /// An old container gives up its name.
-    pub(super) async fn set_aside(&self, index: usize) -> Result<(), Failure> {
+    pub(super) async fn set_aside(&self, index: usize) -> Result<(), UpgradeError> {
         let member = &self.record.members[index];
         let Some(recreation) = &member.recreation else { return Ok(()) };
         Ok(self.context.engine.rename_container(&member.id, &recreation.aside_name).await?)
     }
 
     /// The new container of a member takes the name the old one gave up.
-    pub(super) async fn take_name(&self, index: usize) -> Result<(), Failure> {
+    pub(super) async fn take_name(&self, index: usize) -> Result<(), UpgradeError> {
         let member = &self.record.members[index];
         let Some(recreation) = &member.recreation else { return Ok(()) };
         Ok(self.context.engine.rename_container(&recreation.new_id, &member.name).await?)
     }
 
     /// That it was started, and may have written, is on disk before it is.
-    pub(super) async fn start_new(&mut self, index: usize) -> Result<(), Failure> {
+    pub(super) async fn start_new(&mut self, index: usize) -> Result<(), UpgradeError> {
         let Some(recreation) = self.record.members[index].recreation.as_mut() else { return Ok(()) };
         recreation.started = true;
         let id = recreation.new_id.clone();
@@ -97,14 +98,14 @@ impl UpgradeRun<'_> {
     }
 
     /// Starts a container; one that is not there any more is its owner's business.
-    pub(super) async fn start(&self, id: &str) -> Result<(), Failure> {
+    pub(super) async fn start(&self, id: &str) -> Result<(), UpgradeError> {
         match self.context.engine.start_container(id).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    pub(super) async fn set_policy(&self, id: &str, policy: &Value) -> Result<(), Failure> {
+    pub(super) async fn set_policy(&self, id: &str, policy: &Value) -> Result<(), UpgradeError> {
         match self.context.engine.set_restart_policy(id, policy).await {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),

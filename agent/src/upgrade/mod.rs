@@ -17,9 +17,9 @@
 
 mod begin;
 mod context;
+pub mod error;
 mod event;
 mod executor;
-mod failure;
 mod finish;
 mod gate;
 pub mod guards;
@@ -44,7 +44,6 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Stream};
 use holdfast_archive::backoff::Backoff;
-use holdfast_proto::ErrorCode;
 use holdfast_proto::ids::JobId;
 use tokio::sync::Notify;
 
@@ -52,15 +51,15 @@ use crate::allow::{Allow, Right};
 use crate::clocks::Clocks;
 use crate::engine::Engine;
 use crate::resume::RecoveryWorker;
-use crate::snapshot::{Admission, AdmissionError, Registry};
+use crate::snapshot::{Admission, Registry};
 use crate::spec::Specs;
 
 use self::context::Context;
+use self::error::NotCommitted;
+pub use self::error::{RequestError, UpgradeError};
 pub use self::event::{Finished, Stopped, UpgradeEvent};
-pub use self::failure::Failure;
-use self::failure::plan_failure;
 pub use self::handover::Own;
-use self::plan::{PlanError, PlanRequest, Planned};
+use self::plan::{PlanRequest, Planned};
 use self::record::{Phase, Record, Store, StoreError};
 use self::requested_rollback::RollbackOptions;
 use self::run::{UpgradeRun, end};
@@ -110,27 +109,6 @@ pub struct RunRequest {
     pub fingerprint: String,
 }
 
-/// An upgrade that is not there, or not in a state for what is asked.
-#[derive(Debug, thiserror::Error)]
-pub enum UpgradeError {
-    #[error("no upgrade `{0}` is known here: holdfast upgrade status lists them")]
-    Unknown(String),
-    #[error("the upgrade of `{name}` {problem}")]
-    WrongState { name: String, problem: String },
-    #[error(transparent)]
-    NotAllowed(#[from] crate::allow::NotAllowed),
-    #[error(transparent)]
-    Admission(#[from] AdmissionError),
-    #[error("{0}")]
-    Failed(#[from] Failure),
-}
-
-impl From<PlanError> for UpgradeError {
-    fn from(error: PlanError) -> Self {
-        Self::Failed(plan_failure(&error))
-    }
-}
-
 impl Parts {
     /// For a process that only brings to an end what was begun.
     pub fn alone(engine: Engine, recovery: Option<RecoveryWorker>, specs: Specs) -> Self {
@@ -173,9 +151,9 @@ impl Upgrades {
     /// # Errors
     /// When the container or the image is not there, or the host does not
     /// allow to touch containers.
-    pub async fn plan(&self, request: &PlanRequest) -> Result<Planned, UpgradeError> {
+    pub async fn plan(&self, request: &PlanRequest) -> Result<Planned, RequestError> {
         self.context.allow.check(Right::Container)?;
-        plan::plan(&self.context.plan_context(), request).await.map_err(UpgradeError::from)
+        plan::plan(&self.context.plan_context(), request).await.map_err(RequestError::from)
     }
 
     /// Starts an upgrade, or attaches to it. None: it was cancelled before.
@@ -185,7 +163,7 @@ impl Upgrades {
     pub fn run(
         &self,
         request: RunRequest,
-    ) -> Result<Option<impl Stream<Item = UpgradeEvent> + Send + use<>>, UpgradeError> {
+    ) -> Result<Option<impl Stream<Item = UpgradeEvent> + Send + use<>>, RequestError> {
         self.context.allow.check(Right::Container)?;
         if matches!(request.plan.options.probe, Some(record::Probe::Command(_))) {
             self.context.allow.check(Right::Exec)?;
@@ -215,7 +193,7 @@ impl Upgrades {
     ///
     /// # Errors
     /// When the caller was replaced by another.
-    pub fn proceed(&self, job: JobId, generation: u64, until_unix_ms: i64) -> Result<bool, UpgradeError> {
+    pub fn proceed(&self, job: JobId, generation: u64, until_unix_ms: i64) -> Result<bool, RequestError> {
         // Kept until the signal was given: a record that waits once more is
         // written either before, and refuses, or after, and hears it not.
         let records = self.context.records();
@@ -242,7 +220,7 @@ impl Upgrades {
     ///
     /// # Errors
     /// When there is none, or something could not be removed.
-    pub async fn commit(&self, name: &str) -> Result<Record, UpgradeError> {
+    pub async fn commit(&self, name: &str) -> Result<Record, RequestError> {
         self.context.allow.check(Right::Container)?;
         let job = self.committed(name)?.job;
         let context = self.context.clone();
@@ -253,10 +231,7 @@ impl Upgrades {
             run.finish().await?;
             Ok(run.record)
         });
-        finishing
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(ErrorCode::Panic, "the agent failed; see its log")))
-            .map_err(UpgradeError::from)
+        finishing.await.unwrap_or(Err(UpgradeError::CommitPanicked)).map_err(RequestError::from)
     }
 
     /// Undoes a committed upgrade; the stream tells how it goes. `wait`: with
@@ -269,18 +244,14 @@ impl Upgrades {
         name: &str,
         job: JobId,
         wait: bool,
-    ) -> Result<impl Stream<Item = UpgradeEvent> + Send + use<>, UpgradeError> {
+    ) -> Result<impl Stream<Item = UpgradeEvent> + Send + use<>, RequestError> {
         self.context.allow.check(Right::Container)?;
         let going = self.going_back(name);
         let found = self.committed(name);
         let started = match self.context.registry.admit::<UpgradeEvent>(job, 0, vec![name.to_owned()])? {
             Admission::Attach(job) => return Ok(job.feed.listen()),
             Admission::Cancelled => {
-                return Err(Failure::new(
-                    ErrorCode::Cancelled,
-                    "the job was cancelled before it was started here",
-                )
-                .into());
+                return Err(UpgradeError::CancelledBefore.into());
             }
             Admission::Start(started) => started,
         };
@@ -289,9 +260,9 @@ impl Upgrades {
             // Begun by the agent that was here before, whose caller comes back.
             Err(_) if going.is_some() => going.expect("it was just found"),
             Err(error) => {
-                let failure = Failure::new(ErrorCode::NotFound, error.to_string());
-                started.feed.end(UpgradeEvent::Finished(Box::new(Finished::failed(&failure))));
-                return Err(error);
+                let finished = Finished::failed(&error.clone().into());
+                started.feed.end(UpgradeEvent::Finished(Box::new(finished)));
+                return Err(error.into());
             }
         };
         let events = started.feed.listen();
@@ -338,18 +309,18 @@ impl Upgrades {
     }
 
     /// The newest committed upgrade of a container, or the one of that job.
-    fn committed(&self, name: &str) -> Result<Record, UpgradeError> {
+    fn committed(&self, name: &str) -> Result<Record, NotCommitted> {
         let records = self.context.records();
         let newest = records.values().rev().find(|record| is_meant(record, name));
-        let newest = newest.ok_or_else(|| UpgradeError::Unknown(name.to_owned()))?;
-        let problem = match newest.phase() {
-            Phase::Committed => return Ok(newest.clone()),
-            Phase::Finishing => "is ending its grace period: there is no way back any more",
-            Phase::Finished => "has ended its grace period: the old container and the clone are gone",
-            Phase::RolledBack => "was rolled back already",
-            _ => "is under way",
-        };
-        Err(UpgradeError::WrongState { name: newest.target().name.clone(), problem: problem.to_owned() })
+        let newest = newest.ok_or_else(|| NotCommitted::Unknown { name: name.to_owned() })?;
+        let name = newest.target().name.clone();
+        match newest.phase() {
+            Phase::Committed => Ok(newest.clone()),
+            Phase::Finishing => Err(NotCommitted::Finishing { name }),
+            Phase::Finished => Err(NotCommitted::Finished { name }),
+            Phase::RolledBack => Err(NotCommitted::RolledBack { name }),
+            _ => Err(NotCommitted::UnderWay { name }),
+        }
     }
 }
 

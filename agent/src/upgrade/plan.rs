@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use holdfast_archive::text::did_you_mean;
+use holdfast_proto::ErrorCode;
 use serde_json::Value;
 
 use crate::allow::Allow;
@@ -137,6 +138,19 @@ pub enum PlanError {
         #[source]
         source: CloneError,
     },
+}
+
+impl PlanError {
+    /// Error code for whoever asked for the plan, or to run it.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound { .. } => ErrorCode::NotFound,
+            Self::Engine(error) => error.kind().code(),
+            Self::Image { .. } | Self::ImageById { .. } => ErrorCode::ImageNotThere,
+            Self::Spec(_) => ErrorCode::Spec,
+            Self::Measure { .. } => ErrorCode::Unreadable,
+        }
+    }
 }
 
 /// Finds out what an upgrade would do.

@@ -7,6 +7,7 @@
 //! before the first act that belongs to it, so whoever reads the record after a
 //! crash may find less done than it says, never more.
 
+mod failure;
 mod state;
 mod store;
 
@@ -22,6 +23,7 @@ use crate::clocks::{Moment, now_unix_ms};
 use crate::clone::{Identity, Means};
 use crate::spec::Spec;
 
+pub use self::failure::RecordedFailure;
 pub use self::state::{Phase, QuiescedForRollback, QuiescedMember, Rollback, SourceKind, State};
 pub use self::store::{Store, StoreError};
 

@@ -14,21 +14,20 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use holdfast_archive::text::counted;
-use holdfast_proto::ErrorCode;
 use tokio::sync::Notify;
 
 use crate::clocks::now_unix_ms;
 use crate::failpoint::failpoint;
 use crate::spec::no_restart;
 
-use super::Failure;
+use super::UpgradeError;
 use super::context::Context;
+use super::error::Disturbed;
 use super::event::{Finished, Stopped, UpgradeEvent};
 use super::executor::Ending;
-use super::failure::cancelled;
 use super::guards::writable_layer;
 use super::handover::{Own, UpgradeOwner};
-use super::record::{Phase, QuiescedForRollback, QuiescedMember, Record, State};
+use super::record::{Phase, QuiescedForRollback, QuiescedMember, Record, RecordedFailure, State};
 use super::run::{UpgradeJob, UpgradeRun};
 
 /// How a rollback is to go.
@@ -55,16 +54,16 @@ impl Context {
             |record: &Record| matches!(record.phase(), Phase::Committed | Phase::AwaitingRollbackSnapshot);
         let (hold, record) = match self.take_fresh(record.job, can_roll_back) {
             Ok(taken) => taken,
-            Err(failure) => return Some(Finished::failed(&failure)),
+            Err(error) => return Some(Finished::failed(&error)),
         };
         let mut run = UpgradeRun::of_job(self, record, job, &hold.proceed);
         if run.record.quiesced().is_some() {
             run.until_done(Ending::Resume, None).await;
         }
-        if let Err(failure) = run.check_rollback().await {
-            return Some(Finished::failed(&failure));
+        if let Err(error) = run.check_rollback().await {
+            return Some(Finished::failed(&error));
         }
-        let asked = Failure::new(ErrorCode::Asked, "rolled back on request");
+        let asked = RecordedFailure::from(&UpgradeError::Asked);
         // Its downtime is this one's, not the upgrade's.
         run.record.stopped_unix_ms = Some(now_unix_ms());
         if let Some(own) = self.own.as_ref().filter(|own| own.is_one_of(&run.record)) {
@@ -72,27 +71,27 @@ impl Context {
         }
         if options.wait
             && !run.record.sources.is_empty()
-            && let Err(failure) = run.quiesce_and_wait(job, &hold.proceed).await
+            && let Err(error) = run.quiesce_and_wait(job, &hold.proceed).await
         {
-            return Some(run.resumed_after(&failure).await);
+            return Some(run.resumed_after(error).await);
         }
         // Not written down it would not be gone on with after a crash: the state
         // on disk would still lead to running containers on the new data.
         let before = run.record.state().clone();
-        if let Err(failure) = run.note_rollback(&asked, true).await {
+        if let Err(error) = run.note_rollback(&asked, true).await {
             run.record.set_state(before);
-            return Some(run.resumed_after(&failure).await);
+            return Some(run.resumed_after(error).await);
         }
         run.until_done(Ending::RollBack, None).await;
         Some(run.finished())
     }
 }
 
-async fn hand_back(run: &mut UpgradeRun<'_>, own: &Own, asked: &Failure) -> Option<Finished> {
+async fn hand_back(run: &mut UpgradeRun<'_>, own: &Own, asked: &RecordedFailure) -> Option<Finished> {
     match run.hand_back(own, asked).await {
         Ok(UpgradeOwner::Helper) => None,
         Ok(_) => Some(run.finished()),
-        Err(failure) => Some(Finished::failed(&failure)),
+        Err(error) => Some(Finished::failed(&error)),
     }
 }
 
@@ -100,7 +99,7 @@ impl UpgradeRun<'_> {
     /// Whether a committed upgrade can be undone now, and how those that were
     /// not recreated were left by their owner meanwhile: what was stopped by
     /// hand in the grace period is not to be started.
-    async fn check_rollback(&mut self) -> Result<(), Failure> {
+    async fn check_rollback(&mut self) -> Result<(), UpgradeError> {
         self.await_cleanup().await?;
         self.refuse_rollback().await?;
         for index in 0..self.record.members.len() {
@@ -120,7 +119,7 @@ impl UpgradeRun<'_> {
     async fn found(
         &self,
         id: &str,
-    ) -> Result<Option<(crate::engine::Container, serde_json::Value)>, Failure> {
+    ) -> Result<Option<(crate::engine::Container, serde_json::Value)>, UpgradeError> {
         let inspected = match self.context.engine.inspect_container_json(id).await {
             Err(error) if error.is_not_found() => return Ok(None),
             inspected => inspected?,
@@ -129,7 +128,7 @@ impl UpgradeRun<'_> {
         Ok(Some((container, inspected["HostConfig"]["RestartPolicy"].clone())))
     }
 
-    async fn quiesce_and_wait(&mut self, job: &UpgradeJob, proceed: &Notify) -> Result<(), Failure> {
+    async fn quiesce_and_wait(&mut self, job: &UpgradeJob, proceed: &Notify) -> Result<(), UpgradeError> {
         self.quiesce(job).await?;
         let most = Duration::from_secs(self.record.options.stopped_seconds.into());
         let until = now_unix_ms().saturating_add(i64::try_from(most.as_millis()).unwrap_or(i64::MAX));
@@ -144,10 +143,9 @@ impl UpgradeRun<'_> {
         self.push(UpgradeEvent::Stopped(Stopped { sources, until_unix_ms: until }));
         tokio::select! {
             () = proceed.notified() => {}
-            () = job.cancel.cancelled() => return Err(cancelled()),
+            () = job.cancel.cancelled() => return Err(UpgradeError::Cancelled),
             () = tokio::time::sleep(most) => {
-                let message = format!("nobody said within {} s that the snapshot is taken", most.as_secs());
-                return Err(Failure::new(ErrorCode::Abandoned, message));
+                return Err(UpgradeError::RollbackAbandoned { seconds: most.as_secs() });
             }
         }
         self.refuse_running().await
@@ -155,7 +153,7 @@ impl UpgradeRun<'_> {
 
     /// Quiesces what uses the data, dependents first, and the kept old
     /// container, should somebody have started it.
-    async fn quiesce(&mut self, job: &UpgradeJob) -> Result<(), Failure> {
+    async fn quiesce(&mut self, job: &UpgradeJob) -> Result<(), UpgradeError> {
         let mut containers = Vec::new();
         for member in &self.record.members {
             let new = member.recreation.as_ref().map(|recreation| recreation.new_id.as_str());
@@ -181,7 +179,7 @@ impl UpgradeRun<'_> {
         }
         for one in containers.iter().filter(|one| one.was_running) {
             if job.cancel.is_cancelled() {
-                return Err(cancelled());
+                return Err(UpgradeError::Cancelled);
             }
             let container = self.context.engine.inspect_container(&one.id).await?;
             self.context.engine.stop_container(&container, None).await?;
@@ -193,7 +191,7 @@ impl UpgradeRun<'_> {
 
     /// The snapshot is of volumes and directories: what else the new container
     /// wrote goes with it, and is said.
-    async fn tell_of_layers(&mut self) -> Result<(), Failure> {
+    async fn tell_of_layers(&mut self) -> Result<(), UpgradeError> {
         let new: Vec<String> = self
             .record
             .members
@@ -214,29 +212,25 @@ impl UpgradeRun<'_> {
     }
 
     /// Refuses to go on when somebody started what has to be quiesced.
-    async fn refuse_running(&self) -> Result<(), Failure> {
+    async fn refuse_running(&self) -> Result<(), UpgradeError> {
         for one in self.record.quiesced().into_iter().flat_map(|quiesced| &quiesced.containers) {
             if let Some((container, _)) = self.found(&one.id).await?
                 && container.state.is_live()
             {
-                let name = &one.name;
-                let message =
-                    format!("container `{name}` was started by somebody else while it had to stay quiesced");
-                return Err(Failure::new(ErrorCode::Disturbed, message));
+                return Err(Disturbed::Started { container: one.name.clone() }.into());
             }
         }
         self.refuse_external_writers().await
     }
 
-    async fn resumed_after(&mut self, failure: &Failure) -> Finished {
+    async fn resumed_after(&mut self, error: UpgradeError) -> Finished {
         self.until_done(Ending::Resume, None).await;
-        let message = format!("nothing went back and everything runs as before: {failure}");
-        Finished::failed(&Failure::new(failure.code, message))
+        Finished::failed(&UpgradeError::NothingWentBack(Box::new(error)))
     }
 
     /// Everything as it was before it was stopped. Idempotent: entered again after a
     /// crash.
-    pub(super) async fn resume(&mut self) -> Result<(), Failure> {
+    pub(super) async fn resume(&mut self) -> Result<(), UpgradeError> {
         let quiesced = self.record.quiesced().cloned();
         for one in quiesced.iter().flat_map(|quiesced| &quiesced.containers).rev() {
             let started = if one.was_running { self.start(&one.id).await } else { Ok(()) };

@@ -6,22 +6,21 @@
 //! attempt that did not come to note it, may lack some of its networks, never
 //! ran, and goes. Only once its id is on disk does it take the name.
 
-use holdfast_proto::ErrorCode;
-
 use crate::compose;
 use crate::engine::{Container, ContainerState, CreatedContainer, EngineError, VolumeName};
 use crate::failpoint::failpoint;
 use crate::recreate;
 use crate::spec::Spec;
 
+use super::error::NoWayBack;
 use super::members::look;
 use super::record::{Member, Recreation};
-use super::stand_in::{create_failed, labels_of, layer};
-use super::{Failure, UpgradeRun, populate_guard};
+use super::stand_in::{labels_of, layer};
+use super::{UpgradeError, UpgradeRun, populate_guard};
 
 impl UpgradeRun<'_> {
     /// The old one has its name again.
-    pub(super) async fn give_name_back(&mut self, index: usize) -> Result<(), Failure> {
+    pub(super) async fn give_name_back(&mut self, index: usize) -> Result<(), UpgradeError> {
         let member = self.record.members[index].clone();
         let Some(recreation) = member.recreation.as_ref().filter(|_| member.touched) else { return Ok(()) };
         if let Some(old) = look(self, &member.id).await? {
@@ -55,19 +54,21 @@ impl UpgradeRun<'_> {
         Ok(self.context.engine.rename_container(&made.id, &member.name).await?)
     }
 
-    async fn make_again(&self, recreation: &Recreation) -> Result<CreatedContainer, Failure> {
+    async fn make_again(&self, recreation: &Recreation) -> Result<CreatedContainer, UpgradeError> {
         let (engine, name) = (&self.context.engine, &recreation.aside_name);
         if let Some(layer) = layer::image_of(recreation, self.record.stand_ins) {
             // Of that image's id, so that labels stay as they are.
             let spec = Spec { image_id: layer.image_id.clone(), ..recreation.spec.clone() };
             let made = recreate::create(engine, &spec, name, &layer.reference, &layer.image_id).await;
-            return made.map_err(create_failed);
+            return made.map_err(UpgradeError::OldNotMade);
         }
         let (spec, image_id) = (&recreation.spec, &recreation.spec.image_id);
         match recreate::create(engine, spec, name, &spec.image, image_id).await {
             Ok(made) => Ok(made),
             // Its tag means the new image by now.
-            Err(_) => recreate::create(engine, spec, name, image_id, image_id).await.map_err(create_failed),
+            Err(_) => recreate::create(engine, spec, name, image_id, image_id)
+                .await
+                .map_err(UpgradeError::OldNotMade),
         }
     }
 
@@ -80,7 +81,7 @@ impl UpgradeRun<'_> {
     }
 
     /// Whether everything is there that a rollback needs, and nobody in the way.
-    pub(super) async fn refuse_rollback(&mut self) -> Result<(), Failure> {
+    pub(super) async fn refuse_rollback(&mut self) -> Result<(), UpgradeError> {
         for index in 0..self.record.members.len() {
             let member = self.record.members[index].clone();
             let Some(recreation) = &member.recreation else { continue };
@@ -95,11 +96,7 @@ impl UpgradeRun<'_> {
             if look(self, &recreation.new_id).await?.is_some()
                 || !compose::has_place_of(&named.labels, &place)
             {
-                let message = format!(
-                    "`{}` is another container by now, made after the upgrade: rename or remove it first",
-                    member.name
-                );
-                return Err(Failure::new(ErrorCode::NameTaken, message));
+                return Err(NoWayBack::NameTaken { name: member.name }.into());
             }
             if let Some(recreation) = self.record.members[index].recreation.as_mut() {
                 recreation.new_id = named.id;
@@ -113,39 +110,27 @@ impl UpgradeRun<'_> {
 
     /// An old container that is gone can be made again while its image, its
     /// networks and the volumes it alone used are there.
-    async fn refuse_lost(&self, member: &Member, recreation: &Recreation) -> Result<(), Failure> {
-        let (engine, name) = (&self.context.engine, &member.name);
-        let kept = self.record.kept_name(recreation);
+    async fn refuse_lost(&self, member: &Member, recreation: &Recreation) -> Result<(), UpgradeError> {
+        let (engine, name) = (&self.context.engine, member.name.clone());
         let layer = layer::image_of(recreation, self.record.stand_ins);
         let image = layer.map_or(&recreation.spec.image_id, |layer| &layer.image_id);
         if !is_there(engine.inspect_image_json(image).await)? {
-            if let Some(layer) = layer {
-                let message = format!(
-                    "the old container `{kept}` was removed and so was `{}`, the image with what it wrote outside its mounts: there is nothing to go back to; end the grace period: holdfast upgrade commit {name}",
-                    layer.reference
-                );
-                return Err(Failure::new(ErrorCode::OldGone, message));
-            }
-            let message = format!(
-                "the old container `{kept}` was removed and so was its image {image}: there is nothing to go back to; pull or load that image and try again before the grace period ends, or end it: holdfast upgrade commit {name}"
-            );
-            return Err(Failure::new(ErrorCode::OldGone, message));
+            let kept = self.record.kept_name(recreation).to_owned();
+            let gone = match layer {
+                Some(layer) => NoWayBack::LayerGone { kept, layer: layer.reference.clone(), name },
+                None => NoWayBack::ImageGone { kept, image: image.clone(), name },
+            };
+            return Err(gone.into());
         }
         for (network, _) in &recreation.spec.networks {
             if !is_there(engine.inspect_network_json(network).await)? {
-                let message = format!(
-                    "network `{network}`, in which `{name}` was, is gone: make it again (`docker network create {network}`, or `docker-compose up --no-start` where it is compose's), then try again"
-                );
-                return Err(Failure::new(ErrorCode::NetworkGone, message));
+                return Err(NoWayBack::NetworkGone { network: network.clone(), name }.into());
             }
         }
         for volume in recreation.spec.named_volumes() {
             let Ok(volume) = volume.parse::<VolumeName>() else { continue };
             if !is_there(engine.inspect_volume(&volume).await)? {
-                let message = format!(
-                    "volume `{volume}`, which the old container of `{name}` used, is gone, and its data with it: to go back with an empty one, `docker volume create {volume}` and try again"
-                );
-                return Err(Failure::new(ErrorCode::VolumeGone, message));
+                return Err(NoWayBack::VolumeGone { volume, name }.into());
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::clone::FirstPass;
 use crate::resume::blocking;
 use crate::snapshot::Job;
 
-use super::Failure;
+use super::UpgradeError;
 use super::context::Context;
 use super::event::{Finished, UpgradeEvent};
 use super::executor::Problems;
@@ -78,7 +78,7 @@ impl<'a> UpgradeRun<'a> {
     }
 
     /// On disk, and in what is listed, when it returns.
-    pub(super) async fn save(&mut self) -> Result<(), Failure> {
+    pub(super) async fn save(&mut self) -> Result<(), UpgradeError> {
         let (store, record) = (self.context.store.clone(), self.record.clone());
         blocking(move || store.save(&record)).await?;
         self.context.records().insert(self.record.job, self.record.clone());
@@ -86,13 +86,13 @@ impl<'a> UpgradeRun<'a> {
     }
 
     /// Enters a state: written first, told afterwards.
-    pub(super) async fn enter(&mut self, state: State, text: impl Into<String>) -> Result<(), Failure> {
+    pub(super) async fn enter(&mut self, state: State, text: impl Into<String>) -> Result<(), UpgradeError> {
         self.record.set_state(state);
         self.note(text).await
     }
 
     /// A line within a state.
-    pub(super) async fn note(&mut self, text: impl Into<String>) -> Result<(), Failure> {
+    pub(super) async fn note(&mut self, text: impl Into<String>) -> Result<(), UpgradeError> {
         let step = self.record.add_step(text);
         self.save().await?;
         tracing::info!(job.id = %self.record.job, container.name = self.record.target().name,

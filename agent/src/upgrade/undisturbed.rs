@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use holdfast_proto::ErrorCode;
-
 use crate::engine::Container;
 use crate::quiesce::{Place, inspect_all, live_users};
 
-use super::Failure;
+use super::UpgradeError;
+use super::error::Disturbed;
 use super::record::SourceKind;
 use super::run::UpgradeRun;
 
@@ -17,29 +16,22 @@ const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 
 impl UpgradeRun<'_> {
     /// A cleanup action carried out meanwhile would start what must stay quiesced.
-    pub(super) async fn await_cleanup(&self) -> Result<(), Failure> {
+    pub(super) async fn await_cleanup(&self) -> Result<(), UpgradeError> {
         if let Some(recovery) = &self.context.recovery
             && !recovery.resumed(CLEANUP_LIMIT).await
         {
-            return Err(Failure::new(
-                ErrorCode::CleanupPending,
-                "containers that an earlier job left quiesced have not resumed yet",
-            ));
+            return Err(Disturbed::CleanupPending.into());
         }
         Ok(())
     }
 
     /// Refuses to go on when somebody started what has to stay quiesced, or uses the
     /// data otherwise.
-    pub(super) async fn refuse_disturbed(&self) -> Result<(), Failure> {
+    pub(super) async fn refuse_disturbed(&self) -> Result<(), UpgradeError> {
         for member in &self.record.members {
             let container: Container = self.context.engine.inspect_container(&member.id).await?;
             if container.state.is_live() {
-                let message = format!(
-                    "container `{}` was started by somebody else while it had to stay quiesced",
-                    member.name
-                );
-                return Err(Failure::new(ErrorCode::Disturbed, message));
+                return Err(Disturbed::Started { container: member.name.clone() }.into());
             }
         }
         self.refuse_external_writers().await
@@ -47,19 +39,15 @@ impl UpgradeRun<'_> {
 
     /// Refuses to go on while a container that takes no part could write to
     /// the data.
-    pub(super) async fn refuse_external_writers(&self) -> Result<(), Failure> {
-        let names: Vec<String> =
-            self.external_writers().await?.iter().map(|container| format!("`{}`", container.name)).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let message = format!("{} uses the same data by now: stop it first", names.join(", "));
-        Err(Failure::new(ErrorCode::Disturbed, message))
+    pub(super) async fn refuse_external_writers(&self) -> Result<(), UpgradeError> {
+        let containers: Vec<String> =
+            self.external_writers().await?.into_iter().map(|container| container.name).collect();
+        if containers.is_empty() { Ok(()) } else { Err(Disturbed::ExternalWriters { containers }.into()) }
     }
 
     /// Running containers that could write to the data and are no members, in
     /// their old or new form.
-    pub(super) async fn external_writers(&self) -> Result<Vec<Container>, Failure> {
+    pub(super) async fn external_writers(&self) -> Result<Vec<Container>, UpgradeError> {
         let places: Vec<Place> = self
             .record
             .sources

@@ -6,16 +6,16 @@
 //! image, which it keeps from a prune. A container made of it is told by labels
 //! which image it was made of at first: see [`crate::spec::base`].
 
-use holdfast_proto::ErrorCode;
 use serde_json::{Map, Value, json};
 
 use crate::compose;
 use crate::engine::{Container, EngineErrorKind};
 use crate::failpoint::failpoint;
 use crate::spec::base;
+use crate::upgrade::error::StandInError;
 use crate::upgrade::guards::writable_layer::{self, Layer};
 use crate::upgrade::record::{KeptLayer, Recreation, StandIn, StandIns};
-use crate::upgrade::{Failure, UpgradeRun};
+use crate::upgrade::{UpgradeError, UpgradeRun};
 
 /// Of the images, which have the end of the upgrade's job id as a tag.
 const REPOSITORY: &str = "holdfast-kept";
@@ -27,7 +27,7 @@ impl UpgradeRun<'_> {
         index: usize,
         old: &Container,
         recreation: &Recreation,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, UpgradeError> {
         let engine = self.context.engine.clone();
         if let Some(known) = recreation.stand_in.as_ref().and_then(|one| one.layer.as_ref())
             && !known.image_id.is_empty()
@@ -42,7 +42,7 @@ impl UpgradeRun<'_> {
         // It may have grown since the plan.
         let too_large = writable_layer::too_large(&layer, &self.record.members[index].name);
         if let Some(loss) = too_large.filter(|loss| !loss.is_allowed(&self.record.options.allow_loss)) {
-            return Err(Failure::new(ErrorCode::KeptLayer, loss.text));
+            return Err(StandInError::LayerTooLarge(loss).into());
         }
         let tag = format!("{}-{index}", recreation.aside_name.rsplit('-').next().unwrap_or_default());
         let reference = format!("{REPOSITORY}:{tag}");
@@ -57,7 +57,12 @@ impl UpgradeRun<'_> {
         Ok(image_id)
     }
 
-    async fn note_layer(&mut self, index: usize, reference: &str, image_id: &str) -> Result<(), Failure> {
+    async fn note_layer(
+        &mut self,
+        index: usize,
+        reference: &str,
+        image_id: &str,
+    ) -> Result<(), UpgradeError> {
         if let Some(StandIn { layer, .. }) = self.stand_in_mut(index) {
             *layer = Some(KeptLayer { reference: reference.to_owned(), image_id: image_id.to_owned() });
         }
@@ -65,7 +70,7 @@ impl UpgradeRun<'_> {
     }
 
     /// The images go with the stand-ins. One of which a container is made stays.
-    pub(super) async fn remove_layers(&self) -> Result<(), Failure> {
+    pub(super) async fn remove_layers(&self) -> Result<(), UpgradeError> {
         for member in &self.record.members {
             let Some(recreation) = &member.recreation else { continue };
             if let Some(layer) = recreation.stand_in.as_ref().and_then(|one| one.layer.as_ref()) {
@@ -78,7 +83,7 @@ impl UpgradeRun<'_> {
     /// Also images that an earlier upgrade kept, and whose last container went
     /// with this one. They go by their names: the next such image may be made of
     /// one, which then goes with that.
-    pub(in crate::upgrade) async fn remove_kept_images(&self) -> Result<(), Failure> {
+    pub(in crate::upgrade) async fn remove_kept_images(&self) -> Result<(), UpgradeError> {
         let recreations = self.record.members.iter().filter_map(|member| member.recreation.as_ref());
         let image_ids: Vec<String> = recreations.map(|recreation| recreation.spec.image_id.clone()).collect();
         for image_id in image_ids {
@@ -93,7 +98,7 @@ impl UpgradeRun<'_> {
         Ok(())
     }
 
-    async fn remove_image(&self, reference: &str) -> Result<(), Failure> {
+    async fn remove_image(&self, reference: &str) -> Result<(), UpgradeError> {
         match self.context.engine.remove_image(reference).await {
             Err(error) if !matches!(error.kind(), EngineErrorKind::NotFound | EngineErrorKind::Conflict) => {
                 Err(error.into())

@@ -25,17 +25,18 @@ mod likeness;
 
 use std::collections::BTreeMap;
 
-use holdfast_proto::ErrorCode;
+use holdfast_archive::text::causes;
 use serde_json::Value;
 
 use crate::compose;
 use crate::engine::Container;
 use crate::failpoint::failpoint;
-use crate::recreate::{self, RecreateError};
+use crate::recreate;
 
+use super::error::StandInError;
 use super::members::look;
 use super::record::{Member, Recreation, StandIn, StandIns};
-use super::{Failure, UpgradeRun};
+use super::{UpgradeError, UpgradeRun};
 
 /// Label of a stand-in: the upgrade it was made for.
 const MARK: &str = "holdfast.kept-for";
@@ -43,7 +44,7 @@ const MARK: &str = "holdfast.kept-for";
 impl UpgradeRun<'_> {
     /// Idempotent: entered again after a crash. An Engine that is away is an
     /// error; what it refuses only leaves the old containers kept as they are.
-    pub(super) async fn put_stand_ins(&mut self) -> Result<(), Failure> {
+    pub(super) async fn put_stand_ins(&mut self) -> Result<(), UpgradeError> {
         if self.record.stand_ins == StandIns::None {
             self.choose().await?;
         }
@@ -54,8 +55,8 @@ impl UpgradeRun<'_> {
                     self.save().await?;
                     failpoint("agent.upgrade.stand-in-compared");
                 }
-                Err(failure) if failure.is_engine_away() => return Err(failure),
-                Err(failure) => self.give_up(&failure).await?,
+                Err(error) if error.is_engine_away() => return Err(error),
+                Err(error) => self.give_up(&error).await?,
             }
         }
         if self.record.stand_ins == StandIns::GivenUp {
@@ -68,7 +69,7 @@ impl UpgradeRun<'_> {
     }
 
     /// Old containers of compose, and those that name one of them by its id.
-    async fn choose(&mut self) -> Result<(), Failure> {
+    async fn choose(&mut self) -> Result<(), UpgradeError> {
         let mut chosen: Vec<Container> = Vec::new();
         for index in (0..self.record.members.len()).rev() {
             let member = &self.record.members[index];
@@ -93,7 +94,7 @@ impl UpgradeRun<'_> {
         Ok(())
     }
 
-    async fn make_stand_ins(&mut self) -> Result<(), Failure> {
+    async fn make_stand_ins(&mut self) -> Result<(), UpgradeError> {
         for index in (0..self.record.members.len()).rev() {
             let member = self.record.members[index].clone();
             let Some((recreation, stand_in)) = standing_in(&member) else { continue };
@@ -106,10 +107,7 @@ impl UpgradeRun<'_> {
                         self.context.engine.remove_container(&found.id).await?;
                     }
                     let Some(old) = look(self, &member.id).await? else {
-                        return Err(Failure::new(
-                            ErrorCode::OldGone,
-                            "the old container was removed meanwhile",
-                        ));
+                        return Err(StandInError::OldGone.into());
                     };
                     let image_id = self.keep_layer(index, &old, recreation).await?;
                     self.make_stand_in(recreation, stand_in, &image_id).await?
@@ -130,17 +128,22 @@ impl UpgradeRun<'_> {
         recreation: &Recreation,
         stand_in: &StandIn,
         image_id: &str,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, UpgradeError> {
         let image = self.context.engine.inspect_image_json(image_id).await?;
         let job = self.record.job.to_string();
         let spec = likeness::stand_in(&recreation.spec, &image["Config"]["Labels"], (MARK, &job));
         let made = recreate::create(&self.context.engine, &spec, &stand_in.name, image_id, image_id).await;
-        Ok(made.map_err(create_failed)?.id)
+        Ok(made.map_err(UpgradeError::OldNotMade)?.id)
     }
 
     /// Whether the stand-in is what the old container is. One that its owner
     /// removed meanwhile cannot be asked.
-    async fn compare(&self, member: &Member, recreation: &Recreation, made: &str) -> Result<(), Failure> {
+    async fn compare(
+        &self,
+        member: &Member,
+        recreation: &Recreation,
+        made: &str,
+    ) -> Result<(), UpgradeError> {
         let engine = &self.context.engine;
         let old = match engine.inspect_container_json(&member.id).await {
             Err(error) if error.is_not_found() => return Ok(()),
@@ -151,20 +154,20 @@ impl UpgradeRun<'_> {
         if differences.is_empty() {
             return Ok(());
         }
-        let message = format!("it differs from `{}` in {}", member.name, differences.join(", "));
-        Err(Failure::new(ErrorCode::Differs, message))
+        Err(StandInError::Differs { container: member.name.clone(), differences }.into())
     }
 
-    async fn give_up(&mut self, failure: &Failure) -> Result<(), Failure> {
+    async fn give_up(&mut self, error: &UpgradeError) -> Result<(), UpgradeError> {
         self.record.stand_ins = StandIns::GivenUp;
         let text = format!(
-            "the old container is kept with the labels of compose, and the next `docker-compose up` takes it for its own: no stand-in could be made ({failure})"
+            "the old container is kept with the labels of compose, and the next `docker-compose up` takes it for its own: no stand-in could be made ({})",
+            causes(error)
         );
         self.note(text).await
     }
 
     /// The old containers go, and no volume with them.
-    async fn remove_replaced(&mut self) -> Result<(), Failure> {
+    async fn remove_replaced(&mut self) -> Result<(), UpgradeError> {
         for index in 0..self.record.members.len() {
             let member = self.record.members[index].clone();
             let Some((_, stand_in)) = standing_in(&member) else { continue };
@@ -184,7 +187,7 @@ impl UpgradeRun<'_> {
 
     /// With the old containers back, or not to come back. Nothing happens to
     /// another container that got such a name.
-    pub(super) async fn remove_stand_ins(&mut self) -> Result<(), Failure> {
+    pub(super) async fn remove_stand_ins(&mut self) -> Result<(), UpgradeError> {
         for member in self.record.members.clone() {
             let Some((_, stand_in)) = standing_in(&member) else { continue };
             if let Some(found) = self.stand_in_of(stand_in).await? {
@@ -196,7 +199,7 @@ impl UpgradeRun<'_> {
 
     /// As a step of a rollback: what was kept in the place of the old containers,
     /// which have their names and run by now.
-    pub(super) async fn undo_stand_ins(&mut self) -> Result<(), Failure> {
+    pub(super) async fn undo_stand_ins(&mut self) -> Result<(), UpgradeError> {
         let cleared = match self.remove_stand_ins().await {
             Ok(()) => self.remove_kept_images().await,
             failed => failed,
@@ -207,7 +210,7 @@ impl UpgradeRun<'_> {
     }
 
     /// The container of that name, if it was made for this upgrade.
-    async fn stand_in_of(&self, stand_in: &StandIn) -> Result<Option<Container>, Failure> {
+    async fn stand_in_of(&self, stand_in: &StandIn) -> Result<Option<Container>, UpgradeError> {
         let job = self.record.job.to_string();
         let found = look(self, &stand_in.name).await?;
         Ok(found.filter(|found| found.labels.get(MARK) == Some(&job)))
@@ -222,13 +225,6 @@ impl UpgradeRun<'_> {
 fn standing_in(member: &Member) -> Option<(&Recreation, &StandIn)> {
     let recreation = member.recreation.as_ref()?;
     Some((recreation, recreation.stand_in.as_ref()?))
-}
-
-pub(super) fn create_failed(error: RecreateError) -> Failure {
-    match error {
-        RecreateError::Engine(error) => error.into(),
-        error => Failure::new(ErrorCode::CreateFailed, error.to_string()),
-    }
 }
 
 /// Labels of a spec, as a container has them.

@@ -3,24 +3,24 @@
 
 use crate::clone;
 use crate::resume::blocking;
-use crate::upgrade::Failure;
-use crate::upgrade::failure::{cancelled, clone_failed};
+use crate::upgrade::UpgradeError;
+use crate::upgrade::error::DataError;
 use crate::upgrade::run::UpgradeRun;
 
-pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     let cancel = run.cancel();
     for source in run.record.sources.clone() {
         run.note(format!("cloning {} while it is in use", source.name)).await?;
         let flag = cancel.flag();
         let pass = blocking(move || clone::first_pass(&source.path, &source.clone, &flag)).await;
-        run.first_passes.push(pass.map_err(|error| clone_failed(&error))?);
+        run.first_passes.push(pass.map_err(DataError::NotCloned)?);
     }
-    if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) }
+    if cancel.is_cancelled() { Err(UpgradeError::Cancelled) } else { Ok(()) }
 }
 
 /// What is left of the clones, which by now may be the discarded data. One
 /// that cannot be removed takes space and nothing else: it is said.
-pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for source in run.record.sources.clone() {
         let clone = source.clone.clone();
         if let Err(error) = blocking(move || clone::remove(&clone)).await {

@@ -5,13 +5,13 @@ use crate::failpoint::failpoint;
 use crate::upgrade::members::look;
 use crate::upgrade::record::{Member, Record};
 use crate::upgrade::run::UpgradeRun;
-use crate::upgrade::{Failure, populate_guard};
+use crate::upgrade::{UpgradeError, populate_guard};
 
 pub(super) fn is_done(record: &Record) -> bool {
     record.target().recreation.as_ref().is_some_and(|recreation| !recreation.new_id.is_empty())
 }
 
-pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for index in 0..run.record.members.len() {
         let inspected = run.context.engine.inspect_container_json(&run.record.members[index].id).await?;
         run.record.members[index].restart_policy = inspected["HostConfig"]["RestartPolicy"].clone();
@@ -25,7 +25,7 @@ pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
 
 /// New containers go, also those of dependents. What cannot be removed keeps
 /// nothing else stopped.
-pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     // A placeholder that cannot be taken away, from a filesystem that has become
     // read-only, keeps nothing stopped either: the data beside it is in place.
     let removed = run.placeholders(populate_guard::remove).await;
@@ -42,7 +42,7 @@ pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
 impl UpgradeRun<'_> {
     /// The new container goes, and then the volumes the Engine made for it
     /// alone, which were written down when it was made.
-    pub(in crate::upgrade) async fn remove_new(&mut self, index: usize) -> Result<(), Failure> {
+    pub(in crate::upgrade) async fn remove_new(&mut self, index: usize) -> Result<(), UpgradeError> {
         let member = self.record.members[index].clone();
         if member.recreation.is_none() {
             return Ok(());
@@ -74,7 +74,7 @@ impl UpgradeRun<'_> {
     }
 
     /// Says which volumes only the new container used, where they stay.
-    pub(in crate::upgrade) async fn tell_of_kept_volumes(&mut self) -> Result<(), Failure> {
+    pub(in crate::upgrade) async fn tell_of_kept_volumes(&mut self) -> Result<(), UpgradeError> {
         if !self.record.rollback().is_some_and(|rollback| rollback.requested) {
             return Ok(());
         }
@@ -89,7 +89,7 @@ impl UpgradeRun<'_> {
 
     /// A container that appeared under its temporary name after the upgrade
     /// had ended, with the volumes made for it alone.
-    pub(in crate::upgrade) async fn remove_orphans(&mut self) -> Result<(), Failure> {
+    pub(in crate::upgrade) async fn remove_orphans(&mut self) -> Result<(), UpgradeError> {
         for index in 0..self.record.members.len() {
             let member = self.record.members[index].clone();
             if !member.is_creation_unanswered() {
@@ -107,7 +107,10 @@ impl UpgradeRun<'_> {
     }
 
     /// The new container of a member, also one that was made and not yet noted.
-    pub(in crate::upgrade) async fn new_of(&self, member: &Member) -> Result<Option<Container>, Failure> {
+    pub(in crate::upgrade) async fn new_of(
+        &self,
+        member: &Member,
+    ) -> Result<Option<Container>, UpgradeError> {
         let Some(recreation) = &member.recreation else { return Ok(None) };
         let name = if recreation.new_id.is_empty() { &recreation.temporary_name } else { &recreation.new_id };
         Ok(look(self, name).await?.filter(|found| found.id != member.id))
@@ -115,7 +118,7 @@ impl UpgradeRun<'_> {
 
     /// Of a container that was made and not noted. Without the container nobody
     /// would know its volumes; without the old one nobody can tell which are.
-    async fn note_its_volumes(&mut self, index: usize, new: &Container) -> Result<(), Failure> {
+    async fn note_its_volumes(&mut self, index: usize, new: &Container) -> Result<(), UpgradeError> {
         let member = &self.record.members[index];
         if !member.is_creation_unanswered() || look(self, &member.id).await?.is_none() {
             return Ok(());

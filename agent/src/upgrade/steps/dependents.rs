@@ -1,10 +1,10 @@
 //! Those that need the new container, nearest first. One that lives in its
 //! namespaces or uses its mounts names it by id, so it is recreated.
 
-use crate::upgrade::Failure;
+use crate::upgrade::UpgradeError;
 use crate::upgrade::run::UpgradeRun;
 
-pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for index in (0..run.record.members.len() - 1).rev() {
         let member = run.record.members[index].clone();
         if member.recreation.is_some() {

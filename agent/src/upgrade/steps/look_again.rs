@@ -1,18 +1,17 @@
 //! What may have changed between the plan and the stop: hours may lie between
 //! them, and a job that had the lock.
 
-use holdfast_proto::ErrorCode;
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::engine::Container;
 use crate::quiesce::inspect_all;
-use crate::upgrade::Failure;
-use crate::upgrade::failure::cancelled;
+use crate::upgrade::UpgradeError;
+use crate::upgrade::error::ChangedMeanwhile;
 use crate::upgrade::guards::writable_layer;
 use crate::upgrade::run::UpgradeRun;
 
-pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     // Kept by the run also while it is rolled back: a backup that quiesces the same
     // containers would resume what has to stay stopped.
     run.quiesce_lock = Some(take_quiesce_lock(run).await?);
@@ -20,17 +19,17 @@ pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
     look_again(run).await
 }
 
-async fn take_quiesce_lock(run: &UpgradeRun<'_>) -> Result<OwnedMutexGuard<()>, Failure> {
+async fn take_quiesce_lock(run: &UpgradeRun<'_>) -> Result<OwnedMutexGuard<()>, UpgradeError> {
     let cancel = run.cancel();
     tokio::select! {
         lock = run.context.quiesce_lock.clone().lock_owned() => Ok(lock),
-        () = cancel.cancelled() => Err(cancelled()),
+        () = cancel.cancelled() => Err(UpgradeError::Cancelled),
     }
 }
 
 /// What was stopped by its owner meanwhile stays stopped, and somebody new on
 /// the data is a reason not to begin.
-async fn look_again(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+async fn look_again(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for index in 0..run.record.members.len() {
         let id = run.record.members[index].id.clone();
         let inspected = run.context.engine.inspect_container_json(&id).await?;
@@ -52,17 +51,13 @@ async fn refuse_written(
     index: usize,
     container: &Container,
     inspected: &Value,
-) -> Result<(), Failure> {
+) -> Result<(), UpgradeError> {
     let layer = writable_layer::look(&run.context.engine, container, inspected).await?;
     let is_target = index + 1 == run.record.members.len();
     let of = (!is_target).then_some(container.name.as_str());
     match writable_layer::loss_of(&layer, of) {
         Some(loss) if !loss.is_allowed(&run.record.options.allow_loss) => {
-            let message = format!(
-                "since the plan was made `{}` wrote outside its mounts, and nothing was stopped: {} (allow it as `{}`)",
-                container.name, loss.text, loss.name
-            );
-            Err(Failure::new(ErrorCode::PlanChanged, message))
+            Err(ChangedMeanwhile::Written { container: container.name.clone(), loss }.into())
         }
         _ => Ok(()),
     }
@@ -70,7 +65,7 @@ async fn refuse_written(
 
 /// Who lives in the old container's namespaces and was not there when the
 /// plan was made would be left in dead ones.
-async fn refuse_new_dependents(run: &UpgradeRun<'_>) -> Result<(), Failure> {
+async fn refuse_new_dependents(run: &UpgradeRun<'_>) -> Result<(), UpgradeError> {
     let containers = inspect_all(&run.context.engine).await?;
     let members = &run.record.members;
     let Some(old) = containers.iter().find(|one| one.id == run.record.target().id) else {
@@ -81,11 +76,8 @@ async fn refuse_new_dependents(run: &UpgradeRun<'_>) -> Result<(), Failure> {
     };
     match containers.iter().find(is_new) {
         Some(one) => {
-            let message = format!(
-                "`{}` was started since the plan was made and needs `{}`; nothing was stopped: plan again",
-                one.name, old.name
-            );
-            Err(Failure::new(ErrorCode::PlanChanged, message))
+            let (container, needed) = (one.name.clone(), old.name.clone());
+            Err(ChangedMeanwhile::NewDependent { container, needed }.into())
         }
         None => Ok(()),
     }

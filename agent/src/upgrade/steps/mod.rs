@@ -26,7 +26,7 @@ mod start;
 mod switch;
 mod verify;
 
-use super::Failure;
+use super::UpgradeError;
 use super::run::UpgradeRun;
 
 /// One step.
@@ -160,7 +160,7 @@ impl Step {
     ///
     /// # Errors
     /// With why the upgrade does not go on, or was cancelled.
-    pub(super) async fn run(self, run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+    pub(super) async fn run(self, run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
         match self {
             Self::Create => create::run(run).await,
             Self::CopyLive => copy_live::run(run).await,
@@ -184,7 +184,7 @@ impl Step {
     ///
     /// # Errors
     /// When it has to be tried again.
-    pub(super) async fn undo(self, run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+    pub(super) async fn undo(self, run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
         match self {
             Self::Start => start::undo(run).await,
             Self::Create => create::undo(run).await,

@@ -7,15 +7,14 @@ use crate::clocks::now_unix_ms;
 use crate::engine::{EngineErrorKind, HealthWait};
 use crate::failpoint::failpoint;
 use crate::spec::no_restart;
-use crate::upgrade::Failure;
-use crate::upgrade::failure::cancelled;
+use crate::upgrade::UpgradeError;
 use crate::upgrade::record::State;
 use crate::upgrade::run::UpgradeRun;
 
 /// How long the old container's health is waited for; it stays in any case.
 const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     // On disk before the first of them is touched: who is to be started again.
     for member in &mut run.record.members {
         member.touched = true;
@@ -33,7 +32,7 @@ pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
     failpoint("agent.upgrade.policy-set");
     for member in &members {
         if cancel.is_cancelled() {
-            return Err(cancelled());
+            return Err(UpgradeError::Cancelled);
         }
         let container = run.context.engine.inspect_container(&member.id).await?;
         if container.state.is_live() {
@@ -44,7 +43,7 @@ pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
 }
 
 /// The old containers run again; what could not be undone until here is settled.
-pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     // The upgraded one first: the others may need it.
     for index in (0..run.record.members.len()).rev() {
         let started = start_old(run, index).await;
@@ -61,7 +60,7 @@ pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
 }
 
 /// As it was found: running if it ran, and its restart policy.
-async fn start_old(run: &mut UpgradeRun<'_>, index: usize) -> Result<(), Failure> {
+async fn start_old(run: &mut UpgradeRun<'_>, index: usize) -> Result<(), UpgradeError> {
     let member = &run.record.members[index];
     if !member.touched {
         return Ok(());
@@ -74,7 +73,7 @@ async fn start_old(run: &mut UpgradeRun<'_>, index: usize) -> Result<(), Failure
 /// It is the old one again, well or not: what is not is said. An Engine that
 /// died meanwhile took down with it what has no restart policy, so that
 /// everything is to be started once more.
-async fn await_old(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+async fn await_old(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     let target = run.record.target().clone();
     if !target.was_running {
         return Ok(());

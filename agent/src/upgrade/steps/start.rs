@@ -1,24 +1,23 @@
 //! The new container starts, and may write to the data from here on.
 
-use holdfast_proto::ErrorCode;
-
 use crate::clone;
 use crate::failpoint::failpoint;
 use crate::resume::blocking;
 use crate::spec::no_restart;
-use crate::upgrade::Failure;
+use crate::upgrade::UpgradeError;
+use crate::upgrade::error::DataError;
 use crate::upgrade::members::look;
 use crate::upgrade::record::{Member, Rollback, State};
 use crate::upgrade::run::UpgradeRun;
 
-pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     let last = run.record.members.len() - 1;
     run.start_new(last).await
 }
 
 /// The data as it was at the stop, with nobody on it. On disk is then that
 /// this is done: a later attempt must not stop again what runs by then.
-pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     let Some(rollback) = run.record.rollback().filter(|rollback| !rollback.data_is_back) else {
         return Ok(());
     };
@@ -39,7 +38,7 @@ pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
 
 /// Whoever else came to use the data is stopped meanwhile, as a member is: it
 /// would go on writing to what is thrown away.
-async fn add_external_writers(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
+async fn add_external_writers(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for writer in run.external_writers().await? {
         let inspected = run.context.engine.inspect_container_json(&writer.id).await?;
         let removed = if writer.auto_remove { ", and the Engine removes it, as it was told to" } else { "" };
@@ -66,7 +65,7 @@ async fn add_external_writers(run: &mut UpgradeRun<'_>) -> Result<(), Failure> {
 /// nor a dependent that runs again already, nor the old one, should somebody
 /// have started it. Without restart policies first: an Engine that restarts in
 /// the middle would start them on data that is not theirs.
-async fn end_new(run: &UpgradeRun<'_>, member: &Member, exchange: bool) -> Result<(), Failure> {
+async fn end_new(run: &UpgradeRun<'_>, member: &Member, exchange: bool) -> Result<(), UpgradeError> {
     let old = if exchange { look(run, &member.id).await? } else { None };
     for container in run.new_of(member).await?.into_iter().chain(old) {
         run.set_policy(&container.id, &no_restart()).await?;
@@ -78,12 +77,12 @@ async fn end_new(run: &UpgradeRun<'_>, member: &Member, exchange: bool) -> Resul
 }
 
 /// Whether an exchange has happened is read from the trees themselves.
-async fn put_data_back(run: &UpgradeRun<'_>) -> Result<(), Failure> {
+async fn put_data_back(run: &UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for source in &run.record.sources {
         let Some(identities) = source.identities.clone() else { continue };
         let (root, clone) = (source.path.clone(), source.clone.clone());
         let put = blocking(move || clone::put_back(&root, &clone, identities.original, identities.clone));
-        put.await.map_err(|error| Failure::new(ErrorCode::ExchangeFailed, error.to_string()))?;
+        put.await.map_err(DataError::NotExchanged)?;
     }
     Ok(())
 }
