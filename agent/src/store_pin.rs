@@ -13,6 +13,7 @@ use std::fmt;
 use holdfast_archive::ids::PackId;
 use holdfast_archive::keys::ObjectKey;
 use http::Uri;
+use http::uri::Authority;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,13 @@ const HEADERS: [&str; 7] = [
 pub struct InvalidStorePin {
     url: String,
     cause: &'static str,
+}
+
+/// Why a URL leads nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoAddress {
+    Host,
+    Port,
 }
 
 /// A request that is not sent, and why.
@@ -86,6 +94,15 @@ pub struct Admitted {
     pub headers: Vec<(String, String)>,
 }
 
+impl NoAddress {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "it is not http:// or https:// and a host",
+            Self::Port => "its port is no number from 1 to 65535",
+        }
+    }
+}
+
 impl fmt::Debug for StorePin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StorePin").field(&self.url).finish()
@@ -95,7 +112,9 @@ impl fmt::Debug for StorePin {
 impl fmt::Display for StorePin {
     /// For people: where, and how it is proved to be that.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let proof = match (self.url.starts_with("https://"), self.ca_pem.is_empty()) {
+        // As it is connected to: a scheme may be in capitals.
+        let secure = self.url.parse().is_ok_and(|uri| address(&uri).is_ok_and(|address| address.secure));
+        let proof = match (secure, self.ca_pem.is_empty()) {
             (false, _) => "NOT encrypted on the way",
             (true, true) => "proved by a CA this system trusts",
             (true, false) => "proved by a CA of its own",
@@ -112,7 +131,7 @@ impl StorePin {
     pub fn new(url: &str, ca_pem: &str) -> Result<Self, InvalidStorePin> {
         let invalid = |cause| InvalidStorePin { url: url.to_owned(), cause };
         let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
-        address(&uri).ok_or_else(|| invalid("it is not http:// or https:// and a host"))?;
+        address(&uri).map_err(|error| invalid(error.as_str()))?;
         // Kept in plain view beside the key: nothing of a signature may stand in it.
         if uri.query().is_some() || url.contains('#') {
             return Err(invalid("it has a query"));
@@ -150,11 +169,11 @@ impl StorePin {
         let elsewhere = || NotPinned::Elsewhere(shown(url));
         let uri: Uri = url.parse().map_err(|_| elsewhere())?;
         let pinned: Uri = self.url.parse().map_err(|_| elsewhere())?;
-        let address = address(&uri).ok_or_else(elsewhere)?;
+        let address = address(&uri).map_err(|_| elsewhere())?;
         // The pack's own object and no other in that place: a signed PUT on any other
         // name would let a controller write over what this host may only add to.
         let object = format!("{}/{}", pinned.path(), ObjectKey::Pack(*pack));
-        if Some(&address) != self::address(&pinned).as_ref() || uri.path() != object {
+        if Ok(&address) != self::address(&pinned).as_ref() || uri.path() != object {
             return Err(elsewhere());
         }
         // A store decides by parameters what a PUT does: `acl` or `tagging` are other
@@ -203,22 +222,34 @@ fn admit_headers(
     Ok(headers)
 }
 
-fn address(uri: &Uri) -> Option<Address> {
-    let secure = match uri.scheme_str()? {
-        "https" => true,
-        "http" => false,
-        _ => return None,
+fn address(uri: &Uri) -> Result<Address, NoAddress> {
+    let secure = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(NoAddress::Host),
     };
-    let authority = uri.authority()?;
+    let authority = uri.authority().ok_or(NoAddress::Host)?;
     // A name before the host is one for people to misread.
     if authority.as_str().contains('@') {
-        return None;
+        return Err(NoAddress::Host);
     }
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     if host.is_empty() {
-        return None;
+        return Err(NoAddress::Host);
     }
-    Some(Address { secure, host, port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
+    Ok(Address { secure, host, port: port(authority, secure)? })
+}
+
+/// The port an authority names, or its scheme's. [`Authority::port_u16`] has
+/// none for one that is out of range, too, as if none was named.
+fn port(authority: &Authority, secure: bool) -> Result<u16, NoAddress> {
+    let named = authority.as_str().strip_prefix(authority.host()).ok_or(NoAddress::Host)?;
+    if matches!(named, "" | ":") {
+        return Ok(if secure { 443 } else { 80 });
+    }
+    let digits = named.strip_prefix(':').filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let port = digits.and_then(|digits| digits.parse().ok());
+    port.filter(|port| *port > 0).ok_or(NoAddress::Port)
 }
 
 /// A URL for a message: without its signature, and not endless.
@@ -254,6 +285,8 @@ mod tests {
         for (place, asked) in [
             ("https://store.example/b/p", "https://store.example/b/p"),
             ("https://store.example/b", "https://STORE.example:443/b"),
+            ("HTTPS://store.example/b", "https://store.example/b"),
+            ("https://store.example/b", "HTTPS://store.example/b"),
             ("https://store.example:443/b", "https://store.example/b"),
             ("http://127.0.0.1:3900/b", "http://127.0.0.1:3900/b"),
             ("https://[fd00::1]:9000/b", "https://[fd00::1]:9000/b"),
@@ -274,6 +307,8 @@ mod tests {
             format!("https://other.example{good}"),
             format!("http://store.example{good}"),
             format!("https://store.example:444{good}"),
+            format!("https://store.example:99999{good}"),
+            format!("https://store.example:65979{good}"),
             format!("https://store.example.evil.example{good}"),
             format!("https://store.example@evil.example{good}"),
             format!("https://evil@store.example{good}"),
@@ -333,6 +368,10 @@ mod tests {
             "https://store.example/b/%2e%2e/c",
             "https://store.example/b?x",
             "https://u:p@store.example/b",
+            "https://store.example:0/b",
+            "https://store.example:99999/b",
+            "https://store.example:65979/b",
+            "https://[fd00::1]:99999/b",
         ] {
             assert!(StorePin::new(url, "").is_err(), "{url}");
         }
@@ -342,6 +381,8 @@ mod tests {
     #[test]
     fn v10_join_tells_where_packs_go_and_how_that_is_proved() {
         assert!(pin("https://store.example/b").to_string().contains("a CA this system trusts"));
+        assert!(pin("HTTPS://store.example/b").to_string().contains("a CA this system trusts"));
         assert!(pin("http://10.0.0.7:3900/b").to_string().contains("NOT encrypted"));
+        assert!(pin("HTTP://10.0.0.7:3900/b").to_string().contains("NOT encrypted"));
     }
 }
