@@ -67,6 +67,10 @@ pub enum UpgradeError {
     RollbackAbandoned { seconds: u64 },
     #[error("nothing went back and everything runs as before: {0}")]
     NothingWentBack(#[source] Box<UpgradeError>),
+    #[error(
+        "the grace period has ended and there is no way back any more; what was kept for it is not all removed yet, which is tried again by itself: {0}"
+    )]
+    NotAllRemoved(#[source] Box<UpgradeError>),
     #[error("rolled back on request")]
     Asked,
     #[error("cancelled on request")]
@@ -114,7 +118,7 @@ impl UpgradeError {
             // Of a rollback that is over before it began.
             Self::NotCommitted(_) | Self::Forgotten => ErrorCode::NotFound,
             Self::Abandoned { .. } | Self::RollbackAbandoned { .. } => ErrorCode::Abandoned,
-            Self::NothingWentBack(error) => error.code(),
+            Self::NothingWentBack(error) | Self::NotAllRemoved(error) => error.code(),
             Self::Asked => ErrorCode::Asked,
             Self::Cancelled | Self::CancelledBefore => ErrorCode::Cancelled,
             Self::Shutdown => ErrorCode::Shutdown,
