@@ -107,20 +107,38 @@ fn options() -> Options {
     }
 }
 
-/// Plans, runs, lets it proceed; gives how it ended.
-async fn upgrade(upgrades: &Upgrades, container: &str, image: &str, options: Options) -> Finished {
-    let plan = PlanRequest {
-        container: container.to_owned(),
-        image: image.to_owned(),
-        options,
-        ..Default::default()
-    };
+/// Plans and runs; gives the job and what it tells.
+async fn started(
+    upgrades: &Upgrades,
+    container: &str,
+    image: &str,
+    options: Options,
+) -> (JobId, impl Stream<Item = Event> + Unpin + use<>) {
+    let (container, image) = (container.to_owned(), image.to_owned());
+    let plan = PlanRequest { container, image, options, ..Default::default() };
     let planned = upgrades.plan(&plan).await.unwrap();
     assert!(planned.summary.runnable, "{:?}", planned.summary);
     let job = JobId::generate();
     let fingerprint = planned.summary.fingerprint;
     let request = RunRequest { job, generation: 1, plan, fingerprint };
-    let mut events = Box::pin(upgrades.run(request).unwrap().unwrap());
+    (job, Box::pin(upgrades.run(request).unwrap().unwrap()))
+}
+
+/// How it ended, where nothing has to be done meanwhile.
+async fn ended(events: impl Stream<Item = Event>) -> Finished {
+    let last = events.fold(None, async |_, event| Some(event)).await;
+    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    *finished
+}
+
+/// The whole of a rollback that takes no snapshot.
+async fn rolled_back(upgrades: &Upgrades, name: &str) -> Finished {
+    ended(upgrades.roll_back(name, JobId::generate(), false).unwrap()).await
+}
+
+/// Plans, runs, lets it proceed; gives how it ended.
+async fn upgrade(upgrades: &Upgrades, container: &str, image: &str, options: Options) -> Finished {
+    let (job, mut events) = started(upgrades, container, image, options).await;
     loop {
         let event = tokio::time::timeout(Duration::from_secs(180), events.next()).await.unwrap().unwrap();
         match event {
@@ -163,13 +181,7 @@ async fn the_new_container_takes_name_data_and_policy_and_can_be_undone() {
     assert_eq!(host.inspect(&old, "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}}"), "exited no");
     await_log(&data, "started\nstarted\n").await;
     // Undone after the commit: the data is that of the stop again.
-    let undo = JobId::generate();
-    let mut events = Box::pin(upgrades.roll_back(&name, undo, false).unwrap());
-    let mut last = None;
-    while let Some(event) = events.next().await {
-        last = Some(event);
-    }
-    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    let finished = rolled_back(&upgrades, &name).await;
     assert!(finished.rolled_back, "{finished:?}");
     assert_eq!(host.inspect(&name, "{{.Id}} {{.State.Status}}"), format!("{old} running"));
     assert_eq!(host.inspect(&name, "{{.HostConfig.RestartPolicy.Name}}"), "unless-stopped");
@@ -209,10 +221,7 @@ async fn no_other_job_quiesces_containers_while_an_upgrade_goes_back() {
     let (name, _) = host.writer(&host.scene.image().await).await;
     let upgrades = host.upgrades();
     let options = Options { stopped_seconds: 1, ..options() };
-    let plan = PlanRequest { container: name.clone(), image, options, ..Default::default() };
-    let fingerprint = upgrades.plan(&plan).await.unwrap().summary.fingerprint;
-    let request = RunRequest { job: JobId::generate(), generation: 1, plan, fingerprint };
-    let mut events = Box::pin(upgrades.run(request).unwrap().unwrap());
+    let (_, mut events) = started(&upgrades, &name, &image, options).await;
     let lock = &upgrades.context.quiesce_lock;
     let mut goes_back = 0;
     while let Some(event) = events.next().await {
@@ -234,15 +243,8 @@ async fn nobody_who_proceeds_means_going_back() {
     let old = host.inspect(&name, "{{.Id}}");
     let upgrades = host.upgrades();
     let options = Options { stopped_seconds: 1, ..options() };
-    let plan = PlanRequest { container: name.clone(), image, options, ..Default::default() };
-    let fingerprint = upgrades.plan(&plan).await.unwrap().summary.fingerprint;
-    let request = RunRequest { job: JobId::generate(), generation: 1, plan, fingerprint };
-    let mut events = Box::pin(upgrades.run(request).unwrap().unwrap());
-    let mut last = None;
-    while let Some(event) = events.next().await {
-        last = Some(event);
-    }
-    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    let (_, events) = started(&upgrades, &name, &image, options).await;
+    let finished = ended(events).await;
     assert_eq!((finished.error_code.as_str(), finished.rolled_back), ("abandoned", true), "{finished:?}");
     assert_eq!(host.inspect(&name, "{{.Id}} {{.State.Status}}"), format!("{old} running"));
 }
@@ -277,10 +279,7 @@ async fn h21_a_filesystem_that_became_read_only_keeps_nothing_stopped() {
     let old = host.inspect(&name, "{{.Id}}");
     let upgrades = host.upgrades();
     let options = Options { stopped_seconds: 5, ..options() };
-    let plan = PlanRequest { container: name.clone(), image, options, ..Default::default() };
-    let fingerprint = upgrades.plan(&plan).await.unwrap().summary.fingerprint;
-    let request = RunRequest { job: JobId::generate(), generation: 1, plan, fingerprint };
-    let mut events = Box::pin(upgrades.run(request).unwrap().unwrap());
+    let (_, mut events) = started(&upgrades, &name, &image, options).await;
     let mut last = None;
     let placeholder = data.join(".holdfast-not-empty");
     while let Some(event) = events.next().await {
@@ -317,11 +316,7 @@ async fn an_old_container_that_was_pruned_is_made_again() {
     std::fs::write(data.join("precious"), "as it was").unwrap();
     let old = host.inspect(&name, "{{.Id}}");
     let upgrades = host.upgrades();
-    let plan = PlanRequest { container: name.clone(), image, options: options(), ..Default::default() };
-    let fingerprint = upgrades.plan(&plan).await.unwrap().summary.fingerprint;
-    let job = JobId::generate();
-    let request = RunRequest { job, generation: 1, plan, fingerprint };
-    let mut events = Box::pin(upgrades.run(request).unwrap().unwrap());
+    let (job, mut events) = started(&upgrades, &name, &image, options()).await;
     let mut last = None;
     while let Some(event) = events.next().await {
         match event {

@@ -23,12 +23,7 @@ async fn h10_a_clock_ahead_for_one_pass_takes_no_way_back() {
     let upgrades = successor(&host);
     upgrades.context.end_grace(Moment { uptime_ms: now.uptime_ms + 60_000, ..ahead }).await;
     std::fs::write(data.join("precious"), "rewritten").unwrap();
-    let mut events = Box::pin(upgrades.roll_back(&name, JobId::generate(), false).unwrap());
-    let mut last = None;
-    while let Some(event) = events.next().await {
-        last = Some(event);
-    }
-    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    let finished = rolled_back(&upgrades, &name).await;
     assert!(finished.rolled_back, "{finished:?}");
     assert_eq!(std::fs::read_to_string(data.join("precious")).unwrap(), "as it was");
     assert_eq!(host.inspect(&name, "{{.Id}}"), old);
@@ -67,12 +62,7 @@ async fn a_rollback_makes_the_old_container_again_where_it_was_pruned() {
     assert!(upgrade(&upgrades, &name, &image, options()).await.ok);
     std::fs::write(data.join("precious"), "rewritten").unwrap();
     host.scene.docker(&["rm", &old]);
-    let mut events = Box::pin(upgrades.roll_back(&name, JobId::generate(), false).unwrap());
-    let mut last = None;
-    while let Some(event) = events.next().await {
-        last = Some(event);
-    }
-    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    let finished = rolled_back(&upgrades, &name).await;
     assert!(finished.rolled_back, "{finished:?}");
     let facts = host.inspect(&name, "{{.State.Status}} {{.HostConfig.RestartPolicy.Name}} {{.Config.Image}}");
     assert_eq!(facts, format!("running unless-stopped {}", host.scene.image().await));
@@ -93,12 +83,7 @@ async fn a_rollback_without_old_container_and_image_is_refused_and_touches_nothi
     let (new, before) = (host.inspect(&name, "{{.Id}}"), files(&data));
     host.scene.docker(&["rm", &old]);
     host.scene.docker(&["image", "rm", &first]);
-    let mut events = Box::pin(upgrades.roll_back(&name, JobId::generate(), false).unwrap());
-    let mut last = None;
-    while let Some(event) = events.next().await {
-        last = Some(event);
-    }
-    let Some(Event::Finished(finished)) = last else { panic!("{last:?}") };
+    let finished = rolled_back(&upgrades, &name).await;
     assert_eq!((finished.rolled_back, finished.error_code.as_str()), (false, "old-gone"), "{finished:?}");
     assert_eq!(host.inspect(&name, "{{.Id}} {{.State.Status}}"), format!("{new} running"));
     assert_eq!(files(&data), before);
