@@ -175,20 +175,31 @@ impl Restore<'_> {
         }
     }
 
+    /// For the whole snapshot, to write or to compare it.
+    fn tree_request(
+        &self,
+        session: &Session,
+        body: &SnapshotBody,
+        target: &Target,
+        progress: Arc<tree::RestoreProgress>,
+    ) -> Result<tree::RestoreRequest, RestoreError> {
+        Ok(tree::RestoreRequest {
+            root: body.root,
+            target: target.root()?,
+            options: self.options(),
+            source: Arc::new(session.clone()),
+            progress,
+            cancel: self.job.cancel.flag(),
+        })
+    }
+
     async fn write(
         &self,
         session: &Session,
         body: &SnapshotBody,
         target: &Target,
     ) -> Result<RestoreReport, RestoreError> {
-        let request = tree::RestoreRequest {
-            root: body.root,
-            target: target.root()?,
-            options: self.options(),
-            source: Arc::new(session.clone()),
-            progress: self.progress.clone(),
-            cancel: self.job.cancel.flag(),
-        };
+        let request = self.tree_request(session, body, target, self.progress.clone())?;
         Ok(on_thread("restore", move || tree::restore(request).map_err(Box::new)).await??)
     }
 
@@ -198,14 +209,7 @@ impl Restore<'_> {
         body: &SnapshotBody,
         target: &Target,
     ) -> Result<CompareReport, RestoreError> {
-        let request = tree::RestoreRequest {
-            root: body.root,
-            target: target.root()?,
-            options: self.options(),
-            source: Arc::new(session.clone()),
-            progress: Arc::default(),
-            cancel: self.job.cancel.flag(),
-        };
+        let request = self.tree_request(session, body, target, Arc::default())?;
         Ok(on_thread("compare", move || tree::compare(request).map_err(Box::new)).await??)
     }
 
