@@ -52,6 +52,16 @@ impl Bench {
         (name, data)
     }
 
+    /// A container that restarted between the plan and the act.
+    async fn quiesced_after_restart(&self, mode: QuiesceMode) -> (String, Quiesced) {
+        let name = self.sleeper(mode.as_str(), &["--restart", "always"]).await;
+        let planned = self.look(&name).await;
+        let quiesced = self.nothing_yet(mode).await;
+        self.crash(&name).await;
+        quiesced.shared.quiesce_one(&planned, &self.request(mode), &Cancel::new()).await.unwrap();
+        (name, quiesced)
+    }
+
     async fn is_running(&self, name: &str) -> bool {
         self.look(name).await.state == ContainerState::Running
     }
@@ -66,12 +76,7 @@ fn assert_resumed(reports: &[QuiesceReport]) {
 async fn h02_a_container_that_restarted_since_the_plan_resumes() {
     let Some(bench) = Bench::open().await else { return };
     for mode in BOTH {
-        let name = bench.sleeper(mode.as_str(), &["--restart", "always"]).await;
-        let planned = bench.look(&name).await;
-        let quiesced = bench.nothing_yet(mode).await;
-        bench.crash(&name).await;
-        let request = bench.request(mode);
-        quiesced.shared.quiesce_one(&planned, &request, &Cancel::new()).await.unwrap();
+        let (name, quiesced) = bench.quiesced_after_restart(mode).await;
         assert!(!bench.is_running(&name).await);
         assert_eq!(quiesced.disturbances().await.unwrap(), Vec::<String>::new(), "it restarted before that");
         let reports = quiesced.resume().await;
@@ -87,12 +92,7 @@ async fn h02_a_container_that_restarted_since_the_plan_resumes() {
 async fn h02_the_next_agent_resumes_what_restarted_since_the_plan() {
     let Some(bench) = Bench::open().await else { return };
     for mode in BOTH {
-        let name = bench.sleeper(mode.as_str(), &["--restart", "always"]).await;
-        let planned = bench.look(&name).await;
-        let quiesced = bench.nothing_yet(mode).await;
-        bench.crash(&name).await;
-        let request = bench.request(mode);
-        quiesced.shared.quiesce_one(&planned, &request, &Cancel::new()).await.unwrap();
+        let (name, quiesced) = bench.quiesced_after_restart(mode).await;
         let (_state, successor) = bench.successor();
         assert!(successor.carry_out_all(Duration::from_secs(180)).await.is_empty());
         assert!(bench.is_running(&name).await, "{mode:?}");
