@@ -87,18 +87,10 @@ fn judge(container: &str, mounts: &[Mount], path: &Path) -> Result<(), Contained
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::fake;
 
     fn mount(kind: MountKind, host_path: &str, target: &str) -> Mount {
-        Mount {
-            kind,
-            source: "state".to_owned(),
-            target: target.to_owned(),
-            host_path: host_path.to_owned(),
-            read_only: false,
-            propagation: String::new(),
-            driver: String::new(),
-            size_bytes: None,
-        }
+        fake::mount(kind, "state", host_path, target)
     }
 
     #[test]

@@ -14,6 +14,8 @@
 
 mod containers;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 mod holders;
 mod images;
 mod mounts;

@@ -4,8 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
 use crate::controller::Greeting;
-use crate::engine::{ContainerState, Mount};
-use crate::upgrade::plan::testing;
+use crate::engine::{ContainerState, Mount, fake};
 
 const AGENT: &str = "3f3f";
 
@@ -66,16 +65,7 @@ fn container(id: &str, role: &str, mounts: Vec<Mount>) -> ContainerSummary {
 }
 
 fn mount(kind: MountKind, source: &str, host_path: &Path, target: &str) -> Mount {
-    Mount {
-        kind,
-        source: source.to_owned(),
-        target: target.to_owned(),
-        host_path: host_path.display().to_string(),
-        read_only: false,
-        propagation: String::new(),
-        driver: String::new(),
-        size_bytes: None,
-    }
+    fake::mount(kind, source, &host_path.display().to_string(), target)
 }
 
 fn volume(name: &str, mountpoint: &Path, labels: &[(&str, &str)]) -> Volume {
@@ -198,7 +188,7 @@ fn v21_no_container_of_holdfast_is_stopped_or_removed_by_it() {
     let bench = bench();
     let refused =
         |container: &Container| bench.own.refuse_container(container).map_err(|error| error.to_string());
-    let plain = testing::container("db");
+    let plain = fake::container("db");
     assert_eq!(refused(&plain), Ok(()));
     let controller = Container { image: "holdfast-controller:1".to_owned(), ..plain.clone() };
     let text = refused(&controller).unwrap_err();

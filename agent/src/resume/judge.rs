@@ -90,7 +90,7 @@ mod tests {
     use holdfast_proto::ids::JobId;
 
     use super::*;
-    use crate::upgrade::plan::testing::container;
+    use crate::engine::fake::container;
 
     /// 2026-11-24 10:00:00 UTC.
     const WRITTEN: i64 = 1_795_514_400_000;

@@ -15,8 +15,6 @@ mod sources;
 mod stays;
 pub(super) mod stops;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

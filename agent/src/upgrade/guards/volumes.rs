@@ -85,18 +85,10 @@ pub(crate) fn short(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::fake;
 
     fn mount(kind: MountKind, target: &str, read_only: bool) -> Mount {
-        Mount {
-            kind,
-            source: "pgdata".to_owned(),
-            target: target.to_owned(),
-            host_path: String::new(),
-            read_only,
-            propagation: String::new(),
-            driver: String::new(),
-            size_bytes: None,
-        }
+        Mount { read_only, ..fake::mount(kind, "pgdata", "", target) }
     }
 
     fn image(volumes: &[&str]) -> ImageFacts {

@@ -74,6 +74,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::fake;
 
     #[test]
     fn v08_rights_over_the_host_are_named_and_others_are_not() {
@@ -109,15 +110,9 @@ mod tests {
 
     #[test]
     fn v08_of_all_mounts_binds_of_the_system_are_named_and_no_others() {
-        let mount = |kind: MountKind, source: &str| Mount {
-            kind,
-            source: source.to_owned(),
-            target: "/data".to_owned(),
-            host_path: source.to_owned(),
-            read_only: true,
-            propagation: String::new(),
-            driver: String::new(),
-            size_bytes: None,
+        let mount = |kind: MountKind, source: &str| {
+            let mount = fake::mount(kind, source, source, "/data");
+            Mount { read_only: true, ..mount }
         };
         let mounts = [
             mount(MountKind::Bind, "/var/run/docker.sock"),

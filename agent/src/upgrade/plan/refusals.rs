@@ -272,7 +272,7 @@ mod tests {
 
     use super::*;
     use crate::engine::ROLE_LABEL;
-    use crate::upgrade::plan::testing::container;
+    use crate::engine::fake::{container, mount};
 
     fn codes(container: &Container) -> Vec<&'static str> {
         let found = of_container(container, &ImageFacts::default(), false);
@@ -313,16 +313,8 @@ mod tests {
             docker_socket: "/nowhere/docker.sock".into(),
         };
         let with = |mounts: &[(MountKind, &str, bool)]| {
-            let mounts = mounts.iter().map(|&(kind, target, read_only)| Mount {
-                kind,
-                source: String::new(),
-                target: target.to_owned(),
-                host_path: String::new(),
-                read_only,
-                propagation: String::new(),
-                driver: String::new(),
-                size_bytes: None,
-            });
+            let mount = |&(kind, target, read_only)| Mount { read_only, ..mount(kind, "", "", target) };
+            let mounts = mounts.iter().map(mount);
             let subjects = of_own(&Container { mounts: mounts.collect(), ..container("agent") }, &own);
             subjects.into_iter().map(|refusal| refusal.subject).collect::<Vec<_>>()
         };

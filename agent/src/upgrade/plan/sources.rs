@@ -238,18 +238,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::engine::fake;
 
     fn mount(kind: MountKind, source: &str, target: &str) -> Mount {
-        Mount {
-            kind,
-            source: source.to_owned(),
-            target: target.to_owned(),
-            host_path: source.to_owned(),
-            read_only: false,
-            propagation: String::new(),
-            driver: String::new(),
-            size_bytes: None,
-        }
+        fake::mount(kind, source, source, target)
     }
 
     /// Name, path and options.

@@ -266,23 +266,15 @@ mod tests {
 
     use super::*;
     use crate::engine::Mount;
-    use crate::upgrade::plan::testing::container;
+    use crate::engine::fake::{container, mount};
 
     fn needing(name: &str, needs: &[&str]) -> Container {
         Container { needs: needs.iter().map(|&need| need.to_owned()).collect(), ..container(name) }
     }
 
     fn with_data(mut one: Container, read_only: bool) -> Container {
-        one.mounts.push(Mount {
-            kind: MountKind::Volume,
-            source: "data".to_owned(),
-            target: "/data".to_owned(),
-            host_path: "/v/data/_data".to_owned(),
-            read_only,
-            propagation: String::new(),
-            driver: String::new(),
-            size_bytes: None,
-        });
+        let data = mount(MountKind::Volume, "data", "/v/data/_data", "/data");
+        one.mounts.push(Mount { read_only, ..data });
         one
     }
 

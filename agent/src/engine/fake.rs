@@ -1,8 +1,8 @@
-//! Containers for tests that start none.
+//! Containers that no Engine has, for tests that ask none.
 
 use std::collections::BTreeMap;
 
-use crate::engine::{Container, ContainerState, HealthState};
+use super::{Container, ContainerState, HealthState, Mount, MountKind};
 
 /// A running container with nothing in particular.
 pub(crate) fn container(name: &str) -> Container {
@@ -24,5 +24,19 @@ pub(crate) fn container(name: &str) -> Container {
         restart_policy: "no".to_owned(),
         needs: Vec::new(),
         network_of: None,
+    }
+}
+
+/// A writable mount whose data is at `host_path` on the host.
+pub(crate) fn mount(kind: MountKind, source: &str, host_path: &str, target: &str) -> Mount {
+    Mount {
+        kind,
+        source: source.to_owned(),
+        target: target.to_owned(),
+        host_path: host_path.to_owned(),
+        read_only: false,
+        propagation: String::new(),
+        driver: String::new(),
+        size_bytes: None,
     }
 }
