@@ -16,9 +16,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::answer::unanswered;
-use super::container::Container;
 use super::{listing, wire};
 use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
+use crate::model::container::Container;
 use crate::model::upgrade::{Upgrade, UpgradePlan, UpgradeRequest};
 
 /// Asks a host to cancel a job, at work there or still to come.

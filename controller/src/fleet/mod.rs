@@ -9,8 +9,6 @@
 pub mod answer;
 pub mod calls;
 pub mod connection;
-pub mod container;
-pub mod event;
 pub mod inventory;
 mod listing;
 mod own;
@@ -18,7 +16,6 @@ pub mod registry;
 pub mod streams;
 mod texts;
 mod wire;
-pub mod work;
 
-pub use own::{OwnDirectory, own_directories};
+pub use own::own_directories;
 pub use registry::Fleet;

@@ -6,17 +6,7 @@ use std::path::Path;
 
 use holdfast_archive::store::{Location, StoreConfig};
 
-/// A directory in which the controller keeps its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnDirectory {
-    /// What it is, as the end of a sentence.
-    pub what: String,
-    /// As the controller sees it, which may be in a container.
-    pub path: String,
-    /// An agent on the same kernel knows the directory by these two.
-    pub device: u64,
-    pub inode: u64,
-}
+use crate::model::own_directory::OwnDirectory;
 
 /// The state directory, and the repository where that is a directory. One that
 /// cannot be looked at is left out and logged: it is then no source either.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::own::OwnDirectory;
+use crate::model::own_directory::OwnDirectory;
 
 /// A host's connection.
 #[derive(Debug, Clone)]

@@ -12,10 +12,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::calls::{containers, snapshots};
-use super::event::AgentEvent;
-use super::work::Work;
 use super::{texts, wire};
 use crate::limits::EVENT_MESSAGE;
+use crate::model::event::AgentEvent;
+use crate::model::work::Work;
 
 /// What is reported, from the beginning. Texts in it are cut to what may be
 /// kept.

@@ -4,9 +4,14 @@
 
 pub mod agent;
 pub mod caller;
+pub mod container;
+pub mod event;
 #[cfg(test)]
 mod exploration;
 pub mod job;
+pub mod own_directory;
 pub mod protocol;
+pub mod request;
 pub mod source;
 pub mod upgrade;
+pub mod work;

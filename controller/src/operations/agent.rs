@@ -31,11 +31,11 @@ use super::host::awaited;
 use super::{Failure, JobRun};
 use crate::fleet::answer::{plain, unanswered};
 use crate::fleet::calls;
-use crate::fleet::event::{AgentEvent, UpgradeEvent};
 use crate::fleet::streams::{self, Events};
-use crate::fleet::work::Work;
 use crate::limits::EVENTS_PER_SECOND;
+use crate::model::event::{AgentEvent, UpgradeEvent};
 use crate::model::upgrade::{UpgradeFinished, UpgradeState};
+use crate::model::work::Work;
 
 /// An agent that said it stops is gone after this, or is a new one by now.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);

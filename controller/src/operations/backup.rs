@@ -25,16 +25,16 @@ use crate::clock::now_ms;
 use crate::coverage::matching::facts;
 use crate::failpoint::failpoint;
 use crate::fleet::answer::plain;
-use crate::fleet::event::{AgentEvent, SnapshotEvent};
 use crate::fleet::inventory;
-use crate::fleet::work::Work;
 use crate::limits::{QUIESCED, RECORDED_EVENTS};
+use crate::model::event::{AgentEvent, SnapshotEvent};
 use crate::model::job::parameters::BackupParameters;
 use crate::model::job::quiesced::ContainerQuiesced;
 use crate::model::job::result::JobResult;
 use crate::model::job::source::{JobEnded, JobSource, SourceFinished, SourcePhase};
 use crate::model::job::state::State;
 use crate::model::source::SourceKind;
+use crate::model::work::Work;
 use crate::quota::day_of;
 use holdfast_archive::text::{bytes, millis};
 

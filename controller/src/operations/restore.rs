@@ -6,11 +6,11 @@ use holdfast_proto::ErrorCode;
 use super::agent::AgentJob;
 use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
-use crate::fleet::event::{AgentEvent, RestoreEvent};
-use crate::fleet::work::Work;
+use crate::model::event::{AgentEvent, RestoreEvent};
 use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
 use crate::model::job::restore::RestoreFinished;
 use crate::model::job::state::State;
+use crate::model::work::Work;
 use holdfast_archive::text::{bytes, millis};
 
 /// What is left where even salvaging fails: the list of the files is lost.

@@ -28,11 +28,11 @@ use super::{Failure, JobRun};
 use crate::catalog::jobs::Ending;
 use crate::fleet::answer::plain;
 use crate::fleet::calls;
-use crate::fleet::event::{AgentEvent, UpgradeEvent};
-use crate::fleet::work::{RollBackWork, Work};
+use crate::model::event::{AgentEvent, UpgradeEvent};
 use crate::model::job::parameters::RollbackParameters;
 use crate::model::job::state::State;
 use crate::model::upgrade::{Upgrade, UpgradeFinished, UpgradePlan, UpgradeState};
+use crate::model::work::{RollBackWork, Work};
 use crate::policy::Consistency;
 use holdfast_proto::{ErrorCode, Exit};
 

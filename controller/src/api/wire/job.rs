@@ -4,8 +4,7 @@ use holdfast_proto::v1;
 
 use crate::jobs::view::{ChildView, JobView};
 use crate::model::job::result::JobResult;
-use crate::model::job::{JobKind, State};
-use crate::operations::start::backup::PlannedBackup;
+use crate::model::job::{JobKind, PlannedBackup, State};
 
 impl From<JobView> for v1::Job {
     fn from(view: JobView) -> Self {

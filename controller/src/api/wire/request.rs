@@ -5,12 +5,10 @@ use holdfast_proto::{ErrorCode, v1};
 
 use super::upgrade::plan_request;
 use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
+use crate::model::request::{
+    BackupRequest, RestoreRequest, RollbackRequest, RolloutRequest, UpgradeChoice, UpgradeStartRequest,
+};
 use crate::operations::RequestError;
-use crate::operations::start::backup::BackupRequest;
-use crate::operations::start::restore::RestoreRequest;
-use crate::operations::start::rollback::RollbackRequest;
-use crate::operations::start::rollout::RolloutRequest;
-use crate::operations::start::upgrade::{UpgradeChoice, UpgradeStartRequest};
 use crate::policy::{Consistency, NestedMounts};
 
 impl TryFrom<v1::StartBackupRequest> for BackupRequest {

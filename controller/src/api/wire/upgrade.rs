@@ -4,10 +4,9 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::probe::Kind;
 
 use crate::model::upgrade::{
-    Probe, UpgradeChange, UpgradeLoss, UpgradeOptions, UpgradePlan, UpgradeReport, UpgradeRequest,
-    UpgradeSource, UpgradeState, UpgradeStep,
+    Probe, RolloutTarget, UpgradeChange, UpgradeLoss, UpgradeOptions, UpgradePlan, UpgradeReport,
+    UpgradeRequest, UpgradeSource, UpgradeState, UpgradeStep,
 };
-use crate::operations::start::rollout::RolloutTarget;
 
 /// What a host is to plan; without a message nothing is asked for.
 pub(in crate::api) fn plan_request(request: Option<v1::PlanUpgradeRequest>) -> UpgradeRequest {

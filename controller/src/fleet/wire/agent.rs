@@ -3,9 +3,9 @@
 
 use holdfast_proto::v1;
 
-use crate::fleet::container::Container;
-use crate::fleet::own::OwnDirectory;
 use crate::model::agent::{Agent, Engine};
+use crate::model::container::Container;
+use crate::model::own_directory::OwnDirectory;
 
 impl From<v1::Agent> for Agent {
     fn from(agent: v1::Agent) -> Self {

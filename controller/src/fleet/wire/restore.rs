@@ -5,7 +5,7 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::restore_event::Event;
 use holdfast_proto::v1::restore_snapshot_request::Target;
 
-use crate::fleet::event::RestoreEvent;
+use crate::model::event::RestoreEvent;
 use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
 use crate::model::job::restore::{RestoreFinished, RestorePhase, RestoreProgress};
 

@@ -4,7 +4,7 @@ use holdfast_proto::ids::JobId;
 use holdfast_proto::v1;
 use holdfast_proto::v1::snapshot_event::Event;
 
-use crate::fleet::event::SnapshotEvent;
+use crate::model::event::SnapshotEvent;
 use crate::model::job::parameters::BackupParameters;
 use crate::model::job::quiesced::ContainerQuiesced;
 use crate::model::job::source::{

@@ -5,13 +5,13 @@ use holdfast_proto::v1;
 use holdfast_proto::v1::probe::Kind;
 use holdfast_proto::v1::upgrade_event::Event;
 
-use crate::fleet::event::UpgradeEvent;
-use crate::fleet::work::{RollBackWork, UpgradeWork};
+use crate::model::event::UpgradeEvent;
 use crate::model::source::SourceKind;
 use crate::model::upgrade::{
     Probe, Upgrade, UpgradeChange, UpgradeFinished, UpgradeLoss, UpgradeOptions, UpgradePlan, UpgradeRequest,
     UpgradeSource, UpgradeState, UpgradeStep,
 };
+use crate::model::work::{RollBackWork, UpgradeWork};
 
 pub(in crate::fleet) fn run_request(
     job: JobId,

@@ -2,6 +2,7 @@
 
 pub mod kind;
 pub mod parameters;
+pub mod planned;
 pub mod prune;
 pub mod quiesced;
 pub mod restore;
@@ -11,5 +12,6 @@ pub mod state;
 
 pub use kind::JobKind;
 pub use parameters::Parameters;
+pub use planned::PlannedBackup;
 pub use result::JobResult;
 pub use state::State;

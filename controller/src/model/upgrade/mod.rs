@@ -6,6 +6,7 @@ pub mod record;
 pub mod report;
 pub mod request;
 pub mod state;
+pub mod target;
 
 pub use options::{Probe, UpgradeOptions};
 pub use plan::{UpgradeChange, UpgradeLoss, UpgradePlan, UpgradeSource};
@@ -13,3 +14,4 @@ pub use record::{Upgrade, UpgradeFinished};
 pub use report::UpgradeReport;
 pub use request::UpgradeRequest;
 pub use state::{UpgradeState, UpgradeStep};
+pub use target::RolloutTarget;

@@ -13,36 +13,17 @@ use crate::coverage::matching::facts;
 use crate::fleet::inventory;
 use crate::jobs::Jobs;
 use crate::jobs::view::JobView;
+use crate::model::job::PlannedBackup;
 use crate::model::job::parameters::{BackupParameters, Parameters};
 use crate::model::job::source::JobSource;
+use crate::model::request::BackupRequest;
 use crate::model::source::SourceKind;
 use crate::operations::{RequestError, names};
 use crate::policy::definition::pattern;
-use crate::policy::{Consistency, NestedMounts, Patterns, Policy, TornPolicy};
+use crate::policy::{Patterns, Policy, TornPolicy};
 
 /// Volumes named in a refusal; more are counted.
 const NAMED: usize = 10;
-
-/// What is asked for: a policy, or sources by hand.
-#[derive(Debug, Clone, Default)]
-pub struct BackupRequest {
-    /// A policy's name; empty: the sources are named here.
-    pub policy: String,
-    /// Name or id; empty with a policy: every host it selects.
-    pub host: String,
-    /// Volume globs, when not by policy.
-    pub volumes: Vec<String>,
-    pub directories: Vec<String>,
-    /// `None`: as the policy says, or while the data is in use.
-    pub consistency: Option<Consistency>,
-    /// `None`: as the policy says, or partial.
-    pub nested_mounts: Option<NestedMounts>,
-    /// 0: as the policy says, or the agent's default.
-    pub max_downtime_seconds: u32,
-    pub allow_empty: bool,
-    /// Resolve and say, start nothing.
-    pub plan_only: bool,
-}
 
 /// What was started, or would be.
 #[derive(Debug, Clone)]
@@ -57,15 +38,6 @@ pub struct BackupStart {
 pub enum BackupJobs {
     Planned(Vec<PlannedBackup>),
     Started(Vec<JobView>),
-}
-
-/// A job as it would be.
-#[derive(Debug, Clone)]
-pub struct PlannedBackup {
-    pub host: String,
-    pub policy: String,
-    pub actor: String,
-    pub sources: Vec<JobSource>,
 }
 
 /// Starts a backup of a policy, or of sources named by hand.
@@ -348,6 +320,7 @@ async fn planned_sources(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Consistency;
 
     fn request() -> BackupRequest {
         BackupRequest { host: "web-1".into(), volumes: vec!["db_*".into()], ..Default::default() }

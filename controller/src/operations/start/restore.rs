@@ -15,23 +15,13 @@ use crate::fleet::calls;
 use crate::jobs::Jobs;
 use crate::jobs::view::JobView;
 use crate::model::job::parameters::{Parameters, RestoreParameters, RestoreTarget};
+use crate::model::request::RestoreRequest;
 use crate::operations::restore::target_text;
 use crate::operations::{RequestError, names};
 use holdfast_archive::text::bytes;
 
 /// Stands in a snapshot where its agent took a secret out.
 const REMOVED: &str = "***";
-
-/// What is to be restored, and where.
-#[derive(Debug, Clone)]
-pub struct RestoreRequest {
-    /// Name or id.
-    pub host: String,
-    /// As the job keeps it, but that the snapshot is a reference of any form.
-    pub restore: RestoreParameters,
-    /// Resolve and say, start nothing.
-    pub plan_only: bool,
-}
 
 /// What was started, or would be.
 #[derive(Debug, Clone)]

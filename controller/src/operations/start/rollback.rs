@@ -8,20 +8,10 @@ use crate::fleet::calls;
 use crate::jobs::Jobs;
 use crate::jobs::view::JobView;
 use crate::model::job::parameters::{Parameters, RollbackParameters};
+use crate::model::request::RollbackRequest;
 use crate::model::upgrade::Upgrade;
 use crate::operations::rollback::no_way_back;
 use crate::operations::{RequestError, names};
-
-/// What is to be undone.
-#[derive(Debug, Clone)]
-pub struct RollbackRequest {
-    /// Name or id.
-    pub host: String,
-    /// Job id of the upgrade, or the container's name.
-    pub upgrade: String,
-    /// Discard what was written since without a snapshot of it.
-    pub without_snapshot: bool,
-}
 
 /// Starts a rollback. Whether there is a way back its host alone knows, and is
 /// asked.

@@ -8,15 +8,16 @@ use super::start_job;
 use crate::catalog::hosts::HostRecord;
 use crate::fleet::answer::plain;
 use crate::fleet::calls;
-use crate::fleet::container::Container;
 use crate::jobs::Jobs;
 use crate::jobs::view::JobView;
 use crate::model::caller::Caller;
+use crate::model::container::Container;
 use crate::model::job::parameters::{Parameters, RolloutParameters, RolloutPlace, UpgradeParameters};
-use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
+use crate::model::request::RolloutRequest;
+use crate::model::upgrade::{RolloutTarget, UpgradePlan, UpgradeRequest};
 use crate::operations::RequestError;
 use crate::operations::upgrade::{plan, powers};
-use crate::policy::{Consistency, LabelMatch};
+use crate::policy::LabelMatch;
 
 /// Hosts asked, and plans made, at the same time.
 const CONCURRENT: usize = 8;
@@ -24,27 +25,6 @@ const CONCURRENT: usize = 8;
 /// In the names of containers that an upgrade keeps or makes beside the one
 /// it is about; they bear the same labels.
 const BESIDE: [&str; 2] = [".holdfast-old-", ".holdfast-new-"];
-
-/// Which containers get which image, and at what pace.
-#[derive(Debug, Clone)]
-pub struct RolloutRequest {
-    /// Labels of containers, "key" or "key=value"; all must match.
-    pub selectors: Vec<String>,
-    /// Labels of hosts; empty: every host.
-    pub host_labels: Vec<String>,
-    /// As for one upgrade; the container is left out.
-    pub upgrade: UpgradeRequest,
-    pub consistency: Option<Consistency>,
-    /// Containers at once; 0: one.
-    pub batch: u32,
-    /// Failures beyond this stop the rollout.
-    pub max_failures: u32,
-    pub pause_seconds: u32,
-    /// After a stop, roll back what was upgraded before.
-    pub undo: bool,
-    /// Resolve and say, start nothing.
-    pub plan_only: bool,
-}
 
 /// What was started, or would be.
 #[derive(Debug, Clone)]
@@ -54,17 +34,6 @@ pub struct RolloutStart {
     pub targets: Vec<RolloutTarget>,
     /// What the operator should know, a sentence each.
     pub warnings: Vec<String>,
-}
-
-/// A container that matches, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RolloutTarget {
-    /// Name.
-    pub host: String,
-    pub container: String,
-    pub image: String,
-    /// Why it cannot be upgraded; empty where it can.
-    pub refusal: String,
 }
 
 /// A container that was found, and what can be done with it.

@@ -15,28 +15,11 @@ use crate::jobs::Jobs;
 use crate::jobs::view::JobView;
 use crate::model::caller::Caller;
 use crate::model::job::parameters::{Parameters, UpgradeParameters};
+use crate::model::request::{UpgradeChoice, UpgradeStartRequest};
 use crate::model::upgrade::{UpgradePlan, UpgradeRequest};
 use crate::operations::upgrade::plan::{self, Refusal, VALID_MS};
 use crate::operations::upgrade::powers;
 use crate::operations::{RequestError, names};
-use crate::policy::Consistency;
-
-/// What is to be run, and how containers are quiesced for the snapshot before.
-#[derive(Debug, Clone)]
-pub struct UpgradeStartRequest {
-    pub choice: UpgradeChoice,
-    /// `None`: they are paused.
-    pub consistency: Option<Consistency>,
-}
-
-/// Which plan is run.
-#[derive(Debug, Clone)]
-pub enum UpgradeChoice {
-    /// Exactly the plan that was shown under this id, or nothing.
-    Shown { plan_id: String },
-    /// As it is planned now. `host`: name or id.
-    Now { host: String, request: UpgradeRequest },
-}
 
 /// A plan that was made and is kept.
 #[derive(Debug, Clone)]
