@@ -30,3 +30,4 @@ pub mod schedule;
 pub mod setup;
 pub(crate) mod share;
 pub mod succession;
+mod wire;

@@ -18,15 +18,16 @@ use tonic::{Request, Response, Status};
 
 use super::scope::shown_hosts;
 use super::status_map::catalog_failed;
-use super::wire;
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::{EventRecord, JobFilter, JobRecord};
+use crate::jobs::view::{ChildView, JobView};
 use crate::jobs::{CancelOutcome, Jobs};
 use crate::model::caller::Caller;
 use crate::operations::start::backup::{BackupJobs, BackupStart};
 use crate::operations::start::prune::PruneStart;
 use crate::operations::start::restore::RestoreStart;
 use crate::operations::{names, start};
+use crate::wire;
 use holdfast_proto::ErrorCode;
 
 /// Jobs listed when no limit is given, and at most.
@@ -60,6 +61,14 @@ impl JobApi {
 
     async fn encode(&self, record: JobRecord) -> Result<Job, Status> {
         Ok(self.jobs.view(record).await.map_err(|error| catalog_failed(&error))?.into())
+    }
+}
+
+impl From<JobView> for Job {
+    fn from(view: JobView) -> Self {
+        let JobView { record, host, sources, children, restore: _ } = view;
+        let child = |ChildView { record, host }| wire::job::child(record, host);
+        wire::job::job(record, host, sources, children.into_iter().map(child).collect())
     }
 }
 
@@ -194,7 +203,8 @@ impl JobService for JobApi {
         let states = states
             .into_iter()
             .map(|state| {
-                wire::state(state).ok_or_else(|| ErrorCode::InvalidRequest.status("an unknown job state"))
+                wire::job::state(state)
+                    .ok_or_else(|| ErrorCode::InvalidRequest.status("an unknown job state"))
             })
             .collect::<Result<Vec<_>, _>>()?;
         let limit = if limit == 0 { LISTED } else { limit.min(MAX_LISTED) };

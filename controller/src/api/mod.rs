@@ -3,7 +3,7 @@
 //! Called by `app` alone, which serves it. It may ask everything below and
 //! decides nothing but who may call what ([`roles`], [`auth`]); why something is
 //! refused comes from below and becomes a status in [`status_map`]. Messages are
-//! made of domain types in `wire`, and requests read there.
+//! made of domain types in `crate::wire`, and requests read there.
 
 pub mod audit;
 pub mod auth;
@@ -25,4 +25,3 @@ pub mod status_map;
 pub mod subject;
 mod timed;
 pub mod upgrades;
-mod wire;

@@ -9,6 +9,7 @@ use holdfast_proto::ErrorCode;
 use tonic::Status;
 
 use crate::catalog::CatalogError;
+use crate::model::request::InvalidRequest;
 use crate::operations::RequestError;
 use crate::repository::RepositoryError;
 
@@ -42,6 +43,12 @@ pub fn repository_failed(error: RepositoryError) -> Status {
         RepositoryError::Damaged(_) => ErrorCode::Damaged,
     };
     code.status(text)
+}
+
+impl From<InvalidRequest> for Status {
+    fn from(error: InvalidRequest) -> Self {
+        ErrorCode::InvalidRequest.status(error.to_string())
+    }
 }
 
 impl From<RequestError> for Status {
@@ -87,6 +94,13 @@ mod tests {
         assert_eq!(ErrorCode::of(&short), Some(ErrorCode::StoreCorrupt));
         assert_eq!(answer(StoreErrorKind::Unreachable).code(), Code::Unavailable);
         assert_eq!(answer(StoreErrorKind::Auth).code(), Code::FailedPrecondition);
+    }
+
+    #[test]
+    fn a_request_that_means_nothing_is_an_invalid_one() {
+        let answer = Status::from(InvalidRequest("name a target".into()));
+        assert_eq!((answer.code(), answer.message()), (Code::InvalidArgument, "name a target"));
+        assert_eq!(ErrorCode::of(&answer), Some(ErrorCode::InvalidRequest));
     }
 
     /// The offline commands and the agent say the same of a store.

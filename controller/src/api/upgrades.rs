@@ -8,7 +8,6 @@ use holdfast_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::wire;
 use crate::jobs::Jobs;
 use crate::model::caller::Caller;
 use crate::operations::start;
@@ -35,9 +34,8 @@ impl UpgradeService for UpgradeApi {
     ) -> Result<Response<PlanFleetUpgradeResponse>, Status> {
         let actor = Caller::of(&request).actor();
         let PlanFleetUpgradeRequest { host, upgrade } = request.into_inner();
-        let request = wire::plan_request(upgrade);
         let PlannedUpgrade { plan_id, host, plan, valid_until_ms } =
-            start::upgrade::plan(&self.jobs, &host, request, &actor).await?;
+            start::upgrade::plan(&self.jobs, &host, upgrade.unwrap_or_default().into(), &actor).await?;
         Ok(Response::new(PlanFleetUpgradeResponse {
             plan_id,
             host,

@@ -9,14 +9,14 @@ use holdfast_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use holdfast_proto::v1::volume_service_client::VolumeServiceClient;
 use holdfast_proto::v1::{
     CancelJobRequest, InspectVolumeRequest, ListContainersRequest, ListRunningRequest, ListUpgradesRequest,
-    ProceedUpgradeRequest,
+    PlanUpgradeRequest, ProceedUpgradeRequest,
 };
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::answer::unanswered;
-use super::{listing, wire};
+use super::listing;
 use crate::limits::{EVENT_MESSAGE, LIST_MESSAGE};
 use crate::model::container::Container;
 use crate::model::upgrade::{Upgrade, UpgradePlan, UpgradeRequest};
@@ -107,7 +107,7 @@ pub async fn plan_upgrade(
     request: UpgradeRequest,
     most: Duration,
 ) -> Result<UpgradePlan, Status> {
-    let request = wire::upgrade::plan_request(request);
+    let request = PlanUpgradeRequest::from(request);
     let answer = timeout(most, containers(channel).plan_upgrade(request)).await;
     let answer = answer.map_err(|_| unanswered("for the plan of the upgrade", most))??;
     Ok(answer.into_inner().into())

@@ -2,7 +2,7 @@
 //!
 //! The one place where agents are called. What goes to a host and what comes
 //! from it is a message of the wire here and nowhere above: [`calls`] and
-//! [`streams`] take domain types and give them, [`wire`] converts. The catalogue
+//! [`streams`] take domain types and give them, `crate::wire` converts. The catalogue
 //! may be written, as what a host says of itself is; jobs and policies are the
 //! business of those above.
 
@@ -15,7 +15,6 @@ mod own;
 pub mod registry;
 pub mod streams;
 mod texts;
-mod wire;
 
 pub use own::own_directories;
 pub use registry::Fleet;

@@ -12,10 +12,11 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::calls::{containers, snapshots};
-use super::{texts, wire};
+use super::texts;
 use crate::limits::EVENT_MESSAGE;
 use crate::model::event::AgentEvent;
 use crate::model::work::Work;
+use crate::wire;
 
 /// What is reported, from the beginning. Texts in it are cut to what may be
 /// kept.

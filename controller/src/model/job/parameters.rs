@@ -215,6 +215,12 @@ mod tests {
     use crate::model::upgrade::Probe;
 
     #[test]
+    fn an_upgrade_pauses_unless_something_else_is_asked_for() {
+        let of = |consistency| UpgradeParameters::of(&UpgradeRequest::default(), "", consistency).consistency;
+        assert_eq!((of(None), of(Some(Consistency::Stop))), (Consistency::Pause, Consistency::Stop));
+    }
+
+    #[test]
     fn sources_by_name_match_themselves_alone() {
         let source = |kind: SourceKind, name: &str| UpgradeSource {
             kind: Some(kind),

@@ -1,20 +1,20 @@
 //! Requests to start work: what a message can say that no job can mean is refused
 //! here, the rest by who starts it.
 
-use holdfast_proto::{ErrorCode, v1};
+use holdfast_proto::v1;
 
-use super::upgrade::plan_request;
+use super::number::Number;
 use crate::model::job::parameters::{RestoreParameters, RestoreTarget};
 use crate::model::request::{
-    BackupRequest, RestoreRequest, RollbackRequest, RolloutRequest, UpgradeChoice, UpgradeStartRequest,
+    BackupRequest, InvalidRequest, RestoreRequest, RollbackRequest, RolloutRequest, UpgradeChoice,
+    UpgradeStartRequest,
 };
-use crate::operations::RequestError;
 use crate::policy::{Consistency, NestedMounts};
 
 impl TryFrom<v1::StartBackupRequest> for BackupRequest {
-    type Error = RequestError;
+    type Error = InvalidRequest;
 
-    fn try_from(request: v1::StartBackupRequest) -> Result<Self, RequestError> {
+    fn try_from(request: v1::StartBackupRequest) -> Result<Self, InvalidRequest> {
         let v1::StartBackupRequest {
             policy,
             host,
@@ -24,15 +24,15 @@ impl TryFrom<v1::StartBackupRequest> for BackupRequest {
             allow_empty,
             plan_only,
             max_downtime_seconds,
-            nested_mounts: nested,
+            nested_mounts,
         } = request;
         Ok(Self {
             policy,
             host,
             volumes,
             directories,
-            consistency: known_consistency(consistency)?,
-            nested_mounts: nested_mounts(nested)?,
+            consistency: self::consistency(consistency)?,
+            nested_mounts: self::nested_mounts(nested_mounts)?,
             max_downtime_seconds,
             allow_empty,
             plan_only,
@@ -41,9 +41,9 @@ impl TryFrom<v1::StartBackupRequest> for BackupRequest {
 }
 
 impl TryFrom<v1::StartRestoreRequest> for RestoreRequest {
-    type Error = RequestError;
+    type Error = InvalidRequest;
 
-    fn try_from(request: v1::StartRestoreRequest) -> Result<Self, RequestError> {
+    fn try_from(request: v1::StartRestoreRequest) -> Result<Self, InvalidRequest> {
         let v1::StartRestoreRequest {
             snapshot,
             host,
@@ -80,13 +80,13 @@ impl TryFrom<v1::StartRestoreRequest> for RestoreRequest {
 }
 
 impl TryFrom<v1::StartUpgradeRequest> for UpgradeStartRequest {
-    type Error = RequestError;
+    type Error = InvalidRequest;
 
-    fn try_from(request: v1::StartUpgradeRequest) -> Result<Self, RequestError> {
+    fn try_from(request: v1::StartUpgradeRequest) -> Result<Self, InvalidRequest> {
         let v1::StartUpgradeRequest { plan_id, host, upgrade, consistency } = request;
-        let consistency = known_consistency(consistency)?;
+        let consistency = self::consistency(consistency)?;
         if plan_id.is_empty() {
-            let choice = UpgradeChoice::Now { host, request: plan_request(upgrade) };
+            let choice = UpgradeChoice::Now { host, request: upgrade.unwrap_or_default().into() };
             return Ok(Self { choice, consistency });
         }
         if !host.is_empty() || upgrade.is_some() {
@@ -104,9 +104,9 @@ impl From<v1::StartRollbackRequest> for RollbackRequest {
 }
 
 impl TryFrom<v1::StartRolloutRequest> for RolloutRequest {
-    type Error = RequestError;
+    type Error = InvalidRequest;
 
-    fn try_from(request: v1::StartRolloutRequest) -> Result<Self, RequestError> {
+    fn try_from(request: v1::StartRolloutRequest) -> Result<Self, InvalidRequest> {
         let v1::StartRolloutRequest {
             selectors,
             host_labels,
@@ -121,8 +121,8 @@ impl TryFrom<v1::StartRolloutRequest> for RolloutRequest {
         Ok(Self {
             selectors,
             host_labels,
-            upgrade: plan_request(upgrade),
-            consistency: known_consistency(consistency)?,
+            upgrade: upgrade.unwrap_or_default().into(),
+            consistency: self::consistency(consistency)?,
             batch,
             max_failures,
             pause_seconds,
@@ -132,40 +132,27 @@ impl TryFrom<v1::StartRolloutRequest> for RolloutRequest {
     }
 }
 
-fn invalid(message: impl Into<String>) -> RequestError {
-    RequestError::new(ErrorCode::InvalidRequest, message)
+fn invalid(message: impl Into<String>) -> InvalidRequest {
+    InvalidRequest(message.into())
 }
 
 /// `None`: nothing in particular is asked for.
-fn known_consistency(number: i32) -> Result<Option<Consistency>, RequestError> {
-    match v1::Consistency::try_from(number) {
-        Ok(v1::Consistency::Unspecified) => Ok(None),
-        Ok(v1::Consistency::None) => Ok(Some(Consistency::None)),
-        Ok(v1::Consistency::Pause) => Ok(Some(Consistency::Pause)),
-        Ok(v1::Consistency::Stop) => Ok(Some(Consistency::Stop)),
-        Err(_) => Err(invalid("an unknown consistency; none, pause and stop are known")),
-    }
+fn consistency(number: i32) -> Result<Option<Consistency>, InvalidRequest> {
+    Number::known(number).ok_or_else(|| invalid("an unknown consistency; none, pause and stop are known"))
 }
 
 /// `None`: nothing in particular is asked for.
-fn nested_mounts(number: i32) -> Result<Option<NestedMounts>, RequestError> {
-    match v1::NestedMounts::try_from(number) {
-        Ok(v1::NestedMounts::Unspecified) => Ok(None),
-        Ok(v1::NestedMounts::Partial) => Ok(Some(NestedMounts::Partial)),
-        Ok(v1::NestedMounts::LeaveOut) => Ok(Some(NestedMounts::LeaveOut)),
-        Err(_) => Err(invalid("an unknown way with nested mounts; partial and leave-out are known")),
-    }
+fn nested_mounts(number: i32) -> Result<Option<NestedMounts>, InvalidRequest> {
+    Number::known(number)
+        .ok_or_else(|| invalid("an unknown way with nested mounts; partial and leave-out are known"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn is_invalid<T: std::fmt::Debug>(refused: Result<T, RequestError>) {
-        assert!(
-            matches!(refused, Err(RequestError::Refused { code: ErrorCode::InvalidRequest, .. })),
-            "{refused:?}"
-        );
+    fn is_invalid<T: std::fmt::Debug>(refused: Result<T, InvalidRequest>) {
+        assert!(refused.is_err(), "{refused:?}");
     }
 
     #[test]
