@@ -6,12 +6,13 @@ use holdfast_archive::snapshot::SHRUNK_WORDS;
 use holdfast_proto::v1::catalog_service_client::CatalogServiceClient;
 use holdfast_proto::v1::{
     BrowseSnapshotRequest, Consistency, Entry, EntryKind, ForgetSnapshotRequest, GetSnapshotRequest,
-    HoldSnapshotRequest, ListSnapshotsRequest, ReadFileRequest, Snapshot, SnapshotState, SourceKind,
+    HoldSnapshotRequest, ListSnapshotsRequest, ReadFileRequest, Snapshot, SnapshotState,
     UndeleteSnapshotRequest,
 };
 use serde::Serialize;
 
 use super::job::StatsView;
+use super::source::kind_word;
 use super::{Env, collect, labels, within};
 use crate::args::SnapshotCommand;
 use crate::client::Service;
@@ -72,11 +73,7 @@ impl From<Snapshot> for SnapshotView {
             SnapshotState::Forgotten => "forgotten",
             SnapshotState::Unspecified => "unknown",
         };
-        let kind = match snapshot.source_kind() {
-            SourceKind::Volume => "volume",
-            SourceKind::Directory => "directory",
-            SourceKind::Unspecified => "unknown",
-        };
+        let kind = kind_word(snapshot.source_kind());
         let consistency = match snapshot.consistency() {
             Consistency::None | Consistency::Unspecified => "crash-consistent",
             Consistency::Pause => "paused",

@@ -36,10 +36,7 @@ struct Retired(Vec<SourceView>);
 impl From<Source> for SourceView {
     fn from(source: Source) -> Self {
         Self {
-            kind: match source.kind() {
-                SourceKind::Directory => "directory",
-                SourceKind::Volume | SourceKind::Unspecified => "volume",
-            },
+            kind: kind_word(source.kind()),
             host: source.host,
             source: source.name,
             first_seen: When(source.first_seen_unix_ms),
@@ -51,6 +48,16 @@ impl From<Source> for SourceView {
             bound_by: source.bound_by,
             own: source.own,
         }
+    }
+}
+
+/// The kind of a source, as tables and JSON have it.
+pub(super) fn kind_word(kind: SourceKind) -> &'static str {
+    match kind {
+        SourceKind::Volume => "volume",
+        SourceKind::Directory => "directory",
+        // Of a controller or an agent that knows more kinds than this.
+        SourceKind::Unspecified => "unknown",
     }
 }
 
@@ -120,4 +127,15 @@ pub(super) async fn run(env: &Env, command: SourceCommand) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_is_not_known_is_not_called_a_volume() {
+        let listed = |kind| SourceView::from(Source { kind, ..Source::default() }).kind;
+        assert_eq!([listed(1), listed(2), listed(77)], ["volume", "directory", "unknown"]);
+    }
 }

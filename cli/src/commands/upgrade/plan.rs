@@ -5,11 +5,10 @@ mod words;
 
 use std::collections::BTreeMap;
 
-use holdfast_proto::v1::{
-    PlanFleetUpgradeResponse, SourceKind, UpgradeChange, UpgradeLoss, UpgradePlan, UpgradeSource,
-};
+use holdfast_proto::v1::{PlanFleetUpgradeResponse, UpgradeChange, UpgradeLoss, UpgradePlan, UpgradeSource};
 use serde::Serialize;
 
+use super::super::source::kind_word;
 use crate::error::Exit;
 use crate::output::{Bytes, When};
 
@@ -100,11 +99,7 @@ impl From<UpgradeLoss> for LossView {
 
 impl From<UpgradeSource> for SourceView {
     fn from(source: UpgradeSource) -> Self {
-        let kind = match source.kind() {
-            SourceKind::Volume => "volume",
-            SourceKind::Directory => "directory",
-            SourceKind::Unspecified => "unknown",
-        };
+        let kind = kind_word(source.kind());
         let UpgradeSource { kind: _, name, target, size_bytes, clone, free_bytes } = source;
         Self { kind, name, target, size_bytes: Bytes(size_bytes), clone, free_bytes: Bytes(free_bytes) }
     }
