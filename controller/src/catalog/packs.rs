@@ -99,10 +99,7 @@ impl Catalog {
         // Both in one transaction: a frame that others are told of lies in a pack that
         // a collection already sees as live.
         add_frames(&mut tx, row.host, row.number, table).await?;
-        sqlx::query("update packs set state = 'live', suspect = 0 where number = $1")
-            .bind(signed(row.number))
-            .execute(&mut *tx)
-            .await?;
+        make_live(&mut tx, row.number).await?;
         tx.commit().await?;
         Ok(outcome)
     }
@@ -135,10 +132,7 @@ impl Catalog {
             .execute(&mut *tx)
             .await?;
         }
-        sqlx::query("update packs set state = 'live', suspect = 0 where number = $1")
-            .bind(signed(row.number))
-            .execute(&mut *tx)
-            .await?;
+        make_live(&mut tx, row.number).await?;
         tx.commit().await?;
         Ok(outcome)
     }
@@ -337,6 +331,15 @@ pub(super) async fn pack(
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(read).transpose()
+}
+
+/// Of an intended pack whose object was seen.
+async fn make_live(tx: &mut SqliteConnection, pack: u64) -> Result<(), CatalogError> {
+    sqlx::query("update packs set state = 'live', suspect = 0 where number = $1")
+        .bind(signed(pack))
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// Either way the pack waits for no lease any more.
