@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use holdfast_agent::args::{Cli, Command};
 use holdfast_agent::{app, logging};
+use holdfast_archive::process::guard_memory;
 use holdfast_archive::text::{printable, printable_lines};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start();
+    // This host's key and what is read from its volumes are in this process's memory.
     guard_memory();
     holdfast_archive::fs::raise_handle_limit();
     // Fails only if one is installed already, which is as good.
@@ -23,18 +24,6 @@ fn main() -> ExitCode {
             drop(writeln!(std::io::stderr(), "error: {}", printable(&format!("{error:#}"))));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// This host's key and what is read from its volumes are in this process's
-/// memory: neither may end up in a core file, nor be read by another process of
-/// the same user.
-fn guard_memory() {
-    let limit = Rlimit { current: Some(0), maximum: Some(0) };
-    let guarded =
-        setrlimit(Resource::Core, limit).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    if let Err(error) = guarded {
-        tracing::warn!(%error, "core files could not be switched off");
     }
 }
 

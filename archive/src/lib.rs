@@ -108,6 +108,7 @@ pub mod keys;
 pub mod manifest;
 pub mod pack;
 pub mod pack_io;
+pub mod process;
 pub mod recovery;
 pub mod repository;
 pub mod salvage;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_archive::process;
 use holdfast_archive::store::{Store, StoreError};
 use holdfast_proto::FILE_DESCRIPTOR_SET;
 use holdfast_proto::v1::audit_service_server::AuditServiceServer;
@@ -25,7 +26,6 @@ use holdfast_proto::v1::source_service_server::SourceServiceServer;
 use holdfast_proto::v1::status_service_server::StatusServiceServer;
 use holdfast_proto::v1::upgrade_service_server::UpgradeServiceServer;
 use rustix::fs::FlockOperation;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -334,18 +334,12 @@ async fn serve(
 /// Raises the number of files this process may have open as far as it may be,
 /// up to what the controller can use; gives the number.
 pub fn raise_open_files() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let most = maximum.unwrap_or(limits::OPEN_FILES).min(limits::OPEN_FILES);
-    if current.is_some_and(|current| current < most)
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum })
-    {
-        tracing::warn!(%error, "the limit of open files could not be raised");
-    }
+    process::raise_open_files(limits::OPEN_FILES);
     open_files()
 }
 
 fn open_files() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(limits::OPEN_FILES)
+    process::open_files().unwrap_or(limits::OPEN_FILES)
 }
 
 async fn renew_certificate(

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use holdfast_archive::keys::RecoveryFile;
+use holdfast_archive::process::guard_memory;
 use holdfast_archive::repository::{hash, text};
 use holdfast_archive::store::Store;
 use holdfast_archive::text::{causes, printable, printable_lines};
@@ -28,7 +29,6 @@ use holdfast_controller::repository::{Rebuilt, Repository, Settings, Verified as
 use holdfast_controller::succession::{self, TakenOver};
 use holdfast_controller::{logging, setup};
 use holdfast_proto::Exit;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,18 +66,8 @@ async fn command(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The CA key is in this process's memory: it must not end up in a core file,
-/// nor be read by another process of the same user.
-fn guard_memory() {
-    let limit = Rlimit { current: Some(0), maximum: Some(0) };
-    let guarded =
-        setrlimit(Resource::Core, limit).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    if let Err(error) = guarded {
-        tracing::warn!(%error, "core files could not be switched off");
-    }
-}
-
 async fn rebuild(args: InitArgs) -> anyhow::Result<ExitCode> {
+    // The CA key is in this process's memory.
     guard_memory();
     let dir = args.state.state_dir.clone();
     let config = setup::config_of(args)?;
@@ -211,6 +201,7 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn initialise(args: InitArgs) -> anyhow::Result<ExitCode> {
+    // The CA key is in this process's memory.
     guard_memory();
     let dir = args.state.state_dir.clone();
     let config = setup::config_of(args)?;
@@ -242,6 +233,7 @@ fn say_needs(state_dir: &Path, config: &Config) -> std::io::Result<()> {
 }
 
 async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    // The CA key is in this process's memory.
     guard_memory();
     let files = raise_open_files();
     tracing::info!(files, "open files this process may have");

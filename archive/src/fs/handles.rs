@@ -1,28 +1,25 @@
 //! How many handles this process may hold.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use crate::process;
 
 /// More than a tree ever needs at once here.
 const ENOUGH: u64 = 65_536;
 
-/// Allows this process as many open files as it may allow itself: the usual
-/// soft limit of 1024 is for programs that use `select`. Best effort.
+/// Allows this process as many open files as it may allow itself. Best effort.
 pub fn raise_handle_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let most = maximum.unwrap_or(ENOUGH).min(ENOUGH);
-    if current.is_some_and(|current| current < most) {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum });
-    }
+    process::raise_open_files(ENOUGH);
 }
 
 /// A part of what is allowed, for one job of several.
 pub(in crate::fs) fn handle_share(least: usize, most: usize) -> usize {
-    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(ENOUGH);
+    let allowed = process::open_files().unwrap_or(ENOUGH);
     usize::try_from(allowed / 8).unwrap_or(most).clamp(least, most)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
     use super::*;
 
     #[test]
