@@ -91,31 +91,10 @@ pub struct ResumeArgs {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
-
-    /// Arguments of a command and those below it that are called after a secret
-    /// and take something else than a file that holds it.
-    fn bare_secrets(command: &clap::Command, found: &mut Vec<String>) {
-        let promises = |name: &str| {
-            let words = ["token", "secret", "password", "passphrase", "credential", "key", "auth", "private"];
-            words.iter().any(|word| name.to_lowercase().contains(word))
-        };
-        for arg in command.get_arguments().filter(|arg| arg.get_action().takes_values()) {
-            let env = arg.get_env().map(|env| env.to_string_lossy().into_owned()).unwrap_or_default();
-            let named = promises(arg.get_id().as_str())
-                || promises(arg.get_long().unwrap_or_default())
-                || promises(&env);
-            let file = std::any::TypeId::of::<std::path::PathBuf>();
-            if named && arg.get_value_parser().type_id() != file {
-                found.push(format!("{} {}", command.get_name(), arg.get_id()));
-            }
-        }
-        command.get_subcommands().for_each(|below| bare_secrets(below, found));
-    }
+    use support::secrets::{assert_all_are_files, promising};
 
     #[test]
     fn o13_what_promises_a_secret_takes_a_file_that_holds_it() {
-        let mut found = Vec::new();
-        bare_secrets(&super::Cli::command(), &mut found);
-        assert!(found.is_empty(), "these take a secret itself: {found:?}");
+        assert_all_are_files(&promising(&super::Cli::command()));
     }
 }

@@ -215,6 +215,7 @@ pub enum AuditCommand {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use support::secrets::{assert_all_are_files, promising};
 
     #[test]
     fn v08_the_life_of_a_token_is_in_hours_days_or_weeks() {
@@ -239,30 +240,8 @@ mod tests {
         assert!(Cli::try_parse_from(line.into_iter().chain(["--crypto", "none"])).is_ok());
     }
 
-    /// Arguments of a command and those below it that are called after a secret
-    /// and take something else than a file that holds it.
-    fn bare_secrets(command: &clap::Command, found: &mut Vec<String>) {
-        let promises = |name: &str| {
-            let words = ["token", "secret", "password", "passphrase", "credential", "key", "auth", "private"];
-            words.iter().any(|word| name.to_lowercase().contains(word))
-        };
-        for arg in command.get_arguments().filter(|arg| arg.get_action().takes_values()) {
-            let env = arg.get_env().map(|env| env.to_string_lossy().into_owned()).unwrap_or_default();
-            let named = promises(arg.get_id().as_str())
-                || promises(arg.get_long().unwrap_or_default())
-                || promises(&env);
-            let file = std::any::TypeId::of::<std::path::PathBuf>();
-            if named && arg.get_value_parser().type_id() != file {
-                found.push(format!("{} {}", command.get_name(), arg.get_id()));
-            }
-        }
-        command.get_subcommands().for_each(|below| bare_secrets(below, found));
-    }
-
     #[test]
     fn o13_what_promises_a_secret_takes_a_file_that_holds_it() {
-        let mut found = Vec::new();
-        bare_secrets(&super::Cli::command(), &mut found);
-        assert!(found.is_empty(), "these take a secret itself: {found:?}");
+        assert_all_are_files(&promising(&super::Cli::command()));
     }
 }

@@ -18,5 +18,6 @@ pub mod disk;
 pub mod figure;
 pub mod invariant;
 pub mod record;
+pub mod secrets;
 pub mod tree;
 pub mod wait;
