@@ -10,14 +10,14 @@ use crate::allow::{Allow, NotAllowed};
 
 /// A directory on the host that its own file allows.
 #[derive(Debug)]
-pub struct AllowedDirectory {
+pub(crate) struct AllowedDirectory {
     path: PathBuf,
     device: u64,
     inode: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum DirectoryError {
+pub(crate) enum DirectoryError {
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
     #[error("directory `{}` cannot be opened: {source}", .path.display())]
@@ -36,7 +36,7 @@ impl AllowedDirectory {
     ///
     /// # Errors
     /// When it cannot be opened, or lies outside what the host allows.
-    pub fn open(allow: &Allow, path: &Path) -> Result<Self, DirectoryError> {
+    pub(crate) fn open(allow: &Allow, path: &Path) -> Result<Self, DirectoryError> {
         let failed = |source| DirectoryError::Open { path: path.to_owned(), source };
         let handle = open_directory(path).map_err(failed)?;
         let real = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(failed)?;
@@ -46,7 +46,7 @@ impl AllowedDirectory {
     }
 
     /// Where it is, through no link.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -54,7 +54,7 @@ impl AllowedDirectory {
     ///
     /// # Errors
     /// When something else is found under its path by now.
-    pub fn root(&self) -> Result<OwnedFd, DirectoryError> {
+    pub(crate) fn root(&self) -> Result<OwnedFd, DirectoryError> {
         let failed = |source| DirectoryError::Open { path: self.path.clone(), source };
         let handle = open_directory(&self.path).map_err(failed)?;
         if self.is(&handle).map_err(failed)? {
@@ -67,7 +67,7 @@ impl AllowedDirectory {
     ///
     /// # Errors
     /// When the handle cannot be asked.
-    pub fn is(&self, handle: impl AsFd) -> std::io::Result<bool> {
+    pub(crate) fn is(&self, handle: impl AsFd) -> std::io::Result<bool> {
         let found = rustix::fs::fstat(handle)?;
         Ok((found.st_dev, found.st_ino) == (self.device, self.inode))
     }

@@ -25,7 +25,7 @@ use crate::durable;
 const NOTE_EVERY: Duration = Duration::from_mins(10);
 
 /// Milliseconds since the Unix epoch, by the wall clock.
-pub fn now_unix_ms() -> i64 {
+pub(crate) fn now_unix_ms() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
 

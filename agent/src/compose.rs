@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// What every label of compose begins with.
-pub const PREFIX: &str = "com.docker.compose.";
+pub(crate) const PREFIX: &str = "com.docker.compose.";
 
 const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
@@ -16,14 +16,14 @@ const CONFIG_HASH: &str = "com.docker.compose.config-hash";
 /// Whether compose takes a container with these labels for its own. Images
 /// that compose built have labels of project and service as well, and so has
 /// whatever is made of them; the others are only on containers.
-pub fn is_its_own<'a>(has: impl Fn(&str) -> Option<&'a str>) -> bool {
+pub(crate) fn is_its_own<'a>(has: impl Fn(&str) -> Option<&'a str>) -> bool {
     has(PROJECT).is_some_and(|project| !project.is_empty())
         && [NUMBER, ONE_OFF, CONFIG_HASH].iter().any(|label| has(label).is_some())
 }
 
 /// Whether a container has the place of another one: compose made it for the
 /// same number of the same service.
-pub fn has_place_of(labels: &BTreeMap<String, String>, place: &BTreeMap<String, String>) -> bool {
+pub(crate) fn has_place_of(labels: &BTreeMap<String, String>, place: &BTreeMap<String, String>) -> bool {
     is_its_own(|key| labels.get(key).map(String::as_str))
         && [PROJECT, SERVICE, NUMBER, ONE_OFF].iter().all(|key| labels.get(*key) == place.get(*key))
 }

@@ -17,7 +17,7 @@ use crate::args::{RunArgs, StateArgs};
 use crate::durable;
 
 /// Socket of the agent where nothing else is said.
-pub const DEFAULT_SOCKET: &str = "/run/holdfast/agent.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/run/holdfast/agent.sock";
 
 const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 const DEFAULT_MEMORY_MIB: u32 = 192;
@@ -147,7 +147,7 @@ impl Config {
 ///
 /// # Errors
 /// When the file cannot be read or written, or is no TOML.
-pub fn write_allow(path: &Path, allow: &Allow) -> io::Result<()> {
+pub(crate) fn write_allow(path: &Path, allow: &Allow) -> io::Result<()> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         other => other?,

@@ -13,7 +13,7 @@ use crate::engine::{Engine, EngineError, Mount, MountKind};
 
 /// Why a directory is not taken for the host's.
 #[derive(Debug, thiserror::Error)]
-pub enum ContainedError {
+pub(crate) enum ContainedError {
     #[error(
         "directory `{}` is not the host's: nothing is mounted there in the agent's container `{container}`, so it is one of its own image; make that container anew with `-v {}:{}:rslave`, in compose.yaml under the agent's `volumes`",
         .path.display(), .path.display(), .path.display()
@@ -30,7 +30,7 @@ pub enum ContainedError {
 
 impl ContainedError {
     /// Error code for events.
-    pub fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::NotMounted { .. } | Self::Elsewhere { .. } => ErrorCode::NotMounted,
             Self::Engine(error) => error.kind().code(),
@@ -44,7 +44,11 @@ impl ContainedError {
 ///
 /// # Errors
 /// What is refused, with the mount that is missing.
-pub async fn check(engine: &Engine, container: Option<&str>, path: &Path) -> Result<(), ContainedError> {
+pub(crate) async fn check(
+    engine: &Engine,
+    container: Option<&str>,
+    path: &Path,
+) -> Result<(), ContainedError> {
     let Some(id) = container else { return Ok(()) };
     let own = engine.inspect_container(id).await?;
     judge(&own.name, &own.mounts, path)

@@ -6,7 +6,7 @@ use crate::engine::{CreatedContainer, Engine, EngineError};
 
 /// A container to make, checked as far as that goes without the Engine.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NewContainer {
+pub(crate) struct NewContainer {
     /// Empty: the Engine gives it one.
     pub name: String,
     pub image: String,
@@ -33,7 +33,7 @@ pub struct InvalidRun {
 /// # Errors
 /// `NotFound` when the image is not there and was not to be fetched, or cannot
 /// be; otherwise what the Engine refuses.
-pub async fn run(engine: &Engine, wanted: &NewContainer) -> Result<CreatedContainer, EngineError> {
+pub(crate) async fn run(engine: &Engine, wanted: &NewContainer) -> Result<CreatedContainer, EngineError> {
     if wanted.pull && !engine.has_image(&wanted.image).await? {
         engine.pull_image(&wanted.image, None).await?;
     }

@@ -21,10 +21,10 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// For a file with secrets or settings of containers in it.
-pub const OWNER_ONLY: u32 = 0o600;
+pub(crate) const OWNER_ONLY: u32 = 0o600;
 
 /// For a file that anybody may read, as far as its directory lets them.
-pub const READABLE: u32 = 0o644;
+pub(crate) const READABLE: u32 = 0o644;
 
 /// Ends the name of a temporary file.
 const TEMPORARY_SUFFIX: &str = ".new";
@@ -35,7 +35,7 @@ const TEMPORARY_SUFFIX: &str = ".new";
 ///
 /// # Errors
 /// When the file cannot be written, or its directory cannot be synced.
-pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     put(path, mode, bytes)?;
     sync_directory(directory_of(path))
 }
@@ -45,7 +45,7 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// When the file cannot be written; what was there stays.
-pub fn put(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn put(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     put_like(path, mode, None, bytes)
 }
 
@@ -55,7 +55,7 @@ pub fn put(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`replace`], and when the owner cannot be kept; what was there stays.
-pub fn replace_content(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_content(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let path = behind_links(path);
     let before = match fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -70,7 +70,7 @@ pub fn replace_content(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// When it is there and cannot be removed.
-pub fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -81,13 +81,13 @@ pub fn remove_if_there(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// When the directory cannot be opened or synced.
-pub fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
 /// Whether a crash inside [`put`] leaves files of this name. They hold nothing
 /// that counts.
-pub fn is_temporary(name: &str) -> bool {
+pub(crate) fn is_temporary(name: &str) -> bool {
     name.ends_with(TEMPORARY_SUFFIX)
 }
 
@@ -98,7 +98,7 @@ pub fn is_temporary(name: &str) -> bool {
 ///
 /// # Errors
 /// When it cannot be opened or made.
-pub fn lock_file(path: &Path) -> io::Result<File> {
+pub(crate) fn lock_file(path: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)
 }
 
@@ -107,7 +107,7 @@ pub fn lock_file(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// When the file system has no locks.
-pub fn try_lock(file: &File) -> io::Result<bool> {
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -120,7 +120,7 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
 ///
 /// # Errors
 /// When there is no such file, or the file system has no locks.
-pub fn is_locked(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_locked(path: &Path) -> io::Result<bool> {
     // Shared, so that two who ask do not see each other.
     match File::open(path)?.try_lock_shared() {
         Ok(()) => Ok(false),

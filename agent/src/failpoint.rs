@@ -8,7 +8,7 @@
 //! feature `failpoints` have such places, and only `tests/run` asks for it.
 
 /// Every name, so that a test can try them all.
-pub const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "agent.journal.after-write",
     "agent.journal.after-remove",
     "agent.holder.created",
@@ -82,7 +82,7 @@ struct Wanted {
 
 /// Dies or stands still here if the environment asks for it.
 #[cfg(feature = "failpoints")]
-pub fn failpoint(name: &'static str) {
+pub(crate) fn failpoint(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;

@@ -25,7 +25,7 @@ struct Record {
 ///
 /// # Errors
 /// When the state directory cannot be read or written, or holds nonsense.
-pub fn open(state_dir: &Path, engine: Option<&str>) -> io::Result<InstanceId> {
+pub(crate) fn open(state_dir: &Path, engine: Option<&str>) -> io::Result<InstanceId> {
     let path = state_dir.join("instance.json");
     let known: Option<Record> = match fs::read(&path) {
         Ok(bytes) => Some(serde_json::from_slice(&bytes)?),

@@ -211,7 +211,7 @@ impl Journal {
 ///
 /// # Errors
 /// When the lock cannot be looked at.
-pub fn is_held(state_dir: &Path) -> io::Result<bool> {
+pub(crate) fn is_held(state_dir: &Path) -> io::Result<bool> {
     durable::is_locked(&state_dir.join("journal").join("lock"))
 }
 

@@ -5,12 +5,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// Whether something is mounted exactly at `path`.
-pub fn is_mount_point(path: &Path) -> bool {
+pub(crate) fn is_mount_point(path: &Path) -> bool {
     std::fs::read("/proc/self/mountinfo").is_ok_and(|table| names(&table, path))
 }
 
 /// Something mounted below `path`, which must have no links in it.
-pub fn mount_point_below(path: &Path) -> Option<PathBuf> {
+pub(crate) fn mount_point_below(path: &Path) -> Option<PathBuf> {
     let table = std::fs::read("/proc/self/mountinfo").ok()?;
     mount_points(&table).find(|found| found != path && found.starts_with(path))
 }

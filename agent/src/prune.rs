@@ -14,7 +14,7 @@ use crate::own::OwnPlaces;
 
 /// Which volumes a prune is about.
 #[derive(Debug, Clone, Default)]
-pub struct PruneRequest {
+pub(crate) struct PruneRequest {
     pub labels: Vec<LabelFilter>,
     /// Named volumes as well as anonymous ones.
     pub include_named: bool,
@@ -24,21 +24,21 @@ pub struct PruneRequest {
 
 /// "key", or "key=value".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LabelFilter {
+pub(crate) struct LabelFilter {
     key: String,
     value: Option<String>,
 }
 
 /// What a prune did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pruned {
+pub(crate) struct Pruned {
     pub volumes: Vec<Volume>,
     pub kept: Vec<Kept>,
 }
 
 /// A volume that was named and stays, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub(crate) struct Kept {
     pub name: String,
     pub reason: String,
 }
@@ -53,7 +53,7 @@ pub enum PruneError {
 
 impl LabelFilter {
     /// Reads "key" or "key=value".
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         match text.split_once('=') {
             Some((key, value)) => Self { key: key.to_owned(), value: Some(value.to_owned()) },
             None => Self { key: text.to_owned(), value: None },
@@ -61,14 +61,14 @@ impl LabelFilter {
     }
 
     /// Whether it is among these labels.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         labels.get(&self.key).is_some_and(|found| self.value.as_ref().is_none_or(|wanted| wanted == found))
     }
 }
 
 /// Decides what would go: unused, of the kind and with the labels asked for.
 /// Says of every volume that was named and stays why.
-pub fn plan_prune(
+pub(crate) fn plan_prune(
     volumes: Vec<Volume>,
     used: &HashSet<String>,
     own: &OwnPlaces,
@@ -119,7 +119,11 @@ fn reason_to_keep(
 ///
 /// # Errors
 /// When the Engine cannot be asked.
-pub async fn look(engine: &Engine, own: &OwnPlaces, request: &PruneRequest) -> Result<Pruned, PruneError> {
+pub(crate) async fn look(
+    engine: &Engine,
+    own: &OwnPlaces,
+    request: &PruneRequest,
+) -> Result<Pruned, PruneError> {
     let volumes = engine.list_volumes().await?;
     Ok(plan_prune(volumes, &used_volumes(engine).await?, own, request))
 }
@@ -129,7 +133,7 @@ pub async fn look(engine: &Engine, own: &OwnPlaces, request: &PruneRequest) -> R
 /// # Errors
 /// `NothingNamed` without names. A volume that cannot be removed is no error:
 /// it is kept and reported. An Engine that cannot be reached is one.
-pub async fn apply_prune(
+pub(crate) async fn apply_prune(
     engine: &Engine,
     own: &OwnPlaces,
     request: &PruneRequest,
@@ -160,7 +164,7 @@ pub async fn apply_prune(
 ///
 /// # Errors
 /// When the Engine cannot list its containers.
-pub async fn used_volumes(engine: &Engine) -> Result<HashSet<String>, EngineError> {
+pub(crate) async fn used_volumes(engine: &Engine) -> Result<HashSet<String>, EngineError> {
     let containers = engine.list_containers().await?;
     let mounts = containers.into_iter().flat_map(|container| container.mounts);
     Ok(mounts.filter(|mount| mount.kind == MountKind::Volume).map(|mount| mount.source).collect())

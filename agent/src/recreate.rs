@@ -37,7 +37,7 @@ pub enum RecreateError {
 ///
 /// # Errors
 /// When the Engine refuses any of it, or the reference means another image.
-pub async fn create(
+pub(crate) async fn create(
     engine: &Engine,
     spec: &Spec,
     name: &str,

@@ -37,13 +37,13 @@ use crate::failpoint::failpoint;
 use crate::holder::Holders;
 use crate::journal::{ActionId, CleanupAction, Journal, JournalError, QuiescedContainer};
 
-pub use self::act::{Act, Outcome};
+pub(crate) use self::act::{Act, Outcome};
 
 /// Label of a volume a restore made; its value is the job's id.
-pub const RESTORE_LABEL: &str = "holdfast.restore";
+pub(crate) const RESTORE_LABEL: &str = "holdfast.restore";
 
 /// What the names of directories that a restore fills begin with.
-pub const RESTORE_DIRECTORY: &str = ".holdfast-restore-";
+pub(crate) const RESTORE_DIRECTORY: &str = ".holdfast-restore-";
 
 /// Why a half-restored volume stays.
 const IN_USE: &str =
@@ -480,7 +480,7 @@ fn report(action: &CleanupAction, attempt: &Attempt) {
 }
 
 /// The action in words, for logs and for `resume`.
-pub fn describe(action: &CleanupAction) -> String {
+pub(crate) fn describe(action: &CleanupAction) -> String {
     match action {
         CleanupAction::Start(container) => format!("start container `{}`", container.name),
         CleanupAction::Unpause(container) => format!("unpause container `{}`", container.name),

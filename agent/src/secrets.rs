@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 /// Stands where a secret was.
-pub const REMOVED: &str = "***";
+pub(crate) const REMOVED: &str = "***";
 
 /// Words of a setting's name that make its value a secret.
 const WORDS: [&str; 22] = [
@@ -105,7 +105,7 @@ const SHORT_OPTIONS: [(&str, &str); 11] = [
 ];
 
 /// Whether a setting of this name holds a secret.
-pub fn is_secret_name(name: &str) -> bool {
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let words = words(name);
     if words.last().is_some_and(|last| ABOUT.contains(&last.as_str())) {
         return false;
@@ -146,12 +146,12 @@ fn words(name: &str) -> Vec<String> {
 }
 
 /// Whether something was taken out of a value.
-pub fn was_removed(value: &str) -> bool {
+pub(crate) fn was_removed(value: &str) -> bool {
     value.contains(REMOVED)
 }
 
 /// A setting's value with its secrets taken out.
-pub fn value(name: &str, value: &str) -> String {
+pub(crate) fn value(name: &str, value: &str) -> String {
     match is_secret_name(name) {
         true if value.is_empty() => String::new(),
         true => REMOVED.to_owned(),
@@ -160,7 +160,7 @@ pub fn value(name: &str, value: &str) -> String {
 }
 
 /// Options or labels with the secrets among them taken out.
-pub fn settings<'a>(
+pub(crate) fn settings<'a>(
     settings: impl IntoIterator<Item = (&'a String, &'a String)>,
 ) -> BTreeMap<String, String> {
     settings.into_iter().map(|(name, setting)| (name.clone(), value(name, setting))).collect()
@@ -168,13 +168,13 @@ pub fn settings<'a>(
 
 /// A text with its secrets taken out: `password=…` among mount options, the
 /// user's part of a URL, an option of a command, a token by its look.
-pub fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     Scan::default().text(text)
 }
 
 /// Takes secrets out of the parts of a container's configuration that people
 /// put them in: `Config`, `HostConfig` or the settings of an endpoint.
-pub fn of_settings(of: &mut Map<String, Value>) {
+pub(crate) fn of_settings(of: &mut Map<String, Value>) {
     // The entrypoint names the program whose options the command has.
     let mut scan = Scan::default();
     for key in ["Entrypoint", "Cmd"] {

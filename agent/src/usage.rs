@@ -21,7 +21,7 @@ use crate::volume_path::{ReachError, ReachedVolume};
 
 /// What a walk found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Allocated, in bytes; a file with several names counts once.
     pub size_bytes: u64,
     /// Everything below the root.
@@ -57,7 +57,7 @@ impl Drop for StopOnDrop {
 ///
 /// # Errors
 /// When the volume's data cannot be opened or read.
-pub async fn measure(reached: &ReachedVolume) -> Result<Usage, UsageError> {
+pub(crate) async fn measure(reached: &ReachedVolume) -> Result<Usage, UsageError> {
     let (root, path) = (reached.open_root()?, reached.path().to_owned());
     let stop = StopOnDrop(Arc::default());
     let stopped = stop.0.clone();

@@ -28,7 +28,7 @@ const ROOT_FLAGS: OFlags =
 
 /// How a volume's data is got at, from its settings alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReachPlan {
+pub(crate) enum ReachPlan {
     /// At the path the Engine reports.
     Direct,
     /// Through a holder, for this reason.
@@ -39,7 +39,7 @@ pub enum ReachPlan {
 
 /// A volume whose data is at [`path`](Self::path) until this is released.
 #[derive(Debug)]
-pub struct ReachedVolume {
+pub(crate) struct ReachedVolume {
     volume: Volume,
     name: VolumeName,
     path: PathBuf,
@@ -67,7 +67,7 @@ pub enum ReachError {
 }
 
 /// Decides how to get at a volume's data.
-pub fn plan_reach(volume: &Volume) -> ReachPlan {
+pub(crate) fn plan_reach(volume: &Volume) -> ReachPlan {
     if volume.driver != "local" {
         return ReachPlan::Holder(format!(
             "driver `{}` may mount it only while a container uses it",
@@ -93,7 +93,7 @@ pub fn plan_reach(volume: &Volume) -> ReachPlan {
 /// # Errors
 /// `Refused` with the reason when the data cannot be reached, and every other
 /// failure on the way. Never an empty directory in the volume's place.
-pub async fn resolve(
+pub(crate) async fn resolve(
     engine: &Engine,
     holders: &Holders,
     name: &VolumeName,
@@ -119,18 +119,18 @@ pub async fn resolve(
 }
 
 impl ReachedVolume {
-    pub fn volume(&self) -> &Volume {
+    pub(crate) fn volume(&self) -> &Volume {
         &self.volume
     }
 
     /// Where the data is on this host.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether it is mounted from elsewhere, so that the Engine does not remove
     /// its content with it.
-    pub fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.holder.is_some()
     }
 
@@ -138,7 +138,7 @@ impl ReachedVolume {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn open_root(&self) -> Result<OwnedFd, ReachError> {
+    pub(crate) fn open_root(&self) -> Result<OwnedFd, ReachError> {
         let failed = |error: Errno| self.failed(error);
         rustix::fs::openat(&self.root, ".", ROOT_FLAGS, Mode::empty()).map_err(failed)
     }
@@ -147,7 +147,7 @@ impl ReachedVolume {
     ///
     /// # Errors
     /// `Replaced` when it does not; `NotFound` of the Engine when it is gone.
-    pub async fn check_identity(&self, engine: &Engine) -> Result<(), ReachError> {
+    pub(crate) async fn check_identity(&self, engine: &Engine) -> Result<(), ReachError> {
         let volume = engine.inspect_volume(&self.name).await?;
         let opened = rustix::fs::fstat(&self.root).map_err(|error| self.failed(error))?;
         let same_place = self.holder.is_some() || volume.mountpoint == self.volume.mountpoint;
@@ -164,7 +164,7 @@ impl ReachedVolume {
     ///
     /// # Errors
     /// When a holder cannot be removed; the journal lists its removal then.
-    pub async fn release(self) -> Result<(), HolderError> {
+    pub(crate) async fn release(self) -> Result<(), HolderError> {
         // Before the holder goes: an open directory keeps its mount busy.
         drop(self.root);
         release(self.holder).await

@@ -34,7 +34,7 @@ pub struct VolumeNotAllowed {
 ///
 /// # Errors
 /// Names the setting and what would have to be allowed.
-pub fn check(allow: &Allow, wanted: &NewVolume) -> Result<Option<AllowedDirectory>, VolumeNotAllowed> {
+pub(crate) fn check(allow: &Allow, wanted: &NewVolume) -> Result<Option<AllowedDirectory>, VolumeNotAllowed> {
     let Some(setting) = leads_elsewhere(wanted) else { return Ok(None) };
     if allow.check(Right::Container).is_ok() {
         return Ok(None);

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 /// Dropping it calls the watchdog off.
 #[derive(Debug)]
 #[must_use = "a watchdog that is dropped watches nothing"]
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     task: JoinHandle<()>,
 }
 
 impl Watchdog {
     /// Runs `act` at `deadline` unless the guard is dropped before. Once begun
     /// it runs to its end.
-    pub fn arm(deadline: Instant, act: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub(crate) fn arm(deadline: Instant, act: impl Future<Output = ()> + Send + 'static) -> Self {
         let task = tokio::spawn(async move {
             tokio::time::sleep_until(deadline).await;
             // A task of its own: the guard's abort must not cut it in half.

@@ -30,7 +30,7 @@ struct Born {
 ///
 /// # Errors
 /// If there is no directory, or it cannot be looked at.
-pub fn identity(path: &Path) -> Result<Identity, CloneError> {
+pub(crate) fn identity(path: &Path) -> Result<Identity, CloneError> {
     identity_at(&Place::of(path)?, path)
 }
 
@@ -54,7 +54,12 @@ fn identity_at(place: &Place, path: &Path) -> Result<Identity, CloneError> {
 /// # Errors
 /// If the two trees are not what they are said to be, or the kernel refuses.
 /// Nothing was changed then.
-pub fn put_back(root: &Path, clone: &Path, original: Identity, cloned: Identity) -> Result<(), CloneError> {
+pub(crate) fn put_back(
+    root: &Path,
+    clone: &Path,
+    original: Identity,
+    cloned: Identity,
+) -> Result<(), CloneError> {
     let (at, aside) = (Place::of(root)?, Place::of(clone)?);
     let at_root = look(&at, root, original, cloned)?;
     let at_clone = look(&aside, clone, original, cloned)?;

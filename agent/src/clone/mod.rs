@@ -37,9 +37,9 @@ mod space;
 mod tests;
 mod trail;
 
-pub use error::CloneError;
-pub use exchange::{Identity, identity, put_back};
-pub use pass::{FirstPass, Stats, first_pass, second_pass};
-pub use place::clone_path;
-pub use remove::{remove, remove_contents};
-pub use space::{Means, Room, room};
+pub(crate) use error::CloneError;
+pub(crate) use exchange::{Identity, identity, put_back};
+pub(crate) use pass::{FirstPass, first_pass, second_pass};
+pub(crate) use place::clone_path;
+pub(crate) use remove::{remove, remove_contents};
+pub(crate) use space::{Means, Room, room};

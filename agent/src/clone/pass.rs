@@ -27,7 +27,7 @@ const GRACE_NS: i128 = 2_000_000_000;
 
 /// What a pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// Everything below the root.
     pub entries: u64,
     /// Made anew, without their content being read.
@@ -46,7 +46,7 @@ pub struct Stats {
 /// A finished first pass, with what it saw. Worth something to the process
 /// that made it only.
 #[derive(Debug)]
-pub struct FirstPass {
+pub(crate) struct FirstPass {
     pub stats: Stats,
     noted: Noted,
 }
@@ -58,7 +58,7 @@ pub struct FirstPass {
 /// If there is something at `clone` already, or anything of the tree can
 /// never be copied. What was made until then is to be given to
 /// [`remove`](super::remove()).
-pub fn first_pass(root: &Path, clone: &Path, cancel: &AtomicBool) -> Result<FirstPass, CloneError> {
+pub(crate) fn first_pass(root: &Path, clone: &Path, cancel: &AtomicBool) -> Result<FirstPass, CloneError> {
     first_pass_with(root, clone, GRACE_NS, cancel)
 }
 
@@ -88,7 +88,7 @@ pub(super) fn first_pass_with(
 /// If the clone is not exactly the tree: something is still written, there is
 /// no space left, the filesystem refuses something, or `cancel` is set. Such a
 /// clone is to be given to [`remove`](super::remove()).
-pub fn second_pass(
+pub(crate) fn second_pass(
     root: &Path,
     clone: &Path,
     first: Option<FirstPass>,

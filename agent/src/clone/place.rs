@@ -22,7 +22,7 @@ const NAME_MAX: usize = 255 - ".".len() - NAMED.len() - JOB_LEN - "-".len();
 /// Where a tree's clone lies while it is kept. The clone of a volume's data is
 /// in the volume's directory and goes away with it; that of any other
 /// directory is a hidden one beside it.
-pub fn clone_path(root: &Path, job: JobId) -> PathBuf {
+pub(crate) fn clone_path(root: &Path, job: JobId) -> PathBuf {
     let name = root.file_name().unwrap_or_default();
     if name == VOLUME_DATA {
         return root.with_file_name(format!("{NAMED}{job}"));

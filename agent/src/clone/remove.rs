@@ -23,7 +23,7 @@ use super::place::{Place, is_clone_path};
 /// # Errors
 /// If the path is no clone's, or something of the tree cannot be removed:
 /// another filesystem is mounted in it, or the kernel refuses.
-pub fn remove(clone: &Path) -> Result<(), CloneError> {
+pub(crate) fn remove(clone: &Path) -> Result<(), CloneError> {
     if !is_clone_path(clone) {
         return Err(CloneError::NotAClone { path: shown(clone) });
     }
@@ -45,7 +45,7 @@ pub fn remove(clone: &Path) -> Result<(), CloneError> {
 /// # Errors
 /// If something in it cannot be removed: another filesystem is mounted in it,
 /// or the kernel refuses. What is left can be removed by another call.
-pub fn remove_contents(directory: BorrowedFd<'_>, path: &Path) -> Result<(), CloneError> {
+pub(crate) fn remove_contents(directory: BorrowedFd<'_>, path: &Path) -> Result<(), CloneError> {
     let emptied = || {
         let names = Names::read(directory)?;
         for at in 0..names.len() {

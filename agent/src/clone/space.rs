@@ -40,7 +40,7 @@ pub enum Means {
 
 /// What a clone needs and what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub(crate) struct Room {
     pub means: Means,
     /// Allocated by the tree, in bytes.
     pub size_bytes: u64,
@@ -54,7 +54,7 @@ pub struct Room {
 impl Room {
     /// Why there is too little room, in words; none if there is enough: what is
     /// needed and a twentieth of that more, or 64 MiB.
-    pub fn refusal(&self) -> Option<String> {
+    pub(crate) fn refusal(&self) -> Option<String> {
         let wanted = self.needed_bytes.saturating_add((self.needed_bytes / 20).max(SPARE_BYTES));
         if wanted > self.free_bytes {
             let (wanted, free) = (wanted.div_ceil(MIB), self.free_bytes / MIB);
@@ -75,7 +75,7 @@ impl Room {
 /// # Errors
 /// If the tree cannot be cloned or its clone could not be put back, whatever
 /// room there is.
-pub fn room(root: &Path, job: JobId, cancel: &AtomicBool) -> Result<Room, CloneError> {
+pub(crate) fn room(root: &Path, job: JobId, cancel: &AtomicBool) -> Result<Room, CloneError> {
     let place = Place::of(root)?;
     let directory = place.open(root)?;
     check(root, &place, &directory)?;

@@ -35,17 +35,17 @@ use std::time::Duration;
 
 use bollard::Docker;
 
-pub use self::containers::{Container, ContainerState, ContainerSummary, HealthState, HealthWait};
-pub use self::error::{EngineError, EngineErrorKind};
+pub(crate) use self::containers::{Container, ContainerState, ContainerSummary, HealthState, HealthWait};
+pub(crate) use self::error::{EngineError, EngineErrorKind};
 pub(crate) use self::holders::HOLDER_LABEL;
-pub use self::holders::HolderSpec;
-pub use self::mounts::{Mount, MountKind};
-pub use self::paths::PathKind;
-pub use self::raw::{CreatedContainer, ExecOutcome, PathChange, PathChangeKind};
+pub(crate) use self::holders::HolderSpec;
+pub(crate) use self::mounts::{Mount, MountKind};
+pub(crate) use self::paths::PathKind;
+pub(crate) use self::raw::{CreatedContainer, PathChange, PathChangeKind};
 pub(crate) use self::role::ROLE_LABEL;
-pub use self::role::Role;
+pub(crate) use self::role::Role;
 use self::transport::{NEWEST_MINOR, OLDEST_MINOR, PinnedVersion, Transport};
-pub use self::volumes::{Created, InvalidVolumeName, NewVolume, Volume, VolumeName};
+pub(crate) use self::volumes::{InvalidVolumeName, NewVolume, Volume, VolumeName};
 
 /// How long the Engine may take for a call that only looks something up.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(30);

@@ -16,7 +16,7 @@ const FILE: &str = "connection.json";
 
 /// The connection as it is, since when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionState {
+pub(crate) struct ConnectionState {
     pub since_unix_ms: i64,
     /// Why there is none; none while it stands.
     pub problem: Option<String>,
@@ -24,7 +24,7 @@ pub struct ConnectionState {
 
 impl ConnectionState {
     /// As an agent wrote it last; none where it wrote nothing that can be read.
-    pub fn read(state_dir: &Path) -> Option<Self> {
+    pub(crate) fn read(state_dir: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(state_dir.join(FILE)).ok()?).ok()
     }
 }

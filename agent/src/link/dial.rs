@@ -27,7 +27,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No address led to a connection.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     #[error("{address} could not be reached")]
     Connect { address: String, source: io::Error },
     #[error("{address} did not answer within {} s", DIAL_TIMEOUT.as_secs())]

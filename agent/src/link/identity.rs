@@ -20,7 +20,7 @@ const FILE: &str = "identity.json";
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
+pub(crate) enum IdentityError {
     #[error("{} could not be {action}", path.display())]
     File { path: PathBuf, action: &'static str, source: io::Error },
     #[error(transparent)]
@@ -35,7 +35,7 @@ pub enum IdentityError {
 
 /// A host's identity to its controller. The key never shows in `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub(crate) struct Identity {
     pub host_id: String,
     pub host_name: String,
     /// `host:port` of the controller, tried in order.
@@ -66,7 +66,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the file is there and cannot be read.
-    pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
+    pub(crate) fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = state_dir.join(FILE);
         let text = match secret_file::read(&path) {
             Ok(text) => text,
@@ -87,7 +87,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the directory cannot be made or written.
-    pub fn save(&self, state_dir: &Path) -> Result<(), IdentityError> {
+    pub(crate) fn save(&self, state_dir: &Path) -> Result<(), IdentityError> {
         let _lock = lock(state_dir)?;
         self.write(state_dir)
     }
@@ -112,7 +112,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the file cannot be removed.
-    pub fn remove(state_dir: &Path) -> Result<bool, IdentityError> {
+    pub(crate) fn remove(state_dir: &Path) -> Result<bool, IdentityError> {
         let path = state_dir.join(FILE);
         // Before the lock, which would make the directory of a host that never joined.
         if !path.exists() {
@@ -146,7 +146,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the certificate cannot be read.
-    pub fn validity(&self) -> Result<(i64, i64), IdentityError> {
+    pub(crate) fn validity(&self) -> Result<(i64, i64), IdentityError> {
         let unreadable = || IdentityError::Certificate("certificate");
         let der =
             CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(|_| unreadable())?;

@@ -27,7 +27,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the host did not join. Nothing was written.
 #[derive(Debug, thiserror::Error)]
-pub enum JoinError {
+pub(crate) enum JoinError {
     #[error(transparent)]
     Token(#[from] InvalidJoinToken),
     #[error(
@@ -57,7 +57,11 @@ pub enum JoinError {
 /// # Errors
 /// When the token is no good, the controller cannot be reached, is another
 /// one, or refuses; nothing is written then.
-pub async fn join(token_text: &str, state_dir: &Path, instance: InstanceId) -> Result<Identity, JoinError> {
+pub(crate) async fn join(
+    token_text: &str,
+    state_dir: &Path,
+    instance: InstanceId,
+) -> Result<Identity, JoinError> {
     let token: JoinToken = token_text.parse()?;
     let config = tls::joining_config(token.ca_key_sha256)?;
     let stream = dial(&token.addresses, &config).await.map_err(|error| {

@@ -36,11 +36,10 @@ use crate::controller::Controller;
 use crate::session::Line;
 
 use self::connection::ConnectionFile;
-pub use self::connection::ConnectionState;
-pub use self::dial::DialError;
-pub use self::identity::{Identity, IdentityError};
-pub use self::join::{JoinError, join};
-pub use self::reverse::FromController;
+pub(crate) use self::connection::ConnectionState;
+pub(crate) use self::dial::DialError;
+pub(crate) use self::identity::{Identity, IdentityError};
+pub(crate) use self::join::join;
 
 /// How often the identity is looked for: one `stat`, so that a host that joins,
 /// joins anew or leaves needs no restart.
@@ -58,7 +57,7 @@ struct Held {
 /// The link of a host to its controller, if it has one: that is settled by
 /// what lies in the state directory at any time.
 #[derive(Debug)]
-pub struct Link {
+pub(crate) struct Link {
     state_dir: PathBuf,
     held: watch::Sender<Held>,
     /// A new one with each certificate; none while the host has not joined.
@@ -70,7 +69,7 @@ impl Link {
     ///
     /// # Errors
     /// When an identity is there and cannot be used.
-    pub fn open(state_dir: &Path) -> Result<Self, IdentityError> {
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, IdentityError> {
         let identity = Identity::load(state_dir)?;
         let line = identity.as_ref().map(line).transpose()?;
         Ok(Self {
@@ -81,13 +80,13 @@ impl Link {
     }
 
     /// Whether the host has joined a controller.
-    pub fn has_joined(&self) -> bool {
+    pub(crate) fn has_joined(&self) -> bool {
         self.held.borrow().identity.is_some()
     }
 
     /// The ordinary connection, for calls to the controller, and what is kept
     /// beside it. Calls need a deadline of their own.
-    pub fn line(&self) -> watch::Receiver<Option<Line>> {
+    pub(crate) fn line(&self) -> watch::Receiver<Option<Line>> {
         self.line.subscribe()
     }
 
@@ -97,7 +96,7 @@ impl Link {
     /// not there at the start: a host that has joined must never run with
     /// other rights than it was joined with. Where `rights` fails, the identity
     /// is left alone and looked at again.
-    pub async fn run<R, A>(self, router: R, rights: A, controller: Controller, stop: CancellationToken)
+    pub(crate) async fn run<R, A>(self, router: R, rights: A, controller: Controller, stop: CancellationToken)
     where
         R: Fn() -> Router,
         A: Fn() -> anyhow::Result<()>,

@@ -36,7 +36,7 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_
 /// In the extensions of a call that came from the controller, over the link;
 /// calls over the local socket have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FromController;
+pub(crate) struct FromController;
 
 /// Serves one connection after another until `stop`. An identity that came by
 /// joining ends the connection of the one before.

@@ -35,8 +35,8 @@ use crate::watchdog::Watchdog;
 
 use self::groups::groups;
 
-pub use self::plan::{
-    NotToStop, Place, Plan, QuiesceMode, depends_on, is_own, is_swarm, live_users, lives_in, mounts_place,
+pub(crate) use self::plan::{
+    NotToStop, Place, QuiesceMode, depends_on, is_own, is_swarm, live_users, lives_in, mounts_place,
     plan_quiesce, quiesce_order,
 };
 
@@ -52,7 +52,7 @@ const RESUME_LIMIT: Duration = Duration::from_secs(30);
 
 /// Quiesce containers of one Engine. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Quiescer {
+pub(crate) struct Quiescer {
     engine: Engine,
     recovery: RecoveryWorker,
     own: Option<Arc<str>>,
@@ -61,7 +61,7 @@ pub struct Quiescer {
 
 /// What is asked of a [`Quiescer`].
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     pub job: JobId,
     /// What is still to be read; there is at least one.
     pub places: Vec<Place>,
@@ -71,7 +71,7 @@ pub struct Request {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum QuiesceError {
+pub(crate) enum QuiesceError {
     #[error("the containers that use the data cannot be found out: {0}")]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -88,7 +88,7 @@ pub enum QuiesceError {
 
 impl QuiesceError {
     /// Error code for events.
-    pub fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Engine(error) => error.kind().code(),
             Self::NotToStop(refusal) => refusal.code(),
@@ -115,7 +115,7 @@ pub struct QuiesceReport {
 
 /// Nothing is quiesced, or the recovery worker will resume it.
 #[derive(Debug)]
-pub struct QuiesceFailure {
+pub(crate) struct QuiesceFailure {
     pub error: QuiesceError,
     /// Indexes of the places this is said of. Before it is known which are of
     /// one group it is all of them: then the reason is the host's, not theirs.
@@ -127,7 +127,7 @@ pub struct QuiesceFailure {
 /// Quiesced containers. They resume when it is dropped, but only
 /// [`Quiesced::resume`] waits for them and tells how it went.
 #[derive(Debug)]
-pub struct Quiesced {
+pub(crate) struct Quiesced {
     shared: Arc<Shared>,
     group: Vec<usize>,
     places: Vec<Place>,
@@ -158,12 +158,12 @@ struct Held {
 
 impl Quiescer {
     /// `own`: the id of the container the agent itself runs in, if any.
-    pub fn new(engine: Engine, recovery: RecoveryWorker, own: Option<String>) -> Self {
+    pub(crate) fn new(engine: Engine, recovery: RecoveryWorker, own: Option<String>) -> Self {
         Self { engine, recovery, own: own.map(Arc::from), lock: Arc::default() }
     }
 
     /// Held by whoever has quiesced containers, backups and upgrades alike.
-    pub fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn lock(&self) -> Arc<tokio::sync::Mutex<()>> {
         self.lock.clone()
     }
 
@@ -175,7 +175,11 @@ impl Quiescer {
     ///
     /// # Errors
     /// When one of them cannot be quiesced, or the job is cancelled.
-    pub async fn quiesce(&self, request: &Request, cancel: &Cancel) -> Result<Quiesced, QuiesceFailure> {
+    pub(crate) async fn quiesce(
+        &self,
+        request: &Request,
+        cancel: &Cancel,
+    ) -> Result<Quiesced, QuiesceFailure> {
         let all = |error: QuiesceError| QuiesceFailure {
             error,
             group: (0..request.places.len()).collect(),
@@ -237,7 +241,7 @@ fn watch(shared: &Arc<Shared>, deadline: Instant, cancel: &Cancel) -> Watchdog {
 
 impl Quiesced {
     /// Indexes of the places, as they were asked for, whose users are quiesced.
-    pub fn group(&self) -> &[usize] {
+    pub(crate) fn group(&self) -> &[usize] {
         &self.group
     }
 
@@ -245,7 +249,7 @@ impl Quiesced {
     ///
     /// # Errors
     /// When the Engine cannot be asked, which is a reason for doubt too.
-    pub async fn disturbances(&self) -> Result<Vec<String>, EngineError> {
+    pub(crate) async fn disturbances(&self) -> Result<Vec<String>, EngineError> {
         let containers = inspect_all(&self.shared.engine).await?;
         let running = live_users(&containers, &self.places, self.shared.own.as_deref());
         let mut problems: Vec<String> = running
@@ -268,7 +272,7 @@ impl Quiesced {
     }
 
     /// Resumes everything, in the reverse order, and says how it went.
-    pub async fn resume(mut self) -> Vec<QuiesceReport> {
+    pub(crate) async fn resume(mut self) -> Vec<QuiesceReport> {
         let mut reports = self.shared.resume(true).await;
         // Nothing is quiesced any more. How long they take to be healthy is no
         // time quiesced, and no reason to give up what was read.

@@ -41,7 +41,7 @@ pub enum Place {
 
 /// Containers to quiesce, in this order; they resume in the reverse one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub containers: Vec<Container>,
     /// Lengths of the groups of consecutive containers that do not depend on
     /// each other, from the first on.
@@ -51,7 +51,7 @@ pub struct Plan {
 impl Plan {
     /// The containers in groups that may be quiesced at the same time, one
     /// group after the other.
-    pub fn waves(&self) -> impl Iterator<Item = &[Container]> {
+    pub(crate) fn waves(&self) -> impl Iterator<Item = &[Container]> {
         let mut left = self.containers.as_slice();
         self.waves.iter().map(move |&count| {
             let (wave, after) = left.split_at(count.min(left.len()));
@@ -63,7 +63,7 @@ impl Plan {
 
 /// Why a container is not stopped and started again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotToStop {
+pub(crate) enum NotToStop {
     #[error(
         "container `{name}` would be removed by being stopped, because it was started with --rm; use `pause` for what it uses, or start it without --rm"
     )]
@@ -85,7 +85,7 @@ impl NotToStop {
     }
 
     /// Error code for events.
-    pub fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::WouldBeRemoved { .. } => ErrorCode::WouldBeRemoved,
             Self::WouldBeReplaced { .. } => ErrorCode::WouldBeReplaced,
@@ -97,7 +97,7 @@ impl NotToStop {
 const SWARM: &str = "com.docker.swarm.";
 
 /// Whether Docker Swarm made a container.
-pub fn is_swarm(container: &Container) -> bool {
+pub(crate) fn is_swarm(container: &Container) -> bool {
     container.labels.keys().any(|key| key.starts_with(SWARM))
 }
 
@@ -107,7 +107,7 @@ pub fn is_swarm(container: &Container) -> bool {
 ///
 /// # Errors
 /// When a container cannot be stopped and started again.
-pub fn plan_quiesce(
+pub(crate) fn plan_quiesce(
     containers: &[Container],
     places: &[Place],
     mode: QuiesceMode,
@@ -134,7 +134,7 @@ pub(super) fn can_quiesce<'a>(containers: &'a [Container], own: Option<&str>) ->
 }
 
 /// Whether a container is the agent itself or another one of Holdfast's.
-pub fn is_own(container: &Container, own: Option<&str>) -> bool {
+pub(crate) fn is_own(container: &Container, own: Option<&str>) -> bool {
     Some(container.id.as_str()) == own || container.role().is_some()
 }
 
@@ -154,7 +154,7 @@ pub(super) fn to_quiesce(live: &[&Container], places: &[Place], mode: QuiesceMod
 }
 
 /// Containers among these that could write to one of the places now.
-pub fn live_users<'a>(
+pub(crate) fn live_users<'a>(
     containers: &'a [Container],
     places: &[Place],
     own: Option<&str>,
@@ -168,12 +168,12 @@ pub fn live_users<'a>(
 }
 
 /// Whether `later` needs `earlier` to run before it.
-pub fn depends_on(later: &Container, earlier: &Container) -> bool {
+pub(crate) fn depends_on(later: &Container, earlier: &Container) -> bool {
     earlier.is_needed_by(later) || compose_needs(later, earlier)
 }
 
 /// Whether a mount shows the data, or a part of it.
-pub fn mounts_place(mount: &Mount, place: &Place) -> bool {
+pub(crate) fn mounts_place(mount: &Mount, place: &Place) -> bool {
     let host_path = Path::new(&mount.host_path);
     match (mount.kind, place) {
         (MountKind::Volume, Place::Volume { name, path: _ }) if mount.source == *name => true,
@@ -186,7 +186,7 @@ pub fn mounts_place(mount: &Mount, place: &Place) -> bool {
 }
 
 /// The order in which the chosen ones of these containers are quiesced, by index.
-pub fn quiesce_order(containers: &[&Container], chosen: &BTreeSet<usize>) -> Vec<usize> {
+pub(crate) fn quiesce_order(containers: &[&Container], chosen: &BTreeSet<usize>) -> Vec<usize> {
     order(containers, chosen, &needs(containers))
 }
 
@@ -206,7 +206,7 @@ fn needs(live: &[&Container]) -> BTreeMap<usize, BTreeSet<usize>> {
 }
 
 /// Whether a container has the network of another one.
-pub fn lives_in(container: &Container, owner: &Container) -> bool {
+pub(crate) fn lives_in(container: &Container, owner: &Container) -> bool {
     container.network_of.as_deref().is_some_and(|name| owner.is_named(name))
 }
 

@@ -13,7 +13,7 @@ mod mounts;
 mod router;
 mod run_request;
 mod snapshots;
-pub mod status;
+pub(crate) mod status;
 mod upgrade_wire;
 mod upgrades;
 mod volumes;

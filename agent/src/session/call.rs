@@ -226,7 +226,7 @@ impl From<Refusal> for PackIoError {
 }
 
 /// What a failure at the other side of the data plane is called.
-pub fn code_of(error: &PackIoError) -> ErrorCode {
+pub(crate) fn code_of(error: &PackIoError) -> ErrorCode {
     ErrorCode::parse(error.code).unwrap_or(ErrorCode::Internal)
 }
 

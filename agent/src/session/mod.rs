@@ -35,11 +35,11 @@ use crate::failpoint::failpoint;
 use crate::store_pin::NotPinned;
 
 use self::call::Caller;
-pub use self::call::{Line, code_of};
+pub(crate) use self::call::{Line, code_of};
 use self::lost::Lost;
-pub use self::plane::{BaseSnapshot, Damaged, DataPlane, JobRun, Restore, Upload, UploadParameters};
+pub(crate) use self::plane::{BaseSnapshot, Damaged, DataPlane, JobRun, UploadParameters};
 use self::presigned::PutError;
-pub use self::wire::{Commit, Committed, Stored};
+pub(crate) use self::wire::{Commit, Committed, Stored};
 use self::wire::{nonsense, parse_commit, parse_location, wire_frame, wire_ids};
 
 /// Bytes of a pack in one message.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 /// Events of type `E`.
 #[derive(Debug)]
-pub struct Feed<E> {
+pub(crate) struct Feed<E> {
     state: Mutex<State<E>>,
     version: watch::Sender<u64>,
 }
@@ -36,18 +36,18 @@ struct Listener<E> {
 }
 
 impl<E: Clone> Feed<E> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let state = State { version: 0, log: Vec::new(), progress: BTreeMap::new(), ended: false };
         Self { state: Mutex::new(state), version: watch::channel(0).0 }
     }
 
     /// Something that happened once.
-    pub fn push(&self, event: E) {
+    pub(crate) fn push(&self, event: E) {
         self.change(|state| state.log.push(event));
     }
 
     /// The latest progress of `of`.
-    pub fn progress(&self, of: &str, event: E) {
+    pub(crate) fn progress(&self, of: &str, event: E) {
         self.change(|state| {
             let version = state.version + 1;
             state.progress.insert(of.to_owned(), (version, event));
@@ -55,12 +55,12 @@ impl<E: Clone> Feed<E> {
     }
 
     /// Progress of `of` that nobody needs any more.
-    pub fn clear_progress(&self, of: &str) {
+    pub(crate) fn clear_progress(&self, of: &str) {
         self.lock().progress.remove(of);
     }
 
     /// The last event. Later ones are dropped.
-    pub fn end(&self, event: E) {
+    pub(crate) fn end(&self, event: E) {
         self.change(|state| {
             state.log.push(event);
             state.progress.clear();
@@ -70,19 +70,19 @@ impl<E: Clone> Feed<E> {
 
     /// Ends without a last event: the work goes on elsewhere, and whoever
     /// listens has to ask there.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.change(|state| {
             state.progress.clear();
             state.ended = true;
         });
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.lock().ended
     }
 
     /// Everything from the beginning, then what comes, to the end.
-    pub fn listen(self: &Arc<Self>) -> impl Stream<Item = E> + Send + use<E>
+    pub(crate) fn listen(self: &Arc<Self>) -> impl Stream<Item = E> + Send + use<E>
     where
         E: Send + 'static,
     {
@@ -101,7 +101,7 @@ impl<E: Clone> Feed<E> {
     }
 
     /// Waits for the end.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         let mut version = self.version.subscribe();
         // Subscribed before the look, so an end in between is not slept through.
         while !self.has_ended() {

@@ -31,7 +31,7 @@ const TOMBSTONES_KEPT: usize = 1024;
 
 /// One job, running or ended.
 #[derive(Debug)]
-pub struct Job<E> {
+pub(crate) struct Job<E> {
     pub id: JobId,
     pub kind: &'static str,
     pub sources: Vec<String>,
@@ -55,7 +55,7 @@ pub struct KnownJob {
 
 /// What a call to start a job comes to.
 #[derive(Debug)]
-pub enum Admission<E> {
+pub(crate) enum Admission<E> {
     /// It is new; the caller must run it.
     Start(Arc<Job<E>>),
     /// It is there; its feed tells everything.
@@ -115,12 +115,12 @@ impl Event for RestoreEvent {
 }
 
 impl<E> Job<E> {
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
     /// For the controller, which refuses a generation that was replaced.
-    pub fn run(&self) -> JobRun {
+    pub(crate) fn run(&self) -> JobRun {
         JobRun { job: self.id, generation: self.generation() }
     }
 }

@@ -45,16 +45,16 @@ use crate::resume::RecoveryWorker;
 use crate::session::DataPlane;
 use crate::spec::Specs;
 
-pub use self::backup::{BackupRequest, SourceRequest};
-pub use self::event::{
+pub(crate) use self::backup::{BackupRequest, SourceRequest};
+pub(crate) use self::event::{
     BackupEvent, Counts, Failure, RestoreEvent, RestoreFinished, RestorePhase, RestoreProgress, Restored,
     SourceFinished, SourcePhase, SourceProgress, Taken,
 };
 pub(crate) use self::job::Event;
-pub use self::job::{Admission, AdmissionError, Job, KnownJob, Registry};
-pub use self::restore::RestoreRequest;
-pub use self::source::{SourceError, SourceName};
-pub use self::target::{RestoreTarget, VolumeTarget};
+pub(crate) use self::job::{Admission, AdmissionError, Job, KnownJob, Registry};
+pub(crate) use self::restore::RestoreRequest;
+pub(crate) use self::source::SourceName;
+pub(crate) use self::target::{RestoreTarget, VolumeTarget};
 
 const MAX_JOBS: usize = 2;
 const MAX_SOURCES: usize = 2;

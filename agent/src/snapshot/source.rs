@@ -43,7 +43,7 @@ pub(super) enum Source {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub(crate) enum SourceError {
     #[error(transparent)]
     Name(#[from] InvalidVolumeName),
     #[error(transparent)]

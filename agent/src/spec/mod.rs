@@ -30,9 +30,9 @@ mod surroundings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use self::defaults::Defaults;
-pub use self::store::Specs;
-pub use self::surroundings::{Source, Surroundings};
+pub(crate) use self::defaults::Defaults;
+pub(crate) use self::store::Specs;
+pub(crate) use self::surroundings::Surroundings;
 use crate::engine::{Engine, EngineError};
 use crate::secrets::{self, REMOVED};
 
@@ -231,7 +231,7 @@ impl Spec {
 }
 
 /// The restart policy `no`.
-pub fn no_restart() -> Value {
+pub(crate) fn no_restart() -> Value {
     json!({ "Name": "no", "MaximumRetryCount": 0 })
 }
 

@@ -20,7 +20,7 @@ pub struct Surroundings {
 
 /// A container whose volumes another one shares.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
+pub(crate) enum Source {
     /// Nobody looked.
     Unknown,
     Gone,

@@ -20,15 +20,15 @@ use crate::recreate::RecreateError;
 
 use super::record::{RecordedFailure, StoreError};
 
-pub use self::begin::BeginError;
-pub use self::changed_meanwhile::ChangedMeanwhile;
-pub use self::data::DataError;
-pub use self::disturbed::Disturbed;
-pub use self::hand_over::HandOverError;
-pub use self::no_way_back::NoWayBack;
-pub use self::not_well::NotWell;
-pub use self::request::{NotCommitted, RequestError};
-pub use self::stand_in::StandInError;
+pub(crate) use self::begin::BeginError;
+pub(crate) use self::changed_meanwhile::ChangedMeanwhile;
+pub(crate) use self::data::DataError;
+pub(crate) use self::disturbed::Disturbed;
+pub(crate) use self::hand_over::HandOverError;
+pub(crate) use self::no_way_back::NoWayBack;
+pub(crate) use self::not_well::NotWell;
+pub(crate) use self::request::{NotCommitted, RequestError};
+pub(crate) use self::stand_in::StandInError;
 
 /// Why an upgrade, or its rollback, does not go on.
 #[derive(Debug, thiserror::Error)]

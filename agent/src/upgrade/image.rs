@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// What the Engine says of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageFacts {
+pub(crate) struct ImageFacts {
     pub id: String,
     /// `repository@sha256:...`, as registries know it.
     pub digests: Vec<String>,
@@ -30,7 +30,7 @@ pub struct ImageFacts {
 
 impl ImageFacts {
     /// Reads what `GET /images/…/json` answers.
-    pub fn of(image: &Value) -> Self {
+    pub(crate) fn of(image: &Value) -> Self {
         let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let config = &image["Config"];
         Self {
@@ -54,14 +54,14 @@ impl ImageFacts {
     }
 
     /// "linux/arm64/v8"; empty where the image does not say.
-    pub fn platform(&self) -> String {
+    pub(crate) fn platform(&self) -> String {
         let parts = [&self.os, &self.architecture, &self.variant];
         parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/")
     }
 
     /// The digest under which a registry has it, of the repository it is asked
     /// for by; empty for an image that came from none.
-    pub fn digest(&self, reference: &str) -> String {
+    pub(crate) fn digest(&self, reference: &str) -> String {
         let repository = Reference::of(reference).repository;
         let names = self.digests.iter().filter_map(|name| name.split_once('@'));
         let known: Vec<_> = names.map(|(at, digest)| (Reference::of(at).repository, digest)).collect();

@@ -17,19 +17,19 @@
 
 mod begin;
 mod context;
-pub mod error;
+pub(crate) mod error;
 mod event;
 mod executor;
 mod finish;
 mod gate;
-pub mod guards;
+pub(crate) mod guards;
 mod handover;
 mod image;
 mod members;
-pub mod plan;
+pub(crate) mod plan;
 mod populate_guard;
-pub mod probe;
-pub mod record;
+pub(crate) mod probe;
+pub(crate) mod record;
 mod requested_rollback;
 mod restore_old;
 mod run;
@@ -56,9 +56,9 @@ use crate::spec::Specs;
 
 use self::context::Context;
 use self::error::NotCommitted;
-pub use self::error::{RequestError, UpgradeError};
-pub use self::event::{Finished, Stopped, UpgradeEvent};
-pub use self::handover::Own;
+pub(crate) use self::error::{RequestError, UpgradeError};
+pub(crate) use self::event::{Finished, Stopped, UpgradeEvent};
+pub(crate) use self::handover::Own;
 use self::plan::{PlanRequest, Planned};
 use self::record::{Phase, Record, Store, StoreError};
 use self::requested_rollback::RollbackOptions;

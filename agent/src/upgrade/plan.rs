@@ -6,7 +6,7 @@
 //! sizes. Nothing here stops, makes or writes anything that stays; only an
 //! image is fetched where it is asked for or not there.
 
-pub mod changes;
+pub(crate) mod changes;
 mod fingerprint;
 mod health;
 mod powers;
@@ -38,12 +38,12 @@ use crate::upgrade::record::{Options, Probe};
 use self::changes::Change;
 use self::fingerprint::World;
 
-pub use self::refusals::Refusal;
-pub use self::sources::PlannedSource;
+pub(crate) use self::refusals::Refusal;
+pub(crate) use self::sources::PlannedSource;
 
 /// What plans are made with.
 #[derive(Debug, Clone)]
-pub struct PlanContext {
+pub(crate) struct PlanContext {
     pub engine: Engine,
     pub allow: Allow,
     /// Knows what containers were made of, also before this agent's time.
@@ -156,7 +156,7 @@ impl PlanError {
 /// # Errors
 /// When there is no such container or image, or the host cannot be asked. What
 /// forbids an upgrade that can be planned is in the plan.
-pub async fn plan(context: &PlanContext, request: &PlanRequest) -> Result<Planned, PlanError> {
+pub(crate) async fn plan(context: &PlanContext, request: &PlanRequest) -> Result<Planned, PlanError> {
     let world = Look::at(context, request).await?;
     let found = Findings::of(context, request, &world).await?;
     Ok(found.planned(request, world))

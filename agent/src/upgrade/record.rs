@@ -23,9 +23,9 @@ use crate::clocks::{Moment, now_unix_ms};
 use crate::clone::{Identity, Means};
 use crate::spec::Spec;
 
-pub use self::failure::RecordedFailure;
-pub use self::state::{Phase, QuiescedForRollback, QuiescedMember, Rollback, SourceKind, State};
-pub use self::store::{Store, StoreError};
+pub(crate) use self::failure::RecordedFailure;
+pub(crate) use self::state::{Phase, QuiescedForRollback, QuiescedMember, Rollback, SourceKind, State};
+pub(crate) use self::store::{Store, StoreError};
 
 /// Of records as this agent writes them. A field that may be missing does not
 /// change it; one whose meaning changes does.
@@ -137,10 +137,10 @@ pub struct Member {
 
 /// Between the name of a container and the end of its upgrade's job id: the new
 /// container until it takes the name.
-pub const NEW_INFIX: &str = ".holdfast-new-";
+pub(crate) const NEW_INFIX: &str = ".holdfast-new-";
 
 /// The same for the old container once it has given up the name.
-pub const OLD_INFIX: &str = ".holdfast-old-";
+pub(crate) const OLD_INFIX: &str = ".holdfast-old-";
 
 impl Member {
     /// Its new container was asked for, or was about to be, and none is known.
@@ -235,7 +235,7 @@ pub struct Step {
 }
 
 /// Milliseconds since a time by the wall clock; 0 where that is set back.
-pub fn since(unix_ms: i64) -> u64 {
+pub(crate) fn since(unix_ms: i64) -> u64 {
     u64::try_from(now_unix_ms().saturating_sub(unix_ms)).unwrap_or(0)
 }
 

@@ -18,7 +18,7 @@ const NO_DATA: [u64; 8] =
 
 /// What a writable bind is to an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bind {
+pub(crate) enum Bind {
     /// A directory that can be snapshotted; where it really is.
     Source(PathBuf),
     /// A socket, a device or a window into the kernel.
@@ -28,7 +28,7 @@ pub enum Bind {
 }
 
 /// Judges the source of a writable bind. `data_root` is the Engine's.
-pub fn judge(source: &Path, allow: &Allow, data_root: &Path) -> Bind {
+pub(crate) fn judge(source: &Path, allow: &Allow, data_root: &Path) -> Bind {
     let named = source.display().to_string();
     let named = named.escape_debug();
     let unprotected = |why: String| {

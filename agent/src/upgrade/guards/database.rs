@@ -28,7 +28,7 @@ const DICTIONARY: &str = "mysql.ibd";
 
 /// A database system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum System {
+pub(crate) enum System {
     PostgreSql,
     MariaDb,
     MySql,
@@ -36,14 +36,14 @@ pub enum System {
 
 /// The part of a version that decides whether data fits: "16", "9.6", "10.11".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
+pub(crate) struct Version {
     pub system: System,
     pub major: String,
 }
 
 /// What was found in one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Data {
+pub(crate) struct Data {
     /// Of the source.
     pub source: String,
     pub version: Version,
@@ -51,7 +51,7 @@ pub struct Data {
 
 /// What an upgrade of these data to this image means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     pub losses: Vec<Loss>,
     pub warnings: Vec<String>,
     /// "PostgreSQL 16, as the data", where they fit.
@@ -85,7 +85,7 @@ impl std::fmt::Display for Version {
 }
 
 /// Compares the data with the image that is to use it.
-pub fn judge(data: &[Data], reference: &str, image: &ImageFacts) -> Verdict {
+pub(crate) fn judge(data: &[Data], reference: &str, image: &ImageFacts) -> Verdict {
     let mut verdict = Verdict::default();
     let offered = of_image(reference, image);
     let mut sources: Vec<&str> = data.iter().map(|data| data.source.as_str()).collect();
@@ -174,7 +174,7 @@ fn major(system: System, text: &str) -> Option<String> {
 /// Looks through a container's writable data: the sources at their paths, and
 /// what is no source through the running container. Also tells, a sentence
 /// each, what could not be looked through. Blocks while it reads.
-pub fn find_all(
+pub(crate) fn find_all(
     container: &Container,
     inspected: &Value,
     sources: &[(String, &Path)],

@@ -2,13 +2,13 @@
 //! promise about data, that the new container would not have; what it finds
 //! blocks the upgrade until it is allowed by name. Guards change nothing.
 
-pub mod binds;
-pub mod database;
-pub mod runtime;
-pub mod tmpfs;
+pub(crate) mod binds;
+pub(crate) mod database;
+pub(crate) mod runtime;
+pub(crate) mod tmpfs;
 mod view;
-pub mod volumes;
-pub mod writable_layer;
+pub(crate) mod volumes;
+pub(crate) mod writable_layer;
 
 /// Data, or a promise about data, that an upgrade would not keep.
 #[derive(Debug, Clone, PartialEq, Eq)]

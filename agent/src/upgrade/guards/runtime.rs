@@ -15,16 +15,16 @@ const DIRECTORIES: [&str; 4] = ["/run", "/var/run", "/tmp", "/var/tmp"];
 const MAX_BYTES: u64 = 4096;
 
 /// The rule as plans state it.
-pub const RULE: &str = "under /run, /var/run, /tmp and /var/tmp neither empty files \
+pub(crate) const RULE: &str = "under /run, /var/run, /tmp and /var/tmp neither empty files \
      nor pid and lock files of at most 4 KiB count as data";
 
 /// Whether a regular file of this length is no data.
-pub fn is_runtime(path: &Path, bytes: u64) -> bool {
+pub(crate) fn is_runtime(path: &Path, bytes: u64) -> bool {
     is_in_place(path) && (bytes == 0 || (bytes <= MAX_BYTES && has_runtime_name(path)))
 }
 
 /// Whether a file of the image that is gone was such a file.
-pub fn was_runtime(path: &Path) -> bool {
+pub(crate) fn was_runtime(path: &Path) -> bool {
     is_in_place(path) && has_runtime_name(path)
 }
 
@@ -40,7 +40,7 @@ fn has_runtime_name(path: &Path) -> bool {
 }
 
 /// A pid file, or the lock of a socket, names a process that ends in any case.
-pub fn names_a_process(path: &Path) -> bool {
+pub(crate) fn names_a_process(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // `.s.PGSQL.5432.lock` and `mysqlx.sock.lock`.
     let of_socket = (name.starts_with(".s.") && name.ends_with(".lock")) || name.ends_with(".sock.lock");

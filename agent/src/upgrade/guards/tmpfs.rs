@@ -17,7 +17,7 @@ const MAX_ENTRIES: u64 = 100_000;
 
 /// Looks through a container's tmpfs mounts. One that does not run has none.
 /// Blocks while it reads.
-pub fn find(container: &Container, inspected: &Value) -> Vec<Loss> {
+pub(crate) fn find(container: &Container, inspected: &Value) -> Vec<Loss> {
     if !container.state.is_live() {
         return Vec::new();
     }

@@ -15,7 +15,7 @@ use crate::upgrade::image::ImageFacts;
 
 /// Compares what is mounted with what the images declare. `written` are the
 /// files in the container's writable layer.
-pub fn find(mounts: &[Mount], old: &ImageFacts, new: &ImageFacts, written: &[PathBuf]) -> Vec<Loss> {
+pub(crate) fn find(mounts: &[Mount], old: &ImageFacts, new: &ImageFacts, written: &[PathBuf]) -> Vec<Loss> {
     let mounted = |path: &str| mounts.iter().any(|mount| Path::new(&mount.target) == Path::new(path));
     let fresh: Vec<&str> = new.volumes.iter().map(String::as_str).filter(|path| !mounted(path)).collect();
     let mut losses = Vec::new();

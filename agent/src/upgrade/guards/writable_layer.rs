@@ -42,7 +42,7 @@ const ENGINES_OWN: [&str; 10] = [
 
 /// What is in a writable layer and in no image or mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Layer {
+pub(crate) struct Layer {
     /// Files and links, with their size where it is known, by path.
     pub files: Vec<(PathBuf, Option<u64>)>,
     /// Of the same place, and no data: see [`runtime`].
@@ -73,7 +73,7 @@ impl Layer {
     }
 
     /// What is recreated and not kept, in words; none where there is nothing.
-    pub fn runtime_words(&self) -> Option<String> {
+    pub(crate) fn runtime_words(&self) -> Option<String> {
         let first = self.runtime.first()?.display().to_string();
         let files = counted(self.runtime.len(), "file");
         Some(format!("{files} not kept, such as {}: {}", first.escape_debug(), runtime::RULE))
@@ -84,7 +84,11 @@ impl Layer {
 ///
 /// # Errors
 /// When the Engine cannot be asked.
-pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> Result<Layer, EngineError> {
+pub(crate) async fn look(
+    engine: &Engine,
+    container: &Container,
+    inspected: &Value,
+) -> Result<Layer, EngineError> {
     let changes = engine.container_changes(&container.id).await?;
     let targets: Vec<&str> = container.mounts.iter().map(|mount| mount.target.as_str()).collect();
     let in_image = inspected["Config"]["Labels"][base::FILES].as_str().filter(|words| !words.is_empty());
@@ -120,7 +124,7 @@ pub async fn look(engine: &Engine, container: &Container, inspected: &Value) -> 
 
 /// What is lost with the layer of the upgraded container, or of a dependent
 /// that is recreated with it.
-pub fn loss_of(layer: &Layer, dependent: Option<&str>) -> Option<Loss> {
+pub(crate) fn loss_of(layer: &Layer, dependent: Option<&str>) -> Option<Loss> {
     // A dependent is made of the same image again, with what is in there.
     let in_image = if dependent.is_some() { None } else { layer.in_image.clone() };
     let mut loss = loss(&Layer { in_image, ..layer.clone() })?;
@@ -165,7 +169,7 @@ fn of_layer(layer: &Layer) -> Option<String> {
 }
 
 /// How much is in a layer, in words.
-pub fn summary(layer: &Layer) -> String {
+pub(crate) fn summary(layer: &Layer) -> String {
     let (files, deleted) = (layer.files.len(), layer.deleted.len());
     match (files, deleted) {
         (0, _) => format!("{} of the image", counted(deleted, "deletion")),
@@ -180,7 +184,7 @@ pub fn summary(layer: &Layer) -> String {
 }
 
 /// A layer that is too large to be kept as an image, unless that is allowed.
-pub fn too_large(layer: &Layer, name: &str) -> Option<Loss> {
+pub(crate) fn too_large(layer: &Layer, name: &str) -> Option<Loss> {
     let bytes = layer.bytes();
     (bytes > MAX_KEPT_BYTES).then(|| {
         let text = format!(
@@ -193,7 +197,7 @@ pub fn too_large(layer: &Layer, name: &str) -> Option<Loss> {
 }
 
 /// What is kept of it for a rollback, in words; none where it is nothing.
-pub fn kept_words(layer: &Layer, name: &str) -> Option<String> {
+pub(crate) fn kept_words(layer: &Layer, name: &str) -> Option<String> {
     (layer.files.len() + layer.deleted.len() > 0).then(|| {
         format!(
             "for a rollback, what `{name}` wrote outside its mounts: as an image of this host, {}",

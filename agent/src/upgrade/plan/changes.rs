@@ -30,7 +30,7 @@ pub struct Change {
 }
 
 /// Compares two images for a container with this user-only configuration.
-pub fn between(
+pub(crate) fn between(
     old: &ImageFacts,
     new: &ImageFacts,
     config: &Map<String, Value>,

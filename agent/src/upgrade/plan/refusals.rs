@@ -14,7 +14,7 @@ use crate::upgrade::record::{NEW_INFIX, OLD_INFIX};
 
 /// Why an upgrade cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// Stable: what the plan's fingerprint is made of, the text holding sizes.
     pub code: &'static str,
     /// What it is about.

@@ -26,7 +26,7 @@ pub struct StoreError {
 
 /// The records of one state directory.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     dir: PathBuf,
 }
 
@@ -35,7 +35,7 @@ impl Store {
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let dir = state_dir.join("upgrades");
         let made = fs::create_dir_all(&dir).and_then(|()| File::open(state_dir)?.sync_all());
         made.map_err(|source| StoreError { action: "made", path: dir.clone(), source })?;
@@ -47,7 +47,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, record: &Record) -> Result<(), StoreError> {
+    pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
         let path = self.path(record.job);
         let bytes = serde_json::to_vec(record).expect("a record has only strings, numbers and maps of them");
         durable::replace(&path, durable::OWNER_ONLY, &bytes).map_err(|source| StoreError {
@@ -61,7 +61,7 @@ impl Store {
     ///
     /// # Errors
     /// When it is not there or cannot be read.
-    pub fn read(&self, job: JobId) -> Result<Record, StoreError> {
+    pub(crate) fn read(&self, job: JobId) -> Result<Record, StoreError> {
         let path = self.path(job);
         let read = || Ok(serde_json::from_slice(&fs::read(&path)?)?);
         read().map_err(|source| StoreError { action: "read", path: path.clone(), source })
@@ -72,7 +72,7 @@ impl Store {
     ///
     /// # Errors
     /// When there can be no lock.
-    pub fn lock(&self, job: JobId) -> Result<Option<File>, StoreError> {
+    pub(crate) fn lock(&self, job: JobId) -> Result<Option<File>, StoreError> {
         let path = self.lock_path(job);
         let take = || {
             let file = durable::lock_file(&path)?;
@@ -82,7 +82,7 @@ impl Store {
     }
 
     /// Removes the lock of an upgrade that has no helper any more.
-    pub fn forget_lock(&self, job: JobId) {
+    pub(crate) fn forget_lock(&self, job: JobId) {
         // An empty file that stays does no harm.
         drop(fs::remove_file(self.lock_path(job)));
     }
@@ -92,7 +92,7 @@ impl Store {
     ///
     /// # Errors
     /// When the directory cannot be listed.
-    pub fn load(&self) -> Result<BTreeMap<JobId, Record>, StoreError> {
+    pub(crate) fn load(&self) -> Result<BTreeMap<JobId, Record>, StoreError> {
         let failed = |source| StoreError { action: "listed", path: self.dir.clone(), source };
         let mut records = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
@@ -126,7 +126,7 @@ impl Store {
 
     /// Removes the oldest records of upgrades that are over, but for the last
     /// hundred; gives the ids of those that went.
-    pub fn forget_old(&self, records: &BTreeMap<JobId, Record>) -> Vec<JobId> {
+    pub(crate) fn forget_old(&self, records: &BTreeMap<JobId, Record>) -> Vec<JobId> {
         let over: Vec<JobId> =
             records.values().filter(|record| record.is_over()).map(|record| record.job).collect();
         let gone: Vec<JobId> = over[..over.len().saturating_sub(KEPT)].to_vec();

@@ -12,8 +12,17 @@ pub(super) async fn run(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for source in run.record.sources.clone() {
         run.note(format!("cloning {} while it is in use", source.name)).await?;
         let flag = cancel.flag();
-        let pass = blocking(move || clone::first_pass(&source.path, &source.clone, &flag)).await;
-        run.first_passes.push(pass.map_err(DataError::NotCloned)?);
+        let (path, to) = (source.path.clone(), source.clone.clone());
+        let pass = blocking(move || clone::first_pass(&path, &to, &flag)).await;
+        let pass = pass.map_err(DataError::NotCloned)?;
+        tracing::info!(
+            source.name = source.name,
+            entries = pass.stats.entries,
+            copied_bytes = pass.stats.copied_bytes,
+            missed = pass.stats.missed,
+            "cloned while in use"
+        );
+        run.first_passes.push(pass);
     }
     if cancel.is_cancelled() { Err(UpgradeError::Cancelled) } else { Ok(()) }
 }
