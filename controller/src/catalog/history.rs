@@ -132,7 +132,8 @@ mod tests {
             not_before_ms: 0,
         };
         catalog.create_job(&job, at_ms).await.expect("made");
-        let generation = catalog.claim_job(job.id, "me", at_ms).await.expect("asked").expect("claimed");
+        let generation =
+            catalog.claim_job(job.id, "me", at_ms).await.expect("asked").expect("claimed").generation;
         let ending = Ending {
             state: State::Succeeded,
             error_code: String::new(),

@@ -103,11 +103,8 @@ impl Catalog {
     }
 
     pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, CatalogError> {
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{JOB_COLUMNS} where j.id = $1")))
-            .bind(id.to_string())
-            .fetch_optional(self.pool())
-            .await?;
-        row.as_ref().map(read).transpose()
+        let mut connection = self.pool().acquire().await?;
+        job_in(&mut connection, id).await
     }
 
     /// Newest first.
@@ -138,17 +135,6 @@ impl Catalog {
         )))
         .bind(now_ms)
         .bind(limit)
-        .fetch_all(self.pool())
-        .await?;
-        rows.iter().map(read).collect()
-    }
-
-    /// Running jobs that `owner` does not drive: what a dead controller left.
-    pub async fn orphaned_jobs(&self, owner: &str) -> Result<Vec<JobRecord>, CatalogError> {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{JOB_COLUMNS} where j.state = 'running' and coalesce(j.owner, '') <> $1 order by j.started_ms"
-        )))
-        .bind(owner)
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(read).collect()
@@ -192,6 +178,14 @@ impl Catalog {
         .await?;
         rows.iter().map(read).collect()
     }
+}
+
+async fn job_in(connection: &mut SqliteConnection, id: JobId) -> Result<Option<JobRecord>, CatalogError> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{JOB_COLUMNS} where j.id = $1")))
+        .bind(id.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(read).transpose()
 }
 
 /// Writes a job's row; with `skipped_for`, as one that will not run.

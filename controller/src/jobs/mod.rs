@@ -65,6 +65,30 @@ struct Inner {
     driven: Mutex<HashMap<JobId, CancellationToken>>,
 }
 
+/// Held by the one driver of a job in this process: from before the row is claimed or taken
+/// over until the end is on record. Whoever gets the guard of a job whose row still runs
+/// may drive it.
+#[derive(Debug)]
+pub(crate) struct DriverGuard {
+    jobs: Jobs,
+    id: JobId,
+    /// Cancelled when somebody asks for that.
+    token: CancellationToken,
+}
+
+impl DriverGuard {
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+}
+
+impl Drop for DriverGuard {
+    fn drop(&mut self) {
+        // Who cancels after this finds no token, and a row that has ended.
+        self.jobs.driven().remove(&self.id);
+    }
+}
+
 /// What became of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelOutcome {
@@ -199,22 +223,16 @@ impl Jobs {
         Ok(CancelOutcome::Asked)
     }
 
-    /// Notes that this process drives a job; the token is cancelled when
-    /// somebody asks for that. `None`: it is being driven already.
-    pub(crate) fn begin_driving(&self, id: JobId) -> Option<CancellationToken> {
+    /// Makes this process the driver of a job until the guard is dropped. `None`: it has a
+    /// driver already.
+    pub(crate) fn begin_driving(&self, id: JobId) -> Option<DriverGuard> {
         let mut driven = self.driven();
         if driven.contains_key(&id) {
             return None;
         }
         let token = CancellationToken::new();
         driven.insert(id, token.clone());
-        Some(token)
-    }
-
-    pub(crate) fn end_driving(&self, id: JobId) {
-        // Who cancels after this finds no token, and a row that has ended.
-        self.driven().remove(&id);
-        self.progress().remove(id);
+        Some(DriverGuard { jobs: self.clone(), id, token })
     }
 
     fn driven(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, CancellationToken>> {

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use holdfast_archive::text::causes;
 use holdfast_proto::ErrorCode;
+use holdfast_proto::ids::JobId;
 
 use super::driver::{LoopError, Pass};
 use crate::catalog::CatalogError;
@@ -17,29 +19,53 @@ use crate::operations::runner::Runner;
 /// Jobs looked at in one pass.
 const PAGE: u32 = 1000;
 
-/// Takes over what another controller left running. There is one controller
-/// on a catalogue at a time, so whoever drove these is gone.
+/// Drives the running jobs that nobody drives; gives why some still are not, empty if none.
+/// There is one controller on a catalogue at a time, so whoever drove them is gone: a
+/// former controller, or a claim or driver of this one that the catalogue cut off.
 ///
 /// # Errors
-/// The catalogue fails; what is not taken over yet is left for the next start.
-pub async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<(), CatalogError> {
-    for record in jobs.catalog().orphaned_jobs(jobs.owner()).await? {
-        // By compare-and-set from the owner that was read.
-        if jobs.catalog().take_over_job(record.id, record.owner.as_deref(), jobs.owner()).await? {
-            tracing::info!(job.id = %record.id, "taking over a running job");
-            jobs.log_event(record.id, "a restarted controller takes the job over").await?;
-            runner.start(record, true);
+/// The catalogue does not say which jobs run.
+pub async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<String, CatalogError> {
+    let mut failures = Vec::new();
+    for (id, owner) in jobs.catalog().running_jobs().await? {
+        // Before the row is looked at again: a driver drops its guard after the end is
+        // on record, so a row that still runs then has none.
+        let Some(guard) = jobs.begin_driving(id) else { continue };
+        match drive_on(jobs, id, owner.as_deref()).await {
+            Ok(Some(record)) => runner.start(guard, record, true),
+            Ok(None) => {}
+            // It is in nobody's way but its own host's: the others are taken over.
+            Err(error) => failures.push(format!("job {id} is not taken over: {}", causes(&error))),
         }
     }
-    Ok(())
+    Ok(failures.join("; "))
 }
 
-/// One pass: jobs whose host is here are claimed, those of hosts that never
-/// came ended.
+async fn drive_on(
+    jobs: &Jobs,
+    id: JobId,
+    seen_owner: Option<&str>,
+) -> Result<Option<JobRecord>, CatalogError> {
+    let line = match seen_owner == Some(jobs.owner()) {
+        true => "the controller goes on with the job, which it had lost hold of",
+        false => "a restarted controller takes the job over",
+    };
+    // By compare-and-set from the owner that was read.
+    let taken = jobs.catalog().take_over_job(id, seen_owner, jobs.owner(), line, now_ms()).await?;
+    if taken.is_some() {
+        tracing::info!(job.id = %id, "taking over a running job");
+        jobs.progress().notify(id);
+    }
+    Ok(taken)
+}
+
+/// One pass: jobs that run without a driver get one, those whose host is here are claimed,
+/// those of hosts that never came ended.
 ///
 /// # Errors
 /// The catalogue fails.
 pub async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
+    let undone = take_over(&jobs, &runner).await?;
     let now = now_ms();
     let queued = jobs.catalog().claimable_jobs(now, PAGE).await?;
     let (mut started, waiting) = (0, queued.len());
@@ -56,23 +82,21 @@ pub async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
         if record.parent.is_none() && jobs.catalog().running_count().await? >= jobs.settings().running_most {
             break;
         }
-        started += usize::from(claim(&jobs, &runner, record, now).await?);
+        started += usize::from(claim(&jobs, &runner, record.id, now).await?);
     }
-    Ok(Pass::done(format!("{started} jobs started, {} waiting", waiting - started)))
+    let done = Pass::done(format!("{started} jobs started, {} waiting", waiting - started));
+    Ok(Pass { undone, ..done })
 }
 
-async fn claim(jobs: &Jobs, runner: &Runner, record: JobRecord, now: i64) -> Result<bool, LoopError> {
-    // By compare-and-set: what else has to end first is asked in the same statement.
-    if jobs.catalog().claim_job(record.id, jobs.owner(), now).await?.is_none() {
-        return Ok(false);
-    }
+async fn claim(jobs: &Jobs, runner: &Runner, id: JobId, now: i64) -> Result<bool, LoopError> {
+    let Some(guard) = jobs.begin_driving(id) else { return Ok(false) };
+    // By compare-and-set: what else has to end first is asked in the same statement. Where
+    // the answer is lost the row may run all the same; the next pass finds it without a driver.
+    let Some(record) = jobs.catalog().claim_job(id, jobs.owner(), now).await? else { return Ok(false) };
     failpoint("controller.dispatch.after-claim");
-    // Read again: the claim has raised its generation. A request to cancel that comes after
-    // this is found by the driver, which looks once more when its token is registered.
-    let Some(record) = jobs.catalog().job(record.id).await? else { return Ok(false) };
-    tracing::info!(job.id = %record.id, job.policy = record.policy, "the job starts");
-    jobs.log_event(record.id, "started").await?;
-    runner.start(record, false);
+    tracing::info!(job.id = %id, job.policy = record.policy, "the job starts");
+    jobs.progress().notify(id);
+    runner.start(guard, record, false);
     Ok(true)
 }
 
@@ -97,4 +121,76 @@ async fn expired(jobs: &Jobs, record: &JobRecord, now: i64) -> Result<bool, Loop
         jobs.progress().remove(record.id);
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::testing::{Bench, PATIENCE};
+    use crate::operations::start::prune::{PruneStart, prune};
+
+    /// Of a kind that needs no host; there is no repository, so it ends at once.
+    async fn prune_job(jobs: &Jobs) -> JobId {
+        match prune(jobs, false, "op").await.expect("starts") {
+            PruneStart::Started(job) => job.record.id,
+            PruneStart::Planned(_) => panic!("only planned"),
+        }
+    }
+
+    async fn until_ended(jobs: &Jobs, id: JobId) {
+        let ended = tokio::time::timeout(PATIENCE, jobs.ended(id)).await;
+        assert!(ended.expect("in time").expect("there").state.ended());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_was_claimed_and_not_started_is_started_by_the_next_pass() {
+        let bench = Bench::new().await;
+        let jobs = bench.jobs();
+        let runner = Arc::new(Runner::new(jobs.clone()));
+        let id = prune_job(&jobs).await;
+        // As a catalogue leaves it that commits the claim and fails before it says so.
+        jobs.catalog().claim_job(id, jobs.owner(), now_ms()).await.expect("asked").expect("claimed");
+        let next = prune_job(&jobs).await;
+        assert_eq!(pass(jobs.clone(), runner.clone()).await.expect("a pass").undone, "");
+        until_ended(&jobs, id).await;
+        // One at a time: the next could not start beside it.
+        pass(jobs.clone(), runner.clone()).await.expect("a pass");
+        until_ended(&jobs, next).await;
+        runner.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_driven_is_not_started_beside_its_driver() {
+        let bench = Bench::new().await;
+        let jobs = bench.jobs();
+        let runner = Arc::new(Runner::new(jobs.clone()));
+        let id = prune_job(&jobs).await;
+        let guard = jobs.begin_driving(id).expect("nobody drives it");
+        jobs.catalog().claim_job(id, jobs.owner(), now_ms()).await.expect("asked").expect("claimed");
+        pass(jobs.clone(), runner.clone()).await.expect("a pass");
+        let lines = jobs.catalog().job_events(id, 0).await.expect("read");
+        assert_eq!(lines.last().map(|line| line.message.as_str()), Some("started"));
+        drop(guard);
+        pass(jobs.clone(), runner.clone()).await.expect("a pass");
+        until_ended(&jobs, id).await;
+        runner.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_keeps_no_other_from_being_taken_over() {
+        let bench = Bench::new().await;
+        let former = bench.jobs();
+        let (unreadable, sound) = (prune_job(&former).await, prune_job(&former).await);
+        let change = format!(
+            "update jobs set state = 'running', owner = 'former', generation = 1, started_ms = 1,
+                 parameters = case id when '{unreadable}' then '?' else parameters end"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(bench.catalog.pool()).await.expect("changed");
+        let jobs = bench.jobs();
+        let runner = Runner::new(jobs.clone());
+        let failures = take_over(&jobs, &runner).await.expect("a look");
+        assert!(failures.contains(&unreadable.to_string()), "{failures}");
+        until_ended(&jobs, sound).await;
+        runner.stop().await;
+    }
 }

@@ -84,13 +84,17 @@ pub struct Driver {
 
 impl Driver {
     /// Starts the loops. Jobs that a former controller drove are taken over
-    /// first, so that nothing new is started beside them.
+    /// first, so that nothing new is started beside them. One that cannot be is
+    /// left to the passes of the dispatcher, which names it.
     ///
     /// # Errors
-    /// What a former controller left running cannot be read or taken over.
+    /// The catalogue does not say what a former controller left running.
     pub async fn start(jobs: Jobs, periods: Periods, statuses: Statuses) -> Result<Self, CatalogError> {
         let runner = Arc::new(Runner::new(jobs.clone()));
-        dispatcher::take_over(&jobs, &runner).await?;
+        let undone = dispatcher::take_over(&jobs, &runner).await?;
+        if !undone.is_empty() {
+            tracing::error!(undone, "not every running job is taken over; trying again");
+        }
         let mut driver = Self { tasks: JoinSet::new(), stop: CancellationToken::new(), runner, statuses };
         let Periods { scheduler, dispatcher, retention, gc, inventory, export, history } = periods;
         driver.run("scheduler", scheduler, &jobs, |jobs| jobs.nudges().scheduler.notified(), scheduler::pass);

@@ -18,7 +18,7 @@ use super::{Failure, JobRun};
 use crate::catalog::jobs::{Ending, JobRecord};
 use crate::clock::now_ms;
 use crate::failpoint::failpoint;
-use crate::jobs::Jobs;
+use crate::jobs::{DriverGuard, Jobs};
 use crate::model::job::parameters::Parameters;
 use crate::model::job::result::JobResult;
 use crate::model::job::state::State;
@@ -38,18 +38,17 @@ impl Runner {
         Self { jobs, tasks: Mutex::default() }
     }
 
-    /// Starts run a job this process holds. `taken_over`: an agent may be
-    /// at work on it already.
-    pub fn start(&self, record: JobRecord, taken_over: bool) {
-        // Before the row is read for a request to cancel, in `heed_earlier_cancel`.
-        let Some(cancel) = self.jobs.begin_driving(record.id) else { return };
+    /// Runs a job that was claimed, or taken over, under this guard. `taken_over`: an
+    /// agent may be at work on it already.
+    pub(crate) fn start(&self, guard: DriverGuard, record: JobRecord, taken_over: bool) {
         let (jobs, id) = (self.jobs.clone(), record.id);
         let span = tracing::info_span!("job", job.id = %id, job.kind = ?record.parameters.kind());
-        let run = JobRun::new(jobs.clone(), record, cancel, taken_over);
+        let run = JobRun::new(jobs.clone(), record, guard.token(), taken_over);
         let task = async move {
             drive(run).await;
-            // After the end is on record: whoever starts the job before finds it driven.
-            jobs.end_driving(id);
+            // After the end is on record: whoever looks for the job before finds it driven.
+            drop(guard);
+            jobs.progress().remove(id);
             // Its host, or its place among those that run, is free for the next.
             jobs.nudges().dispatcher.notify_one();
         };
@@ -205,11 +204,11 @@ mod tests {
             panic!("only planned")
         };
         let id = job.record.id;
-        assert!(jobs.catalog().claim_job(id, jobs.owner(), now_ms()).await.expect("asked").is_some());
-        let claimed = jobs.catalog().job(id).await.expect("asked").expect("there");
+        let claimed = jobs.catalog().claim_job(id, jobs.owner(), now_ms()).await.expect("asked");
         assert_eq!(jobs.cancel(id, "op").await.expect("asked"), CancelOutcome::Asked);
         let runner = Runner::new(jobs.clone());
-        runner.start(claimed, false);
+        let guard = jobs.begin_driving(id).expect("nobody drives it");
+        runner.start(guard, claimed.expect("claimed"), false);
         let ended = tokio::time::timeout(PATIENCE, jobs.ended(id)).await.expect("in time").expect("there");
         assert_eq!((ended.state, ended.error_code.as_str()), (State::Cancelled, "cancelled"));
         runner.stop().await;

@@ -144,7 +144,8 @@ impl World {
             ..JobSource::default()
         };
         catalog.put_job_sources(job.id, &[source]).await.expect("sources");
-        let generation = catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed");
+        let generation =
+            catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed").generation;
         (job.id, generation)
     }
 

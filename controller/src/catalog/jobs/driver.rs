@@ -2,23 +2,33 @@
 //! the generation it holds the job by.
 
 use holdfast_proto::ids::JobId;
+use sqlx::Row as _;
 
 use super::events::add_event;
-use super::{Ending, signed};
+use super::{Ending, JobRecord, id, job_in, signed};
 use crate::catalog::json::to_json;
 use crate::catalog::leases::end_leases_of_job;
 use crate::catalog::{Catalog, CatalogError};
-use crate::limits::clipped;
+use crate::limits::{JOB_LINES, clipped};
 use crate::model::job::result::JobResult;
 use crate::model::job::state::State;
 
 impl Catalog {
-    /// Queued to running. One backup at a time on a host, and one prune at a
-    /// time at all. One upgrade or rollback at a time on a host, and while it
-    /// runs no backups there but its own: they would pause what it exchanges.
+    /// Queued to running, with the first line of its event log; gives the row as it is
+    /// then. One backup at a time on a host, and one prune at a time at all. One upgrade
+    /// or rollback at a time on a host, and while it runs no backups there but its own:
+    /// they would pause what it exchanges.
     /// `None`: somebody else was first, or must end first.
-    pub async fn claim_job(&self, id: JobId, owner: &str, now_ms: i64) -> Result<Option<u64>, CatalogError> {
-        let generation: Option<i64> = sqlx::query_scalar(
+    pub async fn claim_job(
+        &self,
+        id: JobId,
+        owner: &str,
+        now_ms: i64,
+    ) -> Result<Option<JobRecord>, CatalogError> {
+        // All or nothing: a claim whose row cannot be given back would be a job that
+        // runs for the catalogue and that nobody drives.
+        let mut tx = self.pool().begin_with("begin immediate").await?;
+        let done = sqlx::query(
             "update jobs set state = 'running', owner = $2, generation = generation + 1,
                  attempt = attempt + 1, started_ms = coalesce(started_ms, $3)
              where id = $1 and state = 'queued' and cancel_requested = 0 and not exists (
@@ -29,33 +39,57 @@ impl Catalog {
                          or (jobs.kind = 'backup' and jobs.parent_id is null
                              and b.kind in ('upgrade', 'rollback'))
                          or (jobs.kind in ('upgrade', 'rollback')
-                             and b.kind in ('upgrade', 'rollback'))))))
-             returning generation",
+                             and b.kind in ('upgrade', 'rollback'))))))",
         )
         .bind(id.to_string())
         .bind(owner)
         .bind(now_ms)
-        .fetch_optional(self.pool())
+        .execute(&mut *tx)
         .await?;
-        Ok(generation.map(i64::unsigned_abs))
+        if done.rows_affected() == 0 {
+            return Ok(None);
+        }
+        add_event(&mut tx, id, now_ms, "started", JOB_LINES).await?;
+        let job = job_in(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(job)
     }
 
-    /// Takes a running job over from the owner that was seen. False: it is
-    /// not his any more.
+    /// Running jobs, each with the owner that drives it or did.
+    pub async fn running_jobs(&self) -> Result<Vec<(JobId, Option<String>)>, CatalogError> {
+        // No more of a row than it takes to find it: one that cannot be read is in
+        // nobody's way.
+        let rows = sqlx::query("select id, owner from jobs where state = 'running' order by started_ms")
+            .fetch_all(self.pool())
+            .await?;
+        rows.iter().map(|row| Ok((id(row.try_get("id")?, "job id")?, row.try_get("owner")?))).collect()
+    }
+
+    /// Takes a running job over from the owner that was seen, with a line of its event
+    /// log; gives its row. `None`: it is not his any more, or has ended.
     pub async fn take_over_job(
         &self,
         id: JobId,
         seen_owner: Option<&str>,
         owner: &str,
-    ) -> Result<bool, CatalogError> {
+        line: &str,
+        now_ms: i64,
+    ) -> Result<Option<JobRecord>, CatalogError> {
+        let mut tx = self.pool().begin_with("begin immediate").await?;
         let done =
             sqlx::query("update jobs set owner = $3 where id = $1 and state = 'running' and owner is $2")
                 .bind(id.to_string())
                 .bind(seen_owner)
                 .bind(owner)
-                .execute(self.pool())
+                .execute(&mut *tx)
                 .await?;
-        Ok(done.rows_affected() > 0)
+        if done.rows_affected() == 0 {
+            return Ok(None);
+        }
+        add_event(&mut tx, id, now_ms, line, JOB_LINES).await?;
+        let job = job_in(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(job)
     }
 
     /// Raises the generation of a running job from the one its driver holds;

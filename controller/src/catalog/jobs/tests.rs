@@ -73,7 +73,7 @@ async fn p15_a_fire_that_was_run_is_not_run_again_a_moment_sooner_after_it() {
 async fn p10_an_overlapping_fire_is_skipped_or_waits_and_is_recorded() {
     let (catalog, host) = catalog().await;
     let first = fire(&catalog, host, 1, Overlap::Skip).await.expect("new");
-    let generation = catalog.claim_job(first, "me", 2).await.expect("asked").expect("claimed");
+    let generation = catalog.claim_job(first, "me", 2).await.expect("asked").expect("claimed").generation;
     let skipped = fire(&catalog, host, 2, Overlap::Skip).await.expect("new");
     let skipped = catalog.job(skipped).await.expect("asked").expect("there");
     assert_eq!((skipped.state, skipped.error_code.as_str()), (State::Cancelled, "overlap"));
@@ -93,14 +93,16 @@ async fn p07_one_of_two_claims_and_a_superseded_driver_writes_nothing() {
     let (catalog, host) = catalog().await;
     let job = fire(&catalog, host, 1, Overlap::Skip).await.expect("new");
     let (a, b) = tokio::join!(catalog.claim_job(job, "a", 2), catalog.claim_job(job, "b", 2));
-    let (a, b) = (a.expect("asked"), b.expect("asked"));
+    let generation = |claimed: Option<JobRecord>| claimed.map(|job| job.generation);
+    let (a, b) = (generation(a.expect("asked")), generation(b.expect("asked")));
     assert!(a.is_some() != b.is_some(), "{a:?} {b:?}");
     let held = a.or(b).expect("one of them");
     let owner = if a.is_some() { "a" } else { "b" };
-    assert!(catalog.orphaned_jobs(owner).await.expect("asked").is_empty());
-    let orphans = catalog.orphaned_jobs("c").await.expect("asked");
-    assert!(catalog.take_over_job(job, orphans[0].owner.as_deref(), "c").await.expect("asked"));
-    assert!(!catalog.take_over_job(job, orphans[0].owner.as_deref(), "d").await.expect("asked"));
+    assert_eq!(catalog.running_jobs().await.expect("asked"), [(job, Some(owner.to_owned()))]);
+    let take_over =
+        async |by: &str| catalog.take_over_job(job, Some(owner), by, "taken over", 3).await.expect("asked");
+    assert_eq!(take_over("c").await.and_then(|job| job.owner).as_deref(), Some("c"));
+    assert_eq!(take_over("d").await, None);
     assert!(catalog.raise_generation(job, held, held + 1, true).await.expect("asked"));
     assert!(!catalog.raise_generation(job, held, held + 1, true).await.expect("asked"));
     assert!(!catalog.set_job_step(job, held, "late").await.expect("asked"));
@@ -112,11 +114,27 @@ async fn p07_one_of_two_claims_and_a_superseded_driver_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_claim_that_cannot_be_written_down_whole_leaves_the_job_queued() {
+    let (catalog, host) = catalog().await;
+    let job = fire(&catalog, host, 1, Overlap::Skip).await.expect("new");
+    let full = "create trigger full before insert on job_events begin select raise(abort, 'disk full'); end";
+    sqlx::query(full).execute(catalog.pool()).await.expect("a trigger");
+    assert!(catalog.claim_job(job, "me", 2).await.is_err());
+    let record = catalog.job(job).await.expect("asked").expect("there");
+    assert_eq!((record.state, record.generation, record.attempt), (State::Queued, 0, 0));
+    sqlx::query("drop trigger full").execute(catalog.pool()).await.expect("gone");
+    let claimed = catalog.claim_job(job, "me", 3).await.expect("asked").expect("claimed");
+    assert_eq!((claimed.state, claimed.generation, claimed.attempt), (State::Running, 1, 1));
+    let lines = catalog.job_events(job, 0).await.expect("read");
+    assert_eq!(lines, [EventRecord { sequence: 1, at_ms: 3, message: "started".into() }]);
+}
+
+#[tokio::test]
 async fn a_grant_lasts_while_the_job_runs_and_names_its_sources() {
     let (catalog, host) = catalog().await;
     let job = fire(&catalog, host, 1, Overlap::Skip).await.expect("new");
     assert_eq!(catalog.job_grant(job).await.expect("asked"), None);
-    let generation = catalog.claim_job(job, "me", 2).await.expect("asked").expect("claimed");
+    let generation = catalog.claim_job(job, "me", 2).await.expect("asked").expect("claimed").generation;
     let source = catalog.directory_source(host, "/srv", 1).await.expect("made").id;
     let state = JobSource { source_id: source.to_string(), name: "/srv".into(), ..JobSource::default() };
     catalog.put_job_sources(job, std::slice::from_ref(&state)).await.expect("written");
@@ -157,7 +175,7 @@ async fn a_child_is_made_once_and_only_by_who_drives_its_parent() {
         (job.id, catalog.create_child(parent.id, generation, role, &job, 2).await.expect("asked"))
     };
     assert_eq!(child(0, "before").await.1, None, "it does not run");
-    let held = catalog.claim_job(parent.id, "me", 2).await.expect("asked").expect("claimed");
+    let held = catalog.claim_job(parent.id, "me", 2).await.expect("asked").expect("claimed").generation;
     let (id, made) = child(held, "before").await;
     assert_eq!(made, Some(id));
     assert_eq!(child(held, "before").await.1, Some(id));
@@ -186,7 +204,10 @@ async fn while_an_upgrade_runs_its_host_takes_no_other_and_no_backups_but_its_ow
     for job in [&first, &second, &plain, &other_upgrade, &other_backup] {
         catalog.create_job(job, 1).await.expect("made");
     }
-    let claim = async |id| catalog.claim_job(id, "me", 2).await.expect("asked");
+    let claim = async |id| {
+        let claimed = catalog.claim_job(id, "me", 2).await.expect("asked");
+        claimed.map(|job| job.generation)
+    };
     // What runs already does not hold an upgrade back: its snapshot waits.
     let other = claim(other_backup.id).await.expect("claimed");
     let held = claim(other_upgrade.id).await.expect("claimed");
@@ -209,7 +230,7 @@ async fn ended_upgrades_are_listed_newest_first_and_backups_are_not() {
     let (first, second, plain, queued) = (upgrade(host), upgrade(host), backup(host), upgrade(host));
     for (job, ended_ms) in [(&first, 10), (&second, 20), (&plain, 30)] {
         catalog.create_job(job, 1).await.expect("made");
-        let held = catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed");
+        let held = catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed").generation;
         assert!(catalog.finish_job(job.id, held, &ending(State::Failed), "", ended_ms).await.expect("ends"));
     }
     catalog.create_job(&queued, 40).await.expect("made");
@@ -226,7 +247,7 @@ async fn v04_an_event_log_is_bounded_in_lines_and_their_length_and_still_has_its
     let (catalog, host) = catalog().await;
     let job = backup(host);
     catalog.create_job(&job, 1).await.expect("made");
-    let generation = catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed");
+    let generation = catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed").generation;
     sqlx::query(
         "insert into job_events (job_id, sequence, at_ms, message) values ($1, $2, 1, 'the last but one')",
     )
@@ -242,7 +263,8 @@ async fn v04_an_event_log_is_bounded_in_lines_and_their_length_and_still_has_its
     assert!(catalog.finish_job(job.id, generation, &end, "it failed", 3).await.expect("ended"));
     let log = catalog.job_events(job.id, 0).await.expect("read");
     let lengths: Vec<usize> = log.iter().map(|line| line.message.len()).collect();
-    assert_eq!(lengths, ["the last but one".len(), crate::limits::TEXT, "it failed".len()]);
+    let (first, before) = ("started".len(), "the last but one".len());
+    assert_eq!(lengths, [first, before, crate::limits::TEXT, "it failed".len()]);
     let job = catalog.job(job.id).await.expect("read").expect("there");
     assert_eq!(job.error.len(), crate::limits::TEXT);
 }

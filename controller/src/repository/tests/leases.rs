@@ -31,7 +31,8 @@ impl World {
         };
         let catalog = self.repository.catalog();
         catalog.create_job(&job, 1).await.expect("made");
-        let generation = catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed");
+        let generation =
+            catalog.claim_job(job.id, "me", 2).await.expect("asked").expect("claimed").generation;
         (job.id, generation)
     }
 
