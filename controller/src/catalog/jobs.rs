@@ -124,17 +124,24 @@ impl Catalog {
         rows.iter().map(read).collect()
     }
 
-    /// Jobs waiting to be claimed whose time has come, oldest first. Children
+    /// Jobs waiting to be claimed whose time has come, oldest first, without the
+    /// first `skip` of them. Children
     /// come before all others: a container may stand still for one. The time of
     /// a job made under a clock that was ahead has come: it would wait until
     /// then, and hold back every later run of its policy.
-    pub async fn claimable_jobs(&self, now_ms: i64, limit: u32) -> Result<Vec<JobRecord>, CatalogError> {
+    pub async fn claimable_jobs(
+        &self,
+        now_ms: i64,
+        limit: u32,
+        skip: u32,
+    ) -> Result<Vec<JobRecord>, CatalogError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "{JOB_COLUMNS} where j.state = 'queued' and (j.not_before_ms <= $1 or j.created_ms > $1)
-             order by j.parent_id is null, j.not_before_ms, j.created_ms, j.id limit $2"
+             order by j.parent_id is null, j.not_before_ms, j.created_ms, j.id limit $2 offset $3"
         )))
         .bind(now_ms)
         .bind(limit)
+        .bind(skip)
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(read).collect()

@@ -102,14 +102,14 @@ async fn h07_a_clock_that_was_ahead_silences_no_night() {
 
     assert_eq!(fires_at(now + 30 * DAY + 60_000).await.expect("fires"), 1);
     // Set right: what the wrong clock queued does not wait for its time.
-    let queued = catalog.claimable_jobs(now + 60_000, 10).await.expect("read");
+    let queued = catalog.claimable_jobs(now + 60_000, 10, 0).await.expect("read");
     assert_eq!(queued.len(), 1, "{queued:?}");
     end_all(catalog).await;
     for night in 1..=31 {
         let fire = now + night * DAY;
         assert_eq!(fires_at(fire).await.expect("fires"), 1, "night {night}");
         assert_eq!(fires_at(fire + 60_000).await.expect("fires"), 0, "night {night} again");
-        let queued = catalog.claimable_jobs(fire + 60_000, 10).await.expect("read");
+        let queued = catalog.claimable_jobs(fire + 60_000, 10, 0).await.expect("read");
         let fired: Vec<Option<i64>> = queued.iter().map(|job| job.fire_ms).collect();
         assert_eq!(fired, [Some(fire)], "night {night}");
         end_all(catalog).await;

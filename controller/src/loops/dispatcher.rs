@@ -16,7 +16,7 @@ use crate::jobs::Jobs;
 use crate::model::job::state::State;
 use crate::operations::runner::Runner;
 
-/// Jobs looked at in one pass.
+/// Jobs read at once.
 const PAGE: u32 = 1000;
 
 /// Drives the running jobs that nobody drives; gives why some still are not, empty if none.
@@ -67,25 +67,59 @@ async fn drive_on(
 pub async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
     let undone = take_over(&jobs, &runner).await?;
     let now = now_ms();
-    let queued = jobs.catalog().claimable_jobs(now, PAGE).await?;
-    let (mut started, waiting) = (0, queued.len());
-    for record in queued {
-        if expired(&jobs, &record, now).await? {
-            continue;
+    let (mut started, mut waiting) = (0, 0);
+    loop {
+        // Those that go on waiting are passed over: a page full of jobs whose hosts are away
+        // must not hide one whose host is here.
+        let queued = jobs.catalog().claimable_jobs(now, PAGE, waiting).await?;
+        let mut more = queued.len() >= PAGE as usize;
+        for record in queued {
+            match dispatch(&jobs, &runner, &record, now).await? {
+                Dispatched::Started => started += 1,
+                Dispatched::Waits => waiting += 1,
+                Dispatched::GivenUp => {}
+                Dispatched::NoPlace => {
+                    (waiting, more) = (waiting + 1, false);
+                    break;
+                }
+            }
         }
-        // It stays queued, and the coming of its host rings this loop's bell.
-        if record.host.is_some_and(|host| !jobs.fleet().is_connected(host)) {
-            continue;
-        }
-        // A child is never held back: its parent has the place it needs, and
-        // waits for it.
-        if record.parent.is_none() && jobs.catalog().running_count().await? >= jobs.settings().running_most {
+        if !more {
             break;
         }
-        started += usize::from(claim(&jobs, &runner, record.id, now).await?);
     }
-    let done = Pass::done(format!("{started} jobs started, {} waiting", waiting - started));
-    Ok(Pass { undone, ..done })
+    Ok(Pass { undone, ..Pass::done(format!("{started} jobs started, {waiting} waiting")) })
+}
+
+/// What became of a queued job in a pass.
+enum Dispatched {
+    Started,
+    Waits,
+    /// Its host has not come for too long.
+    GivenUp,
+    /// As many run as may: those behind it wait as well.
+    NoPlace,
+}
+
+async fn dispatch(
+    jobs: &Jobs,
+    runner: &Runner,
+    record: &JobRecord,
+    now: i64,
+) -> Result<Dispatched, LoopError> {
+    if expired(jobs, record, now).await? {
+        return Ok(Dispatched::GivenUp);
+    }
+    // It stays queued, and the coming of its host rings this loop's bell.
+    if record.host.is_some_and(|host| !jobs.fleet().is_connected(host)) {
+        return Ok(Dispatched::Waits);
+    }
+    // A child is never held back: its parent has the place it needs, and
+    // waits for it.
+    if record.parent.is_none() && jobs.catalog().running_count().await? >= jobs.settings().running_most {
+        return Ok(Dispatched::NoPlace);
+    }
+    Ok(if claim(jobs, runner, record.id, now).await? { Dispatched::Started } else { Dispatched::Waits })
 }
 
 async fn claim(jobs: &Jobs, runner: &Runner, id: JobId, now: i64) -> Result<bool, LoopError> {
@@ -172,6 +206,27 @@ mod tests {
         assert_eq!(lines.last().map(|line| line.message.as_str()), Some("started"));
         drop(guard);
         pass(jobs.clone(), runner.clone()).await.expect("a pass");
+        until_ended(&jobs, id).await;
+        runner.stop().await;
+    }
+
+    #[tokio::test]
+    async fn many_jobs_of_a_host_that_is_away_keep_no_other_from_starting() {
+        let bench = Bench::new().await;
+        let jobs = bench.jobs();
+        let copies: Vec<String> = (0..=PAGE).map(|_| format!("('{}')", JobId::generate())).collect();
+        let away = format!(
+            "insert into jobs (id, kind, host_id, state, actor, parameters, created_ms)
+             select column1, 'prune', '{}', 'queued', 'op', '{{\"kind\":\"prune\"}}', {} from (values {})",
+            bench.host,
+            now_ms() - 1000,
+            copies.join(",")
+        );
+        sqlx::query(sqlx::AssertSqlSafe(away)).execute(bench.catalog.pool()).await.expect("rows");
+        let id = prune_job(&jobs).await;
+        let runner = Arc::new(Runner::new(jobs.clone()));
+        let done = pass(jobs.clone(), runner.clone()).await.expect("a pass");
+        assert_eq!(done.summary, format!("1 jobs started, {} waiting", PAGE + 1));
         until_ended(&jobs, id).await;
         runner.stop().await;
     }

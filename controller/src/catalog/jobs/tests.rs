@@ -187,7 +187,7 @@ async fn a_child_is_made_once_and_only_by_who_drives_its_parent() {
     let found = catalog.child_job(parent.id, "before").await.expect("asked").expect("there");
     assert_eq!((found.id, found.role.as_str()), (id, "before"));
     // Children are first in line, and take no place of their own.
-    let queued = catalog.claimable_jobs(99, 10).await.expect("listed");
+    let queued = catalog.claimable_jobs(99, 10, 0).await.expect("listed");
     assert_eq!(queued.iter().filter(|job| job.parent.is_some()).count(), 2);
     assert_eq!(queued.first().map(|job| job.id), Some(id));
     catalog.claim_job(id, "me", 3).await.expect("asked").expect("claimed");
