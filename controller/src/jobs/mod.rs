@@ -211,10 +211,10 @@ impl Jobs {
             self.progress().remove(id);
             return Ok(CancelOutcome::Cancelled);
         }
-        if !self.catalog().request_cancel(id).await? {
+        if !self.catalog().request_cancel(id, &format!("{actor} asked to cancel"), now_ms()).await? {
             return Ok(CancelOutcome::AlreadyEnded);
         }
-        self.log_event(id, &format!("{actor} asked to cancel")).await?;
+        self.progress().notify(id);
         // After the row: a driver that registers its token later reads the request there.
         let token = self.driven().get(&id).cloned();
         if let Some(token) = token {

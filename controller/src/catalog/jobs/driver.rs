@@ -210,12 +210,21 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Asks the driver of a running job to stop it. False: it is not running.
-    pub async fn request_cancel(&self, id: JobId) -> Result<bool, CatalogError> {
+    /// Asks the driver of a running job to stop it, with a line of its event log. False: it
+    /// is not running.
+    pub async fn request_cancel(&self, id: JobId, line: &str, now_ms: i64) -> Result<bool, CatalogError> {
+        let mut tx = self.pool().begin_with("begin immediate").await?;
         let done = sqlx::query("update jobs set cancel_requested = 1 where id = $1 and state = 'running'")
             .bind(id.to_string())
-            .execute(self.pool())
+            .execute(&mut *tx)
             .await?;
-        Ok(done.rows_affected() > 0)
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        // Together: a request that is refused for its line alone would be in the row, and
+        // nobody would tell the driver of it.
+        add_event(&mut tx, id, now_ms, line, JOB_LINES).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 }

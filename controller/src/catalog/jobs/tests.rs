@@ -110,7 +110,7 @@ async fn p07_one_of_two_claims_and_a_superseded_driver_writes_nothing() {
     assert!(catalog.finish_job(job, held + 1, &ending(State::Succeeded), "end", 9).await.expect("asked"));
     let record = catalog.job(job).await.expect("asked").expect("there");
     assert_eq!((record.state, record.attempt, record.ended_ms), (State::Succeeded, 2, Some(9)));
-    assert!(!catalog.request_cancel(job).await.expect("asked"));
+    assert!(!catalog.request_cancel(job, "op asked to cancel", 9).await.expect("asked"));
 }
 
 #[tokio::test]
@@ -127,6 +127,22 @@ async fn a_claim_that_cannot_be_written_down_whole_leaves_the_job_queued() {
     assert_eq!((claimed.state, claimed.generation, claimed.attempt), (State::Running, 1, 1));
     let lines = catalog.job_events(job, 0).await.expect("read");
     assert_eq!(lines, [EventRecord { sequence: 1, at_ms: 3, message: "started".into() }]);
+}
+
+#[tokio::test]
+async fn a_request_to_cancel_is_written_down_with_its_line_or_not_at_all() {
+    let (catalog, host) = catalog().await;
+    let job = fire(&catalog, host, 1, Overlap::Skip).await.expect("new");
+    catalog.claim_job(job, "me", 2).await.expect("asked").expect("claimed");
+    let full = "create trigger full before insert on job_events begin select raise(abort, 'disk full'); end";
+    sqlx::query(full).execute(catalog.pool()).await.expect("a trigger");
+    assert!(catalog.request_cancel(job, "op asked to cancel", 3).await.is_err());
+    assert!(!catalog.job(job).await.expect("asked").expect("there").cancel_requested);
+    sqlx::query("drop trigger full").execute(catalog.pool()).await.expect("gone");
+    assert!(catalog.request_cancel(job, "op asked to cancel", 4).await.expect("asked"));
+    assert!(catalog.job(job).await.expect("asked").expect("there").cancel_requested);
+    let lines = catalog.job_events(job, 1).await.expect("read");
+    assert_eq!(lines, [EventRecord { sequence: 2, at_ms: 4, message: "op asked to cancel".into() }]);
 }
 
 #[tokio::test]
