@@ -214,14 +214,11 @@ impl JobService for JobApi {
             host,
             policy: (!policy.is_empty()).then_some(policy),
             states,
-            // Of a caller that is shown some hosts alone the limit counts those.
-            limit: if shown.is_some() { MAX_LISTED } else { limit },
+            // Before the limit, which counts what the caller is shown.
+            among: shown.map(|hosts| hosts.into_keys().collect()),
+            limit,
         };
-        let mut records = catalog.jobs(&filter).await.map_err(|error| catalog_failed(&error))?;
-        if let Some(shown) = shown {
-            records.retain(|record| record.host.is_some_and(|host| shown.contains_key(&host)));
-            records.truncate(limit as usize);
-        }
+        let records = catalog.jobs(&filter).await.map_err(|error| catalog_failed(&error))?;
         let mut jobs = Vec::with_capacity(records.len());
         for record in records {
             jobs.push(Ok(self.encode(record).await?));
@@ -281,5 +278,66 @@ impl JobService for JobApi {
                 Err(ErrorCode::JobUnknown.status(format!("job `{}` is not known", record.id)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+    use holdfast_archive::ids::HostId;
+
+    use super::*;
+    use crate::catalog::Catalog;
+    use crate::catalog::jobs::NewJob;
+    use crate::jobs::testing::Bench;
+    use crate::model::caller::{HostScope, Role};
+    use crate::model::job::parameters::{BackupParameters, Parameters};
+    use crate::policy::LabelMatch;
+
+    async fn job(catalog: &Catalog, host: HostId, created_ms: i64) -> JobId {
+        let job = NewJob {
+            id: JobId::generate(),
+            policy: String::new(),
+            host: Some(host),
+            actor: "op".into(),
+            parameters: Parameters::Backup(BackupParameters::default()),
+            not_before_ms: 0,
+        };
+        catalog.create_job(&job, created_ms).await.expect("made");
+        job.id
+    }
+
+    async fn listed(api: &JobApi, labels: &[&str], limit: u32) -> Vec<String> {
+        let hosts = labels.iter().map(|label| LabelMatch::parse(label).expect("a label")).collect();
+        let caller = Caller::Operator { name: "op".into(), role: Role::Viewer, hosts: HostScope(hosts) };
+        let mut request = Request::new(ListJobsRequest { limit, ..ListJobsRequest::default() });
+        request.extensions_mut().insert(caller);
+        let jobs = api.list_jobs(request).await.expect("listed").into_inner();
+        jobs.map(|job| job.expect("a job").id).collect().await
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_is_not_shown_does_not_count_against_the_limit() {
+        let bench = Bench::new().await;
+        let catalog = &bench.catalog;
+        let mine = HostId::generate();
+        let labels = [("rack".to_owned(), "7".to_owned())].into();
+        assert!(catalog.import_host(mine, "db-1", &labels).await.expect("made"));
+        let old = [job(catalog, mine, 1).await, job(catalog, mine, 2).await];
+        // So many newer ones of another host that no page holds them all.
+        let newer = job(catalog, bench.host, 3).await;
+        let values: Vec<String> = (0..MAX_LISTED).map(|_| format!("('{}')", JobId::generate())).collect();
+        let copies = format!(
+            "insert into jobs (id, kind, host_id, state, actor, parameters, created_ms)
+             select column1, kind, host_id, state, actor, parameters, created_ms
+             from jobs, (values {}) where id = '{newer}'",
+            values.join(",")
+        );
+        sqlx::query(sqlx::AssertSqlSafe(copies)).execute(catalog.pool()).await.expect("rows");
+        let api = JobApi::new(bench.jobs());
+        assert_eq!(listed(&api, &["rack=7"], 10).await, [old[1].to_string(), old[0].to_string()]);
+        assert_eq!(listed(&api, &["rack=7"], 1).await, [old[1].to_string()]);
+        assert!(listed(&api, &["rack=8"], 10).await.is_empty());
+        assert_eq!(listed(&api, &[], 2).await.len(), 2);
     }
 }

@@ -82,6 +82,8 @@ pub struct Ending {
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     pub host: Option<HostId>,
+    /// Jobs of these hosts alone; `None`: of all, and those of no host.
+    pub among: Option<Vec<HostId>>,
     pub policy: Option<String>,
     /// Empty: all.
     pub states: Vec<State>,
@@ -110,14 +112,18 @@ impl Catalog {
     /// Newest first.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, CatalogError> {
         let states = filter.states.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(",");
+        let among =
+            filter.among.as_ref().map(|hosts| hosts.iter().map(HostId::to_string).collect::<Vec<_>>());
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "{JOB_COLUMNS} where ($1 is null or j.host_id = $1) and ($2 is null or j.policy = $2)
              and ($3 = '' or instr(',' || $3 || ',', ',' || j.state || ',') > 0)
-             order by j.created_ms desc, j.id desc limit $4"
+             and ($4 is null or instr(',' || $4 || ',', ',' || j.host_id || ',') > 0)
+             order by j.created_ms desc, j.id desc limit $5"
         )))
         .bind(filter.host.map(|host| host.to_string()))
         .bind(&filter.policy)
         .bind(states)
+        .bind(among.map(|hosts| hosts.join(",")))
         .bind(filter.limit)
         .fetch_all(self.pool())
         .await?;

@@ -67,6 +67,7 @@ async fn last_run(
         policy: Some(run.job.policy.clone()),
         states: vec![State::Succeeded, State::Partial, State::Failed],
         limit: RUNS_LOOKED_AT,
+        ..JobFilter::default()
     };
     for job in catalog.jobs(&filter).await? {
         let Parameters::Backup(before) = &job.parameters else { continue };
