@@ -187,7 +187,7 @@ mod tests {
     use super::exchange::{HostFacts, hosts_json, policies_json};
     use super::*;
     use crate::catalog::certificates::Certificates;
-    use crate::catalog::enrolment::{Enrolled, Enrolment, NewJoinToken};
+    use crate::catalog::enrolment::{Enrolled, Enrolment, JoinRecord, NewJoinToken};
     use crate::catalog::hosts::HostRecord;
     use crate::catalog::policies::PolicyRecord;
     use crate::catalog::sources::SeenVolume;
@@ -237,6 +237,7 @@ mod tests {
             not_after_ms: 1_000,
             instance_id: "i",
             now_ms: 1,
+            record: JoinRecord::default(),
         };
         match catalog.enrol(&enrolment, |_| Some(())).await.expect("enrols") {
             Enrolled::Host { id, .. } => id,

@@ -15,7 +15,7 @@ use super::denials::Denials;
 use super::status_map::catalog_failed;
 use crate::catalog::Catalog;
 use crate::catalog::audit::{AuditEntry, Outcome};
-use crate::catalog::enrolment::{Enrolled, Enrolment};
+use crate::catalog::enrolment::{Enrolled, Enrolment, JoinRecord};
 use crate::clock::now_ms;
 use crate::fleet::Fleet;
 use crate::identity::ca::{Authority, AuthorityError, HOST_CERTIFICATE_LIFETIME, Serial, Validity};
@@ -107,10 +107,15 @@ impl EnrolmentApi {
         code.status(message)
     }
 
-    async fn note(&self, action: &str, actor: &str, host: &str, detail: &str) -> Result<(), Status> {
-        let subject = format!("host={host}");
-        let entry =
-            AuditEntry { at_ms: now_ms(), actor, action, subject: &subject, outcome: Outcome::Ok, detail };
+    async fn record_renewal(&self, actor: &str, host: HostId) -> Result<(), Status> {
+        let entry = AuditEntry {
+            at_ms: now_ms(),
+            actor,
+            action: RENEW,
+            subject: &format!("host={host}"),
+            outcome: Outcome::Ok,
+            detail: "renewed",
+        };
         self.catalog.audit(&entry).await.map_err(|error| catalog_failed(&error))
     }
 }
@@ -136,8 +141,8 @@ impl EnrolmentService for EnrolmentApi {
             not_after_ms: validity.not_after_ms,
             instance_id: &instance_id,
             now_ms: now,
+            record: JoinRecord { actor: &peer, action: JOIN, agent_version: &agent_version },
         };
-        let name = &token.host_name;
         let certify = |host| self.authority.issue_host(&key, host, &serial, validity);
         let (host, again, certificate_pem) = self.enrol(&enrolment, &peer, certify).await?;
         // Its older certificates are denied by now: what is connected with one of them
@@ -145,9 +150,7 @@ impl EnrolmentService for EnrolmentApi {
         if again {
             self.fleet.disconnect(host);
         }
-        let detail = format!("{} version {agent_version}", if again { "joined again" } else { "joined" });
-        self.note(JOIN, &peer, name, &detail.escape_debug().to_string()).await?;
-        tracing::info!(host.id = %host, host.name = %name, again, "host joined");
+        tracing::info!(host.id = %host, host.name = %token.host_name, again, "host joined");
         Ok(Response::new(JoinResponse {
             host_id: host.to_string(),
             host_name: token.host_name,
@@ -185,7 +188,9 @@ impl EnrolmentService for EnrolmentApi {
         if !renewed {
             return Err(ErrorCode::CertificateRefused.status("this certificate was replaced by another"));
         }
-        self.note(RENEW, &caller.actor(), &host.to_string(), "renewed").await?;
+        // Where this fails the certificate is not given away: the host asks again with the
+        // one it has, which is good until another is used.
+        self.record_renewal(&caller.actor(), host).await?;
         Ok(Response::new(RenewResponse {
             certificate_pem,
             ca_pem: self.authority.certificate_pem().to_owned(),

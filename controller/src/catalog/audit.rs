@@ -138,22 +138,7 @@ impl Catalog {
     pub async fn audit_in(&self, book: Book, entry: &AuditEntry<'_>) -> Result<(), CatalogError> {
         // Immediate: two writers reading the same head would fork the chain.
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        let (previous, before) = newest(&mut tx, book).await?;
-        let row = AuditRow {
-            book,
-            number: previous + 1,
-            at_ms: entry.at_ms,
-            actor: entry.actor.to_owned(),
-            action: entry.action.to_owned(),
-            subject: entry.subject.to_owned(),
-            outcome: entry.outcome.as_str().to_owned(),
-            detail: entry.detail.to_owned(),
-            chain: String::new(),
-        };
-        let chain = link(&before, &row);
-        insert(&mut tx, &row, &chain).await?;
-        // With the row: a head that named another row would be a broken chain.
-        keep(&mut tx, book.head(), row.number, &chain).await?;
+        append(&mut tx, book, entry).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -287,6 +272,31 @@ impl Catalog {
     }
 }
 
+/// Appends one row to a book, in a transaction that was begun as immediate: what it
+/// records is there with it or not at all.
+pub(super) async fn append(
+    tx: &mut SqliteConnection,
+    book: Book,
+    entry: &AuditEntry<'_>,
+) -> Result<(), CatalogError> {
+    let (previous, before) = newest(tx, book).await?;
+    let row = AuditRow {
+        book,
+        number: previous + 1,
+        at_ms: entry.at_ms,
+        actor: entry.actor.to_owned(),
+        action: entry.action.to_owned(),
+        subject: entry.subject.to_owned(),
+        outcome: entry.outcome.as_str().to_owned(),
+        detail: entry.detail.to_owned(),
+        chain: String::new(),
+    };
+    let chain = link(&before, &row);
+    insert(tx, &row, &chain).await?;
+    // With the row: a head that named another row would be a broken chain.
+    keep(tx, book.head(), row.number, &chain).await
+}
+
 /// What the bucket is to know of the main book.
 pub(super) async fn mark(tx: &mut SqliteConnection) -> Result<Option<AuditMark>, CatalogError> {
     let kept: Option<String> = sqlx::query_scalar("select value from settings where name = $1")
@@ -303,7 +313,7 @@ pub(super) async fn mark(tx: &mut SqliteConnection) -> Result<Option<AuditMark>,
 /// Number and hash of a book's newest row; of no row: 0 and nothing.
 async fn newest(tx: &mut SqliteConnection, book: Book) -> Result<(i64, String), CatalogError> {
     let newest = format!("select number, chain from {} order by number desc limit 1", book.table());
-    let newest = sqlx::query(AssertSqlSafe(newest)).fetch_optional(tx).await?;
+    let newest = sqlx::query(AssertSqlSafe(newest)).fetch_optional(&mut *tx).await?;
     let Some(row) = newest else { return Ok((0, String::new())) };
     Ok((row.try_get("number")?, row.try_get("chain")?))
 }

@@ -117,7 +117,7 @@ async fn deny(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::enrolment::{Enrolled, Enrolment, NewJoinToken};
+    use crate::catalog::enrolment::{Enrolled, Enrolment, JoinRecord, NewJoinToken};
     use crate::catalog::standing::Standing;
 
     async fn joined(catalog: &Catalog, serial: &str) -> HostId {
@@ -132,6 +132,7 @@ mod tests {
             not_after_ms: 1_000,
             instance_id: "i",
             now_ms: 1,
+            record: JoinRecord::default(),
         };
         match catalog.enrol(&enrolment, |_| Some(())).await.expect("enrols") {
             Enrolled::Host { id, .. } => id,

@@ -1,8 +1,8 @@
 //! Join tokens, and the hosts they lead to.
 //!
 //! Enrolment is one transaction: the token is used up, the host made or found
-//! by name, its certificate signed and its older ones denied, all or nothing. A
-//! name that is taken keeps its id, and with it its history.
+//! by name, its certificate signed, its older ones denied and all of it put on
+//! record, all or nothing. A name that is taken keeps its id, and with it its history.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use holdfast_archive::ids::HostId;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::audit::{AuditEntry, Book, Outcome, append};
 use super::hosts::{host_id, labels_text};
 use super::standing::deny_serials;
 use super::{Catalog, CatalogError};
@@ -47,6 +48,17 @@ pub struct Enrolment<'a> {
     pub not_after_ms: i64,
     pub instance_id: &'a str,
     pub now_ms: i64,
+    pub record: JoinRecord<'a>,
+}
+
+/// What the audit row of an enrolment is made of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JoinRecord<'a> {
+    pub actor: &'a str,
+    /// The RPC.
+    pub action: &'a str,
+    /// As the host says.
+    pub agent_version: &'a str,
 }
 
 /// What became of a shown join token.
@@ -109,6 +121,7 @@ impl Catalog {
         use_up(&mut tx, enrolment).await?;
         let labels: String = token.try_get("labels")?;
         let (id, again) = make_or_find(&mut tx, enrolment, &labels).await?;
+        put_on_record(&mut tx, enrolment, again).await?;
         // After the token was judged: a stranger does not make the controller sign. Before
         // the commit: where nothing is signed, the host keeps the certificates it has, and
         // its token.
@@ -173,6 +186,20 @@ async fn use_up(tx: &mut SqliteConnection, enrolment: &Enrolment<'_>) -> Result<
         .execute(tx)
         .await?;
     Ok(())
+}
+
+async fn put_on_record(
+    tx: &mut SqliteConnection,
+    enrolment: &Enrolment<'_>,
+    again: bool,
+) -> Result<(), CatalogError> {
+    let JoinRecord { actor, action, agent_version } = enrolment.record;
+    let subject = format!("host={}", enrolment.host_name);
+    let detail = format!("{} version {agent_version}", if again { "joined again" } else { "joined" });
+    let detail = detail.escape_debug().to_string();
+    let (at_ms, outcome) = (enrolment.now_ms, Outcome::Ok);
+    let entry = AuditEntry { at_ms, actor, action, subject: &subject, outcome, detail: &detail };
+    append(tx, Book::Main, &entry).await
 }
 
 /// The host of that name, and whether it was known.
@@ -259,7 +286,15 @@ mod tests {
     }
 
     fn enrolment<'a>(token_hash: &'a str, serial: &'a str, now_ms: i64) -> Enrolment<'a> {
-        Enrolment { token_hash, host_name: "db-1", serial, not_after_ms: 1_000_000, instance_id: "i", now_ms }
+        Enrolment {
+            token_hash,
+            host_name: "db-1",
+            serial,
+            not_after_ms: 1_000_000,
+            instance_id: "i",
+            now_ms,
+            record: JoinRecord { actor: "joining from 10.0.0.7", action: "join", agent_version: "1" },
+        }
     }
 
     async fn enrol(catalog: &Catalog, token_hash: &str, serial: &str, now_ms: i64) -> Enrolled<()> {
@@ -329,6 +364,24 @@ mod tests {
         assert!(is_good(&catalog, host, "s1").await && !is_good(&catalog, host, "s2").await);
         assert_eq!(id(&enrol(&catalog, "t2", "s3", 7).await), host);
         assert!(is_good(&catalog, host, "s3").await && !is_good(&catalog, host, "s1").await);
+    }
+
+    #[tokio::test]
+    async fn an_enrolment_that_cannot_be_put_on_record_leaves_the_token_good() {
+        let catalog = catalog_with_token("t1", 100).await;
+        let full = "create trigger full before insert on audit begin select raise(abort, 'disk full'); end";
+        sqlx::query(full).execute(catalog.pool()).await.expect("a trigger");
+        assert!(catalog.enrol(&enrolment("t1", "s1", 5), |_| Some(())).await.is_err());
+        assert_eq!(catalog.host_by_name("db-1").await.expect("asked"), None);
+        sqlx::query("drop trigger full").execute(catalog.pool()).await.expect("gone");
+        let host = id(&enrol(&catalog, "t1", "s2", 6).await);
+        assert!(is_good(&catalog, host, "s2").await);
+        put_token(&catalog, "t2", 100).await;
+        enrol(&catalog, "t2", "s3", 7).await;
+        let rows = catalog.audit_rows(Book::Main, 0, 10).await.expect("rows");
+        let rows: Vec<_> =
+            rows.iter().map(|row| (row.at_ms, row.subject.as_str(), row.detail.as_str())).collect();
+        assert_eq!(rows, [(6, "host=db-1", "joined version 1"), (7, "host=db-1", "joined again version 1")]);
     }
 
     #[tokio::test]
