@@ -10,6 +10,7 @@ use holdfast_archive::ids::{HostId, SnapshotId, SourceId};
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::audit::{AuditEntry, Book, Outcome, append};
 use super::history::bound_sources;
 use super::{Catalog, CatalogError};
 use crate::limits::SOURCES_OF_HOST;
@@ -50,7 +51,8 @@ pub struct SeenVolume {
 
 impl Catalog {
     /// Takes in a complete list of a host's volumes: what is not in it is gone.
-    /// Gives the names of retired ones that are there again: they count again.
+    /// Gives the names of retired ones that are there again: they count again,
+    /// and that is put on record with it.
     pub async fn record_volumes(
         &self,
         host: HostId,
@@ -74,9 +76,11 @@ impl Catalog {
         }
         // A host that gives its volumes other names each time adds no more than this.
         bound_sources(&mut tx, host, SOURCES_OF_HOST).await?;
-        tx.commit().await?;
         let again = volumes.iter().map(|volume| &volume.name).filter(|name| retired.contains(*name));
-        Ok(again.cloned().collect())
+        let again: Vec<String> = again.cloned().collect();
+        put_returns_on_record(&mut tx, host, &again, now_ms).await?;
+        tx.commit().await?;
+        Ok(again)
     }
 
     /// Retires a source, or with `None` has it count again.
@@ -207,6 +211,35 @@ async fn retired_volumes(tx: &mut SqliteConnection, host: HostId) -> Result<BTre
     Ok(names.into_iter().collect())
 }
 
+/// Audit rows for retired volumes that are there again.
+async fn put_returns_on_record(
+    tx: &mut SqliteConnection,
+    host: HostId,
+    names: &[String],
+    now_ms: i64,
+) -> Result<(), CatalogError> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let host_name: Option<String> = sqlx::query_scalar("select name from hosts where id = $1")
+        .bind(host.to_string())
+        .fetch_optional(&mut *tx)
+        .await?;
+    let host_name = host_name.unwrap_or_else(|| host.to_string());
+    for name in names {
+        let entry = AuditEntry {
+            at_ms: now_ms,
+            actor: "inventory",
+            action: "source.returned",
+            subject: &format!("host={host_name} source={name}"),
+            outcome: Outcome::Ok,
+            detail: "it was retired and is there again: it counts again",
+        };
+        append(tx, Book::Main, &entry).await?;
+    }
+    Ok(())
+}
+
 async fn upsert_volume(
     tx: &mut SqliteConnection,
     host: HostId,
@@ -330,5 +363,23 @@ mod tests {
         let directory = catalog.directory_source(host, "/srv", 6).await.expect("made");
         catalog.retire_source(directory.id, Some(7)).await.expect("retired");
         assert_eq!(catalog.directory_source(host, "/srv", 8).await.expect("found").retired_ms, None);
+    }
+
+    #[tokio::test]
+    async fn h06_a_return_that_cannot_be_put_on_record_is_news_again_in_the_next_list() {
+        let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+        let host = add_host(&catalog, "web-1").await;
+        catalog.record_volumes(host, &[volume("a")], 1).await.expect("recorded");
+        catalog.record_volumes(host, &[], 2).await.expect("recorded");
+        let gone = catalog.sources(Some(host)).await.expect("listed").remove(0);
+        catalog.retire_source(gone.id, Some(3)).await.expect("retired");
+        let full = "create trigger full before insert on audit begin select raise(abort, 'disk full'); end";
+        sqlx::query(full).execute(catalog.pool()).await.expect("a trigger");
+        assert!(catalog.record_volumes(host, &[volume("a")], 4).await.is_err());
+        sqlx::query("drop trigger full").execute(catalog.pool()).await.expect("gone");
+        assert_eq!(catalog.record_volumes(host, &[volume("a")], 5).await.expect("recorded"), ["a"]);
+        let rows = catalog.audit_rows(Book::Main, 0, 10).await.expect("rows");
+        let rows: Vec<_> = rows.iter().map(|row| (row.at_ms, row.subject.as_str())).collect();
+        assert_eq!(rows, [(5, "host=web-1 source=a")]);
     }
 }

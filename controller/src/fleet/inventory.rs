@@ -17,7 +17,6 @@ use tonic::{Code, Status};
 
 use super::answer::unanswered;
 use super::listing::Room;
-use crate::catalog::audit::{AuditEntry, Outcome};
 use crate::catalog::binds::SeenBind;
 use crate::catalog::sources::SeenVolume;
 use crate::catalog::{Catalog, CatalogError};
@@ -62,7 +61,7 @@ pub async fn refresh(
         timeout(most, list(channel)).await.unwrap_or_else(|_| Err(unanswered("for its volumes", most)));
     let seen = told(catalog, host, "volumes", listed, now_ms).await?;
     for name in catalog.record_volumes(host, &seen, now_ms).await? {
-        returned(catalog, host, &name, now_ms).await?;
+        tracing::warn!(host.id = %host, source = name, "a retired volume is there again");
     }
     Ok(seen.len())
 }
@@ -86,22 +85,6 @@ async fn told<T>(
             Err(InventoryError::Agent(status))
         }
     }
-}
-
-/// A retired volume is there again: it counts again, and that is on record.
-async fn returned(catalog: &Catalog, host: HostId, name: &str, now_ms: i64) -> Result<(), CatalogError> {
-    let host_name = catalog.host(host).await?.map_or_else(|| host.to_string(), |host| host.name);
-    tracing::warn!(host.id = %host, host.name = host_name, source = name, "a retired volume is there again");
-    catalog
-        .audit(&AuditEntry {
-            at_ms: now_ms,
-            actor: "inventory",
-            action: "source.returned",
-            subject: &format!("host={host_name} source={name}"),
-            outcome: Outcome::Ok,
-            detail: "it was retired and is there again: it counts again",
-        })
-        .await
 }
 
 /// Takes in what the running containers of a host bind.
