@@ -102,21 +102,26 @@ pub const fn default_forget_grace_seconds() -> u64 {
     7 * 86_400
 }
 
-/// `host:port`, `[v6]:port`, `host` or a bare IPv6 address, split.
+/// `host:port`, `[v6]:port`, `[v6]`, `host` or a bare IPv6 address, split. Of
+/// anything else all is the host, which no certificate can name: it is refused
+/// and not cut to what could be meant.
 pub fn split_address(address: &str) -> (&str, Option<u16>) {
-    if let Some(rest) = address.strip_prefix('[') {
-        if let Some((host, rest)) = rest.split_once(']') {
-            return (host, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
-        }
-        return (address, None);
-    }
-    match address.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') => match port.parse() {
-            Ok(port) => (host, Some(port)),
-            Err(_) => (address, None),
+    let whole = (address, None);
+    let (host, port) = match address.strip_prefix('[') {
+        Some(bracketed) => match bracketed.split_once(']') {
+            Some((host, "")) => return (host, None),
+            Some((host, after)) => match after.strip_prefix(':') {
+                Some(port) => (host, port),
+                None => return whole,
+            },
+            None => return whole,
         },
-        _ => (address, None),
-    }
+        None => match address.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') => (host, port),
+            _ => return whole,
+        },
+    };
+    port.parse().map_or(whole, |port| (host, Some(port)))
 }
 
 #[cfg(test)]
@@ -163,7 +168,13 @@ mod tests {
         assert_eq!(split_address("c.example:7443"), ("c.example", Some(7443)));
         assert_eq!(split_address("c.example"), ("c.example", None));
         assert_eq!(split_address("[::1]:7443"), ("::1", Some(7443)));
+        assert_eq!(split_address("[::1]"), ("::1", None));
         assert_eq!(split_address("::1"), ("::1", None));
+        for none in
+            ["[::1]junk", "[::1]7443", "[::1]:", "[::1]:junk", "[::1]:99999", "[::1", "c.example:junk"]
+        {
+            assert_eq!(split_address(none), (none, None));
+        }
     }
 
     #[test]
