@@ -130,9 +130,11 @@ impl Bucket {
         self.tried.get(&place).copied()
     }
 
-    /// Where the host should have this frame from; `None` where it is lost. A
-    /// place that was tried comes before one that was not, and of those the
-    /// host's own before another's.
+    /// Where the host should have this frame from; `None` where it is lost. The
+    /// host's own place comes before another's, and of those one that was tried
+    /// before one that was not. Its own stays its own where another's was tried for
+    /// that one's sake: where it has to be tried, `doubtful` says so, and a place
+    /// that was tried in vain is none.
     pub(super) fn choose(&self, host: HostId, number: u64) -> Option<Place> {
         let worth = |place: &Place| {
             let own = self.packs[place.0 as usize].host == Some(host);
@@ -306,6 +308,25 @@ mod tests {
         // One's own copy is damaged: the other's is better than none.
         bucket.note((0, 1), false);
         assert_eq!(bucket.choose(a, shared), Some((1, 1)));
+    }
+
+    #[test]
+    fn a_hosts_own_place_comes_before_one_that_was_tried_and_of_its_own_the_tried_one() {
+        let (a, b) = (HostId::generate(), HostId::generate());
+        let packs: [&[u8]; 3] = [&[1, 7], &[3, 7], &[2, 7]];
+        let mut bucket = bucket(&packs, &[(a, &[1, 3, 7]), (b, &[2, 7])]);
+        bucket.assign_hosts();
+        let shared = bucket.number(FrameId([7; 32]));
+        // Tried for b, and a has none of it: a's frames stay in packs of a.
+        bucket.note((2, 1), true);
+        assert_eq!(bucket.choose(a, shared), Some((0, 1)));
+        assert_eq!(bucket.doubtful(&bucket.needs(), &HashSet::new()), [(0, 1)]);
+        bucket.note((1, 1), true);
+        assert_eq!(bucket.choose(a, shared), Some((1, 1)));
+        assert_eq!(bucket.choose(b, shared), Some((2, 1)));
+        bucket.note((0, 1), false);
+        bucket.note((1, 1), false);
+        assert_eq!(bucket.choose(a, shared), Some((2, 1)));
     }
 
     #[test]
