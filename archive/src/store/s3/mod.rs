@@ -14,6 +14,7 @@ mod credentials;
 mod deletion;
 mod endpoint;
 mod errors;
+mod listing;
 mod upload;
 
 use std::ops::Range;
@@ -38,10 +39,7 @@ use aws_smithy_types::base64;
 use bytes::{Bytes, BytesMut};
 
 use super::error::{StoreError, StoreErrorKind};
-use super::{
-    MAX_OBJECT_BYTES, ObjectMeta, PAGE, Presigned, RawBody, RawListed, RawPage, RetryPolicy, S3Options,
-    StorePlace,
-};
+use super::{MAX_OBJECT_BYTES, ObjectMeta, Presigned, RawBody, RetryPolicy, S3Options, StorePlace};
 use credentials::AccessKey;
 use errors::innermost;
 use upload::Watch;
@@ -299,34 +297,6 @@ impl S3 {
         })?;
         let sha256 = answer.checksum_sha256.and_then(|text| base64::decode(text).ok()?.try_into().ok());
         Ok(Some(ObjectMeta { len, sha256 }))
-    }
-
-    pub(super) async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        policy: &RetryPolicy,
-    ) -> Result<RawPage, StoreError> {
-        let request = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .prefix(self.key(prefix))
-            .set_start_after(after.map(|after| self.key(after)))
-            .max_keys(i32::try_from(PAGE).expect("a page is small"));
-        let answer = self.answer("list", prefix, policy, request.send()).await?.map_err(|error| {
-            match self.failed("list", prefix, error) {
-                // A listing is of a bucket: what is not found is that.
-                error if error.is_not_found() => error.of_kind(StoreErrorKind::NoBucket),
-                error => error,
-            }
-        })?;
-        // An item without a name, a length or our prefix is no object that could be asked for.
-        let items = answer.contents.unwrap_or_default().into_iter().filter_map(|object| {
-            let name = object.key?.strip_prefix(&self.prefix)?.to_owned();
-            Some(RawListed { name, len: u64::try_from(object.size?).ok()? })
-        });
-        Ok(RawPage { items: items.collect(), truncated: answer.is_truncated.unwrap_or(false) })
     }
 
     pub(super) async fn presign_put(
