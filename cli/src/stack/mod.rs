@@ -181,14 +181,22 @@ impl Stack {
         let request =
             CreateJoinTokenRequest { name: name.to_owned(), labels: Default::default(), valid_seconds: 600 };
         let token = client.hosts()?.create_join_token(request).await?.into_inner().token;
+        self.join_with(&token, agent)
+    }
+
+    fn join_with(&self, token: &str, agent: &Path) -> Result<()> {
         // By way of a file that only its owner reads: arguments are for everybody to see.
         let file = self.layout.root.join("join.token");
-        holdfast_archive::secret_file::write(&file, &token)
-            .map_err(|error| CliError::io(&file.display().to_string(), &error))?;
         let dir = self.layout.agent_dir();
-        Process::run(agent, &["join".as_ref(), file.as_os_str(), "--state-dir".as_ref(), dir.as_os_str()])?;
+        let joined = holdfast_archive::secret_file::write(&file, token)
+            .map_err(|error| CliError::io(&file.display().to_string(), &error))
+            .and_then(|()| {
+                let args = ["join".as_ref(), file.as_os_str(), "--state-dir".as_ref(), dir.as_os_str()];
+                Process::run(agent, &args)
+            });
+        // Whatever came of it: a token that was not used is still good.
         let _ = std::fs::remove_file(&file);
-        Ok(())
+        joined
     }
 
     /// Returns when one of the two has ended by itself, with its last words.
@@ -255,5 +263,25 @@ async fn until_connected(agent: &mut Process, client: &Client, name: &str) -> Re
             return Err(CliError::failed(message).more(agent.tail()));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_join_token_stays_behind_whether_or_not_the_agent_has_joined() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let layout = Layout {
+            root: dir.path().to_owned(),
+            binaries: dir.path().to_owned(),
+            docker_host: String::new(),
+        };
+        let stack = Stack { layout, controller: None, agent: None };
+        for (agent, joins) in [("/bin/true", true), ("/bin/false", false), ("/nowhere/agent", false)] {
+            assert_eq!(stack.join_with("a token", Path::new(agent)).is_ok(), joins, "{agent}");
+            assert!(!dir.path().join("join.token").exists(), "{agent}");
+        }
     }
 }
