@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat};
 
 use super::error::StoreError;
 use super::listing::list;
-use super::root::{Durable, Root, failed, is_medium};
+use super::root::{Durable, Root, failed, is_medium, not_a_directory};
 use super::{MAX_OBJECT_BYTES, RawBody, RawPage};
 use crate::ids::RepositoryId;
 
@@ -46,7 +46,10 @@ impl Directory {
 
     /// Makes the directory, with its parents, where it is not there.
     pub(super) fn create(root: &Path) -> Result<Self, StoreError> {
-        make_directories(root).map_err(|error| failed("create the repository directory", root, error))?;
+        make_directories(root).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => not_a_directory(root),
+            _ => failed("create the repository directory", root, error),
+        })?;
         Self::open(root)
     }
 
@@ -221,6 +224,19 @@ mod tests {
         assert!(!path.exists());
         Directory::create(&path).unwrap();
         assert!(path.is_dir());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_directory_is_no_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            for error in [Directory::open(&path).unwrap_err(), Directory::create(&path).unwrap_err()] {
+                assert_eq!(error.kind(), StoreErrorKind::NoBucket, "{error}");
+                assert!(error.to_string().contains("is not a directory"), "{error}");
+            }
+        }
     }
 
     #[test]

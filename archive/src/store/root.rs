@@ -79,7 +79,7 @@ impl Durable {
 
 impl Root {
     /// # Errors
-    /// `NoBucket` where there is no such directory.
+    /// `NoBucket` where there is no such directory, also where something else is in its place.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         match openat(CWD, path, DIRECTORY, Mode::empty()) {
             Ok(fd) => Ok(Self { fd, path: path.to_owned() }),
@@ -90,10 +90,7 @@ impl Root {
                     path.display()
                 ),
             )),
-            Err(Errno::NOTDIR) => Err(StoreError::new(
-                StoreErrorKind::Refused,
-                format!("{} is not a directory; a repository needs one", path.display()),
-            )),
+            Err(Errno::NOTDIR) => Err(not_a_directory(path)),
             Err(error) => Err(failed("open the repository directory", path, error.into())),
         }
     }
@@ -179,6 +176,13 @@ impl Root {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// As where there is nothing: the repository is not there, and may be again once its
+/// disk is mounted.
+pub(super) fn not_a_directory(path: &Path) -> StoreError {
+    let text = format!("{} is not a directory; a repository needs one", path.display());
+    StoreError::new(StoreErrorKind::NoBucket, text)
 }
 
 pub(super) fn open_directory(at: BorrowedFd<'_>, name: &str) -> std::io::Result<OwnedFd> {
