@@ -285,7 +285,8 @@ impl ErrorCode {
             | Self::ImageNotThere
             | Self::ContextUnknown
             | Self::SnapshotUnknown
-            | Self::NoRepository => Code::NotFound,
+            | Self::NoRepository
+            | Self::NothingMatches => Code::NotFound,
             Self::VolumeExists => Code::AlreadyExists,
             Self::HostNotConnected
             | Self::HostUnreachable
@@ -314,7 +315,6 @@ impl ErrorCode {
             | Self::Resources
             | Self::Internal => Code::Internal,
             Self::Refused
-            | Self::NothingMatches
             | Self::Conflict
             | Self::HostRetired
             | Self::JobEnded
@@ -545,11 +545,11 @@ mod tests {
     /// Whoever asks for something that is out of reach or damaged is told by
     /// the exit code, whatever the gRPC code is.
     #[test]
-    fn out_of_reach_and_damaged_have_their_exit_codes() {
+    fn out_of_reach_damaged_and_not_found_have_their_exit_codes() {
         use ErrorCode::{
             AgentUnreachable, Corrupt, Damaged, EngineTimeout, EngineUnreachable, HostNotConnected,
-            HostTimeout, HostUnreachable, StoreClockSkew, StoreCorrupt, StoreFull, StoreNoBucket,
-            StoreThrottled, StoreUnreachable, Unreachable,
+            HostTimeout, HostUnreachable, NothingMatches, StoreClockSkew, StoreCorrupt, StoreFull,
+            StoreNoBucket, StoreThrottled, StoreUnreachable, Unreachable, VolumeUnknown,
         };
         for code in [
             AgentUnreachable,
@@ -568,6 +568,10 @@ mod tests {
         }
         for code in [Corrupt, Damaged, StoreCorrupt] {
             assert_eq!(code.exit(), Exit::Damage, "{code:?}");
+        }
+        // A glob or a selector that matches nothing is as a name that nothing has.
+        for code in [NothingMatches, VolumeUnknown] {
+            assert_eq!(code.exit(), Exit::NotFound, "{code:?}");
         }
         assert_eq!(StoreFull.exit(), Exit::Failed);
     }

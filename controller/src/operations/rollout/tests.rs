@@ -160,8 +160,8 @@ async fn the_plan_names_each_target_and_too_many_refusals_start_nothing() {
     for (bad, code) in [
         (StartRolloutRequest { selectors: Vec::new(), ..request() }, Code::InvalidArgument),
         (StartRolloutRequest { selectors: vec!["=x".into()], ..request() }, Code::InvalidArgument),
-        (StartRolloutRequest { selectors: vec!["app=db".into()], ..request() }, Code::FailedPrecondition),
-        (StartRolloutRequest { host_labels: vec!["eu".into()], ..request() }, Code::FailedPrecondition),
+        (StartRolloutRequest { selectors: vec!["app=db".into()], ..request() }, Code::NotFound),
+        (StartRolloutRequest { host_labels: vec!["eu".into()], ..request() }, Code::NotFound),
     ] {
         assert_eq!(try_start(&jobs, bad).await.expect_err("refused").code(), code);
     }

@@ -144,7 +144,8 @@ fn sorted(found: &[Found]) -> Result<(Vec<RolloutPlace>, Vec<&RolloutTarget>), R
     let due: Vec<&Found> = found.iter().filter(|found| !found.done).collect();
     if due.is_empty() {
         let message = format!("all {} containers that match run this image already", found.len());
-        return Err(RequestError::with_hint(ErrorCode::NothingMatches, message, ""));
+        // They were found: there is nothing to do.
+        return Err(RequestError::new(ErrorCode::NotNow, message));
     }
     let refused = due.iter().map(|found| &found.target).filter(|target| !target.refusal.is_empty()).collect();
     Ok((due.iter().map(|found| found.place.clone()).collect(), refused))
