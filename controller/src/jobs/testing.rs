@@ -37,6 +37,8 @@ use crate::repository::Repository;
 pub(crate) enum BackupEnd {
     Partial,
     Failed,
+    /// The store did not answer.
+    StoreAway,
     /// Only once it is cancelled, or released.
     FencingToken,
 }
@@ -226,7 +228,9 @@ impl SnapshotService for FakeAgent {
                 for source in &request.sources {
                     let finished = SourceFinished {
                         source_id: source.source_id.clone(),
-                        ok: end != Some(BackupEnd::Failed),
+                        ok: !matches!(end, Some(BackupEnd::Failed | BackupEnd::StoreAway)),
+                        error_code: if end == Some(BackupEnd::StoreAway) { "store-unreachable" } else { "" }
+                            .into(),
                         partial: end == Some(BackupEnd::Partial),
                         snapshot_id: snapshot.clone().unwrap_or_else(|| format!("{}/{job}", source.name)),
                         ..Default::default()

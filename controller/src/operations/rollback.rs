@@ -142,19 +142,17 @@ async fn snapshot_discarded(run: &JobRun, host: HostId, upgrade: &Upgrade) -> Re
     if matches!(child.state, State::Succeeded | State::Partial) {
         return Ok(());
     }
-    let problem = match snapshots::judge(&run.jobs, &child, &upgrade.sources).await? {
+    let unfit = match snapshots::judge(&run.jobs, &child, &upgrade.sources).await? {
         Ok(_) => return Ok(()),
-        Err(problem) => problem,
+        Err(unfit) => unfit,
     };
-    // To go on without the snapshot would not help: going back needs them as well.
-    let away = ErrorCode::parse(&child.error_code).filter(|code| code.exit() == Exit::Unreachable);
-    Err(match away {
-        Some(code) if !is_of_the_store(code) => Failure::failed(
-            code,
-            format!("nothing was changed: the snapshot of what would be discarded {problem}"),
-        ),
-        _ => Failure::failed(ErrorCode::SnapshotBeforeFailed, snapshot_failure_text(&problem)),
-    })
+    let code = unfit.code_or(ErrorCode::SnapshotBeforeFailed);
+    // To go on without the snapshot would not help: going back needs the host as well.
+    let message = match code.exit() == Exit::Unreachable && !is_of_the_store(code) {
+        true => format!("nothing was changed: the snapshot of what would be discarded {}", unfit.why),
+        false => snapshot_failure_text(&unfit.why),
+    };
+    Err(Failure::failed(code, message))
 }
 
 /// Whether it is the repository that is out of reach, which a rollback does
@@ -182,10 +180,11 @@ fn plan(upgrade: &Upgrade) -> UpgradePlan {
     UpgradePlan { sources: upgrade.sources.clone(), ..UpgradePlan::default() }
 }
 
-/// How an agent's part ended. `snapshot_failure`: why the snapshot at the stop did not do.
+/// How an agent's part ended. `snapshot_failure`: why the snapshot at the stop did not do,
+/// and its error code.
 struct Heard {
     finished: UpgradeFinished,
-    snapshot_failure: Option<String>,
+    snapshot_failure: Option<(ErrorCode, String)>,
 }
 
 async fn follow(
@@ -244,7 +243,7 @@ async fn taken_quiesced(
     upgrade: &Upgrade,
     role: &str,
     report: &mut Report,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<(ErrorCode, String)>, Failure> {
     let children = Children::of(run);
     let Some(child) = children.find(role).await? else { return Ok(None) };
     if !child.state.ended() {
@@ -253,7 +252,9 @@ async fn taken_quiesced(
     }
     match snapshots::judge(&run.jobs, &child, &upgrade.sources).await? {
         Ok(taken) => report.before(run, taken).await.map(|()| None),
-        Err(problem) => Ok(Some(snapshot_failure_text(&problem))),
+        Err(unfit) => {
+            Ok(Some((unfit.code_or(ErrorCode::SnapshotBeforeFailed), snapshot_failure_text(&unfit.why))))
+        }
     }
 }
 

@@ -115,10 +115,10 @@ impl AtStop {
         let id = self.children.make(&role, self.host, parameters).await?;
         failpoint("controller.upgrade.at-stop-snapshot");
         let child = jobs.ended(id).await?;
-        if let Err(problem) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
-            let message = format!("{} {problem}", self.stop.snapshot());
+        if let Err(unfit) = snapshots::judge(jobs, &child, &self.plan.sources).await? {
+            let message = format!("{} {}", self.stop.snapshot(), unfit.why);
             jobs.log_event(self.children.parent, &format!("{message}; going back")).await?;
-            return Err(Failure::failed(ErrorCode::SnapshotAtStopFailed, message));
+            return Err(Failure::failed(unfit.code_or(ErrorCode::SnapshotAtStopFailed), message));
         }
         Ok(())
     }

@@ -84,9 +84,9 @@ async fn snapshot_before(
     let child = children.await_or_cancel(run, id).await?;
     match snapshots::judge(&run.jobs, &child, &plan.sources).await? {
         Ok(taken) => report.before(run, taken).await,
-        Err(problem) => {
-            let message = format!("nothing was changed: the snapshot before the upgrade {problem}");
-            Err(Failure::failed(ErrorCode::SnapshotBeforeFailed, message))
+        Err(unfit) => {
+            let message = format!("nothing was changed: the snapshot before the upgrade {}", unfit.why);
+            Err(Failure::failed(unfit.code_or(ErrorCode::SnapshotBeforeFailed), message))
         }
     }
 }
@@ -135,7 +135,7 @@ async fn after_stop(
     run: &JobRun,
     plan: &UpgradePlan,
     report: &mut Report,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<(ErrorCode, String)>, Failure> {
     let children = Children::of(run);
     let Some(child) = children.find(AT_STOP).await? else { return Ok(None) };
     if !child.state.ended() {
@@ -147,7 +147,10 @@ async fn after_stop(
             report.at_stop(taken);
             Ok(None)
         }
-        Err(problem) => Ok(Some(format!("the snapshot at the stop {problem}"))),
+        Err(unfit) => Ok(Some((
+            unfit.code_or(ErrorCode::SnapshotAtStopFailed),
+            format!("the snapshot at the stop {}", unfit.why),
+        ))),
     }
 }
 

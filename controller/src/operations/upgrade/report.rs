@@ -91,11 +91,12 @@ impl Report {
         self.0.steps.sort_by_key(|step| step.unix_ms);
     }
 
-    /// How an upgrade ends. `snapshot_failure`: why the snapshot at the stop did not do.
+    /// How an upgrade ends. `snapshot_failure`: why the snapshot at the stop did not
+    /// do, and its error code.
     pub(super) fn ending(
         mut self,
         finished: &UpgradeFinished,
-        snapshot_failure: Option<String>,
+        snapshot_failure: Option<(ErrorCode, String)>,
         cancel_wanted: bool,
     ) -> Ending {
         self.finished(finished);
@@ -112,7 +113,7 @@ impl Report {
             );
         }
         let (code, cause) = match snapshot_failure {
-            Some(problem) => (ErrorCode::SnapshotAtStopFailed.as_str(), problem),
+            Some((code, problem)) => (code.as_str(), problem),
             None if finished.error.is_empty() => {
                 (finished.error_code.as_str(), "the agent's log has the cause".to_owned())
             }
@@ -123,11 +124,12 @@ impl Report {
     }
 
     /// How a rollback ends.
-    /// `snapshot_failure`: why the snapshot of what is discarded did not do.
+    /// `snapshot_failure`: why the snapshot of what is discarded did not do, and its error
+    /// code.
     pub(in crate::operations) fn rolled_back(
         mut self,
         finished: &UpgradeFinished,
-        snapshot_failure: Option<String>,
+        snapshot_failure: Option<(ErrorCode, String)>,
         cancel_wanted: bool,
     ) -> Ending {
         self.finished(finished);
@@ -138,8 +140,8 @@ impl Report {
             let text = "cancelled on request; everything runs as before".to_owned();
             return ended(State::Cancelled, ErrorCode::Cancelled.as_str(), text, &self);
         }
-        if let Some(problem) = snapshot_failure {
-            return ended(State::Failed, ErrorCode::SnapshotBeforeFailed.as_str(), problem, &self);
+        if let Some((code, problem)) = snapshot_failure {
+            return ended(State::Failed, code.as_str(), problem, &self);
         }
         let code = if finished.error_code.is_empty() {
             ErrorCode::RollbackFailed.as_str()
@@ -169,7 +171,9 @@ mod tests {
     use super::*;
 
     fn ending(finished: UpgradeFinished, snapshot_failure: Option<&str>, cancel: bool) -> Ending {
-        Report(UpgradeReport::default()).ending(&finished, snapshot_failure.map(str::to_owned), cancel)
+        let snapshot_failure =
+            snapshot_failure.map(|problem| (ErrorCode::SnapshotAtStopFailed, problem.to_owned()));
+        Report(UpgradeReport::default()).ending(&finished, snapshot_failure, cancel)
     }
 
     #[test]

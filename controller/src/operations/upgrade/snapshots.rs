@@ -1,6 +1,8 @@
 //! Snapshots that an upgrade depends on: backups of exactly its sources, as
 //! children, and whether such a child will do. A partial snapshot does not.
 
+use holdfast_proto::{ErrorCode, Exit};
+
 use crate::catalog::CatalogError;
 use crate::catalog::jobs::JobRecord;
 use crate::jobs::Jobs;
@@ -33,16 +35,34 @@ pub(in crate::operations) fn parameters(
     Parameters::Backup(BackupParameters::of_sources(&plan.sources, consistency, allow_empty))
 }
 
-/// The snapshots of an ended child, or what is wrong with it, as the rest of a
-/// sentence about it.
+/// What is wrong with an ended child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::operations) struct Unfit {
+    /// The rest of a sentence about the snapshot.
+    pub(in crate::operations) why: String,
+    /// The child's error code.
+    code: String,
+}
+
+impl Unfit {
+    /// The error code of a job that fails for this: what was out of reach or is
+    /// damaged says more than that a snapshot failed.
+    pub(in crate::operations) fn code_or(&self, otherwise: ErrorCode) -> ErrorCode {
+        let code = ErrorCode::parse(&self.code);
+        code.filter(|code| matches!(code.exit(), Exit::Unreachable | Exit::Damage)).unwrap_or(otherwise)
+    }
+}
+
+/// The snapshots of an ended child, or what is wrong with it.
 pub(in crate::operations) async fn judge(
     jobs: &Jobs,
     child: &JobRecord,
     wanted: &[UpgradeSource],
-) -> Result<Result<Vec<String>, String>, CatalogError> {
+) -> Result<Result<Vec<String>, Unfit>, CatalogError> {
     let sources = jobs.catalog().job_sources(child.id).await?;
-    Ok(verdict(child.state, &child.error, &sources, wanted)
-        .map_err(|why| format!("{why} (job {})", child.id)))
+    let verdict = verdict(child.state, &child.error, &sources, wanted);
+    Ok(verdict
+        .map_err(|why| Unfit { why: format!("{why} (job {})", child.id), code: child.error_code.clone() }))
 }
 
 fn verdict(
@@ -116,5 +136,18 @@ mod tests {
         assert!(verdict(State::Succeeded, "", &[], &both[..1]).is_err());
         let directory = UpgradeSource { kind: Some(SourceKind::Directory), ..wanted("a") };
         assert!(verdict(State::Succeeded, "", &sources, &[directory]).is_err());
+    }
+
+    #[test]
+    fn a_store_that_is_away_says_more_than_that_the_snapshot_failed() {
+        let code = |code: &str| {
+            Unfit { why: "failed".into(), code: code.into() }.code_or(ErrorCode::SnapshotBeforeFailed)
+        };
+        assert_eq!(code("store-unreachable"), ErrorCode::StoreUnreachable);
+        assert_eq!(code("store-no-bucket"), ErrorCode::StoreNoBucket);
+        assert_eq!(code("store-corrupt"), ErrorCode::StoreCorrupt);
+        for other in ["source-shrunk", "cancelled", "", "of-another-version"] {
+            assert_eq!(code(other), ErrorCode::SnapshotBeforeFailed, "{other}");
+        }
     }
 }

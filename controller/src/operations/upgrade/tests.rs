@@ -108,6 +108,21 @@ async fn u02_a_partial_or_failed_snapshot_before_means_no_upgrade() {
 }
 
 #[tokio::test]
+async fn an_upgrade_whose_repository_is_away_ends_with_the_code_for_that() {
+    for (nth, begun) in [(0, 0), (1, 1)] {
+        let (bench, agent) = bench().await;
+        agent.backup_ends(nth, BackupEnd::StoreAway);
+        let jobs = bench.jobs();
+        let driver = driver(&jobs).await;
+        let job = ended(&jobs, &start(&jobs).await).await;
+        assert_eq!((job.state(), job.error_code.as_str()), (JobState::Failed, "store-unreachable"));
+        assert!(job.error.contains("the snapshot"), "{}", job.error);
+        assert_eq!((image(&agent).as_str(), agent.begun()), ("app:1", begun));
+        driver.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn without_a_good_snapshot_at_the_stop_the_upgrade_goes_back() {
     for end in [BackupEnd::Partial, BackupEnd::Failed] {
         let (bench, agent) = bench().await;
