@@ -1,5 +1,7 @@
 //! The Holdfast controller.
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod api;
 pub mod app;
 pub mod args;

@@ -130,11 +130,17 @@ pub enum AuditCheck {
 
 impl Catalog {
     /// Appends one row to the main book.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn audit(&self, entry: &AuditEntry<'_>) -> Result<(), CatalogError> {
         self.audit_in(Book::Main, entry).await
     }
 
     /// Appends one row to a book.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn audit_in(&self, book: Book, entry: &AuditEntry<'_>) -> Result<(), CatalogError> {
         // Immediate: two writers reading the same head would fork the chain.
         let mut tx = self.pool().begin_with("begin immediate").await?;
@@ -144,6 +150,9 @@ impl Catalog {
     }
 
     /// Rows of a book after number `after`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn audit_rows(
         &self,
         book: Book,
@@ -156,6 +165,9 @@ impl Catalog {
     }
 
     /// Rows of both books, oldest first.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn list_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, CatalogError> {
         let mut all = Vec::new();
         for book in Book::ALL {
@@ -190,6 +202,9 @@ impl Catalog {
     /// Removes rows from the beginning that are older than that, at most so
     /// many; gives how many. The hash of the last of them is kept: the chain
     /// goes on from it. The newest row always stays.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn prune_audit(&self, book: Book, before_ms: i64, most: u32) -> Result<u64, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let rows = format!("select number, at_ms, chain from {} order by number limit $1", book.table());
@@ -220,6 +235,9 @@ impl Catalog {
 
     /// Recomputes both chains from their first rows on, and holds the main one
     /// against what the bucket knows of it.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn verify_audit(&self, bucket: Option<&AuditMark>) -> Result<AuditCheck, CatalogError> {
         let mut rows = 0;
         for book in Book::ALL {

@@ -39,6 +39,9 @@ impl Catalog {
     /// Takes in a complete list of what the running containers of a host bind.
     /// A path that is retired stays so while nothing mounts it: the decision
     /// is about the path.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn record_binds(
         &self,
         host: HostId,
@@ -65,6 +68,9 @@ impl Catalog {
     }
 
     /// Makes a path that was given up; no running container is known to mount it.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn import_retired_bind(
         &self,
         host: HostId,
@@ -85,6 +91,9 @@ impl Catalog {
     }
 
     /// Bind mounts of one host or of all, by path.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn binds(&self, host: Option<HostId>) -> Result<Vec<BindRecord>, CatalogError> {
         let rows = sqlx::query("select * from binds where $1 is null or host_id = $1 order by host_id, path")
             .bind(host.map(|host| host.to_string()))
@@ -95,6 +104,9 @@ impl Catalog {
 
     /// Retires a path, or with `None` has it count again. False: no running
     /// container is known to mount it.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn retire_bind(
         &self,
         host: HostId,

@@ -30,6 +30,9 @@ pub struct Certificates {
 
 impl Catalog {
     /// Of all hosts; denied ones as far as they may not have expired by `now_ms`.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn certificates(&self, now_ms: i64) -> Result<BTreeMap<HostId, Certificates>, CatalogError> {
         let mut all: BTreeMap<HostId, Certificates> = BTreeMap::new();
         let hosts = sqlx::query("select id, certificate_serial, previous_serial from hosts");
@@ -53,6 +56,9 @@ impl Catalog {
     /// Takes in what the bucket knows of a host's certificates: what was denied
     /// is denied, and where the current one was replaced since, its successor is
     /// the current one. False: nothing of that was news.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn take_certificates(
         &self,
         host: HostId,

@@ -12,6 +12,9 @@ use super::{Catalog, CatalogError};
 impl Catalog {
     /// The child of a running job in a role, made unless it is there. `None`:
     /// the parent is not driven under that generation any more.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn create_child(
         &self,
         parent: JobId,
@@ -46,6 +49,9 @@ impl Catalog {
     }
 
     /// The child of a job in a role.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn child_job(&self, parent: JobId, role: &str) -> Result<Option<JobRecord>, CatalogError> {
         let row =
             sqlx::query(sqlx::AssertSqlSafe(format!("{JOB_COLUMNS} where j.parent_id = $1 and j.role = $2")))
@@ -57,6 +63,9 @@ impl Catalog {
     }
 
     /// Children of a job, oldest first.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn child_jobs(&self, parent: JobId) -> Result<Vec<JobRecord>, CatalogError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "{JOB_COLUMNS} where j.parent_id = $1 order by j.created_ms, j.id"

@@ -13,6 +13,9 @@ impl Catalog {
     /// Notes what the wall clock says at this tick, unless that was noted
     /// within the last `every` ticks; marks older than `most` ticks go, but for
     /// the newest of them.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn mark_clock(
         &self,
         now_ms: i64,
@@ -43,6 +46,9 @@ impl Catalog {
 
     /// What the wall clock said at least `age` ticks before this one, the
     /// latest; `None`: no controller has run for so long since it is noted.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn wall_clock_before(&self, tick: u64, age: u64) -> Result<Option<i64>, CatalogError> {
         let Some(until) = tick.checked_sub(age) else { return Ok(None) };
         Ok(sqlx::query_scalar("select at_ms from clock_marks where tick <= $1 order by tick desc limit 1")

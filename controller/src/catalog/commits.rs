@@ -47,6 +47,9 @@ pub enum Begun {
 impl Catalog {
     /// Transaction 1: checks every reference, makes condemned packs live
     /// again, gives the snapshot its numbers.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn begin_commit(&self, new: &NewSnapshot<'_>) -> Result<Begun, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         // Before the lease is judged: a commit whose answer was lost is asked for again, and
@@ -73,6 +76,9 @@ impl Catalog {
 
     /// Transaction 2: the object is in the bucket. False where the row is not
     /// committing any more.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn set_committed(&self, commit_number: u64) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let done = sqlx::query(

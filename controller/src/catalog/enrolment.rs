@@ -85,6 +85,9 @@ pub enum Enrolled<C> {
 
 impl Catalog {
     /// Keeps a join token until it is used, void or too old.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn put_join_token(&self, token: &NewJoinToken<'_>) -> Result<(), CatalogError> {
         sqlx::query(
             "insert into join_tokens (hash, host_name, labels, created_ms, expires_ms)
@@ -102,6 +105,9 @@ impl Catalog {
 
     /// Uses up a join token and makes, or finds again, its host, for which
     /// `certify` makes the certificate that the row names.
+    ///
+    /// # Errors
+    /// The catalogue fails; the token is then as good as before.
     pub async fn enrol<C>(
         &self,
         enrolment: &Enrolment<'_>,
@@ -131,6 +137,9 @@ impl Catalog {
     }
 
     /// Makes the unused join tokens for a name void; gives their number.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn retire_tokens(&self, host_name: &str, now_ms: i64) -> Result<u64, CatalogError> {
         let done = sqlx::query(
             "update join_tokens set retired_ms = $2
@@ -144,6 +153,9 @@ impl Catalog {
     }
 
     /// Names with join tokens that are neither used nor void, expired or not.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn awaited_hosts(&self) -> Result<Vec<AwaitedHost>, CatalogError> {
         let rows = sqlx::query(
             "select host_name, max(created_ms) as created_ms, max(expires_ms) as expires_ms

@@ -71,6 +71,9 @@ const FIND: &str = of_wanted!("wanted.at, f.*, p.id as pack_id, p.state, p.suspe
 
 impl Catalog {
     /// Which of these frames of the host need not be sent again.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn have(&self, host: HostId, frames: &[FrameId]) -> Result<Vec<bool>, CatalogError> {
         let mut have = vec![false; frames.len()];
         if frames.is_empty() {
@@ -99,6 +102,9 @@ impl Catalog {
     }
 
     /// The rows of these frames of the host, in their order.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn find_frames(
         &self,
         host: HostId,
@@ -110,6 +116,9 @@ impl Catalog {
 
     /// The numbers of these frames of the host, in their order, also of those
     /// that lie nowhere.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn frame_numbers(
         &self,
         host: HostId,
@@ -134,6 +143,9 @@ impl Catalog {
     }
 
     /// The rows of frames with these numbers, in no order.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn frames_by_number(&self, numbers: &RoaringTreemap) -> Result<Vec<FoundFrame>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         let mut found = Vec::new();
@@ -149,6 +161,9 @@ impl Catalog {
     }
 
     /// Rows of frames that lie in that pack.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn frames_of_pack(&self, pack: &PackId) -> Result<Vec<FoundFrame>, CatalogError> {
         let rows = sqlx::query(AssertSqlSafe(format!("{FOUND} where p.id = $1")))
             .bind(pack.to_string())
@@ -158,6 +173,9 @@ impl Catalog {
     }
 
     /// What is known of these pages' references.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn page_refs(&self, pages: &RoaringTreemap) -> Result<HashMap<u64, PageRefRow>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         let mut known = HashMap::new();
@@ -176,6 +194,10 @@ impl Catalog {
         Ok(known)
     }
 
+    /// Keeps what these pages refer to.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn put_page_refs(&self, pages: &[(u64, PageRefRow)]) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for (frame, refs) in pages {
@@ -194,6 +216,9 @@ impl Catalog {
     }
 
     /// Forgets what was known of these pages' references.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_page_refs(&self, pages: &RoaringTreemap) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for condition in conditions("frame", pages) {
@@ -207,6 +232,9 @@ impl Catalog {
 
     /// Marks frames as unreadable: they are not offered, and who refers to one
     /// has to send it again. Gives how many were there.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn mark_damaged(&self, numbers: &RoaringTreemap) -> Result<u64, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let mut marked = 0;
@@ -220,6 +248,9 @@ impl Catalog {
 
     /// How many frames of each host were found unreadable and have not been
     /// sent again.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn damaged_by_host(&self) -> Result<HashMap<HostId, u64>, CatalogError> {
         let rows: Vec<(String, i64)> = sqlx::query_as(
             "select h.host_id, count(*) from frames f join frame_hosts h on h.number = f.host
@@ -232,6 +263,9 @@ impl Catalog {
 
     /// Frames of the host that were found unreadable, among these numbers: at
     /// most `limit` of them, from the number `from` on.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn damaged_frames(
         &self,
         host: HostId,

@@ -19,6 +19,9 @@ pub struct IndexFileRow {
 
 impl Catalog {
     /// Packs that may be built upon and whose table no index file holds.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn packs_without_hint(&self, after: u64, limit: u32) -> Result<Vec<PackRecord>, CatalogError> {
         let rows = sqlx::query(
             "select * from packs where hint is null and state = 'live' and number > $1
@@ -32,6 +35,9 @@ impl Catalog {
     }
 
     /// The packs whose table is in that file.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn packs_of_index(&self, number: u64) -> Result<Vec<PackId>, CatalogError> {
         let ids: Vec<String> = sqlx::query_scalar("select id from packs where hint = $1")
             .bind(signed(number))
@@ -41,6 +47,9 @@ impl Catalog {
     }
 
     /// All index files, by number.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn index_files(&self) -> Result<Vec<IndexFileRow>, CatalogError> {
         let rows = sqlx::query(
             "select f.number, f.packs, (select count(*) from packs p where p.hint = f.number) as used
@@ -60,6 +69,9 @@ impl Catalog {
     }
 
     /// A number for an index file that no other has had.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn next_index(&self) -> Result<u64, CatalogError> {
         let number: i64 =
             sqlx::query_scalar("update repository set next_index = next_index + 1 returning next_index - 1")
@@ -70,6 +82,9 @@ impl Catalog {
 
     /// Notes that a file with tables of so many packs is in the bucket, among
     /// them these.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn note_index(&self, number: u64, total: u64, packs: &[PackId]) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for pack in packs {
@@ -98,6 +113,9 @@ impl Catalog {
     }
 
     /// Has the tables in that file written anew, elsewhere.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn dissolve_index(&self, number: u64) -> Result<(), CatalogError> {
         sqlx::query("update packs set hint = null where hint = $1")
             .bind(signed(number))
@@ -107,6 +125,9 @@ impl Catalog {
     }
 
     /// Forgets a file that is not in the bucket any more.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_index(&self, number: u64) -> Result<(), CatalogError> {
         // Not while a pack counts on it: its table would be in no file, and none would be
         // written.
@@ -121,6 +142,9 @@ impl Catalog {
     }
 
     /// Before a reconciliation: nothing is believed about index files.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn forget_indexes(&self) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for statement in ["update packs set hint = null where hint is not null", "delete from index_files"] {

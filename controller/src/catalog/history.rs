@@ -12,6 +12,9 @@ impl Catalog {
     /// made under a clock that was ahead is not that; one
     /// whose snapshot is there stays, for it says which policy made that; a
     /// parent stays as long as its children.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn prune_jobs(
         &self,
         ended_before_ms: i64,
@@ -52,6 +55,9 @@ impl Catalog {
     /// Removes volumes that have been gone for long and have no snapshot and
     /// no job; gives how many. Retired ones stay: that they are is all that is
     /// known of them.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn prune_sources(&self, gone_before_ms: i64, most: u32) -> Result<u64, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         let done = sqlx::query(
@@ -69,6 +75,9 @@ impl Catalog {
     }
 
     /// Removes what was counted before that day.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn prune_usage(&self, before_day: i64) -> Result<(), CatalogError> {
         sqlx::query("delete from host_usage where day < $1").bind(before_day).execute(self.pool()).await?;
         Ok(())

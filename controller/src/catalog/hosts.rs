@@ -39,6 +39,9 @@ impl Catalog {
     /// Makes a host that another controller knew. It has no certificate of
     /// this one, so it must join; under its name it is then the same host
     /// again. False: its id or name is taken.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn import_host(
         &self,
         id: HostId,
@@ -58,6 +61,9 @@ impl Catalog {
 
     /// Revokes, and perhaps retires, a host as another controller had: for one
     /// that was imported. What it was before stays.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn import_standing(
         &self,
         id: HostId,
@@ -79,6 +85,9 @@ impl Catalog {
     /// From now on no certificate of this host is accepted, until it joins
     /// again; what it had open of the repository ends here, and does not come
     /// back with the host. False: unknown, or revoked before.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn revoke_host(&self, host: HostId, now_ms: i64) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         // Both: the previous one counts until its successor is first used.
@@ -95,6 +104,9 @@ impl Catalog {
     }
 
     /// Marks a revoked host as given up. False: it is not revoked (any more).
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn retire_host(&self, host: HostId, now_ms: i64) -> Result<bool, CatalogError> {
         let done = sqlx::query(
             "update hosts set retired_ms = coalesce(retired_ms, $2)
@@ -108,6 +120,9 @@ impl Catalog {
     }
 
     /// All hosts by name.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn hosts(&self) -> Result<Vec<HostRecord>, CatalogError> {
         let sql = sqlx::AssertSqlSafe(format!("{HOST_COLUMNS} order by h.name"));
         let rows = sqlx::query(sql).fetch_all(self.pool()).await?;
@@ -115,11 +130,17 @@ impl Catalog {
     }
 
     /// The host with that id.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn host(&self, id: HostId) -> Result<Option<HostRecord>, CatalogError> {
         self.host_where("h.id", &id.to_string()).await
     }
 
     /// The host with that name, or else that id.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn host_by_name(&self, name_or_id: &str) -> Result<Option<HostRecord>, CatalogError> {
         match self.host_where("h.name", name_or_id).await? {
             Some(host) => Ok(Some(host)),
@@ -141,11 +162,17 @@ impl Catalog {
     }
 
     /// Names of all hosts, for suggestions.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn host_names(&self) -> Result<Vec<String>, CatalogError> {
         Ok(sqlx::query_scalar("select name from hosts order by name").fetch_all(self.pool()).await?)
     }
 
     /// Replaces a host's labels.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn set_host_labels(
         &self,
         host: HostId,
@@ -160,6 +187,9 @@ impl Catalog {
     }
 
     /// Notes that a host answered, and what its agent said about itself.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn host_seen(
         &self,
         host: HostId,

@@ -29,11 +29,19 @@ pub struct FoundSnapshot<'a> {
 }
 
 impl Catalog {
+    /// Packs in every state, in no order.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn all_packs(&self) -> Result<Vec<PackRecord>, CatalogError> {
         let rows = sqlx::query("select * from packs").fetch_all(self.pool()).await?;
         rows.iter().map(read_pack).collect()
     }
 
+    /// Snapshots in every state, with their commit numbers.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn all_snapshot_ids(&self) -> Result<Vec<(SnapshotId, u64)>, CatalogError> {
         let rows = sqlx::query("select host_id, source_id, number, commit_number from snapshots")
             .fetch_all(self.pool())
@@ -51,6 +59,9 @@ impl Catalog {
     }
 
     /// Makes a pack that is in the bucket live, with its whole table.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn import_pack(
         &self,
         id: &PackId,
@@ -86,6 +97,9 @@ impl Catalog {
     /// Says where these frames of a host lie, whatever its rows said before: each
     /// was found there, or lies nowhere else. The pack may count as another
     /// host's.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn place_frames(
         &self,
         host: HostId,
@@ -127,6 +141,9 @@ impl Catalog {
     /// number: a row that is marked as damaged and points at no pack. When the
     /// frame is sent again it keeps that number, so it belongs to the snapshots
     /// that lacked it. Rows there are already are marked.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn note_missing_frames(&self, host: HostId, frames: &[FrameId]) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let host = make_host_number(&mut tx, host).await?;
@@ -149,6 +166,9 @@ impl Catalog {
     }
 
     /// All frames that were found damaged, whoever's they are.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn all_damaged(&self) -> Result<HashSet<FrameId>, CatalogError> {
         let ids: Vec<Vec<u8>> =
             sqlx::query_scalar("select id from frames where damaged = 1").fetch_all(self.pool()).await?;
@@ -156,6 +176,9 @@ impl Catalog {
     }
 
     /// Drops rows of frames that lie nowhere and that nothing needs any more.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_missing_frames(&self, kept: &RoaringTreemap) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         // Pack 0 is none: `note_missing_frames` writes it.
@@ -170,6 +193,9 @@ impl Catalog {
 
     /// Writes the row of a snapshot that is in the bucket. False where its
     /// commit number is another's.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn import_snapshot(&self, found: &FoundSnapshot<'_>) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let taken: Option<i64> =
@@ -208,6 +234,9 @@ impl Catalog {
     /// taken away, for what could not be read today may be read tomorrow. With
     /// `stored` its object is in the bucket: one that was committing is
     /// committed.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn renew_snapshot(
         &self,
         commit_number: u64,
@@ -250,6 +279,9 @@ impl Catalog {
     /// Notes that a pack is not in the bucket: its frames are lost until they
     /// are sent again. The row stays while a snapshot uses one of them, so that
     /// each keeps its number, and the pack, should it come back, its owner.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn mark_absent_pack(&self, number: u64) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         sqlx::query("update frames set damaged = 1 where pack = $1")
@@ -269,6 +301,9 @@ impl Catalog {
     }
 
     /// Drops the row of a snapshot that is not in the bucket.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_absent_snapshot(&self, commit_number: u64) -> Result<(), CatalogError> {
         sqlx::query("delete from snapshots where commit_number = $1")
             .bind(signed(commit_number))
@@ -279,6 +314,9 @@ impl Catalog {
 
     /// Before a reconciliation: no lease goes on, nothing cached of pages is
     /// believed, and nothing is deleted should it be cut off.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn begin_reconciliation(&self, unfinished: &str) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         sqlx::query("update leases set ended_tick = (select ticks from repository) where ended_tick is null")
@@ -292,6 +330,10 @@ impl Catalog {
         Ok(())
     }
 
+    /// Notes the controller that may write to the repository.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn set_repository_owner(&self, owner: &str) -> Result<(), CatalogError> {
         sqlx::query("update repository set owner = $1").bind(owner).execute(self.pool()).await?;
         Ok(())

@@ -97,6 +97,9 @@ pub(super) const JOB_COLUMNS: &str = "select j.*, r.fire_ms from jobs j left joi
 
 impl Catalog {
     /// Makes a job that belongs to no run.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn create_job(&self, job: &NewJob, now_ms: i64) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         insert_job(&mut tx, Origin::Alone, job, None, now_ms).await?;
@@ -104,12 +107,19 @@ impl Catalog {
         Ok(())
     }
 
+    /// The job with that id.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         job_in(&mut connection, id).await
     }
 
     /// Newest first.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, CatalogError> {
         let states = filter.states.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(",");
         let among =
@@ -135,6 +145,9 @@ impl Catalog {
     /// come before all others: a container may stand still for one. The time of
     /// a job made under a clock that was ahead has come: it would wait until
     /// then, and hold back every later run of its policy.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn claimable_jobs(
         &self,
         now_ms: i64,
@@ -154,6 +167,9 @@ impl Catalog {
     }
 
     /// Running jobs, children aside: a child runs in its parent's place.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn running_count(&self) -> Result<u64, CatalogError> {
         let count: i64 =
             sqlx::query_scalar("select count(*) from jobs where state = 'running' and parent_id is null")
@@ -165,6 +181,9 @@ impl Catalog {
     /// The newest ended job of each policy on each host; skipped ones aside,
     /// those that belong to an upgrade, which tells of them itself, and those of
     /// the future, which were made under a clock that was ahead.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn latest_backups(&self, now_ms: i64) -> Result<Vec<JobRecord>, CatalogError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "{JOB_COLUMNS} where j.kind = 'backup' and j.parent_id is null and j.created_ms <= $1
@@ -180,6 +199,9 @@ impl Catalog {
     }
 
     /// Upgrades and rollbacks that ended at or after a time, newest first.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn ended_upgrades(&self, since_ms: i64) -> Result<Vec<JobRecord>, CatalogError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "{JOB_COLUMNS} where j.kind in ('upgrade', 'rollback') and j.ended_ms >= $1

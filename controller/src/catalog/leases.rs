@@ -56,6 +56,9 @@ impl Catalog {
     /// Opens a lease, or finds the open one of the same job and generation.
     /// Earlier uploads of the same source, and earlier restores of the same job,
     /// end here.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn open_lease(&self, new: NewLease) -> Result<Opened, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let source = match new.kind {
@@ -82,6 +85,10 @@ impl Catalog {
         Ok(Opened::Lease(lease))
     }
 
+    /// The lease with that id.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRecord>, CatalogError> {
         let row = sqlx::query("select * from leases where id = $1")
             .bind(id.to_string())
@@ -91,6 +98,9 @@ impl Catalog {
     }
 
     /// Notes that a lease is in use, at most once in `every` ticks.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn renew_lease(&self, number: u64, every: u64) -> Result<(), CatalogError> {
         sqlx::query(
             "update leases set renewed_tick = (select ticks from repository)
@@ -103,6 +113,10 @@ impl Catalog {
         Ok(())
     }
 
+    /// Ends a lease; one that has ended stays so.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn end_lease(&self, number: u64) -> Result<(), CatalogError> {
         sqlx::query(
             "update leases set ended_tick = (select ticks from repository)
@@ -115,12 +129,18 @@ impl Catalog {
     }
 
     /// Every lease that may still hold something.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn leases_since(&self, ended_since_tick: u64) -> Result<Vec<LeaseRecord>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         leases_since(&mut connection, ended_since_tick).await
     }
 
     /// Forgets leases that ended before that tick and have nothing left.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_leases(&self, ended_before_tick: u64) -> Result<(), CatalogError> {
         sqlx::query(
             "delete from leases where ended_tick < $1

@@ -23,6 +23,9 @@ impl LossRow {
 
 impl Catalog {
     /// What the last reconciliation missed, by object.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn losses(&self) -> Result<BTreeMap<String, LossRow>, CatalogError> {
         let rows = sqlx::query("select object, frames, accepted from losses").fetch_all(self.pool()).await?;
         rows.iter()
@@ -37,6 +40,9 @@ impl Catalog {
     /// The end of a reconciliation: what it missed takes the place of what the
     /// one before did, the suspension is over, and collection is off for that
     /// reason, or on where it is empty.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn end_reconciliation(
         &self,
         losses: &BTreeMap<String, LossRow>,

@@ -8,9 +8,8 @@
 //!
 //! Called by everything above. It calls nothing: what a row means and whether it
 //! may change is decided by `model`, or by the compare-and-set of the statement
-//! itself. Whatever it is asked for fails with [`CatalogError`] where the database
-//! does, or where a row is not as this version writes it; an `# Errors` section
-//! stands only where there is another reason.
+//! itself. *The catalogue fails*, with [`CatalogError`], where the database does, or
+//! where a row is not as this version writes it.
 
 pub mod audit;
 pub mod binds;
@@ -133,6 +132,9 @@ impl Catalog {
 
     /// Opens the database at `url` (`sqlite:///path/to/file` or
     /// `sqlite::memory:`), creating and migrating it as needed.
+    ///
+    /// # Errors
+    /// The database cannot be opened, or not be brought to this version.
     pub async fn open(url: &str) -> Result<Self, CatalogError> {
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)

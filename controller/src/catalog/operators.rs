@@ -45,6 +45,9 @@ pub struct NewOperator<'a> {
 impl Catalog {
     /// Records an operator under the hash of a new token, replacing the token
     /// of one of the same name and all that was said of it.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn put_operator(&self, new: &NewOperator<'_>, now_ms: i64) -> Result<(), CatalogError> {
         sqlx::query(
             "insert into operators (name, token_hash, role, hosts, created_ms, expires_ms)
@@ -66,6 +69,9 @@ impl Catalog {
 
     /// Notes that an operator's token was used, unless that was noted not long
     /// ago: a call is not to wait for the disk because of this.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn note_use(&self, operator: &Operator, now_ms: i64) -> Result<(), CatalogError> {
         // A time ahead of the clock is one from before it was set back.
         let noted = operator.last_used_ms.is_some_and(|at| (0..NOTED_EVERY_MS).contains(&(now_ms - at)));
@@ -83,6 +89,9 @@ impl Catalog {
     /// The operator whose token has this hash, unless revoked; the token may
     /// have expired. Looking up a hash tells an attacker who measures time
     /// nothing about a token.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn operator_by_token(&self, token_hash: &str) -> Result<Option<Operator>, CatalogError> {
         sqlx::query("select * from operators where token_hash = $1 and revoked_ms is null")
             .bind(token_hash)
@@ -93,6 +102,9 @@ impl Catalog {
     }
 
     /// The operator of that name, revoked or not.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn operator(&self, name: &str) -> Result<Option<Operator>, CatalogError> {
         sqlx::query("select * from operators where name = $1")
             .bind(name)
@@ -103,6 +115,9 @@ impl Catalog {
     }
 
     /// All operators by name, revoked ones included.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn operators(&self) -> Result<Vec<Operator>, CatalogError> {
         let rows = sqlx::query("select * from operators order by name").fetch_all(self.pool()).await?;
         rows.iter().map(read).collect()
@@ -110,6 +125,9 @@ impl Catalog {
 
     /// From now on the operator's token is refused. False: no such operator,
     /// or revoked before.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn revoke_operator(&self, name: &str, now_ms: i64) -> Result<bool, CatalogError> {
         let done = sqlx::query("update operators set revoked_ms = $2 where name = $1 and revoked_ms is null")
             .bind(name)

@@ -51,6 +51,9 @@ impl Catalog {
     /// announced before and not committed keeps its id: it is sent again over a
     /// line that broke, the bytes under that name can only be the same, and
     /// nothing deletes them while the lease is open.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn intend_pack(
         &self,
         pack: &PackId,
@@ -80,12 +83,19 @@ impl Catalog {
         Ok(Some(*pack))
     }
 
+    /// The pack with that id.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn pack(&self, id: &PackId) -> Result<Option<PackRecord>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         pack(&mut connection, id).await
     }
 
     /// Makes an intended pack live and its frames visible.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn commit_pack(
         &self,
         id: &PackId,
@@ -107,6 +117,9 @@ impl Catalog {
     /// Makes an intended pack live that holds these frames of pack `old` once
     /// more, and points their rows at it. A row that points elsewhere by now
     /// stays as it is.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn move_frames(
         &self,
         new: &PackId,
@@ -138,6 +151,9 @@ impl Catalog {
     }
 
     /// A page of packs in that state, by number.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn packs_in(
         &self,
         state: PackState,
@@ -155,6 +171,9 @@ impl Catalog {
     }
 
     /// Frame numbers that lie in each of these packs.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn frames_in(
         &self,
         packs: &RoaringTreemap,
@@ -164,6 +183,9 @@ impl Catalog {
     }
 
     /// Condemns those of the packs that are live; gives how many were.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn condemn(&self, packs: &RoaringTreemap) -> Result<u64, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let mut condemned = 0;
@@ -185,6 +207,9 @@ impl Catalog {
 
     /// The deciding transaction of a round, over packs that were surveyed.
     /// `used` are those the survey found in use.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn decide(
         &self,
         packs: &RoaringTreemap,
@@ -228,6 +253,9 @@ impl Catalog {
 
     /// Removes rows of packs whose objects are gone, with the frames that
     /// still point at them.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_packs(&self, packs: &RoaringTreemap) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for condition in conditions("number", packs) {
@@ -247,6 +275,9 @@ impl Catalog {
     }
 
     /// Which of these packs have a row.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn known_packs(&self, packs: &[PackId]) -> Result<Vec<bool>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         let mut known = Vec::with_capacity(packs.len());
@@ -261,11 +292,17 @@ impl Catalog {
     }
 
     /// Where the search for objects without a row goes on.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn orphan_cursor(&self) -> Result<String, CatalogError> {
         Ok(sqlx::query_scalar("select orphan_cursor from repository").fetch_one(self.pool()).await?)
     }
 
     /// Notes objects that no row accounts for, and how far the search came.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn note_orphans(&self, names: &[String], cursor: &str) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for name in names {
@@ -285,6 +322,9 @@ impl Catalog {
     }
 
     /// Orphans that have been known since before that tick.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn ripe_orphans(&self, seen_until_tick: u64, limit: u32) -> Result<Vec<String>, CatalogError> {
         Ok(sqlx::query_scalar(
             "select name from orphans where seen_tick <= $1 order by seen_tick, name limit $2",
@@ -295,6 +335,10 @@ impl Catalog {
         .await?)
     }
 
+    /// Forgets objects that no row accounted for.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_orphans(&self, names: &[String]) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for name in names {

@@ -18,11 +18,18 @@ pub struct PolicyRecord {
 
 impl Catalog {
     /// All policies by name.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn policies(&self) -> Result<Vec<PolicyRecord>, CatalogError> {
         let rows = sqlx::query("select * from policies order by name").fetch_all(self.pool()).await?;
         rows.iter().map(read).collect()
     }
 
+    /// The policy of that name.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn policy(&self, name: &str) -> Result<Option<PolicyRecord>, CatalogError> {
         let row = sqlx::query("select * from policies where name = $1")
             .bind(name)
@@ -33,6 +40,9 @@ impl Catalog {
 
     /// Creates or replaces all of these in one transaction. `since_ms` counts
     /// where the policy is new or `restart` says that its schedule is.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn put_policies(&self, policies: &[(Policy, bool)], now_ms: i64) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for (policy, restart) in policies {
@@ -56,6 +66,9 @@ impl Catalog {
     }
 
     /// False: there was none. Runs and snapshots it made stay.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn delete_policy(&self, name: &str) -> Result<bool, CatalogError> {
         let done =
             sqlx::query("delete from policies where name = $1").bind(name).execute(self.pool()).await?;

@@ -35,6 +35,10 @@ pub struct RepositoryCounts {
 }
 
 impl Catalog {
+    /// The repository that this catalogue is of; `None`: none yet.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn repository(&self) -> Result<Option<RepositoryRow>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         row(&mut connection).await
@@ -42,6 +46,9 @@ impl Catalog {
 
     /// Notes which repository this catalogue is of. Does nothing when it is
     /// noted already, also of another one.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn adopt_repository(&self, id: RepositoryId, owner: &str) -> Result<(), CatalogError> {
         sqlx::query(
             "insert into repository (one, repository_id, owner) values (1, $1, $2) on conflict do nothing",
@@ -54,6 +61,9 @@ impl Catalog {
     }
 
     /// Counts one tick of a running controller; gives the count.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn advance_ticks(&self, by: u64) -> Result<u64, CatalogError> {
         let ticks: Option<i64> =
             sqlx::query_scalar("update repository set ticks = ticks + $1 returning ticks")
@@ -64,6 +74,9 @@ impl Catalog {
     }
 
     /// Raises the commit number without a commit; gives the new one.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn raise_commit_number(&self) -> Result<u64, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         next_commit_number(&mut connection).await
@@ -71,6 +84,9 @@ impl Catalog {
 
     /// The highest number of a snapshot that was acknowledged and still has a
     /// row; 0 where there is none.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn newest_commit(&self) -> Result<u64, CatalogError> {
         let number: i64 = sqlx::query_scalar(
             "select coalesce(max(commit_number), 0) from snapshots
@@ -82,6 +98,9 @@ impl Catalog {
     }
 
     /// What `state/head` is to say.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn head(&self) -> Result<Head, CatalogError> {
         // In one transaction: a commit between the readings would leave a head whose commit
         // number covers a snapshot number that it lacks.
@@ -102,6 +121,9 @@ impl Catalog {
 
     /// Switches collection and deduplication off, and takes over numbers from
     /// a head that is ahead, so that none is given again.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn suspend(&self, reason: &str, head: Option<&Head>) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         sqlx::query("update repository set suspended = $1").bind(reason).execute(&mut *tx).await?;
@@ -116,6 +138,9 @@ impl Catalog {
     }
 
     /// Takes over numbers of a head that is further than this catalogue.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn take_head(&self, head: &Head) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         take_numbers(&mut tx, head).await?;
@@ -123,6 +148,10 @@ impl Catalog {
         Ok(())
     }
 
+    /// How much is in the repository, as far as rows say.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn repository_counts(&self) -> Result<RepositoryCounts, CatalogError> {
         let packs = sqlx::query(
             "select count(*) as packs, coalesce(sum(length), 0) as bytes from packs

@@ -41,6 +41,9 @@ impl Catalog {
     ///
     /// A row made under a clock that was ahead gives up its fire time: it is no
     /// backup of that time.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn create_run(
         &self,
         policy: Option<&str>,
@@ -81,6 +84,9 @@ impl Catalog {
     /// Records fire times that passed unserved. A row that says so already keeps
     /// the earlier moment of the two: it may have been made under a clock that
     /// was ahead.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn record_missed(
         &self,
         policy: &str,
@@ -112,6 +118,9 @@ impl Catalog {
     /// The newest fire time of a policy that is not after `now_ms` and was not
     /// recorded after it: a row from the future comes from a clock that was
     /// ahead, and says nothing about what has run since it was set right.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn last_fire(&self, policy: &str, now_ms: i64) -> Result<Option<i64>, CatalogError> {
         Ok(sqlx::query_scalar(
             "select max(fire_ms) from runs where policy = $1 and fire_ms <= $2 and created_ms <= $3",
@@ -124,6 +133,9 @@ impl Catalog {
     }
 
     /// Fire times of a policy that were missed at or after `since_ms`.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn missed_count(&self, policy: &str, since_ms: i64) -> Result<u64, CatalogError> {
         let count: i64 = sqlx::query_scalar(
             "select count(*) from runs where policy = $1 and outcome = 'missed' and fire_ms >= $2",

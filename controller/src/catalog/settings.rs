@@ -4,6 +4,9 @@ use super::{Catalog, CatalogError};
 
 impl Catalog {
     /// The value under `name`, if it was ever set.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn setting(&self, name: &str) -> Result<Option<String>, CatalogError> {
         Ok(sqlx::query_scalar("select value from settings where name = $1")
             .bind(name)
@@ -12,6 +15,9 @@ impl Catalog {
     }
 
     /// Sets or replaces the value under `name`.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn set_setting(&self, name: &str, value: &str) -> Result<(), CatalogError> {
         sqlx::query(
             "insert into settings (name, value) values ($1, $2)

@@ -77,6 +77,9 @@ const COLUMNS: &str = "select s.*, coalesce(h.name, s.host_name) as host_now,
 
 impl Catalog {
     /// Newest first.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn snapshots(&self, filter: &SnapshotFilter) -> Result<Vec<SnapshotRecord>, CatalogError> {
         let states = match filter.states.as_slice() {
             [] => SnapshotState::Committed.as_str().to_owned(),
@@ -96,11 +99,19 @@ impl Catalog {
         rows.iter().map(read).collect()
     }
 
+    /// The snapshot with that id, whatever its state.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         get(&mut connection, id).await
     }
 
+    /// The snapshot with that commit number, whatever its state.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn snapshot_by_commit(&self, number: u64) -> Result<Option<SnapshotRecord>, CatalogError> {
         let row = sqlx::query(AssertSqlSafe(format!("{COLUMNS} where s.commit_number = $1")))
             .bind(signed(number))
@@ -110,6 +121,9 @@ impl Catalog {
     }
 
     /// The snapshot a job made of a source, whatever its state.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn snapshot_of_job(
         &self,
         job: JobId,
@@ -120,6 +134,9 @@ impl Catalog {
     }
 
     /// The body of a snapshot, as the agent encoded it.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn snapshot_body(&self, commit_number: u64) -> Result<Option<Vec<u8>>, CatalogError> {
         Ok(sqlx::query_scalar("select body from snapshot_blobs where commit_number = $1")
             .bind(signed(commit_number))
@@ -128,6 +145,9 @@ impl Catalog {
     }
 
     /// What the snapshot's object holds.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn stored_snapshot(&self, commit_number: u64) -> Result<Option<StoredSnapshot>, CatalogError> {
         let Some(repository) = self.repository().await? else { return Ok(None) };
         let Some(record) = self.snapshot_by_commit(commit_number).await? else { return Ok(None) };
@@ -158,6 +178,9 @@ impl Catalog {
     }
 
     /// The numbers of all frames a snapshot reaches.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn snapshot_frames(&self, commit_number: u64) -> Result<RoaringTreemap, CatalogError> {
         let bytes: Option<Vec<u8>> =
             sqlx::query_scalar("select frames from snapshot_blobs where commit_number = $1")
@@ -168,11 +191,17 @@ impl Catalog {
     }
 
     /// All frames that snapshots keep, as of one moment.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn kept_frames(&self) -> Result<RoaringTreemap, CatalogError> {
         self.kept_frames_without(&[]).await
     }
 
     /// What would be kept if these commits were gone.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn kept_frames_without(&self, gone: &[u64]) -> Result<RoaringTreemap, CatalogError> {
         let mut tx = self.pool().begin().await?;
         let rows = sqlx::query("select commit_number, state from snapshots").fetch_all(&mut *tx).await?;
@@ -194,6 +223,9 @@ impl Catalog {
     }
 
     /// Commit numbers of snapshots in that state, oldest first.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn snapshots_in(&self, state: SnapshotState, limit: u32) -> Result<Vec<u64>, CatalogError> {
         let numbers: Vec<i64> = sqlx::query_scalar(
             "select commit_number from snapshots where state = $1 order by commit_number limit $2",
@@ -206,6 +238,9 @@ impl Catalog {
     }
 
     /// Holds or releases a snapshot. False: there is none.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn hold_snapshot(&self, id: &SnapshotId, hold: bool) -> Result<bool, CatalogError> {
         let done = sqlx::query(
             "update snapshots set held = $4 where host_id = $1 and source_id = $2 and number = $3
@@ -221,6 +256,9 @@ impl Catalog {
     }
 
     /// Committed to forgotten. False where the protocol does not allow it.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn forget_snapshot(&self, id: &SnapshotId, purge_after_ms: i64) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let Some(record) = get(&mut tx, id).await? else { return Ok(false) };
@@ -240,6 +278,9 @@ impl Catalog {
     }
 
     /// Forgotten to committed. False where it is too late.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn undelete_snapshot(&self, id: &SnapshotId) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let Some(record) = get(&mut tx, id).await? else { return Ok(false) };
@@ -259,6 +300,9 @@ impl Catalog {
 
     /// Forgotten snapshots that the protocol lets go, at most so many. With
     /// `apply` they become purging and the commit number rises.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn begin_purge(
         &self,
         now_ms: i64,
@@ -283,6 +327,9 @@ impl Catalog {
     }
 
     /// Removes the row of a snapshot whose object is gone.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn drop_snapshot(&self, commit_number: u64) -> Result<(), CatalogError> {
         sqlx::query("delete from snapshots where commit_number = $1 and state = 'purging'")
             .bind(signed(commit_number))

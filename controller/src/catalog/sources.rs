@@ -53,6 +53,9 @@ impl Catalog {
     /// Takes in a complete list of a host's volumes: what is not in it is gone.
     /// Gives the names of retired ones that are there again: they count again,
     /// and that is put on record with it.
+    ///
+    /// # Errors
+    /// The catalogue fails; nothing of the list is then taken in.
     pub async fn record_volumes(
         &self,
         host: HostId,
@@ -84,6 +87,9 @@ impl Catalog {
     }
 
     /// Retires a source, or with `None` has it count again.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn retire_source(&self, id: SourceId, retired_ms: Option<i64>) -> Result<(), CatalogError> {
         sqlx::query("update sources set retired_ms = $2 where id = $1")
             .bind(id.to_string())
@@ -95,6 +101,9 @@ impl Catalog {
 
     /// Makes a source that a snapshot in the bucket is of, so that the next one
     /// follows it. One of that host, kind and name that is there stays.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn import_source(
         &self,
         id: &SnapshotId,
@@ -118,6 +127,9 @@ impl Catalog {
 
     /// Makes a source that was given up, with what else is known of it. One of
     /// that id, or of that host, kind and name, stays as it is.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn import_retired_source(
         &self,
         (host, id): (HostId, SourceId),
@@ -142,6 +154,9 @@ impl Catalog {
     }
 
     /// The id of a directory of a host, made on first use.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn directory_source(
         &self,
         host: HostId,
@@ -170,6 +185,9 @@ impl Catalog {
     }
 
     /// Sources of one host or of all, gone ones included, by name.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn sources(&self, host: Option<HostId>) -> Result<Vec<SourceRecord>, CatalogError> {
         let rows =
             sqlx::query("select * from sources where $1 is null or host_id = $1 order by host_id, name")
@@ -179,6 +197,10 @@ impl Catalog {
         rows.iter().map(read).collect()
     }
 
+    /// The source with that id.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn source(&self, id: SourceId) -> Result<Option<SourceRecord>, CatalogError> {
         let row = sqlx::query("select * from sources where id = $1")
             .bind(id.to_string())

@@ -29,6 +29,9 @@ pub enum Standing {
 impl Catalog {
     /// Notes the certificate that renews the one with `old_serial`, which stays
     /// good until the new one is used. False: the old one is not current.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn renew_certificate(
         &self,
         host: HostId,
@@ -68,6 +71,9 @@ impl Catalog {
     /// the host's newest, or the one before it until the newest is used. That
     /// this CA has signed it is not enough: whoever copied its key signs more.
     /// The first use of a renewed certificate denies the one before it.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn certificate_standing(
         &self,
         host: HostId,

@@ -24,6 +24,9 @@ pub struct PlanRecord {
 impl Catalog {
     /// Keeps a plan; one that is there under the id stays as it is. Old ones
     /// that no job needs any more go.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn put_upgrade_plan(&self, record: &PlanRecord) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         sqlx::query(
@@ -51,6 +54,10 @@ impl Catalog {
         Ok(())
     }
 
+    /// The plan under that id.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn upgrade_plan(&self, id: &str) -> Result<Option<PlanRecord>, CatalogError> {
         let row = sqlx::query("select * from upgrade_plans where id = $1")
             .bind(id)

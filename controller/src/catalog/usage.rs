@@ -22,6 +22,9 @@ pub struct Alarm {
 impl Catalog {
     /// Counts what a host is about to add; `Some`: the quota that it would
     /// pass, and nothing is counted.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn charge(
         &self,
         host: HostId,
@@ -41,6 +44,9 @@ impl Catalog {
     }
 
     /// Notes that a host was refused something, for `status` to show.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn alarm(&self, host: HostId, day: i64, reason: &str) -> Result<(), CatalogError> {
         sqlx::query(
             "insert into host_usage (host_id, day, refused, alarm) values ($1, $2, 1, $3)
@@ -55,6 +61,9 @@ impl Catalog {
     }
 
     /// Alarms of that day and later.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn alarms(&self, since_day: i64) -> Result<Vec<Alarm>, CatalogError> {
         let rows = sqlx::query(
             "select host_id, day, refused, alarm from host_usage where day >= $1 and refused > 0

@@ -19,6 +19,9 @@ impl Catalog {
     /// or rollback at a time on a host, and while it runs no backups there but its own:
     /// they would pause what it exchanges.
     /// `None`: somebody else was first, or must end first.
+    ///
+    /// # Errors
+    /// The catalogue fails; the job is then still queued, unless it was the answer that was lost.
     pub async fn claim_job(
         &self,
         id: JobId,
@@ -56,6 +59,9 @@ impl Catalog {
     }
 
     /// Running jobs, each with the owner that drives it or did.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn running_jobs(&self) -> Result<Vec<(JobId, Option<String>)>, CatalogError> {
         // No more of a row than it takes to find it: one that cannot be read is in
         // nobody's way.
@@ -67,6 +73,9 @@ impl Catalog {
 
     /// Takes a running job over from the owner that was seen, with a line of its event
     /// log; gives its row. `None`: it is not his any more, or has ended.
+    ///
+    /// # Errors
+    /// The catalogue fails; the owner is then the same as before, unless it was the answer that was lost.
     pub async fn take_over_job(
         &self,
         id: JobId,
@@ -94,6 +103,9 @@ impl Catalog {
 
     /// Raises the generation of a running job from the one its driver holds;
     /// `again` counts an attempt. False: the driver was superseded.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn raise_generation(
         &self,
         id: JobId,
@@ -115,6 +127,9 @@ impl Catalog {
     }
 
     /// What the job is doing now, in words.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn set_job_step(&self, id: JobId, generation: u64, step: &str) -> Result<bool, CatalogError> {
         let done =
             sqlx::query("update jobs set step = $3 where id = $1 and generation = $2 and state = 'running'")
@@ -127,6 +142,9 @@ impl Catalog {
     }
 
     /// What is known of a running job's result so far.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn set_job_result(
         &self,
         id: JobId,
@@ -146,6 +164,9 @@ impl Catalog {
 
     /// Ends a job its driver holds, and its leases with it, and writes the last
     /// line of its event log: who sees the end sees the line. False: the driver was superseded.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn finish_job(
         &self,
         id: JobId,
@@ -181,6 +202,9 @@ impl Catalog {
     }
 
     /// Ends a job that never ran. False: it runs or has ended.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn end_queued_job(
         &self,
         id: JobId,
@@ -212,6 +236,9 @@ impl Catalog {
 
     /// Asks the driver of a running job to stop it, with a line of its event log. False: it
     /// is not running.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn request_cancel(&self, id: JobId, line: &str, now_ms: i64) -> Result<bool, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let done = sqlx::query("update jobs set cancel_requested = 1 where id = $1 and state = 'running'")

@@ -19,11 +19,18 @@ pub struct EventRecord {
 impl Catalog {
     /// Adds a line to a job's event log; gives its sequence number, from 1. An event log
     /// that is as long as one may be stays as it is.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn add_job_event(&self, id: JobId, at_ms: i64, message: &str) -> Result<u64, CatalogError> {
         let mut connection = self.pool().acquire().await?;
         add_event(&mut connection, id, at_ms, message, JOB_LINES).await
     }
 
+    /// Lines of a job's event log after number `after`, in order.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn job_events(&self, id: JobId, after: u64) -> Result<Vec<EventRecord>, CatalogError> {
         let rows = sqlx::query(
             "select sequence, at_ms, message from job_events

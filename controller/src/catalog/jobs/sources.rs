@@ -26,6 +26,9 @@ pub enum GrantKind {
 
 impl Catalog {
     /// Sources of a job in the order they were given.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn job_sources(&self, id: JobId) -> Result<Vec<JobSource>, CatalogError> {
         let rows: Vec<String> =
             sqlx::query_scalar("select state from job_sources where job_id = $1 order by rowid")
@@ -36,6 +39,9 @@ impl Catalog {
     }
 
     /// Writes sources of a job, new or known.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn put_job_sources(&self, id: JobId, sources: &[JobSource]) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
         for source in sources {
@@ -54,6 +60,9 @@ impl Catalog {
     }
 
     /// What a job may do with the repository; `None` unless it is running.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn job_grant(&self, id: JobId) -> Result<Option<JobGrant>, CatalogError> {
         let Some(job) = self.job(id).await? else { return Ok(None) };
         let Some(host) = job.host.filter(|_| job.state == State::Running) else { return Ok(None) };
@@ -79,6 +88,9 @@ impl Catalog {
     }
 
     /// Whether a job runs, on this host.
+    ///
+    /// # Errors
+    /// The catalogue fails.
     pub async fn job_runs_on(&self, id: JobId, host: HostId) -> Result<bool, CatalogError> {
         let runs: Option<i64> =
             sqlx::query_scalar("select 1 from jobs where id = $1 and host_id = $2 and state = 'running'")
