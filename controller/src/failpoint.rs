@@ -8,7 +8,7 @@
 //! asks for it.
 
 /// Every name, so that a test can try them all.
-pub const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "controller.fire.before-row",
     "controller.fire.after-row",
     "controller.dispatch.after-claim",
@@ -42,7 +42,7 @@ struct Wanted {
 
 /// Dies or panics here if the environment asks for it.
 #[cfg(feature = "failpoints")]
-pub fn failpoint(name: &'static str) {
+pub(crate) fn failpoint(name: &'static str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 

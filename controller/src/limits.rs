@@ -14,161 +14,161 @@ const DAY: Duration = Duration::from_hours(24);
 // Connections on which nobody has shown who they are.
 
 /// Connections without an authenticated call, handshakes included, at once.
-pub const ANONYMOUS_CONNECTIONS: usize = 256;
+pub(crate) const ANONYMOUS_CONNECTIONS: usize = 256;
 /// How long a connection may stay without an authenticated call.
-pub const ANONYMOUS_TIME: Duration = Duration::from_secs(30);
+pub(crate) const ANONYMOUS_TIME: Duration = Duration::from_secs(30);
 /// Calls at once on such a connection.
-pub const ANONYMOUS_CALLS: usize = 4;
+pub(crate) const ANONYMOUS_CALLS: usize = 4;
 /// Longest message of a call anybody may make, bytes.
-pub const ANONYMOUS_MESSAGE: usize = 64 * KIB;
+pub(crate) const ANONYMOUS_MESSAGE: usize = 64 * KIB;
 /// How long a call anybody may make, or a renewal, may take.
-pub const ANONYMOUS_CALL: Duration = Duration::from_secs(30);
+pub(crate) const ANONYMOUS_CALL: Duration = Duration::from_secs(30);
 /// How long a TLS handshake may take.
-pub const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection is left alone this long by others of its own network.
-pub const ANONYMOUS_GRACE: Duration = Duration::from_secs(2);
+pub(crate) const ANONYMOUS_GRACE: Duration = Duration::from_secs(2);
 
 // Connections of hosts and operators.
 
 /// At once, all of them together.
-pub const KNOWN_CONNECTIONS: usize = 8192;
+pub(crate) const KNOWN_CONNECTIONS: usize = 8192;
 /// Of one host; a further one takes the place of its oldest.
-pub const HOST_CONNECTIONS: usize = 8;
+pub(crate) const HOST_CONNECTIONS: usize = 8;
 /// Of one operator; a further one takes the place of the oldest.
-pub const OPERATOR_CONNECTIONS: usize = 256;
+pub(crate) const OPERATOR_CONNECTIONS: usize = 256;
 /// Streams at once on a connection with a certificate.
-pub const HOST_STREAMS: u32 = 64;
+pub(crate) const HOST_STREAMS: u32 = 64;
 /// Streams at once on a connection without one.
-pub const PLAIN_STREAMS: u32 = 16;
+pub(crate) const PLAIN_STREAMS: u32 = 16;
 /// Bytes sent ahead on one stream, and on one connection, with a certificate.
-pub const HOST_WINDOWS: (u32, u32) = (MIB as u32, 4 * MIB as u32);
+pub(crate) const HOST_WINDOWS: (u32, u32) = (MIB as u32, 4 * MIB as u32);
 /// The same without a certificate.
-pub const PLAIN_WINDOWS: (u32, u32) = (64 * KIB as u32, 256 * KIB as u32);
+pub(crate) const PLAIN_WINDOWS: (u32, u32) = (64 * KIB as u32, 256 * KIB as u32);
 /// Largest block of headers of one call, bytes.
-pub const HEADERS: u32 = 16 * KIB as u32;
+pub(crate) const HEADERS: u32 = 16 * KIB as u32;
 /// Open files the process asks for, as far as its hard limit allows.
-pub const OPEN_FILES: u64 = 65_536;
+pub(crate) const OPEN_FILES: u64 = 65_536;
 
 // The data plane.
 
 /// Calls of one host at work at once; further ones wait.
-pub const HOST_CALLS: usize = 16;
+pub(crate) const HOST_CALLS: usize = 16;
 /// How long the one message of a host's call may take to arrive.
-pub const HOST_MESSAGE_TIME: Duration = Duration::from_secs(120);
+pub(crate) const HOST_MESSAGE_TIME: Duration = Duration::from_secs(120);
 /// Bytes read from the store for hosts at once, all of them together.
-pub const READ_BYTES: usize = 64 * MIB;
+pub(crate) const READ_BYTES: usize = 64 * MIB;
 /// The same for one host.
-pub const READ_BYTES_OF_HOST: usize = 16 * MIB;
+pub(crate) const READ_BYTES_OF_HOST: usize = 16 * MIB;
 /// Answers with bytes of packs that one host may have open; further ones wait.
-pub const READ_STREAMS_OF_HOST: usize = 8;
+pub(crate) const READ_STREAMS_OF_HOST: usize = 8;
 /// Bytes of a pack read at once for one answer.
-pub const READ_PIECE: usize = 4 * MIB;
+pub(crate) const READ_PIECE: usize = 4 * MIB;
 /// A host that takes nothing of an answer for so long loses its connection.
-pub const READ_STALL: Duration = Duration::from_secs(60);
+pub(crate) const READ_STALL: Duration = Duration::from_secs(60);
 /// Answers read from snapshots for operators at once, a thread each.
-pub const ANSWERS: usize = 64;
+pub(crate) const ANSWERS: usize = 64;
 /// The same for one operator.
-pub const ANSWERS_OF_OPERATOR: usize = 8;
+pub(crate) const ANSWERS_OF_OPERATOR: usize = 8;
 /// An operator that takes nothing of such an answer for so long loses it.
-pub const ANSWER_STALL: Duration = Duration::from_secs(60);
+pub(crate) const ANSWER_STALL: Duration = Duration::from_secs(60);
 /// How long a call waits for such a place.
-pub const ANSWER_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// Threads that decode frames for hosts.
-pub const DECODERS: usize = 2;
+pub(crate) const DECODERS: usize = 2;
 /// Decoded bytes a thread makes before it lets another host's turn come.
-pub const DECODE_TURN: usize = 16 * MIB;
+pub(crate) const DECODE_TURN: usize = 16 * MIB;
 /// Manifest pages looked at together in a commit.
-pub const PAGES: usize = 64;
+pub(crate) const PAGES: usize = 64;
 /// Their raw bytes together.
-pub const PAGE_BYTES: usize = 8 * MIB;
+pub(crate) const PAGE_BYTES: usize = 8 * MIB;
 /// Bytes of packs in memory on their way to the store, all hosts together.
-pub const UPLOAD_BYTES: usize = 384 * MIB;
+pub(crate) const UPLOAD_BYTES: usize = 384 * MIB;
 /// The same for one host: a quarter.
-pub const fn upload_bytes_of_host(all: usize) -> usize {
+pub(crate) const fn upload_bytes_of_host(all: usize) -> usize {
     all / 4
 }
 /// Uploads of one host at once; further ones wait.
-pub const UPLOADS_OF_HOST: usize = 4;
+pub(crate) const UPLOADS_OF_HOST: usize = 4;
 /// An upload may take this long ...
-pub const UPLOAD_TIME: Duration = Duration::from_secs(60);
+pub(crate) const UPLOAD_TIME: Duration = Duration::from_secs(60);
 /// ... and a second more for so many bytes announced.
-pub const UPLOAD_RATE: u64 = 64 << 10;
+pub(crate) const UPLOAD_RATE: u64 = 64 << 10;
 /// What a pack may have beyond the length writers aim at and the quarter of it
 /// that pages kept back may add: a last frame and the table.
-pub const PACK_ROOM: u64 = 8 << 20;
+pub(crate) const PACK_ROOM: u64 = 8 << 20;
 
 // What hosts report.
 
 /// Longest text taken over from a host, bytes; the rest is cut off.
-pub const TEXT: usize = 4 * KIB;
+pub(crate) const TEXT: usize = 4 * KIB;
 /// Volumes, containers or upgrades in one list of a host.
-pub const LIST_ITEMS: usize = 10_000;
+pub(crate) const LIST_ITEMS: usize = 10_000;
 /// Bytes of one such list.
-pub const LIST_BYTES: usize = 8 * MIB;
+pub(crate) const LIST_BYTES: usize = 8 * MIB;
 /// Longest message of a list, bytes.
-pub const LIST_MESSAGE: usize = 256 * KIB;
+pub(crate) const LIST_MESSAGE: usize = 256 * KIB;
 /// Labels kept of one volume.
-pub const LABELS: usize = 256;
+pub(crate) const LABELS: usize = 256;
 /// Volumes known of one host, those that are gone included.
-pub const SOURCES_OF_HOST: usize = 20_000;
+pub(crate) const SOURCES_OF_HOST: usize = 20_000;
 /// Longest description an agent gives of itself, bytes.
-pub const AGENT_MESSAGE: usize = 64 * KIB;
+pub(crate) const AGENT_MESSAGE: usize = 64 * KIB;
 /// Longest message of a job's stream of events, bytes.
-pub const EVENT_MESSAGE: usize = MIB;
+pub(crate) const EVENT_MESSAGE: usize = MIB;
 /// Events of one job taken in a second; the stream waits for the rest.
-pub const EVENTS_PER_SECOND: u32 = 1000;
+pub(crate) const EVENTS_PER_SECOND: u32 = 1000;
 /// Events of one job that change its row, beyond four for each source.
-pub const RECORDED_EVENTS: usize = 1000;
+pub(crate) const RECORDED_EVENTS: usize = 1000;
 /// Containers named in one job's result.
-pub const QUIESCED: usize = 256;
+pub(crate) const QUIESCED: usize = 256;
 /// Lines in the event log of one job.
-pub const JOB_LINES: u64 = 10_000;
+pub(crate) const JOB_LINES: u64 = 10_000;
 
 // What one host may add in a day (UTC).
 
 /// Bytes of packs.
-pub const BYTES_PER_DAY: u64 = 4 << 40;
+pub(crate) const BYTES_PER_DAY: u64 = 4 << 40;
 /// Packs.
-pub const PACKS_PER_DAY: u64 = 500_000;
+pub(crate) const PACKS_PER_DAY: u64 = 500_000;
 /// Frames: rows of the catalogue.
-pub const FRAMES_PER_DAY: u64 = 16_000_000;
+pub(crate) const FRAMES_PER_DAY: u64 = 16_000_000;
 /// Leases: uploads and restores begun.
-pub const LEASES_PER_DAY: u64 = 100_000;
+pub(crate) const LEASES_PER_DAY: u64 = 100_000;
 /// Certificates renewed.
-pub const RENEWALS_PER_DAY: u64 = 100;
+pub(crate) const RENEWALS_PER_DAY: u64 = 100;
 
 // Audit rows of refused calls; what is over is logged only.
 
 /// Of hosts and operators, a minute.
-pub const DENIALS_PER_MINUTE: u32 = 300;
+pub(crate) const DENIALS_PER_MINUTE: u32 = 300;
 /// Of everybody else, a minute.
-pub const ANONYMOUS_DENIALS_PER_MINUTE: u32 = 30;
+pub(crate) const ANONYMOUS_DENIALS_PER_MINUTE: u32 = 30;
 /// Of everybody else, a day.
-pub const ANONYMOUS_DENIALS_PER_DAY: u32 = 1000;
+pub(crate) const ANONYMOUS_DENIALS_PER_DAY: u32 = 1000;
 
 // How long rows stay that nothing refers to.
 
 /// Ended jobs; the newest of each policy and host, and those that made a
 /// snapshot that is still there, stay.
-pub const JOB_AGE: Duration = DAY.saturating_mul(90);
+pub(crate) const JOB_AGE: Duration = DAY.saturating_mul(90);
 /// Volumes that are gone and have no snapshot.
-pub const SOURCE_AGE: Duration = DAY.saturating_mul(90);
+pub(crate) const SOURCE_AGE: Duration = DAY.saturating_mul(90);
 /// Rows of the audit chain.
-pub const AUDIT_AGE: Duration = DAY.saturating_mul(400);
+pub(crate) const AUDIT_AGE: Duration = DAY.saturating_mul(400);
 /// Rows about callers that nobody knows.
-pub const ANONYMOUS_AUDIT_AGE: Duration = DAY.saturating_mul(30);
+pub(crate) const ANONYMOUS_AUDIT_AGE: Duration = DAY.saturating_mul(30);
 /// Counts of what each host added.
-pub const USAGE_AGE: Duration = DAY.saturating_mul(30);
+pub(crate) const USAGE_AGE: Duration = DAY.saturating_mul(30);
 /// Rows removed in one transaction.
-pub const PRUNE_PAGE: u32 = 500;
+pub(crate) const PRUNE_PAGE: u32 = 500;
 
 /// `text`, cut to [`TEXT`] bytes at a character's end.
-pub fn clipped(text: &str) -> &str {
+pub(crate) fn clipped(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT)]
 }
 
 /// Cuts `text` as [`clipped`] does.
-pub fn clip(text: &mut String) {
+pub(crate) fn clip(text: &mut String) {
     text.truncate(text.floor_char_boundary(TEXT));
 }
 

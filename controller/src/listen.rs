@@ -47,7 +47,7 @@ const H2_ALPN: &[u8] = b"h2";
 
 /// Who is at the other end of an ordinary connection, as far as TLS can say.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub(crate) struct Peer {
     pub address: SocketAddr,
     /// Chain and dates were right when the connection was made.
     pub certificate: Option<Arc<HostCertificate>>,
@@ -57,22 +57,22 @@ pub struct Peer {
 
 /// Where ordinary connections go, by whether they showed a certificate.
 #[derive(Debug, Clone)]
-pub struct Doors {
+pub(crate) struct Doors {
     pub certified: mpsc::Sender<io::Result<Ordinary>>,
     pub plain: mpsc::Sender<io::Result<Ordinary>>,
 }
 
 /// The controller's certificate, replaceable while it serves.
 #[derive(Debug)]
-pub struct CertificateSlot(Mutex<Arc<CertifiedKey>>);
+pub(crate) struct CertificateSlot(Mutex<Arc<CertifiedKey>>);
 
 impl CertificateSlot {
-    pub fn new(certificate: CertifiedKey) -> Arc<Self> {
+    pub(crate) fn new(certificate: CertifiedKey) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Arc::new(certificate))))
     }
 
     /// Handshakes from now on use this one.
-    pub fn replace(&self, certificate: CertifiedKey) {
+    pub(crate) fn replace(&self, certificate: CertifiedKey) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificate);
     }
 }
@@ -89,7 +89,7 @@ impl ResolvesServerCert for CertificateSlot {
 ///
 /// # Errors
 /// The CA's certificate cannot be a root.
-pub fn tls_config(
+pub(crate) fn tls_config(
     authority: &Authority,
     certificate: Arc<CertificateSlot>,
 ) -> Result<Arc<ServerConfig>, AuthorityError> {
@@ -107,7 +107,7 @@ pub fn tls_config(
 }
 
 /// The bound port.
-pub struct Listener {
+pub(crate) struct Listener {
     tcp: TcpListener,
     tls: TlsAcceptor,
     limits: Limits,
@@ -118,7 +118,11 @@ impl Listener {
     ///
     /// # Errors
     /// The address is taken, or not one of this machine.
-    pub async fn bind(address: SocketAddr, tls: Arc<ServerConfig>, limits: Limits) -> io::Result<Self> {
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        tls: Arc<ServerConfig>,
+        limits: Limits,
+    ) -> io::Result<Self> {
         Ok(Self { tcp: TcpListener::bind(address).await?, tls: TlsAcceptor::from(tls), limits })
     }
 
@@ -126,14 +130,14 @@ impl Listener {
     ///
     /// # Errors
     /// The system does not tell.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
     /// Accepts until `stop`. Ordinary connections go to `doors`, agents' to
     /// the fleet. Returns when every agent's connection has ended, too; those
     /// are closed with [`Fleet::disconnect_all`].
-    pub async fn run(self, fleet: Fleet, catalog: Catalog, doors: Doors, stop: CancellationToken) {
+    pub(crate) async fn run(self, fleet: Fleet, catalog: Catalog, doors: Doors, stop: CancellationToken) {
         let tracker = TaskTracker::new();
         let places = Places::new(self.limits);
         tracker.spawn({
@@ -314,7 +318,7 @@ fn close_with(all: CancellationToken, one: CancellationToken) {
 
 /// An ordinary connection, for tonic's server.
 #[derive(Debug)]
-pub struct Ordinary {
+pub(crate) struct Ordinary {
     io: Closable<TlsStream<TcpStream>>,
     peer: Peer,
     _place: Place,

@@ -16,7 +16,7 @@ use crate::policy::VolumeSelector;
 
 /// What is known when a backup chooses its sources.
 #[derive(Debug)]
-pub struct Expectation<'f> {
+pub(crate) struct Expectation<'f> {
     pub selector: &'f VolumeSelector,
     /// Of the host, gone ones included.
     pub sources: &'f [SourceRecord],
@@ -27,7 +27,7 @@ pub struct Expectation<'f> {
 
 /// A source that is missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
+pub(crate) struct Missing {
     pub name: String,
     /// The rest of a sentence that begins with the source.
     pub why: String,
@@ -39,7 +39,7 @@ impl Expectation<'_> {
     /// Volumes that are missed, by name: named ones that are not there, gone
     /// ones that have snapshots or were in the last run, and those of the last
     /// run that are there and not selected any more. Retired ones are not.
-    pub fn missing(&self) -> Vec<Missing> {
+    pub(crate) fn missing(&self) -> Vec<Missing> {
         let mut missing = BTreeMap::new();
         let volumes = || self.sources.iter().filter(|source| source.kind == SourceKind::Volume);
         for name in self.selector.promised() {

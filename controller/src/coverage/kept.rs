@@ -8,13 +8,13 @@ use crate::catalog::snapshots::SnapshotRecord;
 
 /// Committed snapshots of each source, the newest first.
 #[derive(Debug, Default)]
-pub struct Kept<'f> {
+pub(crate) struct Kept<'f> {
     by_source: BTreeMap<SourceId, Vec<&'f SnapshotRecord>>,
     newest_of_host: BTreeMap<HostId, i64>,
 }
 
 impl<'f> Kept<'f> {
-    pub fn of(snapshots: &'f [SnapshotRecord]) -> Self {
+    pub(crate) fn of(snapshots: &'f [SnapshotRecord]) -> Self {
         let mut kept = Self::default();
         for snapshot in snapshots {
             kept.by_source.entry(snapshot.id.source).or_default().push(snapshot);
@@ -28,29 +28,29 @@ impl<'f> Kept<'f> {
     }
 
     /// Of one source, the newest first.
-    pub fn snapshots(&self, source: SourceId) -> &[&'f SnapshotRecord] {
+    pub(crate) fn snapshots(&self, source: SourceId) -> &[&'f SnapshotRecord] {
         self.by_source.get(&source).map_or(&[], Vec::as_slice)
     }
 
-    pub fn count(&self, source: SourceId) -> usize {
+    pub(crate) fn count(&self, source: SourceId) -> usize {
         self.snapshots(source).len()
     }
 
     /// When the newest was taken, partial ones included.
-    pub fn newest_ms(&self, source: SourceId) -> Option<i64> {
+    pub(crate) fn newest_ms(&self, source: SourceId) -> Option<i64> {
         self.snapshots(source).iter().map(|snapshot| snapshot.created_ms).max()
     }
 
     /// When the newest complete one was taken that is not of the future: one
     /// that is was made under a clock that was ahead, and says nothing of the
     /// nights since that was set right.
-    pub fn good_ms(&self, source: SourceId, now_ms: i64) -> Option<i64> {
+    pub(crate) fn good_ms(&self, source: SourceId, now_ms: i64) -> Option<i64> {
         let complete = self.snapshots(source).iter().filter(|snapshot| !snapshot.partial);
         complete.map(|snapshot| snapshot.created_ms).filter(|created_ms| *created_ms <= now_ms).max()
     }
 
     /// When the newest of any source of a host was taken, gone ones included.
-    pub fn newest_of_host(&self, host: HostId) -> Option<i64> {
+    pub(crate) fn newest_of_host(&self, host: HostId) -> Option<i64> {
         self.newest_of_host.get(&host).copied()
     }
 }

@@ -19,7 +19,7 @@ pub struct HostMatches<'a> {
 }
 
 /// A source as selectors see it.
-pub fn facts(source: &SourceRecord) -> VolumeFacts<'_> {
+pub(crate) fn facts(source: &SourceRecord) -> VolumeFacts<'_> {
     VolumeFacts {
         name: &source.name,
         labels: &source.labels,

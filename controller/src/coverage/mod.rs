@@ -8,9 +8,9 @@
 //! Called by `operations` for what a backup should have found, and by `api` for
 //! `status`. It reads rows it is given, and asks nobody.
 
-pub mod expected;
-pub mod kept;
-pub mod matching;
+pub(crate) mod expected;
+pub(crate) mod kept;
+pub(crate) mod matching;
 
 mod binds;
 mod fleet;
@@ -37,11 +37,11 @@ pub(crate) use words::ago;
 
 /// How long an upgrade that failed is told of, if none of the same container
 /// came after it.
-pub const UPGRADE_NEWS_MS: i64 = 7 * 24 * 3_600_000;
+pub(crate) const UPGRADE_NEWS_MS: i64 = 7 * 24 * 3_600_000;
 
 /// Everything the answer depends on.
 #[derive(Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     pub now_ms: i64,
     pub hosts: Vec<HostRecord>,
     pub connected: Vec<HostId>,
@@ -64,7 +64,7 @@ pub struct Facts {
 
 /// One line about a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostCoverage {
+pub(crate) struct HostCoverage {
     pub host: String,
     pub connected: bool,
     /// That are there.
@@ -124,7 +124,7 @@ impl ProblemKind {
 
 /// Something to be done by a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     pub kind: ProblemKind,
     pub host: String,
     pub source: String,
@@ -135,14 +135,14 @@ pub struct Problem {
 
 /// The whole picture.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Coverage {
+pub(crate) struct Coverage {
     pub hosts: Vec<HostCoverage>,
     pub problems: Vec<Problem>,
 }
 
 /// Computes the picture. Retired hosts and sources are not in it: giving them
 /// up is what ends an alarm, and nothing else that makes data go away does.
-pub fn coverage(facts: &Facts) -> Coverage {
+pub(crate) fn coverage(facts: &Facts) -> Coverage {
     let kept = Kept::of(&facts.snapshots);
     let mut coverage = Coverage::default();
     coverage.problems.extend(fleet::without_hosts(facts));

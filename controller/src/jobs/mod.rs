@@ -7,9 +7,9 @@
 //! Called by `operations`, `loops` and `api`. It writes rows of jobs; what a job
 //! does to a host or to the repository is the business of `operations`.
 
-pub mod progress;
-pub mod settings;
-pub mod view;
+pub(crate) mod progress;
+pub(crate) mod settings;
+pub(crate) mod view;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -25,7 +25,7 @@ const PAGE: u32 = 1000;
 ///
 /// # Errors
 /// The catalogue does not say which jobs run.
-pub async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<String, CatalogError> {
+pub(crate) async fn take_over(jobs: &Jobs, runner: &Runner) -> Result<String, CatalogError> {
     let mut failures = Vec::new();
     for (id, owner) in jobs.catalog().running_jobs().await? {
         // Before the row is looked at again: a driver drops its guard after the end is
@@ -64,7 +64,7 @@ async fn drive_on(
 ///
 /// # Errors
 /// The catalogue fails.
-pub async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
+pub(crate) async fn pass(jobs: Jobs, runner: Arc<Runner>) -> Result<Pass, LoopError> {
     let undone = take_over(&jobs, &runner).await?;
     let now = now_ms();
     let (mut started, mut waiting) = (0, 0);

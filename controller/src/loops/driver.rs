@@ -23,7 +23,7 @@ use holdfast_archive::text::causes;
 
 /// What one pass did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pass {
+pub(crate) struct Pass {
     pub summary: String,
     /// Run again at once.
     pub more: bool,
@@ -33,14 +33,14 @@ pub struct Pass {
 }
 
 impl Pass {
-    pub fn done(summary: impl Into<String>) -> Self {
+    pub(crate) fn done(summary: impl Into<String>) -> Self {
         Self { summary: summary.into(), more: false, undone: String::new() }
     }
 }
 
 /// Why a pass ended early; the next tick tries again.
 #[derive(Debug, thiserror::Error)]
-pub enum LoopError {
+pub(crate) enum LoopError {
     #[error("the catalogue failed")]
     Catalog(#[from] CatalogError),
     #[error("the repository failed")]
@@ -49,7 +49,7 @@ pub enum LoopError {
 
 /// How often each loop runs when nobody nudges it.
 #[derive(Debug, Clone)]
-pub struct Periods {
+pub(crate) struct Periods {
     pub scheduler: Duration,
     pub dispatcher: Duration,
     pub retention: Duration,
@@ -75,7 +75,7 @@ impl Default for Periods {
 
 /// Owns the loops and the jobs they drive.
 #[derive(Debug)]
-pub struct Driver {
+pub(crate) struct Driver {
     tasks: JoinSet<()>,
     stop: CancellationToken,
     runner: Arc<Runner>,
@@ -89,7 +89,11 @@ impl Driver {
     ///
     /// # Errors
     /// The catalogue does not say what a former controller left running.
-    pub async fn start(jobs: Jobs, periods: Periods, statuses: Statuses) -> Result<Self, CatalogError> {
+    pub(crate) async fn start(
+        jobs: Jobs,
+        periods: Periods,
+        statuses: Statuses,
+    ) -> Result<Self, CatalogError> {
         let runner = Arc::new(Runner::new(jobs.clone()));
         let undone = dispatcher::take_over(&jobs, &runner).await?;
         if !undone.is_empty() {
@@ -117,7 +121,7 @@ impl Driver {
     }
 
     /// Stops the loops and lets go of the jobs; agents go on with theirs.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.runner.stop().await;

@@ -16,7 +16,7 @@ const WRITTEN: &str = "exported_state";
 ///
 /// # Errors
 /// The repository is suspended, or store or catalogue fail.
-pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     jobs.repository().first_reached().await?;
     let state = export_state(&jobs).await;
     // Neither has to wait for the other.

@@ -12,7 +12,7 @@ use crate::repository::gc;
 /// # Errors
 /// The catalogue fails, or a commit cannot be finished because the store is out
 /// of reach.
-pub async fn tick(jobs: Jobs) -> Result<Pass, LoopError> {
+pub(crate) async fn tick(jobs: Jobs) -> Result<Pass, LoopError> {
     jobs.repository().first_reached().await?;
     // The tick before the store is needed: leases age also while it is away.
     jobs.repository().tick().await?;
@@ -24,7 +24,7 @@ pub async fn tick(jobs: Jobs) -> Result<Pass, LoopError> {
 ///
 /// # Errors
 /// The repository is suspended, or store or catalogue fail.
-pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let report = gc::round(jobs.repository()).await?;
     let undone = gc::undeleted(&report).unwrap_or_default().to_owned();
     Ok(Pass { undone, ..Pass::done(line(&report)) })

@@ -20,7 +20,7 @@ const MARK_EVERY: Duration = Duration::from_hours(24);
 ///
 /// # Errors
 /// The catalogue fails.
-pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     prune(jobs.catalog(), now_ms()).await
 }
 

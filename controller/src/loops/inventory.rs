@@ -14,7 +14,7 @@ const CONCURRENT: usize = 8;
 ///
 /// # Errors
 /// The catalogue fails; a host that does not answer is only named.
-pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let jobs = &jobs;
     let hosts = jobs.fleet().connected();
     let count = hosts.len();

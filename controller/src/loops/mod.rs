@@ -5,15 +5,15 @@
 //! claims them and cleans up; it never calls the agent of a job, which is the
 //! business of `operations`.
 
-pub mod dispatcher;
-pub mod driver;
-pub mod export;
-pub mod gc;
-pub mod history;
-pub mod inventory;
-pub mod retention;
-pub mod scheduler;
+pub(crate) mod dispatcher;
+pub(crate) mod driver;
+pub(crate) mod export;
+pub(crate) mod gc;
+pub(crate) mod history;
+pub(crate) mod inventory;
+pub(crate) mod retention;
+pub(crate) mod scheduler;
 mod statuses;
 
-pub use driver::{Driver, Periods};
-pub use statuses::{Cause, Failing, LoopStatus, Statuses};
+pub(crate) use driver::{Driver, Periods};
+pub(crate) use statuses::{Cause, Failing, LoopStatus, Statuses};

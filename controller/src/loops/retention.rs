@@ -14,21 +14,21 @@ const PAGE: usize = 500;
 
 /// What a policy would do with the snapshots of one source.
 #[derive(Debug, Clone)]
-pub struct SourcePlan {
+pub(crate) struct SourcePlan {
     pub host_name: String,
     pub source_name: String,
     pub decisions: Vec<Decision>,
 }
 
 impl SourcePlan {
-    pub fn forgotten(&self) -> usize {
+    pub(crate) fn forgotten(&self) -> usize {
         self.decisions.iter().filter(|decision| decision.verdict.forgets()).count()
     }
 }
 
 /// The plans of a policy for every source it has made snapshots of, given all
 /// committed snapshots.
-pub fn plan_sources(policy: &str, keep_last: u32, snapshots: &[SnapshotRecord]) -> Vec<SourcePlan> {
+pub(crate) fn plan_sources(policy: &str, keep_last: u32, snapshots: &[SnapshotRecord]) -> Vec<SourcePlan> {
     let mut sources: BTreeMap<_, Vec<&SnapshotRecord>> = BTreeMap::new();
     for snapshot in snapshots {
         sources.entry((snapshot.id.host, snapshot.id.source)).or_default().push(snapshot);
@@ -62,7 +62,7 @@ fn candidate(record: &SnapshotRecord) -> Candidate {
 ///
 /// # Errors
 /// The catalogue fails.
-pub async fn committed(catalog: &Catalog) -> Result<Vec<SnapshotRecord>, CatalogError> {
+pub(crate) async fn committed(catalog: &Catalog) -> Result<Vec<SnapshotRecord>, CatalogError> {
     catalog.snapshots(&SnapshotFilter::default()).await
 }
 
@@ -70,7 +70,7 @@ pub async fn committed(catalog: &Catalog) -> Result<Vec<SnapshotRecord>, Catalog
 ///
 /// # Errors
 /// The catalogue fails.
-pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let policies = jobs.catalog().policies().await?;
     if policies.iter().all(|record| record.policy.keep_last.is_none()) {
         return Ok(Pass::done("no policy forgets anything"));

@@ -23,13 +23,13 @@ use crate::schedule::due::{Due, Timed, due};
 use crate::schedule::jitter::jitter;
 
 /// Who a scheduled job says it was started by.
-pub const ACTOR: &str = "schedule";
+pub(crate) const ACTOR: &str = "schedule";
 
 /// One pass, as of now.
 ///
 /// # Errors
 /// The catalogue fails.
-pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
+pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     let fired = fire_due(&jobs, now_ms()).await?;
     if fired > 0 {
         jobs.nudges().dispatcher.notify_one();
@@ -41,7 +41,7 @@ pub async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
 ///
 /// # Errors
 /// The catalogue fails; policies that fired before that have their runs.
-pub async fn fire_due(jobs: &Jobs, now_ms: i64) -> Result<usize, CatalogError> {
+pub(crate) async fn fire_due(jobs: &Jobs, now_ms: i64) -> Result<usize, CatalogError> {
     let catalog = jobs.catalog();
     let policies: Vec<PolicyRecord> = catalog
         .policies()

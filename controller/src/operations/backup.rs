@@ -46,7 +46,7 @@ const LIST_ATTEMPTS: u32 = 3;
 /// # Errors
 /// The host does not come or its agent gives up, the job is cancelled or
 /// another's by now, or the catalogue fails.
-pub async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, Failure> {
+pub(crate) async fn run(run: &mut JobRun, backup: &BackupParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a backup job without a host"))?;
     let sources = sources(run, host, backup).await?;

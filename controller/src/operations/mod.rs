@@ -8,23 +8,23 @@
 //! They call agents through `fleet` and ask the repository, and write what they
 //! learn under the job's generation before they tell it.
 
-pub mod agent;
-pub mod backup;
+pub(crate) mod agent;
+pub(crate) mod backup;
 mod children;
 mod committed;
 pub(crate) mod host;
 mod missing;
-pub mod names;
-pub mod prune;
+pub(crate) mod names;
+pub(crate) mod prune;
 mod request_error;
-pub mod restore;
-pub mod rollback;
-pub mod rollout;
+pub(crate) mod restore;
+pub(crate) mod rollback;
+pub(crate) mod rollout;
 pub(crate) mod runner;
-pub mod start;
-pub mod upgrade;
+pub(crate) mod start;
+pub(crate) mod upgrade;
 
-pub use request_error::RequestError;
+pub(crate) use request_error::RequestError;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +41,7 @@ use crate::model::job::result::JobResult;
 
 /// Why an operation did not come to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error("cancelled on request")]
     Cancelled,
     #[error("the job is driven by somebody else")]
@@ -54,13 +54,13 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
+    pub(crate) fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
         Self::Failed { code: code.as_str().to_owned(), message: message.into() }
     }
 
     /// Under the code that a host's answer came with, of whatever version the
     /// host is; `otherwise` where it came with none.
-    pub fn answered(status: &Status, otherwise: ErrorCode, message: impl Into<String>) -> Self {
+    pub(crate) fn answered(status: &Status, otherwise: ErrorCode, message: impl Into<String>) -> Self {
         let code = error_code_text(status).unwrap_or(otherwise.as_str());
         Self::Failed { code: code.to_owned(), message: message.into() }
     }
@@ -69,10 +69,10 @@ impl Failure {
 /// The generation a driver holds its job under, seen from outside its task
 /// too: a panic must not keep its end from being recorded.
 #[derive(Debug, Clone)]
-pub struct FencingToken(Arc<AtomicU64>);
+pub(crate) struct FencingToken(Arc<AtomicU64>);
 
 impl FencingToken {
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
 
@@ -83,7 +83,7 @@ impl FencingToken {
 
 /// A job in the hands of its driver.
 #[derive(Debug)]
-pub struct JobRun {
+pub(crate) struct JobRun {
     pub jobs: Jobs,
     pub job: JobRecord,
     pub cancel: CancellationToken,
@@ -94,13 +94,13 @@ pub struct JobRun {
 }
 
 impl JobRun {
-    pub fn new(jobs: Jobs, job: JobRecord, cancel: CancellationToken, taken_over: bool) -> Self {
+    pub(crate) fn new(jobs: Jobs, job: JobRecord, cancel: CancellationToken, taken_over: bool) -> Self {
         let token = FencingToken(Arc::new(AtomicU64::new(job.generation)));
         let attempt = job.attempt;
         Self { jobs, job, cancel, taken_over, attempt, token }
     }
 
-    pub fn token(&self) -> FencingToken {
+    pub(crate) fn token(&self) -> FencingToken {
         self.token.clone()
     }
 
@@ -108,7 +108,7 @@ impl JobRun {
     ///
     /// # Errors
     /// The job is another's by now, or the catalogue fails.
-    pub async fn step(&self, text: &str) -> Result<(), Failure> {
+    pub(crate) async fn step(&self, text: &str) -> Result<(), Failure> {
         let catalog = self.jobs.catalog();
         if !catalog.set_job_step(self.job.id, self.token.get(), text).await? {
             return Err(Failure::Superseded);
@@ -121,7 +121,7 @@ impl JobRun {
     ///
     /// # Errors
     /// The catalogue fails.
-    pub async fn log_event(&self, text: &str) -> Result<(), Failure> {
+    pub(crate) async fn log_event(&self, text: &str) -> Result<(), Failure> {
         Ok(self.jobs.log_event(self.job.id, text).await?)
     }
 
@@ -129,7 +129,7 @@ impl JobRun {
     ///
     /// # Errors
     /// The job is another's by now, or the catalogue fails.
-    pub async fn record(&self, result: &JobResult) -> Result<(), Failure> {
+    pub(crate) async fn record(&self, result: &JobResult) -> Result<(), Failure> {
         if !self.jobs.catalog().set_job_result(self.job.id, self.token.get(), result).await? {
             return Err(Failure::Superseded);
         }
@@ -141,7 +141,7 @@ impl JobRun {
     ///
     /// # Errors
     /// The job is another's by now, or the catalogue fails.
-    pub async fn bump(&mut self, next: u64, again: bool) -> Result<(), Failure> {
+    pub(crate) async fn bump(&mut self, next: u64, again: bool) -> Result<(), Failure> {
         let token = self.token.get();
         if !self.jobs.catalog().raise_generation(self.job.id, token, next, again).await? {
             return Err(Failure::Superseded);
@@ -155,7 +155,7 @@ impl JobRun {
     ///
     /// # Errors
     /// Somebody asked to cancel the job.
-    pub fn cancelled(&self) -> Result<(), Failure> {
+    pub(crate) fn cancelled(&self) -> Result<(), Failure> {
         if self.cancel.is_cancelled() { Err(Failure::Cancelled) } else { Ok(()) }
     }
 }

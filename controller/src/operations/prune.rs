@@ -23,7 +23,7 @@ const ROUNDS: usize = 64;
 /// # Errors
 /// The job is cancelled or another's by now, the repository is suspended, or
 /// store or catalogue fail.
-pub async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
+pub(crate) async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
     run.step("looking for what nothing needs").await?;
     let mut total = PruneReport::default();
     for _ in 0..ROUNDS {

@@ -26,7 +26,7 @@ const NAME_CHARS: usize = 200;
 /// # Errors
 /// The host does not come or its agent gives up, the job is cancelled or
 /// another's by now, or the catalogue fails.
-pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending, Failure> {
+pub(crate) async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a restore job without a host"))?;
     run.step(&format!("restoring to {}", target_text(&restore.target))).await?;
@@ -53,7 +53,7 @@ pub async fn run(run: &mut JobRun, restore: &RestoreParameters) -> Result<Ending
 }
 
 /// The target in words.
-pub fn target_text(target: &RestoreTarget) -> String {
+pub(crate) fn target_text(target: &RestoreTarget) -> String {
     match target {
         RestoreTarget::NewVolume { name, driver, options, .. } => {
             let mut settings = Vec::new();

@@ -45,7 +45,7 @@ const MAX_ASKED: u32 = 5;
 /// The host does not come, has no way back or does not say how it ended, the
 /// snapshot before fails, the job is cancelled or another's by now, or the
 /// catalogue fails.
-pub async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Ending, Failure> {
+pub(crate) async fn run(run: &mut JobRun, rollback: &RollbackParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "a rollback job without a host"))?;
     let upgrade = find(run, host, &rollback.upgrade).await?;

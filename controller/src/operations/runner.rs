@@ -28,13 +28,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Owns the tasks.
 #[derive(Debug)]
-pub struct Runner {
+pub(crate) struct Runner {
     jobs: Jobs,
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl Runner {
-    pub fn new(jobs: Jobs) -> Self {
+    pub(crate) fn new(jobs: Jobs) -> Self {
         Self { jobs, tasks: Mutex::default() }
     }
 
@@ -59,7 +59,7 @@ impl Runner {
     }
 
     /// Drops all tasks; the jobs stay as their rows say.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
     }

@@ -2,6 +2,6 @@
 //!
 //! Pure: `loops/retention.rs` gives it the snapshots and acts on the answer.
 
-pub mod plan;
+pub(crate) mod plan;
 
-pub use plan::{Candidate, Decision, Verdict, plan};
+pub(crate) use plan::{Candidate, Decision, plan};

@@ -26,7 +26,7 @@ use holdfast_archive::snapshot::Extent;
 
 /// A committed snapshot of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     pub id: SnapshotId,
     pub partial: bool,
     pub held: bool,
@@ -40,13 +40,13 @@ pub struct Candidate {
 
 /// What is to become of a snapshot, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     pub id: SnapshotId,
     pub verdict: Verdict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     KeepHeld,
     KeepOfAnother,
     KeepLastGood,
@@ -65,7 +65,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub fn forgets(self) -> bool {
+    pub(crate) fn forgets(self) -> bool {
         match self {
             Self::ForgetBeyondLast | Self::ForgetPartial | Self::ForgetShrunk => true,
             Self::KeepHeld
@@ -80,7 +80,7 @@ impl Verdict {
     }
 
     /// The reason, in words.
-    pub fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::KeepHeld => "held",
             Self::KeepOfAnother => "not made by this policy",
@@ -100,7 +100,7 @@ impl Verdict {
 }
 
 /// Decides over all committed snapshots of one source, newest first.
-pub fn plan(policy: &str, keep_last: u32, snapshots: &[Candidate]) -> Vec<Decision> {
+pub(crate) fn plan(policy: &str, keep_last: u32, snapshots: &[Candidate]) -> Vec<Decision> {
     let mut snapshots: Vec<&Candidate> = snapshots.iter().collect();
     snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.id.number));
     let shrinkage = Shrinkage::of(&snapshots);

@@ -14,14 +14,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::zone::Schedule;
 
 /// As many missed fire times are listed; older ones are only said to exist.
-pub const MISSED_LISTED: usize = 100;
+pub(crate) const MISSED_LISTED: usize = 100;
 
 /// Without catch-up a fire this late still runs: a restart takes that long.
 const LATE: TimeDelta = TimeDelta::minutes(5);
 
 /// A policy, and what is known about its past.
 #[derive(Debug)]
-pub struct Timed<'a> {
+pub(crate) struct Timed<'a> {
     pub policy: &'a str,
     pub schedule: &'a Schedule,
     /// Fires at or before this are none of ours: the policy was not there yet.
@@ -34,7 +34,7 @@ pub struct Timed<'a> {
 
 /// What is due of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Due {
+pub(crate) struct Due {
     pub policy: String,
     /// To be run; `None` when all of it came too late.
     pub run: Option<DateTime<Utc>>,
@@ -45,7 +45,7 @@ pub struct Due {
 }
 
 /// What is due of each policy at `now`; policies of which nothing is due are left out.
-pub fn due(now: DateTime<Utc>, policies: &[Timed<'_>]) -> Vec<Due> {
+pub(crate) fn due(now: DateTime<Utc>, policies: &[Timed<'_>]) -> Vec<Due> {
     policies.iter().filter_map(|policy| due_of(now, policy)).collect()
 }
 
@@ -63,7 +63,7 @@ fn due_of(now: DateTime<Utc>, timed: &Timed<'_>) -> Option<Due> {
 }
 
 /// The newest fires in `(since, now]`, at most `count` of them, oldest first.
-pub fn latest_fires(
+pub(crate) fn latest_fires(
     now: DateTime<Utc>,
     since: DateTime<Utc>,
     schedule: &Schedule,

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 /// Delay of `host` after each fire time of `policy`: whole seconds, less than
 /// or equal to `most`.
-pub fn jitter(policy: &str, host: HostId, most: Duration) -> Duration {
+pub(crate) fn jitter(policy: &str, host: HostId, most: Duration) -> Duration {
     let seconds = most.as_secs();
     if seconds == 0 {
         return Duration::ZERO;

@@ -10,10 +10,10 @@
 //! Used by `policy`, which keeps an expression, and by `loops/scheduler.rs`, which
 //! has the clock.
 
-pub mod cron;
-pub mod due;
-pub mod jitter;
-pub mod zone;
+pub(crate) mod cron;
+pub(crate) mod due;
+pub(crate) mod jitter;
+pub(crate) mod zone;
 
-pub use cron::{CronError, CronExpression};
-pub use zone::{DstRule, Fire, FireNote, Schedule};
+pub(crate) use cron::CronExpression;
+pub(crate) use zone::{DstRule, Schedule};

@@ -96,7 +96,7 @@ pub struct Schedule {
 ///
 /// # Errors
 /// No zone has that name.
-pub fn parse_zone(name: &str) -> Result<Tz, Vec<&'static str>> {
+pub(crate) fn parse_zone(name: &str) -> Result<Tz, Vec<&'static str>> {
     if let Ok(zone) = name.parse() {
         return Ok(zone);
     }

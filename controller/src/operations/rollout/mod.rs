@@ -32,7 +32,7 @@ use course::{Course, Next, undo_role, upgrade_role};
 ///
 /// # Errors
 /// The job is cancelled or another's by now, or the catalogue fails.
-pub async fn run(run: &mut JobRun, rollout: &RolloutParameters) -> Result<Ending, Failure> {
+pub(crate) async fn run(run: &mut JobRun, rollout: &RolloutParameters) -> Result<Ending, Failure> {
     let children = Children::of(run);
     let mut told: Option<HashSet<JobId>> = None;
     loop {

@@ -27,7 +27,7 @@ const NAMED: usize = 10;
 
 /// What was started, or would be.
 #[derive(Debug, Clone)]
-pub struct BackupStart {
+pub(crate) struct BackupStart {
     pub jobs: BackupJobs,
     /// What the operator should know, a sentence each.
     pub warnings: Vec<String>,
@@ -35,7 +35,7 @@ pub struct BackupStart {
 
 /// One job a host.
 #[derive(Debug, Clone)]
-pub enum BackupJobs {
+pub(crate) enum BackupJobs {
     Planned(Vec<PlannedBackup>),
     Started(Vec<JobView>),
 }
@@ -45,7 +45,11 @@ pub enum BackupJobs {
 /// # Errors
 /// The policy, a host or a plainly named volume is not known, a host is revoked,
 /// a glob or path is none, nothing matches, or the catalogue fails.
-pub async fn backup(jobs: &Jobs, request: BackupRequest, actor: &str) -> Result<BackupStart, RequestError> {
+pub(crate) async fn backup(
+    jobs: &Jobs,
+    request: BackupRequest,
+    actor: &str,
+) -> Result<BackupStart, RequestError> {
     let (policy, parameters, hosts) = if request.policy.is_empty() {
         let host = names::host(jobs.catalog(), &request.host).await?;
         (String::new(), by_hand(&request)?, vec![host])

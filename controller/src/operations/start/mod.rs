@@ -5,12 +5,12 @@
 //! answers. Each looks at the catalogue and asks hosts; the only row it writes is
 //! the job, last.
 
-pub mod backup;
-pub mod prune;
-pub mod restore;
-pub mod rollback;
-pub mod rollout;
-pub mod upgrade;
+pub(crate) mod backup;
+pub(crate) mod prune;
+pub(crate) mod restore;
+pub(crate) mod rollback;
+pub(crate) mod rollout;
+pub(crate) mod upgrade;
 
 use holdfast_archive::ids::HostId;
 use holdfast_proto::ErrorCode;

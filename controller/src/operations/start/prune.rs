@@ -10,7 +10,7 @@ use crate::repository::gc;
 
 /// What was started, or would be deleted.
 #[derive(Debug, Clone)]
-pub enum PruneStart {
+pub(crate) enum PruneStart {
     Planned(PruneReport),
     Started(Box<JobView>),
 }
@@ -20,7 +20,7 @@ pub enum PruneStart {
 /// # Errors
 /// The repository is suspended or its store out of reach, for a plan; or the
 /// catalogue fails.
-pub async fn prune(jobs: &Jobs, plan_only: bool, actor: &str) -> Result<PruneStart, RequestError> {
+pub(crate) async fn prune(jobs: &Jobs, plan_only: bool, actor: &str) -> Result<PruneStart, RequestError> {
     if plan_only {
         return Ok(PruneStart::Planned(gc::plan(jobs.repository()).await?));
     }

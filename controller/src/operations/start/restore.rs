@@ -25,7 +25,7 @@ const REMOVED: &str = "***";
 
 /// What was started, or would be.
 #[derive(Debug, Clone)]
-pub struct RestoreStart {
+pub(crate) struct RestoreStart {
     /// `None`: it was only planned.
     pub job: Option<JobView>,
     /// What is done, in words, a line each.
@@ -37,7 +37,7 @@ pub struct RestoreStart {
 /// # Errors
 /// The host or the snapshot is not known, a new volume's name is taken, the host
 /// is not connected or does not answer, or the repository or the catalogue fails.
-pub async fn restore(
+pub(crate) async fn restore(
     jobs: &Jobs,
     request: RestoreRequest,
     actor: &str,

@@ -19,7 +19,11 @@ use crate::operations::{RequestError, names};
 /// # Errors
 /// The host is not known, not connected or does not answer, it remembers no
 /// such upgrade or has no way back from it, or the catalogue fails.
-pub async fn rollback(jobs: &Jobs, request: RollbackRequest, actor: &str) -> Result<JobView, RequestError> {
+pub(crate) async fn rollback(
+    jobs: &Jobs,
+    request: RollbackRequest,
+    actor: &str,
+) -> Result<JobView, RequestError> {
     let RollbackRequest { host, upgrade, without_snapshot } = request;
     let host = names::host(jobs.catalog(), &host).await?;
     if upgrade.is_empty() {

@@ -28,7 +28,7 @@ const BESIDE: [&str; 2] = [".holdfast-old-", ".holdfast-new-"];
 
 /// What was started, or would be.
 #[derive(Debug, Clone)]
-pub struct RolloutStart {
+pub(crate) struct RolloutStart {
     /// `None`: it was only planned.
     pub job: Option<JobView>,
     pub targets: Vec<RolloutTarget>,
@@ -53,7 +53,7 @@ struct Found {
 /// No labels are given or one is none, nothing matches, an image is not the
 /// caller's to choose, more containers cannot be upgraded than may fail, or the
 /// catalogue fails.
-pub async fn rollout(
+pub(crate) async fn rollout(
     jobs: &Jobs,
     request: RolloutRequest,
     caller: &Caller,

@@ -23,7 +23,7 @@ use crate::operations::{RequestError, names};
 
 /// A plan that was made and is kept.
 #[derive(Debug, Clone)]
-pub struct PlannedUpgrade {
+pub(crate) struct PlannedUpgrade {
     pub plan_id: String,
     /// Name.
     pub host: String,
@@ -33,7 +33,7 @@ pub struct PlannedUpgrade {
 
 /// An upgrade that was started.
 #[derive(Debug, Clone)]
-pub struct UpgradeStart {
+pub(crate) struct UpgradeStart {
     pub job: JobView,
     pub plan: UpgradePlan,
 }
@@ -43,7 +43,7 @@ pub struct UpgradeStart {
 /// # Errors
 /// The host or the container is not known, the host is not connected or does
 /// not answer, or the catalogue fails.
-pub async fn plan(
+pub(crate) async fn plan(
     jobs: &Jobs,
     host: &str,
     request: UpgradeRequest,
@@ -65,7 +65,7 @@ pub async fn plan(
 /// No plan can be made, the one that was shown is too old or does not hold any
 /// more, it forbids itself, its image is not the caller's to choose, or the
 /// catalogue fails.
-pub async fn upgrade(
+pub(crate) async fn upgrade(
     jobs: &Jobs,
     request: UpgradeStartRequest,
     caller: &Caller,

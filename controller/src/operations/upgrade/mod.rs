@@ -16,7 +16,7 @@
 //! changed. From then on the job ends only by what the agent says.
 
 pub(super) mod at_stop;
-pub mod plan;
+pub(crate) mod plan;
 pub(super) mod powers;
 pub(super) mod report;
 pub(super) mod snapshots;
@@ -45,7 +45,7 @@ use snapshots::{AT_STOP, BEFORE};
 /// The host makes no plan or another one than was shown, the snapshot before
 /// fails, the agent does not say how it ended, the job is cancelled or
 /// another's by now, or the catalogue fails.
-pub async fn run(run: &mut JobRun, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
+pub(crate) async fn run(run: &mut JobRun, upgrade: &UpgradeParameters) -> Result<Ending, Failure> {
     let host =
         run.job.host.ok_or_else(|| Failure::failed(ErrorCode::Internal, "an upgrade job without a host"))?;
     // Nothing is changed on the host until `follow`; each step before finds what a

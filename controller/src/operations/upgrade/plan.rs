@@ -16,21 +16,21 @@ use crate::operations::host::connected;
 use crate::operations::{Failure, JobRun};
 
 /// A plan can be run for a day.
-pub const VALID_MS: i64 = 24 * 3_600_000;
+pub(crate) const VALID_MS: i64 = 24 * 3_600_000;
 
 /// Times a host is asked for a plan before that is the job's failure.
 const MAX_ASKED: u32 = 3;
 
 /// Why a plan is not run: an error code, a sentence, the next command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     pub code: ErrorCode,
     pub message: String,
     pub hint: String,
 }
 
 /// What forbids the plan, if anything does.
-pub fn refusal(plan: &UpgradePlan) -> Option<Refusal> {
+pub(crate) fn refusal(plan: &UpgradePlan) -> Option<Refusal> {
     let name = &plan.container_name;
     if !plan.refusals.is_empty() {
         let message = format!("container `{name}` cannot be upgraded: {}", plan.refusals.join("; "));
@@ -53,7 +53,7 @@ pub fn refusal(plan: &UpgradePlan) -> Option<Refusal> {
 
 /// That the world is not as the plan shown has it; what of it, as far as the
 /// two plans tell. `None`: the plan holds.
-pub fn changed(shown: &UpgradePlan, now: &UpgradePlan) -> Option<Refusal> {
+pub(crate) fn changed(shown: &UpgradePlan, now: &UpgradePlan) -> Option<Refusal> {
     if shown.fingerprint == now.fingerprint {
         return None;
     }
