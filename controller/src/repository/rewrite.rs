@@ -42,9 +42,8 @@ impl Repository {
         // removes with the object.
         let intended = self.catalog().intend_pack(&new, pack.host, NO_LEASE, length, u64::MAX).await?;
         let new = intended.unwrap_or(new);
-        let key = ObjectKey::Pack(new);
-        self.store().put(&key, bytes).await?;
-        let seen = self.store().head(&key).await?.is_some_and(|meta| meta.len == length);
+        self.store().put(&ObjectKey::Pack(new), bytes).await?;
+        let seen = self.is_stored(&new, length).await?;
         match self.catalog().move_frames(&new, pack.number, frames, &table, seen).await? {
             PackCommit::Accept | PackCommit::Repeat => Ok(new),
             PackCommit::NotStored | PackCommit::Lost => {

@@ -271,7 +271,7 @@ impl Repository {
         let row = self.own_pack(host, lease.number, &pack).await?;
         check_table(row.length, table)
             .map_err(|error| RepositoryError::Invalid(format!("the table sent for pack {pack}: {error}")))?;
-        let seen = row.state == PackState::Intended && self.is_stored(&row).await?;
+        let seen = row.state == PackState::Intended && self.is_stored(&row.id, row.length).await?;
         if seen && *self.true_table(&row).await? != table {
             return Err(RepositoryError::Invalid(format!(
                 "the table sent for pack {pack} is not the one in the pack"
@@ -303,10 +303,15 @@ impl Repository {
         }
     }
 
-    async fn is_stored(&self, row: &PackRecord) -> Result<bool, RepositoryError> {
-        let Some(meta) = self.store().head(&ObjectKey::Pack(row.id)).await? else { return Ok(false) };
-        let same_hash = meta.sha256.is_none_or(|sha256| sha256 == row.id.sha256);
-        Ok(meta.len == row.length && same_hash)
+    /// Whether the store has a pack of that name, length and hash; the hash only
+    /// where the store knows it.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub(super) async fn is_stored(&self, pack: &PackId, length: u64) -> Result<bool, RepositoryError> {
+        let Some(meta) = self.store().head(&ObjectKey::Pack(*pack)).await? else { return Ok(false) };
+        let same_hash = meta.sha256.is_none_or(|sha256| sha256 == pack.sha256);
+        Ok(meta.len == length && same_hash)
     }
 
     /// The table as it stands in the pack's own bytes.
