@@ -195,7 +195,7 @@ mod tests {
     use crate::jobs::testing::{Bench, PATIENCE};
     use crate::operations::start::prune::{PruneStart, prune};
 
-    /// Of a job that needs no host: it succeeds at once unless it hears of it.
+    /// Of a job that needs no host: it fails at once, for want of a repository, unless it hears of it.
     #[tokio::test]
     async fn a_cancel_between_the_claim_and_the_start_is_heard() {
         let bench = Bench::new().await;
