@@ -137,6 +137,7 @@ pub fn decode(stored: &[u8], entry: &PackEntry) -> Result<Bytes, FrameError> {
     if entry.key_epoch != 0 {
         return Err(FrameError::Sealed(entry.key_epoch));
     }
+    // Before anything is allocated: the number comes from the store.
     let raw_len = entry.raw_len as usize;
     if raw_len == 0 || raw_len > MAX_RAW {
         return Err(FrameError::RawLength(entry.raw_len));
@@ -145,6 +146,7 @@ pub fn decode(stored: &[u8], entry: &PackEntry) -> Result<Bytes, FrameError> {
     if declared != u64::from(entry.raw_len) {
         return Err(FrameError::DeclaredLength { expected: entry.raw_len, declared });
     }
+    // Exactly one frame: no hash would cover what follows it.
     match zstd_safe::find_frame_compressed_size(stored) {
         Ok(len) if len == stored.len() => {}
         Ok(_) => return Err(FrameError::NotAFrame("bytes follow it")),
@@ -223,6 +225,7 @@ fn check_header(stored: &[u8]) -> Result<u64, FrameError> {
     let (size_len, bias) = match (descriptor >> 6, single_segment) {
         (0, false) => return Err(FrameError::NotAFrame("it declares no content size")),
         (0, true) => (1, 0),
+        // By the RFC a size of two bytes begins at 256.
         (1, _) => (2, 256),
         (2, _) => (4, 0),
         _ => (8, 0),

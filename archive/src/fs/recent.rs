@@ -72,6 +72,7 @@ impl RecentFiles {
             && let Some((old, _)) = self.order.pop_front()
         {
             self.places.remove(&old);
+            // Groups before the oldest file that is known are not asked for any more.
             let oldest = self.order.front().map_or(place.group, |&(_, group)| group);
             while self.first_group < oldest && self.frames.pop_front().is_some() {
                 self.first_group += 1;

@@ -111,6 +111,7 @@ fn refs(raw: &[u8]) -> Result<PageRefs, PageError> {
         apply_suffix(&mut path, child.first_shared, &child.first_suffix)?;
         let first = path.clone();
         apply_suffix(&mut path, child.last_shared, &child.last_suffix)?;
+        // With an overlap, one path could stand in two pages.
         if n > 0 && path_order(&before, &first).is_ge() || path_order(&first, &path).is_gt() {
             return Err(PageError::Malformed("its children overlap"));
         }

@@ -64,6 +64,7 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
     /// could not be kept. An entry that was refused may be left out or pushed
     /// again in another shape; after a failed page the manifest is lost.
     pub fn push(&mut self, entry: Entry) -> Result<(), WriteError<E>> {
+        // The entry comes before the order: one that is refused here may be pushed again changed.
         check_entry(&entry)
             .map_err(|reason| WriteError::Entry(PageError::Entry { path: entry.path.clone(), reason }))?;
         let is_directory = entry.kind == EntryKind::Directory;
@@ -86,9 +87,11 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
         if !self.leaf.rows.is_empty() {
             self.close_leaf()?;
         }
+        // A level that is closed adds a child to the one above: the levels can grow in number.
         let mut level = 0;
         while level < self.levels.len() {
             let top = level + 1 == self.levels.len();
+            // A single child at the top is the root: an index of one child would only add a level.
             if top && self.levels[level].children.len() == 1 {
                 return Ok(self.levels[level].children[0].page);
             }
@@ -119,6 +122,7 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
         };
         let extents = self.put_kind(entry.kind, &mut message)?;
         let mut xattrs = Vec::new();
+        // A long list gets pages of its own, so that one entry cannot fill a leaf beyond its cap.
         if xattrs_len(&entry.xattrs) > INLINE_BYTES {
             message.xattr_pages = write_xattrs(self.emit, entry.xattrs)?;
         } else {
@@ -135,6 +139,7 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
         message: &mut EntryMessage,
     ) -> Result<Vec<Extent>, WriteError<E>> {
         let mut extents = Vec::new();
+        // These numbers are the format and never change.
         message.kind = match kind {
             EntryKind::File(FileData { size, extents: list, hash }) => {
                 message.size = size;
@@ -223,12 +228,14 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
         let index = &mut self.levels[level];
         let ends = cut(blake3::hash(&child.last).as_bytes(), level + 1, INDEX_MASK);
         let before = index.children.last().map_or(&[][..], |before| &before.last);
+        // An estimate of the encoded length. It decides where pages end, so it must not change.
         index.size += 32
             + 20
             + (child.first.len() - shared_prefix(before, &child.first))
             + (child.last.len() - shared_prefix(&child.first, &child.last));
         index.children.push(child);
         let full = index.size >= PAGE_CAP || index.children.len() == MAX_ROWS;
+        // With one child a page, a level would have as many pages as the one below, without end.
         if index.children.len() >= 2 && (ends || full) {
             self.close_index(level)?;
         }
@@ -238,12 +245,14 @@ impl<'a, E: std::error::Error + 'static> ManifestWriter<'a, E> {
 
 /// Whether a hash ends a page of this level.
 fn cut(hash: &[u8; 32], level: usize, mask: u32) -> bool {
+    // Each level takes other bits: a path that ends a leaf does not end all levels above it.
     let at = level * 4 % 32;
     let bits = u32::from_le_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
     bits & mask == 0
 }
 
 fn split_time(ns: i128) -> (i64, u32) {
+    // Euclidean, because nanoseconds are positive also before 1970.
     let seconds = ns.div_euclid(1_000_000_000).clamp(i128::from(i64::MIN), i128::from(i64::MAX));
     (seconds as i64, ns.rem_euclid(1_000_000_000) as u32)
 }
@@ -305,6 +314,7 @@ impl Leaf {
             end = extent.file_offset + u64::from(extent.len);
         }
         message.xattrs = xattrs.into_iter().map(|(name, value)| self.place(name, value)).collect();
+        // 3 bytes stand for the row's tag and length in the page.
         self.size += message.encoded_len() + 3;
         if self.rows.is_empty() {
             self.first.clone_from(&path);
@@ -459,6 +469,7 @@ fn write_extents<E: std::error::Error + 'static>(
             numbers.extend(frames.numbers(extent, end));
             end = extent.file_offset + u64::from(extent.len);
             count += 1;
+            // 12 bytes an extent are an estimate. It decides where pages end: never change it.
             if ends_extents(extent) || frames.bytes.len() + count * 12 >= PAGE_CAP || count == MAX_ROWS {
                 break;
             }
@@ -492,6 +503,7 @@ fn write_extent_level<E: std::error::Error + 'static>(
     let mut rest = below;
     while !rest.is_empty() {
         let ends = |(n, child): (usize, &ExtentPage)| {
+            // Two children at least, or a level could be as long as the one below it.
             n >= 1 && (cut(&child.page.0, level as usize, INDEX_MASK) || n + 1 == PAGE_CAP / 48)
         };
         let count = rest.iter().enumerate().position(ends).map_or(rest.len(), |n| n + 1);

@@ -89,6 +89,7 @@ impl Index {
                 Entry::Vacant(vacant) => {
                     vacant.insert(slot);
                 }
+                // The first place is the one that is read; the others serve where it fails.
                 Entry::Occupied(_) => self.copies.entry(id).or_default().push(slot),
             }
         }

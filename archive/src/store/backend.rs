@@ -109,6 +109,7 @@ impl Backend {
                 let _ = policy;
                 let (directory, name) = (directory.clone(), name.to_owned());
                 let len = blocking(move || directory.head(&name)).await?;
+                // A directory keeps no hashes: who needs one reads the bytes.
                 Ok(len.map(|len| ObjectMeta { len, sha256: None }))
             }
             #[cfg(feature = "s3")]
@@ -194,6 +195,7 @@ impl Backend {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
+    // The work was cut off by a panic or by the end of the program.
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(StoreError::new(StoreErrorKind::Other, "a request to the repository's directory was cut off")
             .caused_by(error))

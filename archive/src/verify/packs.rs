@@ -74,6 +74,7 @@ async fn read(repository: &Repository, pack: PackFacts) -> Outcome {
         Err(error) => return Outcome::lost(ProblemKind::NotRead, chain(&error)),
     };
     let checked = tokio::task::spawn_blocking(move || examine(&pack, &bytes)).await;
+    // A panic is a finding about this pack: the others are read all the same.
     checked.unwrap_or_else(|error| Outcome::lost(ProblemKind::NotRead, error.to_string()))
 }
 

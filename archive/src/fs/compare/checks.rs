@@ -52,12 +52,14 @@ impl<'a> Checks<'a> {
         while let Some(batch) = self.queue.take() {
             batch.into_iter().for_each(|check| self.check(&mut checker, check));
         }
+        // No panic has happened: the guard must not give up the queue.
         std::mem::forget(guard);
     }
 
     fn check(&self, checker: &mut Checker<'_>, check: Check) {
         let Check { path, handle, data } = check;
         let before = checker.bytes;
+        // By handle: the name may be another file's by now, whose metadata was never compared.
         match open::reopen_file(handle.as_fd()).and_then(|file| checker.holds(&file, &data)) {
             Ok(true) => {}
             Ok(false) => self.differs(&path, "its content differs"),
@@ -74,6 +76,7 @@ impl<'a> Checks<'a> {
     /// All that was found, once walk and workers have ended.
     pub(super) fn found(self) -> Findings {
         let mut found = std::mem::take(&mut *self.lock());
+        // Workers end in any order; a sorted list is the same each time.
         found.listed.sort_unstable();
         found
     }
@@ -87,6 +90,7 @@ impl<'a> Checks<'a> {
 pub(super) fn workers(options: &RestoreOptions) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = if options.workers == 0 { processors } else { options.workers };
+    // Each worker has a buffer of `MAX_RAW`.
     wanted.min(options.memory_bytes / MAX_RAW).max(1)
 }
 

@@ -31,6 +31,7 @@ impl<'a> Checker<'a> {
             Some(hash) => self.hash(file.as_fd(), &ranges, data.size)? == Some(hash),
             None => self.frames(file.as_fd(), data)?,
         };
+        // The hash covers the ranges alone: bytes that were written outside of them show only here.
         Ok(equal && self.zeros(file.as_fd(), &ranges, data.size)?)
     }
 
@@ -45,6 +46,7 @@ impl<'a> Checker<'a> {
             let mut at = range.offset;
             while at < range.end() {
                 let len = self.read(file, at, range.end() - at)?;
+                // The file ended early, or the comparison is cancelled: neither is equal.
                 if len == 0 {
                     return Ok(None);
                 }
@@ -61,6 +63,7 @@ impl<'a> Checker<'a> {
     fn frames(&mut self, file: BorrowedFd<'_>, data: &FileData) -> Result<bool, Errno> {
         for extent in &data.extents {
             let len = extent.len as usize;
+            // The list comes from the repository: a length beyond any frame's is no match.
             if len > self.buffer.len() {
                 return Ok(false);
             }
@@ -85,6 +88,7 @@ impl<'a> Checker<'a> {
         let ends = std::iter::once(0).chain(ranges.iter().map(DataRange::end));
         let starts = ranges.iter().map(|range| range.offset).chain(std::iter::once(size));
         for (start, end) in ends.zip(starts).filter(|(start, end)| start < end) {
+            // Holes are not read: they are zeros, and may be terabytes.
             let mut written = Ranges::between(file, start, end);
             while let Some(range) = retry(|| written.next_range())? {
                 let mut at = range.offset;

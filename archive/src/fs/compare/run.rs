@@ -67,6 +67,7 @@ pub fn compare(request: RestoreRequest) -> Result<CompareReport, RestoreError> {
     let workers = workers(&options);
     let checks = Checks::new(&progress, &cancel, workers);
     let lost_total = std::thread::scope(|scope| {
+        // Before the workers: it is dropped on every way out, and they end by that.
         let giver = Giver::new(&checks);
         (0..workers).for_each(|_| drop(scope.spawn(|| checks.work())));
         let run = Run {
@@ -83,6 +84,7 @@ pub fn compare(request: RestoreRequest) -> Result<CompareReport, RestoreError> {
         };
         run.run(&cancel)
     })?;
+    // What was cancelled counts as unequal so far: it must not be reported.
     if cancel.load(Ordering::Relaxed) {
         return Err(RestoreError::Cancelled);
     }

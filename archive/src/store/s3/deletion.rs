@@ -25,6 +25,7 @@ impl S3 {
         if !self.single_deletes.load(Ordering::Relaxed) {
             match self.delete_together(names, policy).await? {
                 Some(failures) => return Ok(failures),
+                // Learned once: later calls do not try the request again.
                 None => self.single_deletes.store(true, Ordering::Relaxed),
             }
         }
@@ -34,7 +35,9 @@ impl S3 {
             // One by one: S3 itself has the request for many, some servers that speak it do not.
             if let Err(error) = self.answer("remove", name, policy, request.send()).await? {
                 match self.failed("remove", name, error) {
+                    // That it is not there is what was asked for.
                     error if error.is_not_found() => {}
+                    // Every other name would fail in the same way.
                     error if error.kind() == StoreErrorKind::NoBucket => return Err(error),
                     error => failures.push((at, kept(error))),
                 }

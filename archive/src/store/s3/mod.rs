@@ -283,6 +283,7 @@ impl S3 {
             .head_object()
             .bucket(&self.bucket)
             .key(self.key(name))
+            // Without this S3 leaves the SHA-256 out of its answer.
             .checksum_mode(ChecksumMode::Enabled);
         let answer = match self.answer("look at", name, policy, request.send()).await? {
             Ok(answer) => answer,
@@ -295,6 +296,7 @@ impl S3 {
             let what = format!("could not look at {name} in {}", self.location());
             self.answered(&what, 200, "", "no length", None)
         })?;
+        // Of an upload in parts the text is no SHA-256 of the whole: it counts as not known.
         let sha256 = answer.checksum_sha256.and_then(|text| base64::decode(text).ok()?.try_into().ok());
         Ok(Some(ObjectMeta { len, sha256 }))
     }

@@ -114,6 +114,7 @@ impl Watch {
         let mut before = None;
         loop {
             let sent = self.progress.sent.load(Ordering::Relaxed);
+            // Once all is sent the step is 1, which is never made: the answer is waited for once.
             let step = RetryPolicy::STALL_BYTES.min(total - sent.min(total)).max(1);
             if before.is_some_and(|before| sent < before + step) {
                 return Err(Stalled { sent });
@@ -151,6 +152,7 @@ impl Intercept for Watch {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let request = context.request_mut();
+        // Only the headers that were signed with the URL may go along with it.
         if let Some(presigned) = &self.instead {
             request.set_uri(presigned.url.as_str())?;
             let names: Vec<String> = request.headers().iter().map(|(name, _)| name.to_owned()).collect();
