@@ -39,6 +39,7 @@ impl AllowedDirectory {
     pub(crate) fn open(allow: &Allow, path: &Path) -> Result<Self, DirectoryError> {
         let failed = |source| DirectoryError::Open { path: path.to_owned(), source };
         let handle = open_directory(path).map_err(failed)?;
+        // Of the handle: a link that is exchanged after the check leads nowhere else.
         let real = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(failed)?;
         allow.check_path(&real)?;
         let found = rustix::fs::fstat(&handle).map_err(|error| failed(error.into()))?;
@@ -57,6 +58,7 @@ impl AllowedDirectory {
     pub(crate) fn root(&self) -> Result<OwnedFd, DirectoryError> {
         let failed = |source| DirectoryError::Open { path: self.path.clone(), source };
         let handle = open_directory(&self.path).map_err(failed)?;
+        // By device and inode: the name may be another directory's by now.
         if self.is(&handle).map_err(failed)? {
             return Ok(handle);
         }

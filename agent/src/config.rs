@@ -97,6 +97,7 @@ impl Config {
     fn resolve(args: &StateArgs, path: PathBuf, text: &str) -> Result<Self, ConfigError> {
         let file: File =
             toml::from_str(text).map_err(|error| ConfigError::Wrong(vec![placed(&path, text, &error)]))?;
+        // Problems are gathered, so that one start shows all of them.
         let mut wrong = Vec::new();
         let mut complain = |problem: String| wrong.push(format!("{}: {problem}", path.display()));
         let allow = match &file.allow {

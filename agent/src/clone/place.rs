@@ -63,6 +63,7 @@ impl Place {
             return Err(CloneError::MountPoint { path: shown(path) });
         };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        // Links above are followed, since the data root may be one. `open` follows none.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat(CWD, parent, flags, Mode::empty());
         let opened = opened.map_err(|error| CloneError::of(shown(parent), "opened", error))?;

@@ -24,10 +24,12 @@ use super::place::{Place, is_clone_path};
 /// If the path is no clone's, or something of the tree cannot be removed:
 /// another filesystem is mounted in it, or the kernel refuses.
 pub(crate) fn remove(clone: &Path) -> Result<(), CloneError> {
+    // Before a whole tree goes: a damaged record must not name any other path here.
     if !is_clone_path(clone) {
         return Err(CloneError::NotAClone { path: shown(clone) });
     }
     let place = match Place::of(clone) {
+        // The directory around it is gone, as when a volume was removed, and the clone with it.
         Err(CloneError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         place => place?,
     };
@@ -62,6 +64,7 @@ pub(crate) fn remove_contents(directory: BorrowedFd<'_>, path: &Path) -> Result<
 
 /// Removes whatever bears the name, a directory with all that is in it.
 pub(super) fn remove_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    // Linux answers EISDIR for a directory, so no question for the type is needed first.
     match unlink(dir, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => remove_tree(dir, name),
         result => result,

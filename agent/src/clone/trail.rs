@@ -39,6 +39,7 @@ impl Trail {
     pub(super) fn push(&mut self, dir: OwnedFd, meant: Meant) -> Result<(), Errno> {
         let stat = fstat(&dir)?;
         self.levels.push(Level { dir: Some(dir), id: (stat.st_dev, stat.st_ino), meant });
+        // Handles of far parents are closed: a deep tree would need more than a process may have.
         if let Some(far) = self.levels.len().checked_sub(OPEN + 1) {
             self.levels[far].dir = None;
         }
@@ -60,6 +61,7 @@ impl Trail {
         {
             let found = parent(dir.as_fd())?;
             let stat = fstat(&found)?;
+            // `..` leads elsewhere once somebody has moved the child, so the parent is compared.
             if (stat.st_dev, stat.st_ino) != above.id {
                 return Err(Errno::STALE);
             }

@@ -37,6 +37,7 @@ impl Engine {
             source: Some(spec.volume.to_string()),
             typ: Some(MountType::VOLUME),
             read_only: Some(true),
+            // Without `no_copy` the Engine would fill an empty volume from the image.
             volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
             ..Default::default()
         };

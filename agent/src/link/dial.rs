@@ -79,6 +79,7 @@ fn is_other_protocol(error: &io::Error) -> bool {
 
 async fn connect(address: &str, config: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
+    // Small frames would otherwise wait for the acknowledgement of the one before.
     tcp.set_nodelay(true)?;
     // The name is fixed: which of its addresses led here proves nothing.
     let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
@@ -98,6 +99,7 @@ pub(super) fn channel_with(addresses: Vec<String>, config: Arc<ClientConfig>) ->
     Endpoint::from_static("http://controller")
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        // Also while idle: a NAT in between forgets a connection on which nothing is sent.
         .keep_alive_while_idle(true)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)

@@ -52,6 +52,7 @@ pub(crate) struct Identity {
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without key and certificates: this form ends up in logs.
         f.debug_struct("Identity")
             .field("host_id", &self.host_id)
             .field("host_name", &self.host_name)

@@ -19,6 +19,7 @@ pub(super) fn config(identity: &Identity, alpn: &[u8]) -> Result<Arc<ClientConfi
     let pem = |text: &str, what| {
         CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| IdentityError::Certificate(what))
     };
+    // The controller's own CA alone: a public CA must not be able to vouch for it.
     let mut roots = RootCertStore::empty();
     roots.add(pem(&identity.ca_pem, "CA")?)?;
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
@@ -38,6 +39,7 @@ pub(super) fn joining_config(ca_key_sha256: [u8; 32]) -> Result<Arc<ClientConfig
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
+        // The host has no certificate yet: it is what the host joins for.
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
@@ -71,10 +73,12 @@ impl ServerCertVerifier for PinnedCa {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        // The server has to send its CA along: nothing else can be compared with the pin.
         let ca = intermediates.iter().find(|certificate| key_sha256(certificate) == Some(self.ca_key_sha256));
         let Some(ca) = ca else {
             return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
         };
+        // Trusted for this handshake alone: later ones use the CA that joining returns.
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
@@ -89,6 +93,7 @@ impl ServerCertVerifier for PinnedCa {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // The trait asks for it, but no handshake gets here: the configuration has TLS 1.3 alone.
         verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 

@@ -55,6 +55,7 @@ impl Act {
     fn outcome_after(&self, action: &CleanupAction, elapsed: Duration) -> Outcome {
         let answer = *self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
+            // The journal counts before memory: after a restart it is all there is.
             _ if is_confirmed(action) => Outcome::Confirmed,
             Some(outcome) => outcome,
             None if elapsed > act_limit(action) => Outcome::Over,

@@ -39,6 +39,7 @@ pub(super) fn stopped(quiesced: &QuiescedContainer, seen: Option<&Container>, ou
         {
             Attempt::Done
         }
+        // The states below say something only once the act is over.
         (_, Outcome::Open) => Attempt::NotYet,
         (ContainerState::Exited | ContainerState::Created, _) => {
             Attempt::Left("someone else started it meanwhile and it ended later")

@@ -29,6 +29,7 @@ impl AgentApi {
 
     /// An Engine that does not answer is a fact about the host, not an error.
     async fn describe(&self) -> v1::Agent {
+        // Bounded: a host whose Engine hangs still has to answer its controller.
         let asked = tokio::time::timeout(ENGINE_TIMEOUT, self.state.engine.info()).await;
         let (engine, engine_problem) = match asked {
             Ok(Ok(info)) => (Some(convert::engine(info)), String::new()),

@@ -56,6 +56,7 @@ fn source_progress(progress: SourceProgress) -> v1::SourceProgress {
     v1::SourceProgress {
         source_id: source.to_string(),
         phase: phase.into(),
+        // Retries are those of the whole session: they come when the source has ended.
         stats: Some(snapshot_stats(Counts { stats, retries: 0 })),
         expected_bytes: expected_bytes.unwrap_or_default(),
     }

@@ -51,6 +51,7 @@ async fn list_mounts(
         for summary in engine.list_containers().await?.into_iter().filter(|summary| !summary.is_holder()) {
             match engine.inspect_container(&summary.id).await {
                 Ok(container) => containers.push(container),
+                // It was removed between the list and the look.
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
@@ -65,6 +66,7 @@ async fn list_mounts(
         containers.retain(|container| !container.mounts.is_empty());
     }
     containers.sort_by(|left, right| (&left.name, &left.id).cmp(&(&right.name, &right.id)));
+    // A container may be asked for twice, by its name and by its id.
     containers.dedup_by(|left, right| left.id == right.id);
     Ok(containers)
 }

@@ -79,6 +79,7 @@ pub(crate) fn router(state: &AgentState) -> Router {
 /// Tells those who ask for the health of the services.
 pub(crate) async fn set_serving(state: &AgentState, status: ServingStatus) {
     for name in [
+        // By the protocol of gRPC health, the empty name is the server as a whole.
         "",
         AgentServiceServer::<AgentApi>::NAME,
         VolumeServiceServer::<VolumeApi>::NAME,

@@ -208,6 +208,7 @@ fn mounts(wanted: &[v1::ContainerMount]) -> Result<Vec<Value>, InvalidRun> {
                 "the target is an absolute path without `..`, and not `/`",
             )?;
             refuse(
+                // `/data` and `/data/` are one place.
                 !targets.insert(target.trim_end_matches('/')),
                 "mount",
                 target,
@@ -222,6 +223,7 @@ fn mounts(wanted: &[v1::ContainerMount]) -> Result<Vec<Value>, InvalidRun> {
                     "what to mount there has to be said: a volume, a path or a tmpfs",
                 )?,
                 Some(Kind::Volume(v1::VolumeMount { name, no_copy })) => {
+                    // With an empty name the Engine makes an anonymous volume.
                     let named = name.is_empty() || name.parse::<VolumeName>().is_ok();
                     refuse(!named, "volume", name, "it cannot be the name of a volume")?;
                     mount["Type"] = json!("volume");

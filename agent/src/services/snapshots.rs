@@ -48,6 +48,7 @@ impl SnapshotService for SnapshotApi {
         let request = parse_backup(request.into_inner())?;
         let job = request.job;
         let events = self.snapshots.back_up(request).map_err(admission_status)?;
+        // `None`: the request to cancel came before the job did.
         let events = events.ok_or_else(cancelled_before)?;
         Ok(Response::new(Box::pin(events.map(move |event| Ok(backup_event(job, event))))))
     }
@@ -82,6 +83,7 @@ impl SnapshotService for SnapshotApi {
 }
 
 fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, Status> {
+    // The accessors make `Unspecified` of a number that this agent does not know.
     let (consistency, torn, nested_mounts) = (request.consistency(), request.torn(), request.nested_mounts());
     let v1::CreateSnapshotsRequest {
         job_id,
@@ -100,6 +102,7 @@ fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, St
         v1::Consistency::None => None,
         v1::Consistency::Pause => Some(QuiesceMode::Pause),
         v1::Consistency::Stop => Some(QuiesceMode::Stop),
+        // No default is safe here: the caller would take a snapshot for quieter than it is.
         v1::Consistency::Unspecified => return Err(invalid("a consistency this agent knows is needed")),
     };
     Ok(BackupRequest {
@@ -115,6 +118,7 @@ fn parse_backup(request: v1::CreateSnapshotsRequest) -> Result<BackupRequest, St
             v1::NestedMounts::Unspecified | v1::NestedMounts::Partial => NestedMounts::Partial,
             v1::NestedMounts::LeaveOut => NestedMounts::LeaveOut,
         },
+        // 0 is the field's value where no limit was set.
         max_downtime: (max_downtime_seconds > 0)
             .then(|| Duration::from_secs(u64::from(max_downtime_seconds))),
         allow_empty,
@@ -127,6 +131,7 @@ fn parse_source(source: v1::SnapshotSource) -> Result<SourceRequest, Status> {
     let name = match kind {
         v1::SourceKind::Volume => SourceName::Volume(name),
         v1::SourceKind::Directory => SourceName::Directory(parse_path(&name)?),
+        // An unknown kind must not be read as a volume of that name.
         v1::SourceKind::Unspecified => return Err(invalid("a kind of source this agent knows is needed")),
     };
     let id = source_id.parse().map_err(|error| invalid(format!("{error}")))?;
@@ -179,6 +184,7 @@ pub(super) fn parse_job(id: &str) -> Result<JobId, Status> {
 
 fn parse_path(text: &str) -> Result<PathBuf, Status> {
     let path = Path::new(text);
+    // `..` could lead out of a directory that the host allows, and no path of the kernel has a NUL.
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !plain || text.contains('\0') {
         return Err(invalid(format!("`{}` is not an absolute path without `..`", text.escape_debug())));

@@ -78,6 +78,7 @@ impl Caller {
                 Ok(answer) => return Ok(answer),
                 Err(refusal) => refusal,
             };
+            // Looked at between attempts: one that is under way is not cut off by this.
             if !refusal.again || Instant::now() >= deadline {
                 return Err(refusal.into());
             }
@@ -128,6 +129,7 @@ impl Caller {
     async fn channel(&self) -> Result<Option<Channel>, Elapsed> {
         let mut channel = self.channel.clone();
         let connected = tokio::time::timeout(self.patience, channel.wait_for(Option::is_some)).await?;
+        // An error here means that the sender is gone: no connection will come.
         Ok(connected.ok().and_then(|line| line.as_ref().map(|line| line.channel.clone())))
     }
 

@@ -119,6 +119,7 @@ impl DataPlane {
         let damaged = match session.all_damaged(&answer.damaged_frames, answer.more_damaged).await {
             Ok(damaged) => damaged,
             Err(error) => {
+                // The lease is open at the controller and would hold packs until it ran out.
                 session.close().await;
                 return Err(error);
             }
@@ -175,9 +176,11 @@ impl Session {
                 })
                 .await?;
             damaged.extend(frame_ids(&page.frames)?);
+            // The bound is checked page by page: an answer exceeds it by one page at most.
             if damaged.len() > MAX_DAMAGED {
                 return Ok(Damaged::TooMany);
             }
+            // A cursor that does not grow would make this loop endless.
             if page.next != 0 && page.next <= from {
                 return Err(nonsense("a list of damaged frames that does not go on"));
             }

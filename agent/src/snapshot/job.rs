@@ -172,6 +172,7 @@ impl Registry {
             refuse_stale(entry, id, generation)?;
             let any: Arc<dyn Any + Send + Sync> = entry.clone();
             let job = any.downcast::<Job<E>>().map_err(|_| AdmissionError::OtherKind { job: id })?;
+            // Under the lock in which a lower one was refused: it never goes down.
             job.generation.store(generation, Ordering::SeqCst);
             return Ok(Admission::Attach(job));
         }
@@ -214,6 +215,7 @@ impl Registry {
     pub fn cancel(&self, id: JobId) -> bool {
         let mut state = self.lock();
         if let Some(entry) = state.jobs.get(&id) {
+            // Before the cancel, which may end the job at once.
             let running = !entry.has_ended();
             entry.cancel().cancel(CancelReason::Asked);
             return running;
@@ -265,6 +267,7 @@ impl Registry {
 
 impl State {
     fn drop_old(&mut self) {
+        // Only those that have ended count: a running job is never dropped.
         let ended = self.order.iter().filter(|id| self.jobs[id].has_ended()).count();
         for _ in ENDED_KEPT..ended {
             let Some(at) = self.order.iter().position(|id| self.jobs[id].has_ended()) else { return };

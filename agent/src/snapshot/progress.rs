@@ -92,6 +92,7 @@ impl SourceProgress {
         let progress = Arc::new(CaptureProgress::default());
         let mut state = self.lock();
         state.phase = phase;
+        // Under one lock, so that no reader sees a pass twice or not at all.
         if let Some(before) = state.progress.replace(progress.clone()) {
             let before = before.stats();
             carry(&mut state.carried, &before);

@@ -98,6 +98,7 @@ impl Restore<'_> {
         let (run, snapshot) = (self.job.run(), self.request.snapshot);
         let opened = context.plane.open_restore(run, snapshot, &self.job.cancel).await?;
         let result = self.in_session(&opened.session, &opened.snapshot_object).await;
+        // On both ways: an open lease would keep the snapshot from being purged.
         opened.session.close().await;
         result
     }
@@ -115,6 +116,7 @@ impl Restore<'_> {
 
     async fn in_session(&self, session: &Session, object: &[u8]) -> Result<RestoreFinished, RestoreError> {
         let (header, body) = decode_object(object)?;
+        // Another snapshot must not be restored under the name of this one.
         if header.id != self.request.snapshot {
             return Err(RestoreError::OtherSnapshot { found: header.id, wanted: self.request.snapshot });
         }

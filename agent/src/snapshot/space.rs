@@ -47,8 +47,10 @@ pub(super) async fn check(
     let found = rustix::fs::fstatvfs(&root).map_err(RestoreError::RoomUnknown)?;
     let room = Room {
         bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        // Filesystems without a fixed number of inodes, such as btrfs, give 0.
         entries: (found.f_files > 0).then_some(found.f_favail),
     };
+    // The snapshot's own sums come first: they are the most it can need, and no page is read.
     let most = Need { bytes: body.stats.size_bytes, entries: body.stats.entries };
     if room.holds(most) {
         return Ok(());

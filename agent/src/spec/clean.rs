@@ -20,10 +20,12 @@ impl Spec {
                 dropped.push(format!("{what}: the default of image `{of}`"));
             });
         }
+        // The Engine names a container's host after its id; a copy has that of the former one.
         let hostname = spec.config.get("Hostname").and_then(Value::as_str).unwrap_or_default();
         if looks_like_an_id(hostname) {
             dropped.push(format!("hostname {hostname}: looks like the id of a former container"));
             spec.config.remove("Hostname");
+            // The note is about the host name that was taken out.
             spec.notes.retain(|note| !note.starts_with("its host name"));
         }
         (spec, dropped)

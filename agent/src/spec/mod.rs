@@ -104,6 +104,7 @@ impl Facts {
     fn platform_of(&self, image: &Value) -> Option<String> {
         let (os, architecture) = (text(image, "Os"), text(image, "Architecture"));
         let variant = text(image, "Variant");
+        // On arm the variant is part of the platform: v6 and v7 are both `arm`.
         let native = os == self.os && architecture == self.architecture;
         if os.is_empty()
             || architecture.is_empty()
@@ -199,6 +200,7 @@ impl Spec {
     ) -> Result<Self, SpecError> {
         let image = image_of(engine, inspect).await?;
         let mut facts = Facts::of(engine).await?;
+        // The question makes a container, so it is asked only where its answer matters.
         if host::has_ulimits(inspect) {
             facts.default_ulimits = Some(engine.default_ulimits(&image).await?);
         }
@@ -214,6 +216,7 @@ impl Spec {
         secrets::of_settings(&mut spec.config);
         secrets::of_settings(&mut spec.host_config);
         spec.networks.iter_mut().for_each(|(_, endpoint)| secrets::of_settings(endpoint));
+        // Names of variables stay: they show which ones were set.
         if let Some(Value::Array(env)) = spec.config.get_mut("Env") {
             for entry in env {
                 if let Some((key, _)) = entry.as_str().and_then(|entry| entry.split_once('=')) {

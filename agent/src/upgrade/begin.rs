@@ -18,6 +18,7 @@ use super::record::{Member, NEW_INFIX, OLD_INFIX, Record, Recreation, Source};
 pub(super) fn record(request: &RunRequest, planned: &Planned, recreations: &HashMap<String, Spec>) -> Record {
     let suffix = suffix(&request.job.to_string());
     let members = planned.stops.iter().map(|container| {
+        // Dependents keep the image they run. Only the container that is upgraded gets another one.
         let spec = if container.id == planned.old.id {
             Some((planned.spec.clone(), planned.to_image.clone(), planned.to_image_id.clone()))
         } else {

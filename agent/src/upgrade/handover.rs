@@ -326,6 +326,7 @@ impl UpgradeRun<'_> {
             }
         };
         loop {
+            // The owner first: if it is over by now, the record that is read next is the last one.
             let owner = self.context.owner(self.record.job).await;
             let told = self.record.steps.len();
             if let Some(record) = self.context.record(self.record.job) {
@@ -338,6 +339,7 @@ impl UpgradeRun<'_> {
                 Ok(UpgradeOwner::Over) => return Ok(UpgradeOwner::Over),
                 Ok(UpgradeOwner::Ours) => return Err(lost.into()),
                 Ok(UpgradeOwner::Helper) => {}
+                // The Engine may be away for a moment, and the helper goes on meanwhile.
                 Err(error) => {
                     tracing::warn!(job.id = %self.record.job, error = %causes(&error), "the helper could not be looked at");
                 }

@@ -65,6 +65,7 @@ impl ImageFacts {
         let repository = Reference::of(reference).repository;
         let names = self.digests.iter().filter_map(|name| name.split_once('@'));
         let known: Vec<_> = names.map(|(at, digest)| (Reference::of(at).repository, digest)).collect();
+        // An image that was tagged by hand has no digest of this repository: another names it too.
         let found = known.iter().find(|(at, _)| *at == repository).or(known.first());
         found.map(|(_, digest)| (*digest).to_owned()).unwrap_or_default()
     }
@@ -81,6 +82,7 @@ pub(super) struct Reference {
 impl Reference {
     pub(super) fn of(reference: &str) -> Self {
         let named = reference.split_once('@').map_or(reference, |(named, _)| named);
+        // A colon before the last slash belongs to the port of a registry.
         let start = named.rfind('/').map_or(0, |slash| slash + 1);
         let (repository, tag) = match named[start..].split_once(':') {
             Some((last, tag)) => (&named[..start + last.len()], Some(tag.to_owned())),
@@ -100,6 +102,7 @@ impl Reference {
 
 /// Whether a reference is an image's id and no name any registry knows.
 pub(super) fn is_id(reference: &str) -> bool {
+    // A short name of hexadecimal digits can be a repository: without a prefix only 64 are an id.
     let hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     reference.strip_prefix("sha256:").is_some_and(hex) || (reference.len() == 64 && hex(reference))
 }

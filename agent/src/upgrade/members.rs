@@ -18,6 +18,7 @@ impl UpgradeRun<'_> {
     /// Makes the new container of a member under its temporary name.
     pub(super) async fn make(&mut self, index: usize) -> Result<(), UpgradeError> {
         let Some(recreation) = self.record.members[index].recreation.clone() else { return Ok(()) };
+        // The Engine fills an empty volume from the image at creation, unless something lies in it.
         self.placeholders(populate_guard::place).await?;
         let made = recreate::create(
             &self.context.engine,
@@ -27,11 +28,13 @@ impl UpgradeRun<'_> {
             &recreation.image_id,
         );
         let made = made.await;
+        // Also after a failure: a placeholder must not stay in the data.
         self.placeholders(populate_guard::remove).await?;
         let made = made.map_err(UpgradeError::NewNotMade)?;
         if let Some(recreation) = self.record.members[index].recreation.as_mut() {
             recreation.new_id.clone_from(&made.id);
         }
+        // The id is on disk before more is asked of the container: a crash finds it by that.
         self.save().await?;
         let own = self.volumes_of_its_own(index, &made.id).await?;
         if let Some(recreation) = self.record.members[index].recreation.as_mut() {

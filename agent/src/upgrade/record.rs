@@ -332,6 +332,7 @@ impl Record {
 
     /// Whether what a rollback needs has been kept for as long as was asked.
     pub fn is_grace_over(&self, now: Moment) -> bool {
+        // By both clocks: a wall clock that is set forward must not end the grace period.
         self.grace_until_unix_ms <= now.unix_ms
             && self.since_end(now) >= Duration::from_secs(self.options.grace_seconds.into())
     }

@@ -172,8 +172,10 @@ impl UpgradeRun<'_> {
         let text = format!("stopping {} for a snapshot of what is discarded", names.join(", "));
         let quiesced =
             QuiescedForRollback { rollback: job.id, until_unix_ms: None, containers: containers.clone() };
+        // On disk before the first act: after a crash it says what ran, and under which policy.
         self.enter(State::AwaitingRollbackSnapshot(quiesced), text).await?;
         failpoint("agent.upgrade.rollback-asked");
+        // All policies first: the Engine must not start one again while the others stop.
         for one in &containers {
             self.set_policy(&one.id, &no_restart()).await?;
         }

@@ -81,6 +81,7 @@ impl<'a> UpgradeRun<'a> {
     pub(super) async fn save(&mut self) -> Result<(), UpgradeError> {
         let (store, record) = (self.context.store.clone(), self.record.clone());
         blocking(move || store.save(&record)).await?;
+        // After the disk: nobody sees a state that a crash could take back.
         self.context.records().insert(self.record.job, self.record.clone());
         Ok(())
     }

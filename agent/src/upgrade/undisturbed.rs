@@ -29,6 +29,7 @@ impl UpgradeRun<'_> {
     /// data otherwise.
     pub(super) async fn refuse_disturbed(&self) -> Result<(), UpgradeError> {
         for member in &self.record.members {
+            // A member that cannot be inspected may be running: the error refuses as well.
             let container: Container = self.context.engine.inspect_container(&member.id).await?;
             if container.state.is_live() {
                 return Err(Disturbed::Started { container: member.name.clone() }.into());
@@ -57,11 +58,13 @@ impl UpgradeRun<'_> {
                 false => Place::Directory { path: source.path.clone() },
             })
             .collect();
+        // Nobody's data is at stake, so the look at all containers is spared.
         if places.is_empty() {
             return Ok(Vec::new());
         }
         let takes_part = |container: &Container| {
             self.record.members.iter().any(|member| {
+                // Until the commit the old and the new container of a member are both there.
                 let new = member.recreation.as_ref().map(|recreation| recreation.new_id.as_str());
                 member.id == container.id || new == Some(container.id.as_str())
             })

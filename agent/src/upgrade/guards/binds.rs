@@ -36,6 +36,7 @@ pub(crate) fn judge(source: &Path, allow: &Allow, data_root: &Path) -> Bind {
             "`{named}` is mounted writable and {why}: it is neither snapshotted nor cloned, and a rollback leaves what the new version wrote there"
         ))
     };
+    // By path alone: to open a FIFO would block, and to open a device could act on it.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let handle = match rustix::fs::open(source, flags, Mode::empty()) {
         Ok(handle) => handle,
@@ -49,6 +50,7 @@ pub(crate) fn judge(source: &Path, allow: &Allow, data_root: &Path) -> Bind {
     match kind {
         FileType::Directory => {}
         FileType::RegularFile => return unprotected("is a single file".to_owned()),
+        // A socket, a FIFO or a device leads to something else and holds nothing.
         _ => return Bind::NoData,
     }
     let filesystem = rustix::fs::fstatfs(&handle).map(|found| u64::try_from(found.f_type).unwrap_or(0));

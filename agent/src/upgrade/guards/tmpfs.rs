@@ -18,6 +18,7 @@ const MAX_ENTRIES: u64 = 100_000;
 /// Looks through a container's tmpfs mounts. One that does not run has none.
 /// Blocks while it reads.
 pub(crate) fn find(container: &Container, inspected: &Value) -> Vec<Loss> {
+    // The tmpfs of a container that has ended is gone already.
     if !container.state.is_live() {
         return Vec::new();
     }
@@ -59,6 +60,7 @@ fn look(root: Option<&ContainerRoot>, target: &str) -> Option<Loss> {
         );
         return Some(Loss::new(name, text));
     }
+    // Without a first file there are only directories, sockets and files of the runtime.
     let first = held.first?;
     let files = match held.entries < MAX_ENTRIES {
         true => counted(held.files, "file"),

@@ -114,6 +114,7 @@ fn enter(
             Err(error) => return Err(error),
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
+        // The path may lose bytes that are no text: what is opened goes by `name`.
         let path = at.join(std::ffi::OsStr::new(&*name.to_string_lossy()));
         let seen = Seen { directory, name: &name, path, depth, kind, stat };
         match see(&seen) {
@@ -121,6 +122,7 @@ fn enter(
             Next::Beside => continue,
             Next::End => return Ok(Next::End),
         }
+        // The directories above stay open meanwhile, so the depth needs a bound.
         if kind != FileType::Directory || depth >= DEEPEST || stat.st_dev != device {
             continue;
         }
@@ -130,6 +132,7 @@ fn enter(
                     return Ok(Next::End);
                 }
             }
+            // It was replaced after the look at it, so what was seen has vanished.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             Err(error) => return Err(error),
         }

@@ -28,6 +28,7 @@ impl Check {
             return Self::None;
         }
         let interval = |check: &Value| check["Interval"].as_u64().filter(|&nanoseconds| nanoseconds > 0);
+        // A container may set the interval alone: what it leaves open comes from the image.
         let nanoseconds = interval(own).or(interval(&images));
         let interval_seconds =
             nanoseconds.map_or(ENGINES_INTERVAL_SECONDS, |nanoseconds| nanoseconds.div_ceil(1_000_000_000));

@@ -54,6 +54,7 @@ pub(super) fn words(host_config: &Map<String, Value>, mounts: &[Mount]) -> Vec<S
     let binds = mounts.iter().filter(|mount| mount.kind == MountKind::Bind);
     words
         .extend(binds.filter(|mount| is_system(&mount.source)).map(|mount| format!("bind {}", mount.source)));
+    // The three lists of devices give the same word, one after the other.
     words.dedup();
     words
 }

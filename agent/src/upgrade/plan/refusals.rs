@@ -33,6 +33,7 @@ pub(super) fn of_container(container: &Container, old: &ImageFacts, is_this: boo
     let name = container.name.as_str();
     let mut refusals = Vec::new();
     let mut refuse = |code, text: String| refusals.push(Refusal::new(code, name, text));
+    // The image is asked, too: a label of it can be overridden when a container is created.
     let role = container.role().or_else(|| Role::of_labels(&old.labels));
     if role == Some(Role::Controller) {
         refuse(
@@ -42,6 +43,7 @@ pub(super) fn of_container(container: &Container, old: &ImageFacts, is_this: boo
             ),
         );
     }
+    // The agent's own container is replaced by a helper: `of_own` says what that one needs.
     if role == Some(Role::Agent) && !is_this {
         refuse(
             "other-agent",
@@ -86,6 +88,7 @@ pub(super) fn of_container(container: &Container, old: &ImageFacts, is_this: boo
 /// it has the same mounts, and has to find the Engine and the record there.
 pub(super) fn of_own(container: &Container, own: &Own) -> Vec<Refusal> {
     let name = container.name.as_str();
+    // A socket on a read-only mount still takes connections, but the record has to be written.
     let needs =
         [(&own.docker_socket, "the Engine's socket", false), (&own.state_dir, "its state directory", true)];
     let missing =
@@ -110,12 +113,14 @@ pub(super) fn own_words(name: &str) -> String {
 /// Whether a path of this process, which runs in the container, is on a mount
 /// that another container can have, too.
 fn is_mounted(path: &Path, mounts: &[Mount], writable: bool) -> bool {
+    // Both sides are resolved: /var/run is a link to /run in most images.
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let path = real(path);
     let innermost = mounts
         .iter()
         .map(|mount| (real(Path::new(&mount.target)), mount))
         .filter(|(target, _)| path.starts_with(target))
+        // The nearest mount decides: a tmpfs inside a bind mount hides what lies below it.
         .max_by_key(|(target, _)| target.components().count());
     innermost.is_some_and(|(_, mount)| {
         matches!(mount.kind, MountKind::Volume | MountKind::Bind) && !(writable && mount.read_only)
@@ -149,6 +154,7 @@ pub(super) fn of_platform(
         || machine.is_empty()
         || wanted == machine
         || wanted == old.architecture
+        // 64-bit processors of both families run 32-bit programs as well.
         || matches!((machine, wanted), ("amd64", "386") | ("arm64", "arm"));
     (!runs).then(|| {
         let text = format!(
@@ -202,6 +208,7 @@ pub(super) fn of_names<'a>(name: &str, all: impl Iterator<Item = &'a str>) -> Ve
 /// What the host itself does not allow.
 pub(super) fn of_rights(allow: &Allow, sources: usize, needs_exec: bool) -> Vec<Refusal> {
     let mut refusals = Vec::new();
+    // A container without writable data needs no snapshot, and so not this right.
     if sources > 0 && allow.check(Right::Backup).is_err() {
         let text = format!(
             "this host does not allow `backup`, and {} would have to be snapshotted: add it to `allow` in the agent's config.toml",
@@ -226,6 +233,7 @@ pub(super) struct HostPort {
 
 impl HostPort {
     fn meets(&self, other: &Self) -> bool {
+        // These stand for every address of the host.
         let any = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
         self.port == other.port
             && self.protocol == other.protocol
@@ -242,6 +250,7 @@ pub(super) fn host_ports(map: &Value) -> Vec<HostPort> {
     let fixed = bindings.filter_map(|(protocol, binding)| {
         Some(HostPort {
             address: binding["HostIp"].as_str().unwrap_or_default().to_owned(),
+            // An empty port is one that the Engine chooses: it cannot clash.
             port: binding["HostPort"].as_str()?.parse().ok()?,
             protocol: protocol.to_owned(),
         })
@@ -262,6 +271,7 @@ pub(super) fn of_ports(name: &str, wanted: &[HostPort], others: &[(String, Vec<H
             refusals.push(Refusal::new("port", number, text));
         }
     }
+    // A port that is wanted for IPv4 and for IPv6 has given the same line twice, side by side.
     refusals.dedup();
     refusals
 }

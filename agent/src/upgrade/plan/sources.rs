@@ -148,6 +148,7 @@ impl Candidate {
 
 /// The device number of a place; what cannot be looked at was refused before.
 fn filesystem(path: &Path) -> u64 {
+    // 0 where it cannot be asked: such places are added up, which asks for more room, not less.
     rustix::fs::stat(path).map_or(0, |found| found.st_dev)
 }
 
@@ -161,6 +162,7 @@ fn too_full(rooms: Vec<(u64, String, Room)>) -> Vec<Refusal> {
                 names.push(name);
                 sum.needed_bytes = sum.needed_bytes.saturating_add(room.needed_bytes);
                 sum.needed_inodes = sum.needed_inodes.saturating_add(room.needed_inodes);
+                // They were measured one after the other: the least that was seen counts.
                 sum.free_bytes = sum.free_bytes.min(room.free_bytes);
                 sum.free_inodes = sum.free_inodes.min(room.free_inodes);
             }
@@ -206,10 +208,12 @@ fn choose(
     });
     let mut kept: Vec<Candidate> = Vec::new();
     for candidate in candidates {
+        // What lies inside another source is snapshotted and cloned with it.
         if !kept.iter().any(|outer| candidate.path.starts_with(&outer.path)) {
             kept.push(candidate);
         }
     }
+    // By target: the plan, and its fingerprint, must not depend on the Engine's order.
     kept.sort_by(|left, right| left.target.cmp(&right.target));
     losses.dedup();
     (kept, losses)

@@ -33,6 +33,7 @@ fn of_mounts(mounts: &[Mount]) -> Vec<String> {
 /// "network backend (172.20.0.5, alias db)"
 fn of_networks(spec: &Spec) -> Vec<String> {
     let mode = spec.host_config.get("NetworkMode").and_then(Value::as_str).unwrap_or("default");
+    // Modes such as `host`, or another container's network, have no endpoints.
     if spec.networks.is_empty() {
         return vec![match mode.strip_prefix("container:") {
             Some(other) => format!("the network of {other}"),

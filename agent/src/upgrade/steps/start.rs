@@ -21,6 +21,7 @@ pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
     let Some(rollback) = run.record.rollback().filter(|rollback| !rollback.data_is_back) else {
         return Ok(());
     };
+    // Data that no new container could have written to is as it was, and stays.
     let exchange = rollback.requested || run.record.was_started();
     if exchange {
         add_external_writers(run).await?;
@@ -32,6 +33,7 @@ pub(super) async fn undo(run: &mut UpgradeRun<'_>) -> Result<(), UpgradeError> {
         put_data_back(run).await?;
         failpoint("agent.upgrade.data-exchanged");
     }
+    // That the data is back is on disk before any old container is started on it.
     run.record.set_state(State::RollingBack(Rollback { data_is_back: true, ..rollback }));
     run.save().await
 }
@@ -81,6 +83,7 @@ async fn put_data_back(run: &UpgradeRun<'_>) -> Result<(), UpgradeError> {
     for source in &run.record.sources {
         let Some(identities) = source.identities.clone() else { continue };
         let (root, clone) = (source.path.clone(), source.clone.clone());
+        // By identity: after a crash the two may be exchanged already, and are not exchanged twice.
         let put = blocking(move || clone::put_back(&root, &clone, identities.original, identities.clone));
         put.await.map_err(DataError::NotExchanged)?;
     }
