@@ -124,6 +124,7 @@ impl Fields {
             _ => Err(format!("{key} needs a value")),
         };
         let flag = || match value {
+            // As `docker` has it: a flag without a value is set.
             None | Some("true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
             Some(other) => Err(format!("{key} is true or false, not `{other}`")),

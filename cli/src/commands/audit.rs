@@ -57,6 +57,7 @@ impl Render for RowList {
         for row in &self.0 {
             let about = [row.subject.as_str(), row.detail.as_str()];
             rows.push([
+                // Anonymous rows are a chain of their own, with numbers of their own.
                 format!("{}{}", if row.anonymous { "a" } else { "" }, row.number),
                 row.time.local(),
                 row.caller.clone(),
@@ -112,6 +113,7 @@ pub(super) async fn run(env: &Env, command: AuditCommand) -> Result<Exit> {
             let answer = client.verify_audit(within(VerifyAuditRequest {})).await?.into_inner();
             let view = VerifiedView::from(answer);
             output::emit(env.format, &view);
+            // Broken rows weigh more than a bucket that could not be asked: they are certain.
             Ok(match (view.intact, view.bucket_problem.is_empty()) {
                 (false, _) => Exit::Damage,
                 (true, false) => Exit::Unreachable,

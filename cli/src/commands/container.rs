@@ -224,6 +224,7 @@ pub(super) async fn run(env: &Env, command: ContainerCommand) -> Result<Exit> {
             for container in containers {
                 let request = RemoveContainerRequest { container: container.clone(), force, volumes };
                 service.remove_container(within_long(request)).await?;
+                // One line for each: an error ends the command, and those before it are gone.
                 output::note(format!("{container} removed"));
             }
         }

@@ -45,6 +45,7 @@ pub(super) async fn run(env: &Env, args: DevArgs) -> Result<Exit> {
         return Err(CliError::usage("the agent reads Docker's volumes, which only root may")
             .hint("sudo holdfast dev"));
     }
+    // Removed when this function ends. With --state-dir it stays empty.
     let scratch = tempfile::Builder::new()
         .prefix("holdfast-dev-")
         .tempdir()

@@ -72,6 +72,7 @@ impl Render for MountList {
         let mut rows = Rows::new(&headings, "no mounts").right(&[7]);
         for container in &self.0 {
             for mount in &container.mounts {
+                // An anonymous volume has 64 hexadecimal digits for a name.
                 let source = if mount.anonymous { short(&mount.source) } else { mount.source.clone() };
                 rows.push([
                     container.container.clone(),

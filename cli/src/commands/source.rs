@@ -119,6 +119,7 @@ pub(super) async fn run(env: &Env, command: SourceCommand) -> Result<Exit> {
         }
         SourceCommand::Retire { sources, undo } => {
             let mut retired = Vec::new();
+            // Each is a call of its own: those before one that fails are retired, and stay so.
             for (host, source) in sources {
                 let request = RetireSourceRequest { host, source, undo };
                 retired.push(client.retire_source(within(request)).await?.into_inner().into());

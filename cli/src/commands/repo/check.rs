@@ -29,6 +29,7 @@ impl CheckView {
     fn new(location: String, probe: Probe, took: Duration) -> Self {
         Self {
             location,
+            // The others decide how packs are sent, not whether a store can be relied on.
             usable: probe.reads_ranges && probe.lists_at_once && probe.removes_at_once,
             took_ms: Millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             reads_ranges: probe.reads_ranges,

@@ -124,6 +124,7 @@ impl PlanView {
     }
 
     fn new(host: String, plan: UpgradePlan, next: Next) -> Self {
+        // Every field is named, so that a new one is shown or left out on purpose.
         let UpgradePlan {
             fingerprint,
             container_id,
