@@ -23,6 +23,7 @@ impl Catalog {
         job: &NewJob,
         now_ms: i64,
     ) -> Result<Option<JobId>, CatalogError> {
+        // Immediate: of two drivers of one parent the second finds the child of the first.
         let mut tx = self.pool().begin_with("begin immediate").await?;
         let held: Option<i64> =
             sqlx::query_scalar("select 1 from jobs where id = $1 and generation = $2 and state = 'running'")

@@ -457,6 +457,7 @@ pub(super) fn conditions(column: &str, numbers: &RoaringTreemap) -> Vec<String> 
     };
     let mut run: Option<(u64, u64)> = None;
     let end_run = |(first, last): (u64, u64), singles: &mut Vec<u64>, conditions: &mut Vec<String>| {
+        // A run is two numbers, however long it is; single ones fill the statement.
         if last - first + 1 >= RUN {
             conditions.push(format!("{column} between {first} and {last}"));
             return;

@@ -22,6 +22,8 @@ impl Catalog {
         most: u32,
     ) -> Result<u64, CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
+        // Of each policy and host the newest run stays: coverage judges by it. A run dated in the
+        // future, by a clock that was ahead, replaces none.
         let ids: Vec<String> = sqlx::query_scalar(
             "select j.id from jobs j where j.ended_ms < $1
              and not exists (select 1 from snapshots s where s.job_id = j.id)

@@ -89,6 +89,7 @@ impl Catalog {
     /// # Errors
     /// The catalogue fails.
     pub async fn revoke_host(&self, host: HostId, now_ms: i64) -> Result<bool, CatalogError> {
+        // Immediate: no renewal can give the host another serial between the denial and the mark.
         let mut tx = self.pool().begin_with("begin immediate").await?;
         // Both: the previous one counts until its successor is first used.
         deny_serials(&mut tx, host, "certificate_serial", now_ms).await?;
@@ -98,6 +99,7 @@ impl Catalog {
             .bind(now_ms)
             .execute(&mut *tx)
             .await?;
+        // In the same transaction, so that no lease outlives the host's certificate.
         end_leases_of_host(&mut tx, host).await?;
         tx.commit().await?;
         Ok(done.rows_affected() == 1)
@@ -108,6 +110,7 @@ impl Catalog {
     /// # Errors
     /// The catalogue fails.
     pub async fn retire_host(&self, host: HostId, now_ms: i64) -> Result<bool, CatalogError> {
+        // A second request leaves the time of the first.
         let done = sqlx::query(
             "update hosts set retired_ms = coalesce(retired_ms, $2)
              where id = $1 and revoked_ms is not null",

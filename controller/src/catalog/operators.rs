@@ -49,6 +49,7 @@ impl Catalog {
     /// # Errors
     /// The catalogue fails.
     pub async fn put_operator(&self, new: &NewOperator<'_>, now_ms: i64) -> Result<(), CatalogError> {
+        // What was recorded of the old token goes: a revoked name counts again by the new one.
         sqlx::query(
             "insert into operators (name, token_hash, role, hosts, created_ms, expires_ms)
              values ($1, $2, $3, $4, $5, $6)

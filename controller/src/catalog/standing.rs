@@ -53,6 +53,7 @@ impl Catalog {
         .bind(now_ms)
         .execute(&mut *tx)
         .await?;
+        // Either serial may ask: where an answer was lost, the host shows the former one.
         let renewed = sqlx::query(
             "update hosts set certificate_serial = $3, previous_serial = $2, certificate_not_after_ms = $4
              where id = $1 and revoked_ms is null and (certificate_serial = $2 or previous_serial = $2)",
@@ -91,6 +92,7 @@ impl Catalog {
         .await?;
         let Some(row) = row else { return Ok(Standing::Unknown) };
         let name: String = row.try_get("name")?;
+        // Before denied: revoking denies the serials too, and is the reason to give.
         if row.try_get::<Option<i64>, _>("revoked_ms")?.is_some() {
             return Ok(Standing::Revoked { name });
         }
@@ -102,6 +104,7 @@ impl Catalog {
         if current.as_deref() != Some(serial) && previous.as_deref() != Some(serial) {
             return Ok(Standing::Denied { name });
         }
+        // The host has the new one: a copy of the one before must not stay good.
         if previous.is_some() && current.as_deref() == Some(serial) {
             self.retire_previous(host, serial, now_ms).await?;
         }

@@ -92,6 +92,7 @@ async fn add_usage(
     day: i64,
     add: Usage,
 ) -> Result<Usage, CatalogError> {
+    // Added and read in one statement: of two calls at once, one sees the sum of both.
     let row = sqlx::query(
         "insert into host_usage (host_id, day, bytes, packs, frames, leases, renewals)
          values ($1, $2, $3, $4, $5, $6, $7)
