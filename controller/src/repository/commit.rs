@@ -100,6 +100,7 @@ impl Repository {
         self.notice_old_bucket().await?;
         let account = decode_body(body).map_err(|error| RepositoryError::Invalid(error.to_string()))?;
         let names = self.names_of(host, source).await?;
+        // A host must not file a snapshot under a name that the catalogue does not have for it.
         refuse_other_names(&names, &account)?;
         // Outside of the transaction, for it reads the store: what it found may be gone when
         // the transaction looks, and then it is looked for once more.
@@ -146,6 +147,7 @@ impl Repository {
     /// What the catalogue calls a host and a source of it.
     async fn names_of(&self, host: HostId, source: SourceId) -> Result<Names, RepositoryError> {
         let host_record = self.catalog().host(host).await?;
+        // A source of another host gets the same answer as one that is not there.
         let source_record = self.catalog().source(source).await?.filter(|record| record.host == host);
         let (Some(host_record), Some(source_record)) = (host_record, source_record) else {
             return Err(RepositoryError::Denied(format!("host {host} has no source {source}")));
@@ -214,6 +216,7 @@ impl Repository {
         let number = record.commit_number;
         let turn = locked(&self.inner.driving).entry(number).or_default().clone();
         let outcome = {
+            // A second driver waits here, and then finds what the first one has done.
             let _turn = turn.lock().await;
             self.take_steps(number).await
         };
@@ -289,6 +292,7 @@ impl Repository {
                 all |= refs.pages;
                 all |= refs.data;
             }
+            // Enough for one answer: once these are sent, the pages below them can be read.
             if missing.len() >= MAX_MISSING {
                 break;
             }

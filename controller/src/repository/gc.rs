@@ -36,6 +36,7 @@ const NOT_DELETED: &str = "could not be deleted and is tried again";
 /// # Errors
 /// When catalogue or store fail, or the repository is suspended.
 pub async fn round(repository: &Repository) -> Result<PruneReport, RepositoryError> {
+    // A job and the loop may both ask for a round: one at a time.
     let _one = repository.inner.collecting.lock().await;
     if repository.check().await? != Trust::Whole {
         repository.refuse_suspended().await?;
@@ -111,6 +112,7 @@ impl Round<'_> {
     /// Removes forgotten snapshots whose time is over: object, then row.
     async fn purge(&self, report: &mut PruneReport) -> Result<(), RepositoryError> {
         let catalog = self.repository.catalog();
+        // Bases of open uploads, and what is being restored, are not purged.
         let holding = self.repository.holding().await?;
         let begun =
             catalog.begin_purge(now_ms(), self.grace_ticks(), &holding.snapshots, PURGES, true).await?;
@@ -138,6 +140,7 @@ impl Round<'_> {
         loop {
             match Protocol::WHOLE.purge_step(gone) {
                 PurgeStep::DeleteObject => {
+                    // The object first: if its row went first, a rebuild could bring it back.
                     gone = self.delete(&[ObjectKey::Snapshot(record.id)], report).await?.is_empty();
                     failpoint("controller.purge.after-object");
                     if !gone {
@@ -257,6 +260,7 @@ impl Round<'_> {
     /// dropped while its upload was still under way.
     async fn orphans(&self, report: &mut PruneReport) -> Result<(), RepositoryError> {
         let catalog = self.repository.catalog();
+        // Kept from round to round: a large bucket is listed over several.
         let mut cursor = catalog.orphan_cursor().await?;
         for _ in 0..LISTED_PAGES {
             let after = (!cursor.is_empty()).then_some(cursor.as_str());
@@ -282,6 +286,7 @@ impl Round<'_> {
     async fn delete_orphans(&self, report: &mut PruneReport) -> Result<(), RepositoryError> {
         let catalog = self.repository.catalog();
         let ticks = catalog.repository().await?.map_or(0, |row| row.ticks);
+        // Too few ticks have passed for any to be ripe.
         let Some(until) = ticks.checked_sub(self.repository.settings().orphan_ticks) else { return Ok(()) };
         let names = catalog.ripe_orphans(until, PACKS).await?;
         let mut keys = Vec::new();
@@ -294,6 +299,7 @@ impl Round<'_> {
             }
         }
         if !keys.is_empty() {
+            // The listing may have taken long, and what is deleted here cannot be taken back.
             if self.repository.check().await? != Trust::Whole {
                 return self.repository.refuse_suspended().await;
             }
@@ -302,6 +308,7 @@ impl Round<'_> {
                 .notes
                 .push(format!("{} packs that nothing accounts for were deleted", keys.len() - left.len()));
         }
+        // Also those that could not be deleted: the next listing notes them again.
         Ok(catalog.drop_orphans(&names).await?)
     }
 
@@ -313,8 +320,10 @@ impl Round<'_> {
         keys: &[ObjectKey],
         report: &mut PruneReport,
     ) -> Result<HashSet<ObjectKey>, RepositoryError> {
+        // Each deletion asks first: a bucket that another controller has taken over is not ours.
         self.repository.refuse_foreign().await?;
         let failures = self.repository.store().delete(keys).await?;
+        // A store that fails may fail for a thousand: ten are named.
         for (key, error) in failures.iter().take(10) {
             report.notes.push(format!("{key} {NOT_DELETED}: {error}"));
         }

@@ -52,6 +52,7 @@ impl Repository {
         if !self.info_is_lost(&row).await? {
             return Ok(false);
         }
+        // An empty mount point lacks the file, too: something known has to be there.
         self.refuse_elsewhere().await?;
         let info = self.known_info(&row).await?;
         self.store().put(&ObjectKey::Repository, info.encode().into()).await?;
@@ -83,6 +84,7 @@ impl Repository {
     async fn refuse_elsewhere(&self) -> Result<(), RepositoryError> {
         let states = crate::model::protocol::SnapshotState::ALL.to_vec();
         let snapshots = self.list(&SnapshotFilter { states, ..SnapshotFilter::default() }).await?;
+        // One that is there is enough. Where none of these is, the listing decides.
         for snapshot in snapshots.iter().take(100) {
             if self.store().head(&ObjectKey::Snapshot(snapshot.id)).await?.is_some() {
                 return Ok(());
@@ -119,10 +121,12 @@ impl Repository {
         let kept = self.catalog().setting(KEPT).await?;
         let kept = kept.and_then(|text| RepositoryInfo::decode(text.as_bytes()).ok());
         if let Some(mut kept) = kept.filter(|kept| kept.id == row.repository) {
+            // The owner may have changed since the text was kept; the row has the present one.
             kept.owner.clone_from(&row.owner);
             return Ok(kept);
         }
         let snapshots = self.list(&SnapshotFilter::default()).await?;
+        // Of all that is known, the oldest snapshot is nearest to the time of creation.
         let created_ms = snapshots.iter().map(|snapshot| snapshot.created_ms).min().unwrap_or_else(now_ms);
         Ok(RepositoryInfo::new(row.repository, row.owner.clone(), created_ms, CryptoMode::None))
     }

@@ -58,6 +58,7 @@ impl Repository {
         generation: u64,
         source: SourceId,
     ) -> Result<OpenedUpload, RepositoryError> {
+        // By the job's row: an agent can open only what its running job is about.
         let backs_up = match self.grant(host, job, generation).await?.kind {
             GrantKind::Upload { sources } => sources.contains(&source),
             GrantKind::Restore { .. } => false,
@@ -179,6 +180,7 @@ impl Repository {
         match self.catalog().lease(lease).await? {
             Some(record) if record.host != host => Err(foreign_lease(lease)),
             Some(record) => Ok(self.catalog().end_lease(record.number).await?),
+            // A lease that is gone has ended, so a repetition is no error.
             None => Ok(()),
         }
     }
@@ -232,6 +234,7 @@ impl Repository {
     /// generation.
     async fn grant(&self, host: HostId, job: JobId, generation: u64) -> Result<JobGrant, RepositoryError> {
         let grant = self.running_grant(host, job).await?;
+        // Ahead of the row there is no attempt. One behind it is refused when the lease is opened.
         if generation > grant.generation {
             return Err(RepositoryError::Denied(format!(
                 "job {job} is at generation {}, not {generation}",

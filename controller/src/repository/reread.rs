@@ -51,6 +51,7 @@ impl Repository {
             }
             self.pause().await;
             for (id, kept) in self.read_with(again, READS_OF_HOST, keep).await? {
+                // Answers of one frame are alike: which of its places one fills is no matter.
                 if let Some(at) = lost.get_mut(&id).and_then(Vec::pop) {
                     read[at].1 = kept;
                 }
@@ -65,6 +66,7 @@ impl Repository {
         &self,
         wanted: Vec<FrameLocation>,
     ) -> Result<Vec<(FrameId, Option<Bytes>)>, RepositoryError> {
+        // All at once first: a request for each is needed only where one object fails.
         match self.read_frames(wanted.clone()).await {
             Err(RepositoryError::Store(error)) if is_about_object(&error) => {}
             outcome => return outcome,

@@ -158,7 +158,9 @@ impl Repository {
         }
         let (lease, _) = self.upload_lease(host, lease).await?;
         self.refuse_foreign().await?;
+        // By what is announced, before there is a row: bytes that never come count as well.
         self.charge(host, Usage { bytes: length, packs: 1, ..Usage::default() }).await?;
+        // The allocation makes the key new: a late deletion of equal bytes cannot hit this pack.
         let pack = PackId { sha256, allocation: AllocationId::generate() };
         let intended = self.catalog().intend_pack(&pack, host, lease.number, length, MAX_INTENTS).await?;
         let Some(pack) = intended else {
@@ -250,6 +252,7 @@ impl Repository {
             StoreErrorKind::Corrupt => upload_failed(&pack, &error.to_string()),
             _ => error.into(),
         })?;
+        // The commit needs the table next, and need not read it from the store.
         locked(&self.inner.tables).put(pack.id, table);
         failpoint("controller.pack.after-store");
         Ok(())
@@ -271,12 +274,15 @@ impl Repository {
         let row = self.own_pack(host, lease.number, &pack).await?;
         check_table(row.length, table)
             .map_err(|error| RepositoryError::Invalid(format!("the table sent for pack {pack}: {error}")))?;
+        // A row that is committed was seen in the store then: a repetition does not ask again.
         let seen = row.state == PackState::Intended && self.is_stored(&row.id, row.length).await?;
+        // A false table would make frames visible that the pack does not have.
         if seen && *self.true_table(&row).await? != table {
             return Err(RepositoryError::Invalid(format!(
                 "the table sent for pack {pack} is not the one in the pack"
             )));
         }
+        // A repetition is not charged twice.
         if seen {
             self.charge(host, Usage { frames: table.len() as u64, ..Usage::default() }).await?;
         }
@@ -343,6 +349,7 @@ impl Repository {
             };
             match read_table(&tail, length).map_err(wrong)? {
                 TableRead::Table(table) => return Ok(table),
+                // Only ever more, up to the whole: a damaged footer cannot loop for ever.
                 TableRead::NeedTail(more) if more > wanted && more <= length => wanted = more,
                 TableRead::NeedTail(_) => {
                     return Err(RepositoryError::Invalid(format!("pack {pack} has no table")));

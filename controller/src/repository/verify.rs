@@ -72,6 +72,7 @@ impl Repository {
             stored_again: 0,
             recovery_written: 0,
         };
+        // The report stays: hours of reading must not be lost because the catalogue fails now.
         if let Err(error) = self.settle_snapshots(&snapshots, &mut verified).await {
             let detail = format!("could not be held against the catalogue: {error}");
             verified.report.problems.push(Problem::new(ProblemKind::NotRead, Prefix::Snapshots, detail));

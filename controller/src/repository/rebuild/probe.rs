@@ -31,6 +31,7 @@ impl Repository {
             if look > 0 && most > 0 {
                 self.pause().await;
             }
+            // One place of each frame at a time: a frame that was found is read nowhere else.
             for nth in 0..most {
                 let places: Vec<Place> =
                     left.iter().filter_map(|number| bucket.places(*number).get(nth).copied()).collect();
