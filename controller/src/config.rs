@@ -117,6 +117,7 @@ pub fn split_address(address: &str) -> (&str, Option<u16>) {
             None => return whole,
         },
         None => match address.rsplit_once(':') {
+            // More than one colon without brackets is an IPv6 address without a port.
             Some((host, port)) if !host.contains(':') => (host, port),
             _ => return whole,
         },

@@ -153,10 +153,12 @@ impl Listener {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
+                    // Most likely no descriptor is free: at once it would fail the same way.
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            // Before the handshake, which costs far more than to close the connection.
             let Some(place) = places.take(Network::of(address.ip()), Instant::now()) else {
                 tracing::debug!(peer = %address, "too many connections that show nothing");
                 continue;
@@ -183,6 +185,7 @@ impl Listener {
                 }
             });
         }
+        // Closed first: no connection is taken that nobody would serve.
         drop(self.tcp);
         tracker.close();
         tracker.wait().await;

@@ -66,6 +66,7 @@ fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, SetupError> {
 /// paragraph each.
 pub fn unit_needs(state_dir: &Path, config: &Config) -> Vec<String> {
     let mut needs = Vec::new();
+    // The unit lets the controller write to its state directory, and nowhere else.
     if let Location::Directory(path) = &config.repository.location
         && !path.starts_with(state_dir)
     {

@@ -134,6 +134,7 @@ impl Gate {
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     {
         let (parts, body) = request.into_parts();
+        // First of all: a path without a rule gets no further, so no call can lack one.
         let Some(rule) = rule(parts.uri.path()) else {
             return Err(Status::unimplemented("there is no such call"));
         };
@@ -141,6 +142,7 @@ impl Gate {
         let nobody_known = anonymous_place(peer.as_ref()).await;
         let caller = self.identify(rule, &parts).await?;
         let answering = answering_host(rule, &parts.headers);
+        // Before the body is read: who may not call this cannot make the controller hold a message.
         if !rule.admits(&caller) {
             return Err(self.refuse(rule, &caller, answering).await);
         }
@@ -153,12 +155,14 @@ impl Gate {
         let (body, message) = whole(rule, &caller, body).await?;
         let call = Call { rule, message: message.as_deref(), answering };
         self.refuse_out_of_scope(&caller, call).await?;
+        // The audit row comes before the act: no change is made that it does not show.
         let subject = self.record(&caller, call).await?;
         let mut request = http::Request::from_parts(parts, body);
         request.extensions_mut().insert(caller.clone());
         let response = match rule.answered_by {
             AnsweredBy::Host => forward(&self.fleet, &self.catalog, request, &caller).await,
             AnsweredBy::Controller => {
+                // Services go by the caller in the extensions: none of them sees a token.
                 request.headers_mut().remove(http::header::AUTHORIZATION);
                 request.headers_mut().remove(ACTOR_METADATA);
                 answered(rule, inner.call(request)).await

@@ -61,6 +61,7 @@ impl Denials {
         // A join token that was used before is no noise: somebody has it.
         let noise = is_anonymous(actor) && !detail.starts_with("alarm: ");
         let book = if noise { Book::Anonymous } else { Book::Main };
+        // The call is refused either way: a full disk must not let it through.
         if let Err(error) = self.catalog.audit_in(book, &entry).await {
             tracing::error!(error = %causes(&error), actor, action, "an audit row could not be written");
         }
@@ -69,6 +70,7 @@ impl Denials {
     fn may_write(&self, actor: &str, now: Instant) -> bool {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         if is_anonymous(actor) {
+            // The minute comes first: what it refuses takes nothing of the day.
             return rates.anonymous_minute.take(now) && rates.anonymous_day.take(now);
         }
         rates.known.take(now)

@@ -42,6 +42,7 @@ pub async fn forward(
     let host = find_host(catalog, name).await?;
     let Some(mut channel) = fleet.channel(host.id) else { return Err(not_connected(&host)) };
     clean(request.headers_mut(), caller);
+    // Extensions are of the server's side of the call, the caller's identity among them.
     request.extensions_mut().clear();
     let channel = channel.ready().await.map_err(|_| not_connected(&host))?;
     channel.call(request).await.map_err(|error| {
@@ -56,6 +57,7 @@ fn clean(headers: &mut HeaderMap, caller: &Caller) {
         .keys()
         .filter(|name| {
             let name = name.as_str();
+            // Ours are set below: a caller must not bring its own actor or role to the host.
             name.starts_with("holdfast-")
                 || matches!(name, "authorization" | "cookie" | "proxy-authorization")
         })
@@ -83,6 +85,7 @@ pub async fn find_host(catalog: &Catalog, name: &str) -> Result<HostRecord, Stat
         return Ok(host);
     }
     let names = catalog.host_names().await.map_err(|error| catalog_failed(&error))?;
+    // The name is the caller's text, and the answer is shown in terminals and logs.
     let shown: String = name.chars().take(80).collect::<String>().escape_debug().to_string();
     let near = did_you_mean(name, names.iter().map(String::as_str));
     Err(ErrorCode::HostUnknown.status(format!("host `{shown}` is not known{near}")))

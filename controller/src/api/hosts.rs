@@ -187,6 +187,7 @@ impl HostService for HostApi {
         let created_ms = now_ms();
         let expires_ms = created_ms + i64::from(seconds) * 1000;
         let record = NewJoinToken {
+            // The hash alone is kept: a copy of the catalogue lets nobody join.
             hash: &token::hash(&secret),
             host_name: name.as_str(),
             labels: &labels,

@@ -51,6 +51,7 @@ pub fn admin_field(
     }
     let message = decode(path, frame)?;
     let needs_admin = |field: &&AdminField| {
+        // A field that the descriptor does not have cannot be judged, so it needs the higher role.
         let Some(found) = message.descriptor().get_field_by_name(field.name) else { return true };
         let is_set = message.has_field(&found);
         match field.needs {
@@ -104,6 +105,7 @@ fn input(path: &str) -> Option<MessageDescriptor> {
 }
 
 fn payload(mut frame: &[u8]) -> Result<&[u8], UnreadableRequest> {
+    // The first byte says that the message is compressed: what it asks could not be judged here.
     if frame.len() < 5 || frame.get_u8() != 0 {
         return Err(UnreadableRequest);
     }

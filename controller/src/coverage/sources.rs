@@ -88,6 +88,7 @@ pub(super) fn overdue(
         let Some(timing) = &record.policy.timing else { return false };
         let since = instant(since(record.since_ms, facts.now_ms).max(there_since_ms));
         let fires = latest_fires(now, since, &timing.schedule, 2);
+        // One fire is not enough: its backup may be under way.
         let [before_last, _] = fires.as_slice() else { return false };
         good_ms.is_none_or(|good| good < before_last.timestamp_millis())
     });
@@ -137,6 +138,7 @@ pub(super) fn shrunk(kept: &Kept<'_>, host: &HostRecord, source: &SourceRecord) 
     let (newest, older) = kept.snapshots(source.id).split_first()?;
     let now = newest.extent.filter(|_| !newest.shrink_accepted)?;
     let accepted = older.iter().position(|snapshot| snapshot.shrink_accepted);
+    // What is older than an accepted one is no measure; the accepted one itself is.
     let measure = &older[..accepted.map_or(older.len(), |at| at + 1)];
     let larger = |snapshot: &&&SnapshotRecord| snapshot.extent.is_some_and(|then| now.shrank_from(then));
     let largest =

@@ -147,6 +147,7 @@ pub async fn volume(channel: Channel, name: &str) -> Result<Option<VolumeThere>,
     let request = InspectVolumeRequest { name: name.to_owned(), with_usage: false };
     match VolumeServiceClient::new(channel).inspect_volume(request).await {
         Ok(found) => Ok(Some(VolumeThere { own: found.into_inner().own })),
+        // Only this code says that there is none. Any other failure leaves the question open.
         Err(status) if status.code() == Code::NotFound => Ok(None),
         Err(status) => Err(status),
     }

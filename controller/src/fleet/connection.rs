@@ -86,8 +86,10 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let host = certificate.host;
+    // Before any message: a host that was revoked is not asked anything.
     let name = check(&catalog, &certificate).await?;
     let (close, gone) = (CancellationToken::new(), CancellationToken::new());
+    // Closes the connection on every way out, also where this future is dropped.
     let closing = close.clone().drop_guard();
     let channel = channel(Closable::new(io, (), close.clone(), gone.clone())).await?;
     let client = agent_client(channel.clone());
@@ -175,6 +177,7 @@ async fn contest(
     peer: SocketAddr,
 ) -> Result<Option<Member>, Rejected> {
     let Some(member) = fleet.member(host) else { return Ok(None) };
+    // No answer: the old connection is dead, as after a restart of the host, and gives way.
     if ask(&agent_client(member.channel.clone()), RIVAL_TIMEOUT).await.is_err() {
         return Ok(Some(member));
     }

@@ -56,6 +56,7 @@ fn cut_source(finished: &mut SourceFinished) {
 }
 
 fn cut_quiesced(quiesced: &mut ContainerQuiesced) {
+    // Every field is named: a text that is added to the message cannot go uncut.
     let ContainerQuiesced { container_id, container_name, how, problem, downtime_ms: _, resumed: _ } =
         quiesced;
     for (text, most) in [(container_id, NAME), (container_name, NAME), (how, NAME), (problem, PROBLEM)] {
@@ -68,6 +69,7 @@ fn cut_finished(finished: &mut UpgradeFinished) {
     let Some(upgrade) = &mut finished.upgrade else { return };
     let Upgrade { container_name, from_image, to_image, error_code, error, steps, .. } = upgrade;
     clip_all([container_name, from_image, to_image, error_code, error]);
+    // The steps go into the job's row: their number has a bound, as their length has.
     steps.truncate(LINES);
     steps.iter_mut().for_each(|step| clip(&mut step.text));
 }

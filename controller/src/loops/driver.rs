@@ -122,6 +122,7 @@ impl Driver {
 
     /// Stops the loops and lets go of the jobs; agents go on with theirs.
     pub(crate) async fn stop(mut self) {
+        // The loops end first: none may start a job once the runner has stopped.
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.runner.stop().await;

@@ -35,6 +35,7 @@ pub(crate) fn plan_sources(policy: &str, keep_last: u32, snapshots: &[SnapshotRe
     }
     sources
         .into_values()
+        // A source keeps the snapshots of other makers here: the newest complete one may be theirs.
         .filter(|snapshots| snapshots.iter().any(|snapshot| snapshot.policy == policy))
         .map(|snapshots| {
             let candidates: Vec<Candidate> = snapshots.iter().copied().map(candidate).collect();
@@ -75,6 +76,7 @@ pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
     if policies.iter().all(|record| record.policy.keep_last.is_none()) {
         return Ok(Pass::done("no policy forgets anything"));
     }
+    // One list for all policies: each forgets what it made, no two decide over the same one.
     let snapshots = committed(jobs.catalog()).await?;
     let mut forgotten = 0;
     for record in policies {
@@ -88,6 +90,7 @@ pub(crate) async fn pass(jobs: Jobs) -> Result<Pass, LoopError> {
             }
         }
     }
+    // With a grace period of 0, what was forgotten can be purged at once.
     if forgotten > 0 {
         jobs.nudges().gc.notify_one();
     }

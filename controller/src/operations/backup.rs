@@ -212,6 +212,7 @@ impl Tally {
             return Ok(());
         };
         finished.partial |= is_partial(run, &finished).await?;
+        // After a break the agent reports again: the same report is no new event.
         if source.finished.as_ref() == Some(&finished) {
             return Ok(());
         }
@@ -236,6 +237,7 @@ impl Tally {
         let line = quiesced_line(&quiesced);
         // A container that could not be resumed and then was is one event.
         self.result.quiesced.retain(|q| q.resumed || q.container_id != quiesced.container_id);
+        // The row is bounded; the event log has a line of those beyond.
         if self.result.quiesced.len() < QUIESCED {
             self.result.quiesced.push(quiesced);
         }
@@ -255,6 +257,7 @@ impl Tally {
                 source.name, finished.snapshot_id
             );
             let before = source.finished.replace(finished.clone());
+            // The error it had is kept: an end of the job for the same reason is no failure then.
             self.settled.push(before.map(|before| before.error_code).unwrap_or_default());
             source.stats = finished.stats;
             source.phase = None;

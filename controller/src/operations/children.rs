@@ -42,6 +42,7 @@ impl Children {
             not_before_ms: 0,
         };
         let catalog = self.jobs.catalog();
+        // The parent's generation is compared there: a superseded driver makes no child.
         let made = catalog.create_child(self.parent, self.token.get(), role, &job, now_ms()).await?;
         let id = made.ok_or(Failure::Superseded)?;
         if id == job.id {
@@ -58,6 +59,7 @@ impl Children {
     /// Waits for a child that nothing may be done without. A request to cancel
     /// is passed on to it; one that has ended has ended, requested or not.
     pub(super) async fn await_or_cancel(&self, run: &JobRun, id: JobId) -> Result<JobRecord, Failure> {
+        // Before the signal: a child that has ended counts, even if the parent is cancelled.
         if let Some(record) = self.jobs.catalog().job(id).await?.filter(|record| record.state.ended()) {
             return Ok(record);
         }
@@ -66,6 +68,7 @@ impl Children {
             () = run.cancel.cancelled() => {}
         }
         self.cancel(id).await?;
+        // The host may be at work for the child: the parent must not act before its end.
         self.jobs.ended(id).await?;
         Err(Failure::Cancelled)
     }

@@ -71,10 +71,12 @@ async fn last_run(
     };
     for job in catalog.jobs(&filter).await? {
         let Parameters::Backup(before) = &job.parameters else { continue };
+        // The policy was edited between the two: what older runs had is no measure.
         if !before.selects_like(backup) {
             break;
         }
         let sources = catalog.job_sources(job.id).await?;
+        // A run that failed before it recorded its sources says nothing; an older one may.
         if !sources.is_empty() {
             return Ok(sources.iter().filter_map(|source| source.source_id.parse().ok()).collect());
         }

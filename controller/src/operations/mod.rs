@@ -110,6 +110,7 @@ impl JobRun {
     /// The job is another's by now, or the catalogue fails.
     pub(crate) async fn step(&self, text: &str) -> Result<(), Failure> {
         let catalog = self.jobs.catalog();
+        // The generation is compared first: a driver that was superseded adds no line to the log.
         if !catalog.set_job_step(self.job.id, self.token.get(), text).await? {
             return Err(Failure::Superseded);
         }
@@ -143,6 +144,7 @@ impl JobRun {
     /// The job is another's by now, or the catalogue fails.
     pub(crate) async fn bump(&mut self, next: u64, again: bool) -> Result<(), Failure> {
         let token = self.token.get();
+        // The row before the token: after a failed write this driver holds the old generation.
         if !self.jobs.catalog().raise_generation(self.job.id, token, next, again).await? {
             return Err(Failure::Superseded);
         }

@@ -31,6 +31,7 @@ pub(crate) async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
         let round = gc::round(run.jobs.repository()).await.map_err(failed)?;
         let idle = round.packs_deleted == 0 && round.snapshots_purged == 0;
         add(&mut total, round);
+        // This also ends the driver between two rounds once another one has taken the job over.
         run.record(&total.clone().into()).await?;
         if idle {
             break;

@@ -130,6 +130,7 @@ async fn snapshot_discarded(run: &JobRun, host: HostId, upgrade: &Upgrade) -> Re
         return Ok(());
     }
     let children = Children::of(run);
+    // A driver that took the job over finds the child and does not log the step again.
     if children.find(DISCARDED).await?.is_none() {
         run.cancelled()?;
         run.step("snapshot of what will be discarded").await?;
@@ -228,6 +229,7 @@ async fn follow(
             UpgradeEvent::Unknown => {}
         }
     };
+    // The agent has ended: a task beside it must not go on for a stop that is over.
     beside.shutdown().await;
     let snapshot_failure = match last {
         Some(role) => taken_quiesced(run, upgrade, &role, report).await?,
@@ -246,6 +248,7 @@ async fn taken_quiesced(
 ) -> Result<Option<(ErrorCode, String)>, Failure> {
     let children = Children::of(run);
     let Some(child) = children.find(role).await? else { return Ok(None) };
+    // The wait was over before the snapshot: what it reads now is not the state of the stop.
     if !child.state.ended() {
         children.cancel(child.id).await?;
         return Ok(None);

@@ -67,12 +67,14 @@ pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
 }
 
 fn read_policy(reader: &mut Reader<'_>, root: &DeTable<'_>, text: &str) -> Option<Policy> {
+    // Read to the end in spite of problems: one answer shows them all.
     reader.known_keys(root, &KEYS);
     let name = read_name(reader, root);
     let enabled = reader.boolean(root, "enabled").unwrap_or(true);
     let hosts = read_hosts(reader, root);
     let volumes = read_volumes(reader, root);
     let directories = read_directories(reader, root);
+    // Only where all else is right: a list that could not be read is empty as well.
     if volumes.is_empty() && directories.is_empty() && reader.problems.is_empty() {
         reader.problem(
             0,

@@ -108,13 +108,16 @@ pub(crate) fn plan(policy: &str, keep_last: u32, snapshots: &[Candidate]) -> Vec
     let last_good = snapshots.iter().find(good).map(|snapshot| snapshot.id.number);
     let (mut complete, mut poor) = (0, 0);
     let mut decide = |snapshot: &Candidate| {
+        // Snapshots without a policy have no maker in common.
         let own = snapshot.policy == policy && !policy.is_empty();
         let is_good = good(&&snapshot);
         let among_last = {
             let count = if is_good { &mut complete } else { &mut poor };
+            // Counted before the verdict: a held one takes one of the places to keep, too.
             *count += u32::from(own);
             *count <= keep_last.max(1)
         };
+        // Reasons to keep come first, and the first that holds is the one that is shown.
         if snapshot.held {
             Verdict::KeepHeld
         } else if !own {
@@ -139,6 +142,7 @@ pub(crate) fn plan(policy: &str, keep_last: u32, snapshots: &[Candidate]) -> Vec
         snapshots.iter().map(|snapshot| Decision { id: snapshot.id, verdict: decide(snapshot) }).collect();
     // Without it, what came after would be measured against the older one again.
     let mut older_stays = false;
+    // From the oldest on: an acceptance counts only while something older than it stays.
     for (snapshot, decision) in snapshots.iter().zip(&mut decisions).rev() {
         if older_stays && snapshot.shrink_accepted && decision.verdict.forgets() {
             decision.verdict = Verdict::KeepAcceptance;
@@ -168,6 +172,7 @@ impl Shrinkage {
         let mut found = Self::default();
         let mut most_entries: Option<(u64, Extent)> = None;
         let mut most_bytes: Option<(u64, Extent)> = None;
+        // From the oldest on: each is measured against the largest before it.
         for snapshot in snapshots.iter().rev().filter(|snapshot| !snapshot.partial) {
             let Some(now) = snapshot.extent else { continue };
             let number = snapshot.id.number;
@@ -178,9 +183,12 @@ impl Shrinkage {
             if measures.into_iter().flatten().any(|(_, then)| now.shrank_from(then)) {
                 found.shrunk.insert(number);
                 found.newest = Some(number);
+                // It is no measure: compared with what is left, the next would count as whole.
                 continue;
             }
+            // The content is there again: nothing has to show that it was away.
             found.newest = None;
+            // Of equal ones the newest is the measure, so that the older ones can go.
             if most_entries.is_none_or(|(_, then)| now.entries >= then.entries) {
                 most_entries = Some((number, now));
             }

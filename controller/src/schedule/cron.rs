@@ -107,6 +107,7 @@ impl CronExpression {
             && only.text.starts_with('@')
         {
             let expansion = nickname(only)?;
+            // The text stays as it was given: it is what people are shown.
             return Ok(Self { source: source.trim().to_owned(), ..Self::parse(expansion)? });
         }
         let specs = match words.len() {

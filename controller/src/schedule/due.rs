@@ -53,6 +53,7 @@ fn due_of(now: DateTime<Utc>, timed: &Timed<'_>) -> Option<Due> {
     // A `since` in the future comes from a clock that was wrong then.
     let since = if timed.since > now { now - TimeDelta::minutes(1) } else { timed.since };
     let base = timed.last.map_or(since, |last| last.max(since));
+    // One more than is listed: the newest is run and is not missed.
     let (mut fires, more_missed) = newest_fires(now, base, timed.schedule, MISSED_LISTED + 1);
     let newest = fires.pop()?;
     let run = (timed.catch_up || now - newest <= LATE).then_some(newest);

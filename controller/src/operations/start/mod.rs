@@ -61,6 +61,7 @@ async fn begun(jobs: &Jobs, id: JobId, actor: &str) -> Result<JobView, RequestEr
 
 /// The channel to a host that may be upgraded on.
 fn channel(jobs: &Jobs, host: &HostRecord) -> Result<Channel, RequestError> {
+    // Asked first, as the reason to give: a revoked host is never connected.
     if host.revoked_ms.is_some() {
         return Err(RequestError::new(ErrorCode::HostRevoked, format!("host `{}` is revoked", host.name)));
     }

@@ -245,6 +245,7 @@ async fn look_at(
             Some(refused) => (format!("{} ({})", refused.message, refused.hint), false),
             None => (String::new(), false),
         },
+        // A host that gives no plan is a target that is refused, and no end of the whole request.
         Err(status) => (plain(status).to_owned(), false),
     };
     Found {
