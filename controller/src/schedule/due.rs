@@ -70,35 +70,46 @@ pub(crate) fn latest_fires(
     schedule: &Schedule,
     count: usize,
 ) -> Vec<DateTime<Utc>> {
-    let (mut fires, _) = newest_fires(now, since, schedule, count);
+    let (mut fires, _) = newest_fires(now, since, schedule, count.max(1));
     fires.drain(..fires.len().saturating_sub(count));
     fires
 }
 
 /// The newest fires in `(base, now]`, and whether there are older ones. Looks
 /// back in growing windows, so that a year of minutes costs no more than an
-/// hour of them.
+/// hour of them. `wanted` is not 0.
 fn newest_fires(
     now: DateTime<Utc>,
     base: DateTime<Utc>,
     schedule: &Schedule,
     wanted: usize,
 ) -> (Vec<DateTime<Utc>>, bool) {
+    // As many as a window may have: of more the newest would not be among them.
+    let most = 60 * wanted;
     let mut window = TimeDelta::hours(1);
+    let mut from = base.max(now - window);
+    // Starts of windows with fewer than `wanted`, and with more than `most`.
+    let (mut few, mut many) = (now, None);
     loop {
-        let from = base.max(now - window);
-        let mut fires: Vec<_> = schedule
-            .fires_after(from)
-            .map(|fire| fire.at)
-            .take_while(|at| *at <= now)
-            .take(60 * wanted)
-            .collect();
-        if from == base || fires.len() >= wanted {
+        let fires = schedule.fires_after(from).map(|fire| fire.at).take_while(|at| *at <= now);
+        let mut fires: Vec<_> = fires.take(most + 1).collect();
+        if fires.len() > most {
+            many = Some(from);
+        } else if from == base || fires.len() >= wanted {
             let surplus = fires.len().saturating_sub(wanted);
             fires.drain(..surplus);
             return (fires, from > base || surplus > 0);
+        } else {
+            few = from;
         }
-        window = window * 4;
+        from = match many {
+            // Halving ends: no second has two fires, so a start between the two has enough.
+            Some(many) => many + (few - many) / 2,
+            None => {
+                window = window * 4;
+                base.max(now - window)
+            }
+        };
     }
 }
 
@@ -152,6 +163,19 @@ mod tests {
         assert_eq!((without.run, without.missed.len()), (None, 6));
         let just = one("2026-11-23T08:04:00Z", &hourly, Some("2026-11-23T02:00:00Z"), false).expect("due");
         assert_eq!((just.run, just.missed.len()), (Some(utc("2026-11-23T08:00:00Z")), 5));
+    }
+
+    #[test]
+    fn p09_the_newest_fires_are_the_newest_however_many_there_are() {
+        // None in the last hour, 180 in the four before now.
+        let nightly = schedule("* 0-2 * * *");
+        let (now, since) = (utc("2026-11-23T03:59:30Z"), utc("2026-11-01T00:00:00Z"));
+        let newest = ["2026-11-23T02:58:00Z", "2026-11-23T02:59:00Z"].map(utc);
+        assert_eq!(latest_fires(now, since, &nightly, 2), newest);
+        // More in the first window than are looked at of one.
+        let minutes = schedule("* * * * *");
+        let newest = [utc("2026-11-23T03:59:00Z")];
+        assert_eq!(latest_fires(now, since, &minutes, 1), newest);
     }
 
     #[test]
