@@ -151,6 +151,19 @@ mod tests {
         matches!(standing, Standing::Good { .. })
     }
 
+    /// Two first uses of `s2` may be looked at together. The slower one comes when the
+    /// host has renewed it, and has not got the answer.
+    #[tokio::test]
+    async fn v13_a_late_first_use_denies_no_certificate_that_may_be_the_last() {
+        let catalog = Catalog::open("sqlite::memory:").await.expect("opens");
+        let host = joined(&catalog, "s1").await;
+        assert!(catalog.renew_certificate(host, "s1", "s2", 2_000, 2).await.expect("renewed"));
+        assert!(is_good(&catalog, host, "s2").await && !is_good(&catalog, host, "s1").await);
+        assert!(catalog.renew_certificate(host, "s2", "s3", 3_000, 3).await.expect("renewed"));
+        catalog.retire_previous(host, "s2", 4).await.expect("asked");
+        assert!(is_good(&catalog, host, "s2").await);
+    }
+
     #[tokio::test]
     async fn p21_an_old_copy_learns_what_was_denied_and_renewed_since() {
         let catalog = Catalog::open("sqlite::memory:").await.expect("opens");

@@ -111,9 +111,27 @@ impl Catalog {
         Ok(Standing::Good { name })
     }
 
-    async fn retire_previous(&self, host: HostId, serial: &str, now_ms: i64) -> Result<(), CatalogError> {
+    /// Denies the certificate before the one with this serial, if that is still the newest.
+    pub(super) async fn retire_previous(
+        &self,
+        host: HostId,
+        serial: &str,
+        now_ms: i64,
+    ) -> Result<(), CatalogError> {
         let mut tx = self.pool().begin_with("begin immediate").await?;
-        deny_serials(&mut tx, host, "previous_serial", now_ms).await?;
+        // The host may have renewed since its row was read: then the one before is the one
+        // with this serial, and stays good until the newest is used.
+        sqlx::query(
+            "insert into denied_certificates (serial, host_id, denied_ms)
+             select previous_serial, id, $3 from hosts
+             where id = $1 and certificate_serial = $2 and previous_serial is not null
+             on conflict do nothing",
+        )
+        .bind(host.to_string())
+        .bind(serial)
+        .bind(now_ms)
+        .execute(&mut *tx)
+        .await?;
         sqlx::query("update hosts set previous_serial = null where id = $1 and certificate_serial = $2")
             .bind(host.to_string())
             .bind(serial)
