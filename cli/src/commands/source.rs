@@ -118,13 +118,24 @@ pub(super) async fn run(env: &Env, command: SourceCommand) -> Result<Exit> {
             output::emit(env.format, &SourceList(list.into_iter().map(SourceView::from).collect()));
         }
         SourceCommand::Retire { sources, undo } => {
-            let mut retired = Vec::new();
+            let (mut retired, mut failure) = (Vec::new(), None);
             // Each is a call of its own: those before one that fails are retired, and stay so.
             for (host, source) in sources {
                 let request = RetireSourceRequest { host, source, undo };
-                retired.push(client.retire_source(within(request)).await?.into_inner().into());
+                match client.retire_source(within(request)).await {
+                    Ok(source) => retired.push(source.into_inner().into()),
+                    Err(status) => {
+                        failure = Some(status);
+                        break;
+                    }
+                }
             }
-            output::emit(env.format, &Retired(retired));
+            if failure.is_none() || !retired.is_empty() {
+                output::emit(env.format, &Retired(retired));
+            }
+            if let Some(status) = failure {
+                return Err(status.into());
+            }
         }
     }
     Ok(Exit::Done)

@@ -25,7 +25,8 @@ const ROUNDS: usize = 64;
 /// store or catalogue fail.
 pub(crate) async fn run(run: &mut JobRun) -> Result<Ending, Failure> {
     run.step("looking for what nothing needs").await?;
-    let mut total = PruneReport::default();
+    // What a former driver of this job has deleted counts as well.
+    let mut total = run.job.result.prune.clone().unwrap_or_default();
     for _ in 0..ROUNDS {
         run.cancelled()?;
         let round = gc::round(run.jobs.repository()).await.map_err(failed)?;
