@@ -8,6 +8,7 @@
 //! feature `failpoints` have such places, and only `tests/run` asks for it.
 
 /// Every name, so that a test can try them all.
+#[cfg(feature = "failpoints")]
 pub(crate) const NAMES: &[&str] = &[
     "agent.journal.after-write",
     "agent.journal.after-remove",
@@ -112,7 +113,7 @@ pub(crate) fn failpoint(name: &'static str) {
 }
 
 #[cfg(not(feature = "failpoints"))]
-pub fn failpoint(_name: &'static str) {}
+pub(crate) fn failpoint(_name: &'static str) {}
 
 #[cfg(feature = "failpoints")]
 fn parse(text: &str) -> Wanted {

@@ -8,6 +8,7 @@
 //! asks for it.
 
 /// Every name, so that a test can try them all.
+#[cfg(feature = "failpoints")]
 pub(crate) const NAMES: &[&str] = &[
     "controller.fire.before-row",
     "controller.fire.after-row",
@@ -63,7 +64,7 @@ pub(crate) fn failpoint(name: &'static str) {
 }
 
 #[cfg(not(feature = "failpoints"))]
-pub fn failpoint(_name: &'static str) {}
+pub(crate) fn failpoint(_name: &'static str) {}
 
 #[cfg(feature = "failpoints")]
 fn parse(text: &str) -> Wanted {

@@ -117,7 +117,7 @@ pub(super) fn damage(facts: &Facts, host: &HostRecord) -> Option<Problem> {
              {they} still on the host, the next backup sends {them} again"
         ),
         hint: format!(
-            "holdfast backup run --host {}; holdfast-controller verify names the snapshots; what is whole of one: \
+            "holdfast backup run --host {} --volume '*'; holdfast-controller verify names the snapshots; what is whole of one: \
              holdfast restore with --salvage",
             host.name
         ),
