@@ -1,5 +1,5 @@
-//! How far an upgrade is, with what is known there alone. `docs/ARCHITECTURE.md`
-//! says who goes on from which state after a crash.
+//! How far an upgrade is, with what is known there alone. `upgrade/executor.rs`
+//! has what is done from each of them after a crash.
 
 use holdfast_proto::ids::JobId;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! The steps of an upgrade: one file each, with what it does, whether it is done
-//! already, and what undoes it.
+//! The steps of an upgrade: one file each, with what it does and what undoes it.
+//! Whether one is done already is read from the record, here.
 //!
 //! The order forward, and why: the new container exists before anything stops, so
 //! that what cannot be made costs nothing; restart policies are off before the
