@@ -176,7 +176,7 @@ mod tests {
         // A copy: the build directory may be closed to others.
         let program = directory.path().join("connects");
         fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        let stranger = tokio::task::spawn_blocking({
+        let other_user = tokio::task::spawn_blocking({
             let path = path.clone();
             move || {
                 Command::new("setpriv")
@@ -193,9 +193,9 @@ mod tests {
             assert_eq!(stream.peer_cred().unwrap().uid(), 0);
             stream.write_all(b"welcome").await.unwrap();
         });
-        let output = stranger.await.unwrap().unwrap();
+        let output = other_user.await.unwrap().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        assert!(!admitted.is_finished(), "the stranger was let in");
+        assert!(!admitted.is_finished(), "another user was let in");
 
         let mut stream = UnixStream::connect(&path).await.unwrap();
         let mut heard = String::new();

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn d05_a_volume_made_anew_under_its_name_is_noticed() {
+    async fn d05_a_volume_recreated_under_its_name_is_noticed() {
         let Some(bench) = bench().await else { return };
         let engine = &bench.scene.engine;
         let wanted = NewVolume {

@@ -3,7 +3,7 @@
 //! A connection is anonymous from the first byte until a call on it, or its
 //! certificate, has shown who is there. Anonymous ones have few places of
 //! their own, so that whoever is known never competes with whoever is not.
-//! A newcomer to a full house takes the place of the oldest of the network that
+//! Where all places are taken, a new connection takes that of the oldest of the network that
 //! has most: a flood pushes out itself. Its own network is the last to be
 //! spared: there a connection is given two seconds, time for a handshake and a
 //! call, before another one pushes it out, and who comes meanwhile is turned
@@ -197,16 +197,16 @@ impl Places {
 }
 
 impl State {
-    /// Whose place a newcomer takes: that of the oldest of the network that has
-    /// most, or nobody's where that is the newcomer's own and nobody in it had
+    /// Whose place a new connection takes: that of the oldest of the network that has
+    /// most, or nobody's where that is its own and nobody in it had
     /// his time yet.
-    fn make_room(&mut self, newcomer: Network, now: Instant) -> Option<Waiting> {
+    fn make_room(&mut self, arriving: Network, now: Instant) -> Option<Waiting> {
         let age = |oldest: &Waiting| now.saturating_duration_since(oldest.since);
-        let own = self.anonymous.by_key.get(&newcomer).map_or(0, VecDeque::len);
+        let own = self.anonymous.by_key.get(&arriving).map_or(0, VecDeque::len);
         let largest =
             self.anonymous.by_key.iter().max_by_key(|(_, queue)| (queue.len(), queue.front().map(age)));
         let (largest, most) = largest.map(|(network, queue)| (*network, queue.len()))?;
-        let (network, spared) = if own >= most { (newcomer, true) } else { (largest, most == 1) };
+        let (network, spared) = if own >= most { (arriving, true) } else { (largest, most == 1) };
         let oldest = self.anonymous.by_key.get(&network)?.front()?;
         if spared && age(oldest) < limits::ANONYMOUS_GRACE {
             return None;
@@ -368,9 +368,9 @@ mod tests {
         for _ in 0..1000 {
             assert!(places.take(network(1), now).is_none(), "turned away until one had its time");
         }
-        let newcomer = places.take(network(3), now).expect("a place");
+        let arriving = places.take(network(3), now).expect("a place");
         assert_eq!(flood.iter().map(closed).collect::<Vec<_>>(), [true, false, false]);
-        assert!(!closed(&other) && !closed(&newcomer), "other networks keep theirs");
+        assert!(!closed(&other) && !closed(&arriving), "other networks keep theirs");
         let later = now + limits::ANONYMOUS_GRACE;
         let next = places.take(network(1), later).expect("a place of its own network's");
         assert_eq!(flood.iter().map(closed).collect::<Vec<_>>(), [true, true, false]);
@@ -382,9 +382,9 @@ mod tests {
         let (places, now) = (Places::new(limits(3, 8)), Instant::now());
         let held: Vec<Place> = (0..3).map(|last| places.take(network(last), now).expect("a place")).collect();
         assert!(places.take(network(9), now).is_none());
-        let newcomer = places.take(network(9), now + limits::ANONYMOUS_GRACE).expect("a place");
+        let arriving = places.take(network(9), now + limits::ANONYMOUS_GRACE).expect("a place");
         assert_eq!(held.iter().filter(|place| closed(place)).count(), 1);
-        assert!(!closed(&newcomer));
+        assert!(!closed(&arriving));
     }
 
     #[test]

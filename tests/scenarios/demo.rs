@@ -1,4 +1,4 @@
-//! `holdfast demo` and `holdfast dev`, as a newcomer runs them.
+//! `holdfast demo` and `holdfast dev`, as somebody new runs them.
 
 use std::process::Command;
 

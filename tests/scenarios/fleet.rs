@@ -206,7 +206,7 @@ fn mounts_of_every_kind_are_listed() {
 fn h17_an_agent_that_runs_takes_up_a_join_a_rejoin_and_a_leave() {
     require_engine!();
     let mut fleet = Fleet::start_allowing(&["exec"], &[]);
-    fleet.add_stranger("web-1");
+    fleet.add_unjoined("web-1");
     let running = fleet.host("web-1").agent().pid();
     let said = fleet.host("web-1").agent_says("status").ends_with(1).stdout;
     assert!(said.contains("controller  none"), "{said}");
@@ -276,7 +276,7 @@ fn v10_the_store_is_shown_and_kept_when_a_host_joins_and_only_then() {
     require_engine!();
     let server = S3Server::start();
     let mut fleet = Fleet::start_on(server.place(), &[]);
-    fleet.add_stranger("web-1");
+    fleet.add_unjoined("web-1");
     let token = fleet.token("web-1");
     let said = fleet.join_beside("web-1", &token);
     let place = format!("{}/{}/fleet", server.endpoint(), e2e::s3::BUCKET);

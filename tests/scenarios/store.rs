@@ -223,7 +223,7 @@ fn x23_a_presigned_request_runs_out() {
         let get = store.presign_get(&key, 0..5, SHORT).await.unwrap().unwrap();
         let put = store.presign_put(&other, 5, &sha256, SHORT).await.unwrap().unwrap();
         // The same with more time are good still when these are not.
-        let minute = Duration::from_secs(60 * wait::PATIENCE);
+        let minute = Duration::from_secs(60 * wait::WAIT_LIMIT);
         let lasting_get = store.presign_get(&key, 0..5, minute).await.unwrap().unwrap();
         let lasting_put = store.presign_put(&other, 5, &sha256, minute).await.unwrap().unwrap();
         for (request, body) in [(&get, None), (&put, Some("hello"))] {

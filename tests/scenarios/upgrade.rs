@@ -162,7 +162,7 @@ fn a_committed_upgrade_can_be_undone_until_its_grace_period_ends() {
 
 /// Data is never put back under a container that uses it, whoever started it.
 #[test]
-fn a_rollback_is_refused_while_a_stranger_uses_the_data() {
+fn a_rollback_is_refused_while_an_external_writer_uses_the_data() {
     require_engine!();
     let mut fleet = fleet_with(&[App::V1, App::Migrates]);
     run_app(fleet.engine("host-a"), "app", App::V1, &[]);
@@ -171,12 +171,12 @@ fn a_rollback_is_refused_while_a_stranger_uses_the_data() {
     assert_eq!(job["state"], "succeeded", "{job}");
     let engine = fleet.engine("host-a");
     let new = upgrades::the_one_that_runs(engine, "app").id;
-    engine.run_writer("stranger", "app-data");
+    engine.run_writer("external", "app-data");
     let said = fleet.cli(&["upgrade", "rollback", "app", "--host", "host-a"]);
     assert_ne!(said.code, 0, "{}", said.stdout);
-    assert!(said.stderr.contains("stranger"), "{}", said.stderr);
+    assert!(said.stderr.contains("external"), "{}", said.stderr);
     assert_eq!(
-        (upgrades::the_one_that_runs(engine, "app").id, engine.state("stranger").as_str()),
+        (upgrades::the_one_that_runs(engine, "app").id, engine.state("external").as_str()),
         (new, "running")
     );
     assert_eq!(rows(engine, "app-data"), migrated(&first, "2"));
@@ -184,7 +184,7 @@ fn a_rollback_is_refused_while_a_stranger_uses_the_data() {
 
     // Once it is gone there is still a way back.
     let engine = fleet.engine("host-a");
-    engine.docker(["rm", "-f", "stranger"]);
+    engine.docker(["rm", "-f", "external"]);
     fleet.ok(&["upgrade", "rollback", "app", "--host", "host-a"]);
     assert_eq!(upgrades::the_one_that_runs(engine, "app").image, App::V1.image());
     assert_eq!(rows(engine, "app-data"), first);

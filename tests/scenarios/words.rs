@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Names of types, functions and fields that once stood for what has another
 /// name now, as extended regular expressions.
-const GIVEN_UP: [&str; 14] = [
+const GIVEN_UP: [&str; 15] = [
     r"\b(Container)?Debts?\b|\bDebtId\b|\bPayer\b|\bPayment\b",
     r"\bowe(s|d)?\b|\bowing\b",
     r"\b(Not)?AtRest\b|\bResting\b|\bRESTING\b|\bplan_rest\b|\bbring_to_rest\b",
@@ -20,6 +20,7 @@ const GIVEN_UP: [&str; 14] = [
     r"\bBoard\b|\bCards?\b",
     r"\b(MOST|LEAST)_[A-Z]|_(MOST|LEAST)\b",
     r"\bstable words?\b",
+    r"(?i)patience|stranger|newcomer|latecomer|made.anew",
 ];
 
 #[test]

@@ -109,7 +109,7 @@ impl Process {
 
     #[track_caller]
     fn ended(&mut self, seconds: u64) -> ExitStatus {
-        let seconds = seconds * crate::wait::PATIENCE;
+        let seconds = seconds * crate::wait::WAIT_LIMIT;
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
             if let Some(status) = self.child.try_wait().expect("child can be waited for") {

@@ -30,9 +30,9 @@ const GRACE_NS: i128 = 2_000_000_000;
 pub(crate) struct Stats {
     /// Everything below the root.
     pub entries: u64,
-    /// Made anew, without their content being read.
+    /// Made, without their content being read.
     pub shared_files: u64,
-    /// Made anew by copying, and the bytes of that, holes left out.
+    /// Made by copying, and the bytes of that, holes left out.
     pub copied_files: u64,
     pub copied_bytes: u64,
     /// As the first pass left them.

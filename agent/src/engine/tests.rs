@@ -126,7 +126,7 @@ async fn a_volumes_users_are_found_in_every_state_and_block_its_removal() {
     let at = format!("{}:/data:ro", wanted.name);
     let running = scene.run_sleeper("running", &["-v", &at]).await;
     let stopped = scene.run_sleeper("stopped", &["-v", &at]).await;
-    scene.run_sleeper("stranger", &[]).await;
+    scene.run_sleeper("other", &[]).await;
     scene.docker(&["kill", &stopped]);
 
     let users = engine.volume_users(&wanted.name).await.unwrap();

@@ -206,7 +206,7 @@ fn is_refusal(mode: QuiesceMode, error: &EngineError) -> bool {
     }
 }
 
-/// Its own patience, but never so long that the deadline passes before the
+/// Its own timeout, but never so long that the deadline passes before the
 /// Engine would even kill it.
 fn stop_limit(container: &Container, max_downtime: Duration) -> Duration {
     let own = match container.stop_timeout_seconds {

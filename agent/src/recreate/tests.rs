@@ -123,7 +123,7 @@ impl World {
         self.scene.engine.inspect_container_json(&made.id).await.unwrap()
     }
 
-    /// Made anew under another name, with the restart policy applied as an
+    /// Recreated under another name, with the restart policy applied as an
     /// upgrade does it.
     async fn again(&self, inspect: &Value, image: &str, image_id: &str) -> Value {
         let engine = &self.scene.engine;

@@ -47,7 +47,7 @@ pub struct Line {
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     channel: watch::Receiver<Option<Line>>,
-    patience: Duration,
+    timeout: Duration,
     cancel: Cancel,
     retries: Arc<AtomicU64>,
 }
@@ -55,14 +55,14 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn new(
         channel: watch::Receiver<Option<Line>>,
-        patience: Duration,
+        timeout: Duration,
         cancel: Cancel,
         retries: Arc<AtomicU64>,
     ) -> Self {
-        Self { channel, patience, cancel, retries }
+        Self { channel, timeout, cancel, retries }
     }
 
-    /// Calls until there is an answer, a refusal, no more patience or a cancel.
+    /// Calls until there is an answer, a refusal, no more time or a cancel.
     pub(super) async fn call<T, F>(
         &self,
         what: &'static str,
@@ -71,7 +71,7 @@ impl Caller {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         let mut attempt = 0;
         loop {
             let refusal = match self.unless_cancelled(self.attempt(what, &mut request)).await? {
@@ -112,7 +112,7 @@ impl Caller {
                     ..unreachable("this agent is not connected to a controller")
                 });
             }
-            // None within `patience`; the caller goes by its own deadline.
+            // None within `timeout`; the caller goes by its own deadline.
             Err(_) => return Err(unreachable("there is no connection to it")),
         };
         let client = RepositoryServiceClient::new(channel)
@@ -128,7 +128,7 @@ impl Caller {
     /// The connection there is, or the next one; none if there will be none.
     async fn channel(&self) -> Result<Option<Channel>, Elapsed> {
         let mut channel = self.channel.clone();
-        let connected = tokio::time::timeout(self.patience, channel.wait_for(Option::is_some)).await?;
+        let connected = tokio::time::timeout(self.timeout, channel.wait_for(Option::is_some)).await?;
         // An error here means that the sender is gone: no connection will come.
         Ok(connected.ok().and_then(|line| line.as_ref().map(|line| line.channel.clone())))
     }

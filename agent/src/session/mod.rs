@@ -3,7 +3,7 @@
 //!
 //! Every call is idempotent, so a call whose answer was lost is simply made
 //! again: with jittered, growing pauses, on whatever connection there is by
-//! then, until `patience` has passed without an answer. A pack that is
+//! then, until the timeout has passed without an answer. A pack that is
 //! allocated twice that way leaves an intent nobody uses, never a pack that
 //! lies. What the controller *refuses* is not repeated.
 //!

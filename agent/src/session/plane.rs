@@ -29,7 +29,7 @@ const MAX_DAMAGED: usize = 1_000_000;
 #[derive(Debug, Clone)]
 pub struct DataPlane {
     channel: watch::Receiver<Option<Line>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// Who asks for a lease: a job, and the generation of the caller that drives it.
@@ -83,14 +83,14 @@ pub struct Restore {
 
 impl DataPlane {
     /// `channel` holds a connection to the controller while there is one.
-    /// `patience`: how long one call is tried before it fails.
-    pub fn new(channel: watch::Receiver<Option<Line>>, patience: Duration) -> Self {
-        Self { channel, patience }
+    /// `timeout`: how long one call is tried before it fails.
+    pub fn new(channel: watch::Receiver<Option<Line>>, timeout: Duration) -> Self {
+        Self { channel, timeout }
     }
 
     fn caller(&self, cancel: &Cancel) -> (Caller, Arc<AtomicU64>) {
         let retries = Arc::new(AtomicU64::new(0));
-        (Caller::new(self.channel.clone(), self.patience, cancel.clone(), retries.clone()), retries)
+        (Caller::new(self.channel.clone(), self.timeout, cancel.clone(), retries.clone()), retries)
     }
 
     /// Opens an upload lease for one source of a job.

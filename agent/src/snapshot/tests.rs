@@ -393,7 +393,7 @@ async fn containers_resume_at_the_deadline_and_the_job_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn d05_a_volume_made_anew_meanwhile_is_not_committed() {
+async fn d05_a_volume_recreated_meanwhile_is_not_committed() {
     let Some(bench) = Bench::open().await else { return };
     let (name, _) = bench.volume("data").await;
     bench.repository.lock().stuck = Some("upload_pack");

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(syncs(), 2, "and once");
         root.make_directory("packs/01/x", &durable).unwrap();
         assert_eq!(syncs(), 4);
-        // Made anew by somebody else: another directory.
+        // Recreated by somebody else: another directory.
         std::fs::rename(dir.path().join("packs/00"), dir.path().join("away")).unwrap();
         std::fs::create_dir(dir.path().join("packs/00")).unwrap();
         root.make_directory("packs/00", &durable).unwrap();

@@ -161,7 +161,7 @@ fn s09_hostile_objects_are_set_apart_and_cost_nothing() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         overwrite(&path, bytes);
     };
-    // Copied to another number; garbage as a snapshot, a hint, a pack; a stranger.
+    // Copied to another number; garbage as a snapshot, a hint, a pack; a name of no kind.
     let copied = ObjectKey::Snapshot(SnapshotId { number: 99, ..id }).to_string();
     let garbage = ObjectKey::Snapshot(SnapshotId { number: 100, ..id }).to_string();
     let pack = PackId { sha256: [9; 32], allocation: AllocationId::generate() };

@@ -1,5 +1,5 @@
 //! Repositories of released versions. Every later build opens them; what is
-//! in this folder is never made anew, only added to.
+//! in this folder is never written again, only added to.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ fn a_repository_made_today_reads_like_the_golden_one() {
     let scratch = tempfile::tempdir().unwrap();
     let folder =
         std::env::var_os("HOLDFAST_GOLDEN").map_or_else(|| scratch.path().join("made"), PathBuf::from);
-    assert!(!folder.exists(), "a golden repository is never made anew");
+    assert!(!folder.exists(), "a golden repository is never written again");
     let mut fixture = Fixture::new();
     fixture.path.clone_from(&folder);
     let store = Store::create_directory(&folder).unwrap();

@@ -128,7 +128,7 @@ impl Catalog {
         let labels: String = token.try_get("labels")?;
         let (id, again) = make_or_find(&mut tx, enrolment, &labels).await?;
         put_on_record(&mut tx, enrolment, again).await?;
-        // After the token was judged: a stranger does not make the controller sign. Before
+        // After the token was judged: nobody without one makes the controller sign. Before
         // the commit: where nothing is signed, the host keeps the certificates it has, and
         // its token.
         let Some(certificate) = certify(id) else { return Ok(Enrolled::Uncertified) };

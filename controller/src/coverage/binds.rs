@@ -7,7 +7,7 @@ use super::{Facts, Problem, ProblemKind};
 use crate::catalog::binds::BindRecord;
 use crate::catalog::hosts::HostRecord;
 
-/// Made anew whenever the machine starts: there is nothing to bring back.
+/// Recreated whenever the machine starts: there is nothing to bring back.
 const VOLATILE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
 
 /// Of the machine, not of a container that only reads it.

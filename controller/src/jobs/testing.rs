@@ -392,7 +392,7 @@ pub(crate) async fn driver(jobs: &Jobs) -> Driver {
 
 /// Waits until something holds, within reason.
 /// For what a busy machine does with a slow disk: each step of a job is synced.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let waiting = async {
@@ -400,13 +400,13 @@ pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    tokio::time::timeout(WAIT_LIMIT, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 /// Waits for the end of a job; shows it if that does not come.
 pub(crate) async fn ended(jobs: &Jobs, id: &str) -> Job {
     let id = id.parse().expect("an id");
-    let end = tokio::time::timeout(PATIENCE, jobs.ended(id)).await;
+    let end = tokio::time::timeout(WAIT_LIMIT, jobs.ended(id)).await;
     let record = jobs.catalog().job(id).await.expect("asked").expect("there");
     let job = Job::from(jobs.view(record).await.expect("shown"));
     assert!(end.is_ok(), "not in time: {job:#?}");

@@ -7,7 +7,7 @@ use holdfast_proto::v1::job_service_server::JobService as _;
 use holdfast_proto::v1::{self, JobServiceCancelJobRequest, StartBackupRequest, TornPolicy, WatchJobRequest};
 use tonic::{Code, Request};
 
-use super::testing::{Bench, FakeAgent, PATIENCE, driver};
+use super::testing::{Bench, FakeAgent, WAIT_LIMIT, driver};
 use super::*;
 use crate::api::jobs::JobApi;
 use crate::catalog::Catalog;
@@ -19,7 +19,7 @@ use crate::policy;
 /// Waits until the only job is as wanted.
 async fn until(jobs: &Jobs, wanted: impl Fn(&JobRecord) -> bool) -> JobRecord {
     let mut last = None;
-    let found = tokio::time::timeout(PATIENCE, async {
+    let found = tokio::time::timeout(WAIT_LIMIT, async {
         loop {
             let all =
                 jobs.catalog().jobs(&JobFilter { limit: 10, ..JobFilter::default() }).await.expect("lists");
@@ -44,7 +44,7 @@ async fn until_started(agent: &FakeAgent, count: usize) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, calls).await.expect("the agent is called");
+    tokio::time::timeout(WAIT_LIMIT, calls).await.expect("the agent is called");
 }
 
 async fn start(jobs: &Jobs) -> v1::Job {
@@ -138,7 +138,7 @@ async fn an_end_the_catalogue_did_not_take_is_written_once_it_does() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, heard).await.expect("the agent's end is heard");
+    tokio::time::timeout(WAIT_LIMIT, heard).await.expect("the agent's end is heard");
     tokio::time::sleep(Duration::from_millis(300)).await;
     until(&jobs, |job| job.state == State::Running).await;
     sqlx::query("drop trigger full").execute(bench.catalog.pool()).await.expect("dropped");
@@ -231,7 +231,7 @@ async fn a_job_waits_for_its_host_and_a_watcher_sees_it_through() {
         tokio::spawn(watched.into_inner().map(|event| event.expect("an event")).collect::<Vec<_>>());
     let agent = bench.agent(&[]).await;
     agent.finish();
-    let events = tokio::time::timeout(PATIENCE, watching).await.expect("ends").expect("no panic");
+    let events = tokio::time::timeout(WAIT_LIMIT, watching).await.expect("ends").expect("no panic");
     let sequences: Vec<u64> = events.iter().filter(|e| !e.message.is_empty()).map(|e| e.sequence).collect();
     assert_eq!(sequences, (1..=sequences.len() as u64).collect::<Vec<_>>(), "{events:#?}");
     let last = events.last().and_then(|event| event.job.clone()).expect("a job");
@@ -253,7 +253,7 @@ async fn a_watcher_of_a_job_without_news_is_left_alone() {
     let api = JobApi::new(jobs.clone());
     let request = WatchJobRequest { id: started.id.clone(), after: 0 };
     let mut watched = api.watch_job(Request::new(request)).await.expect("watches").into_inner();
-    tokio::time::timeout(PATIENCE, watched.next())
+    tokio::time::timeout(WAIT_LIMIT, watched.next())
         .await
         .expect("in time")
         .expect("something")
@@ -290,7 +290,7 @@ async fn cancelling_reaches_the_agent_and_a_waiting_job_never_runs() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let job = tokio::time::timeout(PATIENCE, ended).await.expect("ends");
+    let job = tokio::time::timeout(WAIT_LIMIT, ended).await.expect("ends");
     assert_eq!((job.state, job.error_code.as_str()), (State::Cancelled, "cancelled"));
     assert_eq!(cancel(&started.id).await.expect_err("ended").code(), Code::FailedPrecondition);
     assert_eq!(cancel("nonsense").await.expect_err("no id").code(), Code::InvalidArgument);

@@ -110,7 +110,7 @@ async fn dispatch(
     if expired(jobs, record, now).await? {
         return Ok(Dispatched::GivenUp);
     }
-    // It stays queued, and the coming of its host rings this loop's bell.
+    // It stays queued, and the coming of its host starts the next pass at once.
     if record.host.is_some_and(|host| !jobs.fleet().is_connected(host)) {
         return Ok(Dispatched::Waits);
     }
@@ -160,7 +160,7 @@ async fn expired(jobs: &Jobs, record: &JobRecord, now: i64) -> Result<bool, Loop
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::testing::{Bench, PATIENCE};
+    use crate::jobs::testing::{Bench, WAIT_LIMIT};
     use crate::operations::start::prune::{PruneStart, prune};
 
     /// Of a kind that needs no host; there is no repository, so it ends at once.
@@ -172,7 +172,7 @@ mod tests {
     }
 
     async fn until_ended(jobs: &Jobs, id: JobId) {
-        let ended = tokio::time::timeout(PATIENCE, jobs.ended(id)).await;
+        let ended = tokio::time::timeout(WAIT_LIMIT, jobs.ended(id)).await;
         assert!(ended.expect("in time").expect("there").state.ended());
     }
 

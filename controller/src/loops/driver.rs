@@ -133,7 +133,7 @@ impl Driver {
         name: &'static str,
         period: Duration,
         jobs: &Jobs,
-        bell: for<'j> fn(&'j Jobs) -> tokio::sync::futures::Notified<'j>,
+        nudge: for<'j> fn(&'j Jobs) -> tokio::sync::futures::Notified<'j>,
         pass: P,
     ) where
         P: Fn(Jobs) -> F + Send + 'static,
@@ -149,7 +149,7 @@ impl Driver {
                     tokio::select! {
                         () = stop.cancelled() => return,
                         _ = timer.tick() => {}
-                        () = bell(&jobs) => {}
+                        () = nudge(&jobs) => {}
                     }
                 }
                 more = one_pass(name, &stop, &statuses, pass(jobs.clone())).await;

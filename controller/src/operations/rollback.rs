@@ -4,7 +4,7 @@
 //!    still a way back.
 //! 2. **Snapshot** of what will be discarded, as a child, while it is in use:
 //!    everything written since the upgrade. Left out on request, like step 4.
-//! 3. **Rest**: the agent stops what uses the data and says so.
+//! 3. **Quiesce**: the agent stops what uses the data and says so.
 //! 4. **Snapshot at the stop**, again a child and short after the first: nothing is
 //!    written between it and the end of what is discarded.
 //! 5. **Roll back**: the agent returns to the old container and to the data as

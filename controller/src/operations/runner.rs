@@ -192,7 +192,7 @@ fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
 mod tests {
     use super::*;
     use crate::jobs::CancelOutcome;
-    use crate::jobs::testing::{Bench, PATIENCE};
+    use crate::jobs::testing::{Bench, WAIT_LIMIT};
     use crate::operations::start::prune::{PruneStart, prune};
 
     /// Of a job that needs no host: it fails at once, for want of a repository, unless it hears of it.
@@ -209,7 +209,7 @@ mod tests {
         let runner = Runner::new(jobs.clone());
         let guard = jobs.begin_driving(id).expect("nobody drives it");
         runner.start(guard, claimed.expect("claimed"), false);
-        let ended = tokio::time::timeout(PATIENCE, jobs.ended(id)).await.expect("in time").expect("there");
+        let ended = tokio::time::timeout(WAIT_LIMIT, jobs.ended(id)).await.expect("in time").expect("there");
         assert_eq!((ended.state, ended.error_code.as_str()), (State::Cancelled, "cancelled"));
         runner.stop().await;
     }

@@ -1,7 +1,7 @@
 //! A policy from TOML.
 //!
 //! All that is wrong is listed at once with line and column, because a
-//! reader who mends one mistake to be shown the next loses patience. Unknown
+//! reader who mends one mistake to be shown the next gives up. Unknown
 //! keys are errors: a misspelt `consistency` that is ignored gives backups
 //! nobody wanted. `deploy/examples/policy.toml` shows every key.
 

@@ -39,7 +39,7 @@ async fn x17_peers_that_never_finish_their_handshake_hold_up_nobody() {
         silent.push(TcpStream::connect(controller.address).await.expect("connected"));
     }
     // Held for ten minutes, as far as the silent ones are concerned.
-    eventually("a newcomer gets in", || async {
+    eventually("a new connection gets in", || async {
         let Ok(channel) = controller.channel(None).await else { return false };
         HealthClient::new(channel).check(HealthCheckRequest::default()).await.is_ok()
     })

@@ -41,7 +41,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
 /// Longest wait for anything in these tests.
-const PATIENCE: Duration = Duration::from_secs(180);
+const WAIT_LIMIT: Duration = Duration::from_secs(180);
 
 /// Polls until `probe` holds.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut probe: impl FnMut() -> F) {
@@ -50,7 +50,7 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut probe: 
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what} did not happen"));
+    tokio::time::timeout(WAIT_LIMIT, waiting).await.unwrap_or_else(|_| panic!("{what} did not happen"));
 }
 
 pub(crate) struct Controller {
@@ -114,7 +114,7 @@ impl Controller {
 
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.running).await.expect("stopped in time").expect("joined");
+        tokio::time::timeout(WAIT_LIMIT, self.running).await.expect("stopped in time").expect("joined");
     }
 
     pub(crate) fn state(&self) -> PathBuf {

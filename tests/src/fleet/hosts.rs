@@ -38,7 +38,7 @@ impl Fleet {
     }
 
     /// A new Engine and an agent that runs beside it and knows no controller.
-    pub fn add_stranger(&mut self, name: &str) {
+    pub fn add_unjoined(&mut self, name: &str) {
         let mut host = self.new_host(name, Engine::start());
         host.start_agent(None);
         let socket = host.socket();

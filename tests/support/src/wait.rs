@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 /// What a machine may be slower than the one the deadlines were chosen on. It
 /// costs nothing: no test waits for a deadline to pass.
-pub const PATIENCE: u64 = 4;
+pub const WAIT_LIMIT: u64 = 4;
 
 thread_local! {
     static PROBING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Calls `probe` until it gives a value; panics with `what` and the last
-/// refusal when `seconds` have passed, with [`PATIENCE`].
+/// refusal when `seconds` have passed, with [`WAIT_LIMIT`].
 #[track_caller]
 pub fn until<T, E: Debug>(what: &str, seconds: u64, mut probe: impl FnMut() -> Result<T, E>) -> T {
-    let seconds = seconds * PATIENCE;
+    let seconds = seconds * WAIT_LIMIT;
     let deadline = Instant::now() + Duration::from_secs(seconds);
     loop {
         match probing(&mut probe) {
@@ -59,7 +59,7 @@ pub fn settles<T, E>(
     mut probe: impl FnMut() -> Result<T, E>,
     wanted: impl Fn(&T) -> bool,
 ) -> Result<T, Result<T, E>> {
-    let deadline = Instant::now() + Duration::from_secs(seconds * PATIENCE);
+    let deadline = Instant::now() + Duration::from_secs(seconds * WAIT_LIMIT);
     loop {
         match probing(&mut probe) {
             Ok(value) if wanted(&value) => return Ok(value),

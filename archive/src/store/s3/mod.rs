@@ -353,10 +353,10 @@ impl S3 {
         policy: &RetryPolicy,
         request: impl Future<Output = T>,
     ) -> Result<T, StoreError> {
-        let patience = policy.stall_after * ANSWER_FACTOR;
-        tokio::time::timeout(patience, request).await.map_err(|error| {
+        let limit = policy.stall_after * ANSWER_FACTOR;
+        tokio::time::timeout(limit, request).await.map_err(|error| {
             let what = format!("could not {verb} {name} in {}", self.location());
-            self.unreachable(&what, &format!("no answer within {patience:?}")).caused_by(error)
+            self.unreachable(&what, &format!("no answer within {limit:?}")).caused_by(error)
         })
     }
 
@@ -367,8 +367,8 @@ impl S3 {
         policy: &RetryPolicy,
         upload: impl Future<Output = T>,
     ) -> Result<T, StoreError> {
-        let patience = policy.stall_after * ANSWER_FACTOR;
-        watch.over(policy, patience, upload).await.map_err(|stalled| {
+        let limit = policy.stall_after * ANSWER_FACTOR;
+        watch.over(policy, limit, upload).await.map_err(|stalled| {
             let what = format!("could not write {name} in {}", self.location());
             self.unreachable(&what, &format!("the transfer stood still after {} bytes", stalled.sent))
         })

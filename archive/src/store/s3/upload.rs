@@ -119,8 +119,8 @@ impl Watch {
             if before.is_some_and(|before| sent < before + step) {
                 return Err(Stalled { sent });
             }
-            let patience = if sent >= total { answer_within } else { policy.stall_after };
-            match tokio::time::timeout(patience, &mut upload).await {
+            let limit = if sent >= total { answer_within } else { policy.stall_after };
+            match tokio::time::timeout(limit, &mut upload).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(_) => before = Some(sent),
             }
