@@ -20,10 +20,10 @@ impl Backoff {
         Self { first, longest }
     }
 
-    /// The pause after `failures` in a row, from 1: at most twice that of one failure less.
-    /// It is drawn from the upper half ("equal jitter", M. Brooker, "Exponential Backoff And
-    /// Jitter", 2015), so that a fleet which lost its controller or its store at one moment
-    /// does not come back at one.
+    /// The pause after `failures` in a row, from 1: between half of `first`, doubled with each
+    /// further failure up to `longest`, and all of that ("equal jitter", M. Brooker,
+    /// "Exponential Backoff And Jitter", 2015). A fleet which lost its controller or its store
+    /// at one moment does not come back at one.
     pub fn pause(&self, failures: u32) -> Duration {
         self.most(failures).mul_f64(rand::random_range(0.5..=1.0))
     }
